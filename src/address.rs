@@ -1,0 +1,123 @@
+//! `host:port`, as a user writes it and as CONNECT carries it.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+/// A host (an IPv4 or IPv6 address, or a name of 1 to 253 bytes) and a port (1 to 65,535).
+///
+/// Written `host:port`; an IPv6 address stands in brackets: `[::1]:22`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    host: String,
+    port: u16,
+}
+
+/// Why a text or a pair of values is no [`Address`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// There is no colon before a port.
+    #[error("'{0}' has no port; write host:port, for example relay.example.com:2065")]
+    NoPort(String),
+    /// More than one colon, and no brackets to tell address from port.
+    #[error("'{0}' is ambiguous; write an IPv6 address in brackets, for example [::1]:2065")]
+    Ambiguous(String),
+    /// The port is not a number from 1 to 65,535.
+    #[error("port '{0}' is not a number from 1 to 65535")]
+    BadPort(String),
+    /// The host is empty.
+    #[error("the host is empty; write an address or a name before the port")]
+    NoHost,
+    /// The host is longer than a name may be, or has characters that no name has.
+    #[error("host '{0}' is neither an address nor a name (1 to 253 characters, no spaces)")]
+    BadHost(String),
+}
+
+impl Address {
+    /// An address from its two parts. The host may be a bracketed IPv6 address; the brackets are dropped.
+    pub fn new(host: &str, port: u16) -> Result<Self, AddressError> {
+        let host = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+        if host.is_empty() {
+            return Err(AddressError::NoHost);
+        }
+        let plausible = host.len() <= 253 && host.chars().all(|c| !c.is_whitespace() && !c.is_control());
+        let colons = host.contains(':') && host.split('%').next().and_then(|ip| ip.parse::<IpAddr>().ok()).is_none();
+        if !plausible || colons {
+            return Err(AddressError::BadHost(host.escape_debug().to_string()));
+        }
+        if port == 0 {
+            return Err(AddressError::BadPort("0".into()));
+        }
+        Ok(Self { host: host.into(), port })
+    }
+
+    /// The address or name, without brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port, 1 to 65,535.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The host as an IP address, if it is one and needs no name lookup.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.host.parse().ok()
+    }
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let shown = || text.escape_debug().to_string();
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| AddressError::NoPort(shown()))?;
+        if host.starts_with('[') != host.ends_with(']') {
+            return Err(AddressError::NoPort(shown()));
+        }
+        if !host.starts_with('[') && host.contains(':') {
+            return Err(AddressError::Ambiguous(shown()));
+        }
+        let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+        let number = if digits { port.parse().ok() } else { None };
+        let number = number.ok_or_else(|| AddressError::BadPort(port.escape_debug().to_string()))?;
+        Self::new(host, number)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_addresses_and_bracketed_ipv6_are_read_and_shown_alike() {
+        for text in ["localhost:1", "127.0.0.1:65535", "[::1]:22", "[fe80::1%eth0]:22", "relay.example.com:2065"] {
+            assert_eq!(text.parse::<Address>().expect(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn each_mistake_is_told_with_its_value() {
+        let error = |text: &str| text.parse::<Address>().expect_err(text).to_string();
+        assert!(error("relay").starts_with("'relay' has no port"));
+        assert!(error("::1:22").contains("in brackets"));
+        assert!(error("[::1]").contains("has no port"));
+        assert_eq!(error("a:70000"), "port '70000' is not a number from 1 to 65535");
+        assert_eq!(error("a:0"), "port '0' is not a number from 1 to 65535");
+        assert_eq!(error("a:+1"), "port '+1' is not a number from 1 to 65535");
+        assert_eq!(error(":22"), "the host is empty; write an address or a name before the port");
+        assert!(error("no such host:1").starts_with("host 'no such host' is neither"));
+        assert!(error("[x:y]:1").contains("neither an address nor a name"));
+    }
+}

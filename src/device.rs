@@ -1,0 +1,19 @@
+//! The device side: one link out to a relay, and connections to the services it asks for.
+//!
+//! [`Handle::start`] spawns the loop thread and returns at once; [`Handle::status`], [`Handle::next_event`]
+//! and [`Handle::wait`] tell what becomes of it; [`Handle::close`] ends it.
+
+mod access;
+mod config;
+
+mod driver;
+mod handle;
+mod notice;
+mod report;
+mod resolver;
+
+pub use access::{Access, Rule};
+pub use config::Config;
+
+pub use handle::{Handle, Wait};
+pub use notice::{Event, EventKind, Severity, State, Status};

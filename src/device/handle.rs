@@ -1,0 +1,191 @@
+//! The owner's end of a tunnel: starts the loop thread, asks it, stops it.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::panic::{self, AssertUnwindSafe};
+use std::process;
+use std::sync::{Arc, Once};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+
+use super::notice::{Event, Status};
+use super::report::Report;
+use super::{Config, driver};
+use crate::Error;
+use crate::event_loop::EventLoop;
+
+/// The name of every loop thread; also how the panic hook knows them.
+const THREAD_NAME: &str = "tcpremote";
+
+/// How long [`Handle::close`] waits for the thread before it leaves it behind: longer than the driver's own flush.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// One tunnel. Dropping it closes the tunnel, except in a forked child, where it touches nothing.
+#[derive(Debug)]
+pub struct Handle {
+    report: Arc<Report>,
+    /// The process that started the thread; in any other there is no thread.
+    process: u32,
+}
+
+/// Why [`Handle::wait`] came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// An event can be taken.
+    Ready,
+    /// The time is up.
+    Timeout,
+    /// A signal arrived; its handler has run.
+    Interrupted,
+}
+
+impl Handle {
+    /// Spawns the loop thread, which resolves, connects and sends LISTEN; does not wait for it.
+    ///
+    /// # Errors
+    /// [`Error::System`] if the poll, its waker or the thread cannot be made.
+    pub fn start(config: Config) -> Result<Self, Error> {
+        let system = |what: &str| {
+            let what = format!("cannot start the tunnel: {what}");
+            move |reason| Error::System { what, reason }
+        };
+        let event_loop = EventLoop::new().map_err(system("event loop"))?;
+        let report = Report::new(event_loop.waker()).map_err(system("event notification"))?;
+        let report = Arc::new(report);
+        let thread_report = Arc::clone(&report);
+        silence_our_panics();
+        // The thread inherits the mask at its birth: the host's handlers must never run on it.
+        let mask = block_signals().map_err(system("signal mask"))?;
+        let spawned = thread::Builder::new()
+            .name(THREAD_NAME.into())
+            .spawn(move || run(&config, event_loop, &thread_report));
+        restore_signals(&mask);
+        spawned.map_err(system("thread"))?;
+        Ok(Self { report, process: process::id() })
+    }
+
+    /// What the tunnel is doing now.
+    pub fn status(&self) -> Result<Status, Error> {
+        self.check_process()?;
+        Ok(self.report.status())
+    }
+
+    /// The oldest event that was not taken yet.
+    pub fn next_event(&self) -> Result<Option<Event>, Error> {
+        self.check_process()?;
+        Ok(self.report.next_event())
+    }
+
+    /// Waits until [`Self::next_event`] has something, at most for `timeout` (for ever if `None`).
+    ///
+    /// # Errors
+    /// [`Error::Closed`] when the tunnel is over and every event was taken: nothing will ever come.
+    pub fn wait(&self, timeout: Option<Duration>) -> Result<Wait, Error> {
+        self.check_process()?;
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        loop {
+            if self.report.has_event() {
+                return Ok(Wait::Ready);
+            }
+            if self.report.is_over() {
+                return Err(Error::Closed);
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(Wait::Timeout);
+            }
+            // Rounded up, so that the last fraction of a millisecond does not spin.
+            let timeout = left.map_or(PollTimeout::NONE, |left| {
+                PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
+            });
+            match poll(&mut [PollFd::new(self.report.as_fd(), PollFlags::POLLIN)], timeout) {
+                Ok(_) => {}
+                Err(Errno::EINTR) => return Ok(Wait::Interrupted),
+                Err(errno) => return Err(Error::System { what: "wait".into(), reason: errno.into() }),
+            }
+        }
+    }
+
+    /// A descriptor that is readable while an event can be taken. It belongs to the tunnel; do not read or close it.
+    pub fn fd(&self) -> Result<RawFd, Error> {
+        self.check_process()?;
+        Ok(self.report.as_fd().as_raw_fd())
+    }
+
+    /// Sends what was read from services, ends every client, the link and the thread. Bounded in time; may be
+    /// called again.
+    pub fn close(&self) -> Result<(), Error> {
+        self.check_process()?;
+        self.report.request_stop();
+        self.report.await_over(CLOSE_TIMEOUT);
+        Ok(())
+    }
+
+    /// Makes the loop thread panic at its next turn.
+    #[cfg(any(test, feature = "fault-injection"))]
+    pub fn inject_panic(&self) {
+        self.report.inject_panic();
+    }
+
+    fn check_process(&self) -> Result<(), Error> {
+        if self.process == process::id() { Ok(()) } else { Err(Error::Forked) }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if self.close().is_err() {
+            // In a forked child the report may be locked for ever by a thread that does not exist here.
+            std::mem::forget(Arc::clone(&self.report));
+        }
+    }
+}
+
+/// The thread's whole life: a panic ends here and becomes the tunnel's last error.
+fn run(config: &Config, event_loop: EventLoop, report: &Arc<Report>) {
+    let result = panic::catch_unwind(AssertUnwindSafe(|| driver::run(config, event_loop, report)));
+    report.over(result.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        Err(Error::Internal(text.unwrap_or_else(|| "panic".into())))
+    }));
+}
+
+/// Keeps the loop thread's panics off the host's standard error; they are reported as events.
+fn silence_our_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let previous = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if thread::current().name() != Some(THREAD_NAME) {
+                previous(info);
+            }
+        }));
+    });
+}
+
+/// Blocks every signal that is not the direct consequence of an instruction; gives back the mask that was.
+fn block_signals() -> io::Result<SigSet> {
+    let mut set = SigSet::all();
+    for signal in [
+        Signal::SIGSEGV,
+        Signal::SIGBUS,
+        Signal::SIGFPE,
+        Signal::SIGILL,
+        Signal::SIGTRAP,
+        Signal::SIGABRT,
+        Signal::SIGSYS,
+    ] {
+        set.remove(signal);
+    }
+    Ok(set.thread_swap_mask(SigmaskHow::SIG_SETMASK)?)
+}
+
+fn restore_signals(mask: &SigSet) {
+    // Setting a mask that the kernel gave out cannot fail.
+    let _ = mask.thread_set_mask();
+}

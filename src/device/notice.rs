@@ -1,0 +1,150 @@
+//! What a tunnel tells its owner: its status, and events as they happen.
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+/// Where a tunnel is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The name is being resolved or the connection made.
+    Connecting,
+    /// LISTEN is on the wire; the relay may send clients.
+    Listening,
+    /// Over: closed by its owner, or lost (then [`Status::last_error`] says why).
+    Closed,
+}
+
+impl State {
+    /// `connecting`, `listening` or `closed`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Listening => "listening",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// A snapshot of a tunnel.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Where it is in its life.
+    pub state: State,
+    /// The address that the server's name resolved to, once connected.
+    pub peer: Option<SocketAddr>,
+    /// The protocol spoken on the link; 1 today.
+    pub protocol: u8,
+    /// Clients open now.
+    pub clients: u64,
+    /// Clients since the start.
+    pub clients_total: u64,
+    /// Payload bytes that went from services to clients.
+    pub bytes_sent: u64,
+    /// Payload bytes that came from clients for services.
+    pub bytes_received: u64,
+    /// Frames that a peer of ours would not have sent and that were skipped.
+    pub ignored_frames: u64,
+    /// Events that were dropped because nobody took them (1,024 are kept).
+    pub events_dropped: u64,
+    /// How long the state has lasted.
+    pub since: Duration,
+    /// Text and code of the last error, if there was one.
+    pub last_error: Option<(String, &'static str)>,
+}
+
+/// How grave an event is; the names are the ReadyAgent log's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// The tunnel is over, and not by its owner's wish.
+    Error,
+    /// Something did not work, the tunnel goes on.
+    Warning,
+    /// A change of state.
+    Info,
+    /// The life of one client.
+    Detail,
+}
+
+impl Severity {
+    /// `ERROR`, `WARNING`, `INFO` or `DETAIL`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "ERROR",
+            Self::Warning => "WARNING",
+            Self::Info => "INFO",
+            Self::Detail => "DETAIL",
+        }
+    }
+}
+
+/// What an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// The link is up and LISTEN is on the wire.
+    Listening,
+    /// The tunnel is over; the message says why.
+    Closed,
+    /// A client asked for a service.
+    Connect,
+    /// A client's connection to its service is over.
+    Disconnect,
+    /// A service could not be reached.
+    Failed,
+    /// A destination that the configuration does not permit.
+    Denied,
+    /// A client or service was reset because it stood still.
+    Stalled,
+    /// The peer sent a frame that it must not send.
+    Protocol,
+}
+
+impl EventKind {
+    /// `listening`, `closed`, `connect`, `disconnect`, `failed`, `denied`, `stalled` or `protocol`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Listening => "listening",
+            Self::Closed => "closed",
+            Self::Connect => "connect",
+            Self::Disconnect => "disconnect",
+            Self::Failed => "failed",
+            Self::Denied => "denied",
+            Self::Stalled => "stalled",
+            Self::Protocol => "protocol",
+        }
+    }
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// What it is about.
+    pub kind: EventKind,
+    /// How grave it is.
+    pub severity: Severity,
+    /// When it happened.
+    pub time: SystemTime,
+    /// One line for a person; whatever came from a peer is escaped.
+    pub message: String,
+    /// The client's number on the link, where the event is about a client.
+    pub client: Option<u32>,
+    /// The service (`host:port`), where the event is about one.
+    pub service: Option<String>,
+    /// The stable code of the error ([`crate::Error::code`]), where the event is a failure.
+    pub code: Option<&'static str>,
+}
+
+impl Event {
+    /// An event that happens now.
+    pub(crate) fn new(kind: EventKind, severity: Severity, message: String) -> Self {
+        let time = SystemTime::now();
+        Self { kind, severity, time, message, client: None, service: None, code: None }
+    }
+
+    pub(crate) fn with_code(self, code: &'static str) -> Self {
+        Self { code: Some(code), ..self }
+    }
+
+    pub(crate) fn about(self, client: u32, service: Option<String>) -> Self {
+        Self { client: Some(client), service, ..self }
+    }
+}

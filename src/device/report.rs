@@ -1,0 +1,198 @@
+//! What the loop thread and the tunnel's owner share: status, events, and the wish to stop.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use mio::Waker;
+
+use super::notice::{Event, EventKind, Severity, State, Status};
+use crate::Error;
+
+/// Events kept for an owner that does not take them; past it the oldest are dropped and counted.
+const MAX_EVENTS: usize = 1024;
+
+/// The two threads' common ground.
+#[derive(Debug)]
+pub(super) struct Report {
+    /// Written by the loop thread alone, without a lock.
+    pub(super) traffic: Traffic,
+    inner: Mutex<Inner>,
+    over: Condvar,
+    stop: AtomicBool,
+    waker: Arc<Waker>,
+    /// One byte lies in this pair while there are events. A socket pair, since every system has it and its
+    /// writes raise no SIGPIPE.
+    bell: UnixStream,
+    ear: UnixStream,
+    #[cfg(any(test, feature = "fault-injection"))]
+    panic: AtomicBool,
+}
+
+/// Counters of [`Status`].
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
+    pub(super) clients: AtomicU64,
+    pub(super) clients_total: AtomicU64,
+    pub(super) bytes_sent: AtomicU64,
+    pub(super) bytes_received: AtomicU64,
+    pub(super) ignored_frames: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: State,
+    since: Instant,
+    peer: Option<SocketAddr>,
+    last_error: Option<(String, &'static str)>,
+    events: VecDeque<Event>,
+    events_dropped: u64,
+}
+
+impl Report {
+    pub(super) fn new(waker: Arc<Waker>) -> io::Result<Self> {
+        let (bell, ear) = UnixStream::pair()?;
+        bell.set_nonblocking(true)?;
+        ear.set_nonblocking(true)?;
+        Ok(Self {
+            traffic: Traffic::default(),
+            inner: Mutex::new(Inner {
+                state: State::Connecting,
+                since: Instant::now(),
+                peer: None,
+                last_error: None,
+                events: VecDeque::new(),
+                events_dropped: 0,
+            }),
+            over: Condvar::new(),
+            stop: AtomicBool::new(false),
+            waker,
+            bell,
+            ear,
+            #[cfg(any(test, feature = "fault-injection"))]
+            panic: AtomicBool::new(false),
+        })
+    }
+
+    // The owner's side.
+
+    pub(super) fn status(&self) -> Status {
+        let inner = self.lock();
+        Status {
+            state: inner.state,
+            peer: inner.peer,
+            protocol: 1,
+            clients: self.traffic.clients.load(Relaxed),
+            clients_total: self.traffic.clients_total.load(Relaxed),
+            bytes_sent: self.traffic.bytes_sent.load(Relaxed),
+            bytes_received: self.traffic.bytes_received.load(Relaxed),
+            ignored_frames: self.traffic.ignored_frames.load(Relaxed),
+            events_dropped: inner.events_dropped,
+            since: inner.since.elapsed(),
+            last_error: inner.last_error.clone(),
+        }
+    }
+
+    pub(super) fn next_event(&self) -> Option<Event> {
+        let mut inner = self.lock();
+        let event = inner.events.pop_front();
+        if event.is_some() && inner.events.is_empty() {
+            // The bell rings once for a queue that is not empty, so one byte is all there can be.
+            let _ = (&self.ear).read(&mut [0; 1]);
+        }
+        event
+    }
+
+    pub(super) fn has_event(&self) -> bool {
+        !self.lock().events.is_empty()
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.lock().state == State::Closed
+    }
+
+    pub(super) fn request_stop(&self) {
+        self.stop.store(true, Relaxed);
+        // A waker fails only where its thread's poll is gone, and then there is nothing to stop.
+        let _ = self.waker.wake();
+    }
+
+    /// Waits until the thread has ended; false if it did not within `timeout`.
+    pub(super) fn await_over(&self, timeout: Duration) -> bool {
+        let running = |inner: &mut Inner| inner.state != State::Closed;
+        let waited = self.over.wait_timeout_while(self.lock(), timeout, running);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    #[cfg(any(test, feature = "fault-injection"))]
+    pub(super) fn inject_panic(&self) {
+        self.panic.store(true, Relaxed);
+        let _ = self.waker.wake();
+    }
+
+    // The loop thread's side.
+
+    pub(super) fn stop_requested(&self) -> bool {
+        #[cfg(any(test, feature = "fault-injection"))]
+        assert!(!self.panic.load(Relaxed), "injected panic");
+        self.stop.load(Relaxed)
+    }
+
+    pub(super) fn listening(&self, peer: SocketAddr) {
+        let mut inner = self.lock();
+        inner.state = State::Listening;
+        inner.since = Instant::now();
+        inner.peer = Some(peer);
+        let message = format!("the link to {peer} is up, waiting for clients");
+        self.push(&mut inner, Event::new(EventKind::Listening, Severity::Info, message));
+    }
+
+    pub(super) fn event(&self, event: Event) {
+        self.push(&mut self.lock(), event);
+    }
+
+    /// The thread's last word.
+    pub(super) fn over(&self, result: Result<(), Error>) {
+        let mut inner = self.lock();
+        let event = match result {
+            Ok(()) => Event::new(EventKind::Closed, Severity::Info, "closed".into()),
+            Err(error) => {
+                inner.last_error = Some((error.to_string(), error.code()));
+                Event::new(EventKind::Closed, Severity::Error, error.to_string()).with_code(error.code())
+            }
+        };
+        inner.state = State::Closed;
+        inner.since = Instant::now();
+        self.traffic.clients.store(0, Relaxed);
+        self.push(&mut inner, event);
+        self.over.notify_all();
+    }
+
+    fn push(&self, inner: &mut Inner, event: Event) {
+        if inner.events.is_empty() {
+            // Fails only if the byte of an earlier event is still there, which rings as well.
+            let _ = (&self.bell).write(&[1]);
+        }
+        if inner.events.len() == MAX_EVENTS {
+            inner.events.pop_front();
+            inner.events_dropped += 1;
+        }
+        inner.events.push_back(event);
+    }
+
+    /// A panic while the lock was held leaves nothing half done that matters here.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsFd for Report {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ear.as_fd()
+    }
+}

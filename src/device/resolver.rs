@@ -1,0 +1,1 @@
+//! Name lookups beside the loop.

@@ -1,0 +1,163 @@
+//! Poll, tokens with generations, and a waker: what both mio shells stand on.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::event::Source as IoSource;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use crate::link::StreamKey;
+
+/// What a token stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// Another thread wants the loop's attention.
+    Waker,
+    /// A listening socket, by its place in the shell.
+    Listener(usize),
+    /// A connection that is not yet a link, by its place in the shell.
+    Pending(usize),
+    /// The link of a session.
+    Link(usize),
+    /// The socket of a stream, by session and stream.
+    Stream(usize, StreamKey),
+    /// A socket that only waits for its peer to finish.
+    Lingering(usize),
+}
+
+/// One readiness event, already translated from its token.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Readiness {
+    pub(crate) source: Source,
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    /// The peer will send no more, or the socket failed: a read may be at its end even if it came back short.
+    pub(crate) ended: bool,
+}
+
+/// A mio poll whose tokens know when they are out of date.
+#[derive(Debug)]
+pub(crate) struct EventLoop {
+    poll: Poll,
+    events: Events,
+    batch: Vec<Edge>,
+    /// How many of the batch were handed out.
+    taken: usize,
+    waker: Arc<Waker>,
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Edge {
+    token: Token,
+    readable: bool,
+    writable: bool,
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: usize,
+    source: Option<Source>,
+}
+
+/// Half of the token's bits count the slot, half its generation; on 32-bit machines that is 65,536 of each.
+const HALF: u32 = usize::BITS / 2;
+const INDEX_MASK: usize = (1 << HALF) - 1;
+/// The waker's own token; no slot can reach it.
+const WAKER: Token = Token(usize::MAX);
+/// Events taken from the kernel at once.
+const EVENTS: usize = 1024;
+
+impl EventLoop {
+    pub(crate) fn new() -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        Ok(Self { poll, events: Events::with_capacity(EVENTS), batch: Vec::new(), taken: 0, waker, slots: Vec::new(), free: Vec::new() })
+    }
+
+    pub(crate) fn waker(&self) -> Arc<Waker> {
+        Arc::clone(&self.waker)
+    }
+
+    /// Watches `io` for reading and writing, edge-triggered; what becomes of it is told as `source`.
+    pub(crate) fn register(&mut self, io: &mut impl IoSource, source: Source) -> io::Result<Token> {
+        let index = self.free.pop().unwrap_or(self.slots.len());
+        if index >= INDEX_MASK {
+            return Err(io::Error::other("too many sockets for one loop"));
+        }
+        if index == self.slots.len() {
+            self.slots.push(Slot { generation: 0, source: None });
+        }
+        let slot = &mut self.slots[index];
+        let token = Token(index | (slot.generation & INDEX_MASK) << HALF);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = self.poll.registry().register(io, token, interest) {
+            self.free.push(index);
+            return Err(error);
+        }
+        slot.source = Some(source);
+        Ok(token)
+    }
+
+    /// Gives a registered socket another meaning.
+    pub(crate) fn rename(&mut self, token: Token, source: Source) {
+        self.slots[token.0 & INDEX_MASK].source = Some(source);
+    }
+
+    /// Ends the watch; events of `token` that are still on their way are dropped.
+    pub(crate) fn deregister(&mut self, io: &mut impl IoSource, token: Token) {
+        // It was registered here, so the only failure is a descriptor that the kernel already forgot.
+        let _ = self.poll.registry().deregister(io);
+        let index = token.0 & INDEX_MASK;
+        let slot = &mut self.slots[index];
+        slot.source = None;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(index);
+    }
+
+    /// Waits for events, at most until `deadline` (not at all if it has passed, for ever if there is none).
+    pub(crate) fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()> {
+        let timeout = deadline.map(|deadline| round_up(deadline.saturating_duration_since(Instant::now())));
+        self.batch.clear();
+        self.taken = 0;
+        match self.poll.poll(&mut self.events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            result => result?,
+        }
+        self.batch.extend(self.events.iter().map(|event| Edge {
+            token: event.token(),
+            readable: event.is_readable(),
+            writable: event.is_writable(),
+            ended: event.is_read_closed() || event.is_write_closed() || event.is_error(),
+        }));
+        Ok(())
+    }
+
+    /// The next event of the last wait. What was deregistered since is passed over.
+    pub(crate) fn next_ready(&mut self) -> Option<Readiness> {
+        while let Some(&edge) = self.batch.get(self.taken) {
+            self.taken += 1;
+            if let Some(source) = self.source(edge.token) {
+                let Edge { readable, writable, ended, .. } = edge;
+                return Some(Readiness { source, readable, writable, ended });
+            }
+        }
+        None
+    }
+
+    fn source(&self, token: Token) -> Option<Source> {
+        if token == WAKER {
+            return Some(Source::Waker);
+        }
+        let slot = self.slots.get(token.0 & INDEX_MASK)?;
+        if slot.generation & INDEX_MASK == token.0 >> HALF { slot.source } else { None }
+    }
+}
+
+/// epoll counts milliseconds: rounding down would wake just before the deadline, and spin.
+fn round_up(timeout: Duration) -> Duration {
+    if timeout.is_zero() { timeout } else { timeout + Duration::from_micros(999) }
+}

@@ -1,0 +1,8 @@
+//! placeholder
+pub mod address;
+pub mod device;
+pub(crate) mod event_loop;
+mod error;
+pub mod link;
+pub mod protocol;
+pub use error::Error;
