@@ -6,7 +6,9 @@
 mod access;
 mod config;
 
+mod core;
 mod driver;
+mod early;
 mod handle;
 mod notice;
 mod report;
@@ -15,5 +17,6 @@ mod resolver;
 pub use access::{Access, Rule};
 pub use config::Config;
 
+pub use core::{Device, Output, ResetReason};
 pub use handle::{Handle, Wait};
 pub use notice::{Event, EventKind, Severity, State, Status};

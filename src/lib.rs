@@ -5,4 +5,5 @@ pub(crate) mod event_loop;
 mod error;
 pub mod link;
 pub mod protocol;
+pub mod relay;
 pub use error::Error;

@@ -1,0 +1,473 @@
+//! The relay's end of a link, version 1: sans-IO, see [`Endpoint`] for the order of calls.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::ids::{Id, Ids};
+use crate::address::Address;
+use crate::link::{Counters, Delivery, Endpoint, QueueRule, Room, SendQueue, StreamKey, Streams, Timers};
+use crate::protocol::{Connect, Decoder, Header, Item, MAX_PAYLOAD, ProtocolError};
+
+/// How long a connection may take until its LISTEN is here.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a number waits for the device's echo of our CLOSE.
+const ECHO_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a new client waits for a number before it is refused.
+const ID_TIMEOUT: Duration = Duration::from_secs(1);
+/// New clients that may wait for a number at once.
+const MAX_WAITING: usize = 256;
+/// Streams that are off the link and only deliver what is left; past it the oldest is reset.
+const MAX_LINGERING: usize = 64;
+/// Bytes of control frames that may wait beyond a full send queue before the device counts as hostile.
+const MAX_BACKLOG: usize = 64 * 1024;
+
+/// The relay's end of a link.
+#[derive(Debug)]
+pub struct Relay {
+    decoder: Decoder,
+    queue: SendQueue,
+    listening: bool,
+    ids: Ids,
+    streams: Streams<Client>,
+    /// Clients without a number, in the order they came.
+    waiting: VecDeque<StreamKey>,
+    /// Streams off the link with bytes left to deliver, oldest first.
+    lingering: VecDeque<StreamKey>,
+    half_close: Duration,
+    rule: QueueRule,
+    timers: Timers<Timer>,
+    outputs: VecDeque<Output>,
+    counters: Counters,
+}
+
+/// What the shell is to carry out.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Output {
+    /// LISTEN is here: open the client ports.
+    Listening,
+    /// The client has its number, and CONNECT is queued: its socket may be read.
+    Opened {
+        /// The stream.
+        stream: StreamKey,
+        /// Its number.
+        client: u8,
+    },
+    /// Everything is delivered: end the client's socket with FIN. The key is void.
+    Finish {
+        /// The stream.
+        stream: StreamKey,
+    },
+    /// Something could not be delivered: end the client's socket with RST. The key is void.
+    Reset {
+        /// The stream.
+        stream: StreamKey,
+        /// Why.
+        reason: ResetReason,
+    },
+}
+
+/// Why a client's socket is to be reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetReason {
+    /// All 256 numbers are in use.
+    NoId,
+    /// The client stood still and held up every other.
+    Stalled,
+    /// The link is gone.
+    LinkLost,
+}
+
+#[derive(Debug)]
+struct Client {
+    service: Arc<Address>,
+    link: OnLink,
+    /// The client sends no more; since when.
+    ended: Option<Instant>,
+    /// When bytes last moved towards the client.
+    progress: Instant,
+}
+
+/// Where a client is on its way over the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OnLink {
+    Waiting,
+    Open(u8),
+    Done,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Listen,
+    Id(StreamKey),
+    HalfClose(StreamKey),
+    Linger(StreamKey),
+    Echo(u8),
+}
+
+impl Relay {
+    /// The end of a connection that was just accepted on the device port.
+    ///
+    /// `half_close` is how long a service may be silent after its client's end of stream before the client
+    /// counts as gone; zero is the document's behaviour.
+    pub fn new(now: Instant, half_close: Duration, rule: QueueRule) -> Self {
+        let mut timers = Timers::new();
+        timers.set(Timer::Listen, now + LISTEN_TIMEOUT);
+        Self {
+            decoder: Decoder::default(),
+            queue: SendQueue::default(),
+            listening: false,
+            ids: Ids::new(),
+            streams: Streams::new(rule),
+            waiting: VecDeque::new(),
+            lingering: VecDeque::new(),
+            half_close,
+            rule,
+            timers,
+            outputs: VecDeque::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Whether LISTEN has come.
+    pub fn is_listening(&self) -> bool {
+        self.listening
+    }
+
+    /// No LISTEN came in time; the link is to be closed.
+    pub fn listen_overdue(&self, now: Instant) -> Option<ProtocolError> {
+        let overdue = !self.listening && self.timers.next().is_none_or(|at| at <= now);
+        overdue.then_some(ProtocolError::ListenMissing(LISTEN_TIMEOUT.as_secs()))
+    }
+
+    /// A client was accepted for `service`. Its socket is not read before [`Output::Opened`].
+    pub fn open(&mut self, now: Instant, service: Arc<Address>) -> StreamKey {
+        let client = Client { service, link: OnLink::Waiting, ended: None, progress: now };
+        let key = self.streams.insert(client);
+        self.waiting.push_back(key);
+        self.timers.set(Timer::Id(key), now + ID_TIMEOUT);
+        self.assign_ids(now);
+        if self.waiting.len() > MAX_WAITING {
+            self.waiting.pop_back();
+            self.reset(key, ResetReason::NoId);
+        } else if !self.waiting.is_empty() {
+            self.close_longest_half_closed(now);
+        }
+        key
+    }
+
+    /// The relay is to end: CLOSE for every client, and what clients are owed is delivered.
+    pub fn close(&mut self, now: Instant) {
+        for key in self.streams.keys() {
+            self.close_stream(now, key);
+        }
+    }
+
+    fn assign_ids(&mut self, now: Instant) {
+        while !self.waiting.is_empty() && !self.queue.exceeds(0) {
+            let Some(client) = self.ids.take() else { return };
+            let Some(key) = self.waiting.pop_front() else { return };
+            self.timers.cancel(Timer::Id(key));
+            let Some(stream) = self.streams.get_mut(key) else { continue };
+            stream.state.link = OnLink::Open(client);
+            self.ids.set(client, Id::Open(key));
+            self.counters.open += 1;
+            self.counters.opened += 1;
+            self.queue.push(&Connect::frame(&stream.state.service, client));
+            self.outputs.push_back(Output::Opened { stream: key, client });
+            if let Some(ended) = stream.state.ended {
+                self.wait_half_closed(now, key, ended);
+            }
+        }
+    }
+
+    /// Somebody waits for a number: the client that has only waited for its service the longest gives its own.
+    fn close_longest_half_closed(&mut self, now: Instant) {
+        let open = self.ids.open().filter_map(|key| Some((self.streams.get(key)?.state.ended?, key)));
+        if let Some((_, key)) = open.min() {
+            self.close_stream(now, key);
+        }
+    }
+
+    /// The client sends no more: its service may still answer.
+    fn wait_half_closed(&mut self, now: Instant, key: StreamKey, ended: Instant) {
+        if self.half_close.is_zero() {
+            self.close_stream(now, key);
+        } else {
+            self.timers.set(Timer::HalfClose(key), ended.max(now) + self.half_close);
+        }
+    }
+
+    /// From our side: CLOSE now, the number is free when the device has answered.
+    fn close_stream(&mut self, now: Instant, key: StreamKey) {
+        self.send_close(now, key);
+        self.linger(now, key);
+    }
+
+    fn send_close(&mut self, now: Instant, key: StreamKey) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        match std::mem::replace(&mut stream.state.link, OnLink::Done) {
+            OnLink::Open(client) => {
+                self.counters.open -= 1;
+                self.queue.push(&Header::close(client).encode());
+                self.ids.set(client, Id::AwaitingEcho);
+                self.timers.set(Timer::Echo(client), now + ECHO_TIMEOUT);
+            }
+            OnLink::Waiting => {
+                self.waiting.retain(|&waiting| waiting != key);
+                self.timers.cancel(Timer::Id(key));
+            }
+            OnLink::Done => {}
+        }
+        self.timers.cancel(Timer::HalfClose(key));
+    }
+
+    /// From the device's side.
+    fn handle_close(&mut self, now: Instant, client: u8) {
+        match self.ids.get(client) {
+            Id::Open(key) => {
+                // The device knows that its number is free for reuse only by our CLOSE: exactly one.
+                self.send_close(now, key);
+                self.release(now, client);
+                self.linger(now, key);
+            }
+            Id::AwaitingEcho => self.release(now, client),
+            Id::Free => self.counters.ignored += 1,
+        }
+    }
+
+    fn release(&mut self, now: Instant, client: u8) {
+        self.timers.cancel(Timer::Echo(client));
+        self.ids.release(client);
+        self.assign_ids(now);
+    }
+
+    /// The stream is off the link: it ends when everything is delivered, or when its client stands still.
+    fn linger(&mut self, now: Instant, key: StreamKey) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        stream.state.progress = now;
+        if self.finish_if_delivered(key) || self.lingering.contains(&key) {
+            return;
+        }
+        self.lingering.push_back(key);
+        self.timers.set(Timer::Linger(key), now + self.rule.stall);
+        if self.lingering.len() > MAX_LINGERING {
+            if let Some(&oldest) = self.lingering.front() {
+                self.reset(oldest, ResetReason::Stalled);
+            }
+        }
+    }
+
+    fn finish_if_delivered(&mut self, key: StreamKey) -> bool {
+        let done = self
+            .streams
+            .get(key)
+            .is_some_and(|stream| stream.state.link == OnLink::Done && stream.pending().is_empty());
+        if done {
+            self.forget(key);
+            self.outputs.push_back(Output::Finish { stream: key });
+        }
+        done
+    }
+
+    fn reset(&mut self, key: StreamKey, reason: ResetReason) {
+        self.forget(key);
+        self.outputs.push_back(Output::Reset { stream: key, reason });
+    }
+
+    fn forget(&mut self, key: StreamKey) {
+        self.streams.remove(key);
+        for timer in [Timer::Id(key), Timer::HalfClose(key), Timer::Linger(key)] {
+            self.timers.cancel(timer);
+        }
+        self.lingering.retain(|&lingering| lingering != key);
+    }
+
+    fn handle_timer(&mut self, now: Instant, timer: Timer) {
+        match timer {
+            // Told by listen_overdue; the link is about to be closed.
+            Timer::Listen => {}
+            Timer::Id(key) => {
+                self.waiting.retain(|&waiting| waiting != key);
+                self.reset(key, ResetReason::NoId);
+            }
+            Timer::HalfClose(key) => {
+                let Some(stream) = self.streams.get(key) else { return };
+                let quiet_until = stream.state.progress + self.half_close;
+                if self.streams.is_blocked() {
+                    // The link stands still: nobody can tell a silent service.
+                    self.timers.set(timer, now + self.half_close);
+                } else if quiet_until > now {
+                    self.timers.set(timer, quiet_until);
+                } else {
+                    self.close_stream(now, key);
+                }
+            }
+            Timer::Linger(key) => {
+                let Some(stream) = self.streams.get(key) else { return };
+                let due = stream.state.progress + self.rule.stall;
+                if due > now {
+                    self.timers.set(timer, due);
+                } else {
+                    self.reset(key, ResetReason::Stalled);
+                }
+            }
+            Timer::Echo(client) => self.release(now, client),
+        }
+    }
+
+    fn handle_listen(&mut self, header: Header) -> Result<(), ProtocolError> {
+        if self.listening {
+            return Err(ProtocolError::ListenAgain(header));
+        }
+        if header != Header::LISTEN {
+            return Err(ProtocolError::BadListen(header));
+        }
+        self.listening = true;
+        self.timers.cancel(Timer::Listen);
+        self.outputs.push_back(Output::Listening);
+        Ok(())
+    }
+}
+
+impl Endpoint for Relay {
+    type Output = Output;
+
+    fn receive<'a>(&mut self, now: Instant, input: &mut &'a [u8]) -> Result<Option<Delivery<'a>>, ProtocolError> {
+        while let Some(item) = self.decoder.next(input) {
+            if !self.listening && !matches!(item, Item::Listen(_)) {
+                return Err(ProtocolError::NotListen(item.header()));
+            }
+            match item {
+                Item::Data { client, bytes } => match self.ids.get(client) {
+                    Id::Open(key) => {
+                        self.counters.received += bytes.len() as u64;
+                        let Some(stream) = self.streams.get_mut(key) else { continue };
+                        stream.state.progress = now;
+                        if stream.pending().is_empty() {
+                            return Ok(Some(Delivery { stream: key, bytes }));
+                        }
+                        self.streams.push(now, key, bytes);
+                    }
+                    Id::Free | Id::AwaitingEcho => self.counters.ignored += 1,
+                },
+                Item::Close { client } => self.handle_close(now, client),
+                Item::Listen(header) => self.handle_listen(header)?,
+                Item::Connect { header, .. } => return Err(ProtocolError::ConnectFromDevice(header)),
+                Item::Ignored(_) => self.counters.ignored += 1,
+            }
+            if self.queue.exceeds(MAX_BACKLOG) {
+                return Err(ProtocolError::Backlog(self.queue.unsent().len()));
+            }
+        }
+        Ok(None)
+    }
+
+    fn keep(&mut self, now: Instant, stream: StreamKey, rest: &[u8]) {
+        self.streams.push(now, stream, rest);
+    }
+
+    fn wants_input(&self) -> bool {
+        !self.streams.is_blocked()
+    }
+
+    fn pending(&self, stream: StreamKey) -> &[u8] {
+        self.streams.get(stream).map_or(&[], |stream| stream.pending())
+    }
+
+    fn advance(&mut self, now: Instant, key: StreamKey, count: usize) {
+        self.streams.advance(now, key, count);
+        if let Some(stream) = self.streams.get_mut(key) {
+            if stream.state.link == OnLink::Done {
+                stream.state.progress = now;
+            }
+        }
+        self.finish_if_delivered(key);
+    }
+
+    fn reserve(&mut self, key: StreamKey) -> Room<'_> {
+        let open = self.streams.get(key).is_some_and(|stream| {
+            matches!(stream.state.link, OnLink::Open(_)) && stream.state.ended.is_none()
+        });
+        if open { self.queue.reserve().map_or(Room::Full, Room::Free) } else { Room::Unwanted }
+    }
+
+    fn commit(&mut self, _now: Instant, key: StreamKey, count: usize) {
+        debug_assert!((1..=MAX_PAYLOAD).contains(&count));
+        if let Some(OnLink::Open(client)) = self.streams.get(key).map(|stream| stream.state.link) {
+            self.queue.commit(Header::data(client, count as u16));
+            self.counters.sent += count as u64;
+        }
+    }
+
+    fn handle_end(&mut self, now: Instant, key: StreamKey) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        if stream.state.ended.is_none() {
+            stream.state.ended = Some(now);
+            stream.state.progress = stream.state.progress.max(now);
+            if matches!(stream.state.link, OnLink::Open(_)) {
+                self.wait_half_closed(now, key, now);
+            }
+        }
+    }
+
+    fn handle_failure(&mut self, now: Instant, key: StreamKey) {
+        self.send_close(now, key);
+        self.forget(key);
+    }
+
+    fn unsent(&self) -> &[u8] {
+        self.queue.unsent()
+    }
+
+    fn advance_link(&mut self, now: Instant, count: usize) {
+        self.queue.advance(count);
+        self.assign_ids(now);
+    }
+
+    fn handle_link_lost(&mut self, _now: Instant) {
+        for key in self.streams.keys() {
+            let on_link = self.streams.get(key).is_some_and(|stream| stream.state.link != OnLink::Done);
+            if on_link {
+                self.reset(key, ResetReason::LinkLost);
+            }
+        }
+        self.counters.open = 0;
+        self.waiting.clear();
+        self.ids = Ids::new();
+        self.queue = SendQueue::default();
+        for client in 0..=u8::MAX {
+            self.timers.cancel(Timer::Echo(client));
+        }
+        self.timers.cancel(Timer::Listen);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next().into_iter().chain(self.streams.stall_timeout()).min()
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        while let Some(timer) = self.timers.pop_due(now) {
+            self.handle_timer(now, timer);
+        }
+        while let Some(key) = self.streams.next_stalled(now) {
+            self.send_close(now, key);
+            self.reset(key, ResetReason::Stalled);
+        }
+    }
+
+    fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    fn streams(&self) -> usize {
+        self.streams.len()
+    }
+}
+
+#[cfg(test)]
+mod tests;
