@@ -32,8 +32,10 @@ pub(crate) struct Readiness {
     pub(crate) source: Source,
     pub(crate) readable: bool,
     pub(crate) writable: bool,
-    /// The peer will send no more, or the socket failed: a read may be at its end even if it came back short.
+    /// The peer will send no more, or the socket failed: there may be more to read behind a short read.
     pub(crate) ended: bool,
+    /// The socket failed in both directions.
+    pub(crate) failed: bool,
 }
 
 /// A mio poll whose tokens know when they are out of date.
@@ -55,6 +57,7 @@ struct Edge {
     readable: bool,
     writable: bool,
     ended: bool,
+    failed: bool,
 }
 
 #[derive(Debug)]
@@ -132,6 +135,7 @@ impl EventLoop {
             readable: event.is_readable(),
             writable: event.is_writable(),
             ended: event.is_read_closed() || event.is_write_closed() || event.is_error(),
+            failed: event.is_write_closed() || event.is_error(),
         }));
         Ok(())
     }
@@ -141,8 +145,8 @@ impl EventLoop {
         while let Some(&edge) = self.batch.get(self.taken) {
             self.taken += 1;
             if let Some(source) = self.source(edge.token) {
-                let Edge { readable, writable, ended, .. } = edge;
-                return Some(Readiness { source, readable, writable, ended });
+                let Edge { readable, writable, ended, failed, .. } = edge;
+                return Some(Readiness { source, readable, writable, ended, failed });
             }
         }
         None

@@ -34,9 +34,6 @@ pub enum ProtocolError {
     /// A device opens a link with LISTEN; this connection began with something else.
     #[error("the first frame is not LISTEN but {0}; is this a device?")]
     NotListen(Header),
-    /// No LISTEN came in time.
-    #[error("no LISTEN within {0} s")]
-    ListenMissing(u64),
     /// LISTEN came twice on one link.
     #[error("LISTEN came twice ({0})")]
     ListenAgain(Header),

@@ -46,6 +46,8 @@ pub struct Relay {
 pub enum Output {
     /// LISTEN is here: open the client ports.
     Listening,
+    /// LISTEN did not come within 5 s: close the connection.
+    ListenOverdue,
     /// The client has its number, and CONNECT is queued: its socket may be read.
     Opened {
         /// The stream.
@@ -132,12 +134,6 @@ impl Relay {
     /// Whether LISTEN has come.
     pub fn is_listening(&self) -> bool {
         self.listening
-    }
-
-    /// No LISTEN came in time; the link is to be closed.
-    pub fn listen_overdue(&self, now: Instant) -> Option<ProtocolError> {
-        let overdue = !self.listening && self.timers.next().is_none_or(|at| at <= now);
-        overdue.then_some(ProtocolError::ListenMissing(LISTEN_TIMEOUT.as_secs()))
     }
 
     /// A client was accepted for `service`. Its socket is not read before [`Output::Opened`].
@@ -285,8 +281,7 @@ impl Relay {
 
     fn handle_timer(&mut self, now: Instant, timer: Timer) {
         match timer {
-            // Told by listen_overdue; the link is about to be closed.
-            Timer::Listen => {}
+            Timer::Listen => self.outputs.push_back(Output::ListenOverdue),
             Timer::Id(key) => {
                 self.waiting.retain(|&waiting| waiting != key);
                 self.reset(key, ResetReason::NoId);

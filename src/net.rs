@@ -1,0 +1,97 @@
+//! TCP done properly: the options of every kind of socket, in one place.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use mio::net::{TcpListener, TcpStream};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use crate::address::Address;
+
+/// Idle time before the first keepalive probe of a link.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+/// Time between probes; after three without an answer the link is dead: 45 s when idle.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
+/// A version 1 link may stand still for two stalls of 30 s; bytes unacknowledged for longer mean that it is dead.
+const USER_TIMEOUT: Duration = Duration::from_secs(75);
+/// Clients and devices that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// Options of the one connection that carries everything.
+pub(crate) fn tune_link(stream: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))?;
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    Ok(())
+}
+
+/// Options of a client's or a service's connection.
+pub(crate) fn tune_stream(stream: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
+    // A peer that vanished must not hold its place for ever.
+    socket.set_keepalive(true)
+}
+
+/// Makes the coming close an abortive one: RST instead of FIN.
+pub(crate) fn reset(stream: &impl AsFd) {
+    // A socket that is already reset may refuse; then there is nothing left to do.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+/// Begins to connect; the socket is writable, or failed, when that is done.
+pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    TcpStream::connect(address)
+}
+
+/// How a connection that [`connect`] began has ended: `None` while it has not.
+pub(crate) fn connected(stream: &TcpStream) -> Option<io::Result<()>> {
+    if let Err(error) | Ok(Some(error)) = stream.take_error() {
+        return Some(Err(error));
+    }
+    match stream.peer_addr() {
+        Ok(_) => Some(Ok(())),
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => None,
+        Err(error) => Some(Err(error)),
+    }
+}
+
+/// Listens on every address of the name: an error of any ends it, and names the one that failed.
+pub(crate) fn listen(host: &str, port: u16) -> io::Result<Vec<TcpListener>> {
+    let mut listeners = Vec::new();
+    let mut addresses: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
+    addresses.dedup();
+    for address in addresses {
+        let listener = listen_on(address)
+            .map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
+        listeners.push(listener);
+    }
+    if listeners.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+    }
+    Ok(listeners)
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // `[::]` beside `0.0.0.0` is two listeners, as their writer meant.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(TcpListener::from_std(socket.into()))
+}
+
+/// Text that came from outside, fit for one line of a log.
+pub(crate) fn shown(address: &Address) -> String {
+    address.to_string().escape_debug().to_string()
+}

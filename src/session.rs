@@ -1,0 +1,397 @@
+//! One link and the sockets of its streams: the mio half that device and relay share.
+//!
+//! The session moves bytes between sockets and an [`Endpoint`]; which sockets there are is the shell's to say
+//! ([`attach`](Session::attach), [`finish`](Session::finish), [`reset`](Session::reset)).
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::time::Instant;
+
+use mio::Token;
+use mio::net::TcpStream;
+
+use crate::event_loop::{EventLoop, Readiness, Source};
+use crate::link::{Delivery, Endpoint, Room, StreamKey};
+use crate::linger::Lingering;
+use crate::net;
+use crate::protocol::ProtocolError;
+
+/// Bytes that one read of the link takes at most.
+pub(crate) const LINK_BUFFER: usize = 128 * 1024;
+/// Reads of the link in one turn, before the streams have theirs.
+const LINK_READS: usize = 4;
+/// Rounds over the readable streams in one turn, each with one write of the link behind it.
+const STREAM_ROUNDS: usize = 8;
+
+/// One link, its endpoint, and the sockets of its streams.
+#[derive(Debug)]
+pub(crate) struct Session<E> {
+    pub(crate) endpoint: E,
+    number: usize,
+    link: Option<Link>,
+    /// By the index of their stream's key.
+    sockets: Vec<Option<Socket>>,
+    /// Streams that may have something to read, in the order of their turns.
+    readable: VecDeque<StreamKey>,
+}
+
+/// Why there is no link any more.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LinkLost {
+    #[error("the other end closed it")]
+    Ended,
+    #[error("{0}")]
+    Failed(#[from] io::Error),
+    #[error("{0}")]
+    Protocol(#[from] ProtocolError),
+}
+
+#[derive(Debug)]
+struct Link {
+    io: TcpStream,
+    token: Token,
+    readable: bool,
+    writable: bool,
+    /// The end may stand behind a short read.
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Socket {
+    key: StreamKey,
+    io: TcpStream,
+    token: Token,
+    /// Whether the stream stands in `readable`.
+    queued: bool,
+    readable: bool,
+    writable: bool,
+    /// The end may stand behind a short read.
+    ended: bool,
+    /// The peer's end of stream was read.
+    at_end: bool,
+    /// The peer takes no more bytes; what it sent before may still be there to read.
+    write_failed: bool,
+}
+
+impl<E: Endpoint> Session<E> {
+    /// A session on a connected link, registered as [`Source::Link`] of `number`.
+    pub(crate) fn new(endpoint: E, number: usize, io: TcpStream, token: Token) -> Self {
+        // An edge may have come before the session was there to see it: try both first.
+        let link = Some(Link { io, token, readable: true, writable: true, ended: false });
+        Self { endpoint, number, link, sockets: Vec::new(), readable: VecDeque::new() }
+    }
+
+    /// The connected socket of a stream, registered under `token`.
+    pub(crate) fn attach(&mut self, event_loop: &mut EventLoop, key: StreamKey, io: TcpStream, token: Token) {
+        event_loop.rename(token, Source::Stream(self.number, key));
+        let index = key.index as usize;
+        if index >= self.sockets.len() {
+            self.sockets.resize_with(index + 1, || None);
+        }
+        debug_assert!(self.sockets[index].is_none(), "outputs are carried out before a slot is used again");
+        self.sockets[index] = Some(Socket {
+            key,
+            io,
+            token,
+            queued: false,
+            readable: true,
+            writable: true,
+            ended: false,
+            at_end: false,
+            write_failed: false,
+        });
+    }
+
+    /// The stream's socket may be read from now on; what waits for it is written.
+    pub(crate) fn start(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey) {
+        self.enqueue(key);
+        self.flush_stream(now, event_loop, key);
+    }
+
+    /// Ends the stream's socket with FIN; its peer is given a little time to do the same.
+    pub(crate) fn finish(
+        &mut self,
+        now: Instant,
+        event_loop: &mut EventLoop,
+        lingering: &mut Lingering,
+        key: StreamKey,
+    ) {
+        let Some(mut socket) = self.take(key) else { return };
+        if socket.at_end || socket.write_failed {
+            event_loop.deregister(&mut socket.io, socket.token);
+        } else {
+            lingering.add(now, event_loop, socket.io, socket.token);
+        }
+    }
+
+    /// Ends the stream's socket with RST.
+    pub(crate) fn reset(&mut self, event_loop: &mut EventLoop, key: StreamKey) {
+        if let Some(mut socket) = self.take(key) {
+            event_loop.deregister(&mut socket.io, socket.token);
+            net::reset(&socket.io);
+        }
+    }
+
+    /// Takes the link's event; [`turn`](Self::turn) acts on it.
+    pub(crate) fn handle_link_event(&mut self, event: Readiness) {
+        if let Some(link) = &mut self.link {
+            link.readable |= event.readable || event.ended;
+            link.writable |= event.writable || event.failed;
+            link.ended |= event.ended;
+        }
+    }
+
+    /// Takes the event of a stream's socket, and writes what waits for it.
+    pub(crate) fn handle_stream_event(
+        &mut self,
+        now: Instant,
+        event_loop: &mut EventLoop,
+        key: StreamKey,
+        event: Readiness,
+    ) {
+        let Some(socket) = self.socket(key) else { return };
+        socket.writable |= event.writable || event.failed;
+        if event.readable || event.ended {
+            socket.readable = true;
+            socket.ended |= event.ended;
+            if event.failed && socket.at_end {
+                self.fail(now, event_loop, key);
+                return;
+            }
+            self.enqueue(key);
+        }
+        self.flush_stream(now, event_loop, key);
+    }
+
+    /// Moves what can be moved, within a budget; true if there is more to move at once.
+    pub(crate) fn turn(
+        &mut self,
+        now: Instant,
+        event_loop: &mut EventLoop,
+        buffer: &mut [u8],
+    ) -> Result<bool, LinkLost> {
+        for _ in 0..LINK_READS {
+            if !self.read_link(now, event_loop, buffer)? {
+                break;
+            }
+        }
+        for _ in 0..STREAM_ROUNDS {
+            let more = self.read_streams(now, event_loop);
+            self.flush_link(now)?;
+            if !more {
+                break;
+            }
+        }
+        Ok(self.has_work())
+    }
+
+    /// Whether [`turn`](Self::turn) would find something to do without a new event.
+    fn has_work(&self) -> bool {
+        let Some(link) = &self.link else { return false };
+        let input = link.readable && self.endpoint.wants_input();
+        let output = link.writable && !self.endpoint.unsent().is_empty();
+        // Streams wait for the link to be writable, unless it is.
+        let streams = link.writable && !self.readable.is_empty();
+        input || output || streams
+    }
+
+    /// The link is gone: with RST if `abort`, which no peer can take for an end; else what was written still arrives.
+    pub(crate) fn close_link(&mut self, now: Instant, event_loop: &mut EventLoop, abort: bool) {
+        if let Some(mut link) = self.link.take() {
+            event_loop.deregister(&mut link.io, link.token);
+            if abort {
+                net::reset(&link.io);
+            }
+        }
+        self.endpoint.handle_link_lost(now);
+    }
+
+    /// One read of the link and what follows from it; false if there is nothing more to read now.
+    fn read_link(
+        &mut self,
+        now: Instant,
+        event_loop: &mut EventLoop,
+        buffer: &mut [u8],
+    ) -> Result<bool, LinkLost> {
+        let Some(link) = &mut self.link else { return Ok(false) };
+        if !link.readable || !self.endpoint.wants_input() {
+            return Ok(false);
+        }
+        let count = match link.io.read(buffer) {
+            Ok(0) => return Err(LinkLost::Ended),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                link.readable = false;
+                return Ok(false);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            Err(error) => return Err(error.into()),
+        };
+        // A short read has emptied a stream socket (epoll(7)), unless its end may stand behind.
+        link.readable = count == buffer.len() || link.ended;
+        let more = link.readable;
+        let mut input = &buffer[..count];
+        while let Some(delivery) = self.endpoint.receive(now, &mut input)? {
+            self.deliver(now, event_loop, &delivery);
+        }
+        Ok(more)
+    }
+
+    fn deliver(&mut self, now: Instant, event_loop: &mut EventLoop, delivery: &Delivery<'_>) {
+        let key = delivery.stream;
+        let Some(socket) = self.socket(key) else { return };
+        if socket.write_failed {
+            return;
+        }
+        let mut rest = delivery.bytes;
+        if socket.writable {
+            match write(&mut socket.io, &mut socket.writable, rest) {
+                Ok(count) => rest = &rest[count..],
+                Err(_) => return self.handle_write_failure(now, event_loop, key),
+            }
+        }
+        if !rest.is_empty() {
+            self.endpoint.keep(now, key, rest);
+        }
+    }
+
+    /// Writes what waits for the stream's socket.
+    fn flush_stream(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey) {
+        loop {
+            let Some(socket) = self.sockets.get_mut(key.index as usize).and_then(Option::as_mut) else { return };
+            let pending = self.endpoint.pending(key);
+            if socket.key != key || pending.is_empty() || !socket.writable {
+                return;
+            }
+            let result = if socket.write_failed {
+                Ok(pending.len())
+            } else {
+                write(&mut socket.io, &mut socket.writable, pending)
+            };
+            match result {
+                Ok(count) => self.endpoint.advance(now, key, count),
+                Err(_) => return self.handle_write_failure(now, event_loop, key),
+            }
+        }
+    }
+
+    /// The peer takes no more. What it sent before is read first, then the stream fails.
+    fn handle_write_failure(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey) {
+        let Some(socket) = self.socket(key) else { return };
+        let at_end = socket.at_end;
+        socket.write_failed = true;
+        socket.readable = true;
+        socket.ended = true;
+        if at_end || matches!(self.endpoint.reserve(key), Room::Unwanted) {
+            self.fail(now, event_loop, key);
+        } else {
+            self.enqueue(key);
+            self.flush_stream(now, event_loop, key);
+        }
+    }
+
+    /// One read of each readable stream; true if some have more and the link has room.
+    fn read_streams(&mut self, now: Instant, event_loop: &mut EventLoop) -> bool {
+        for _ in 0..self.readable.len() {
+            let Some(key) = self.readable.front().copied() else { break };
+            if !self.read_stream(now, event_loop, key) {
+                return false;
+            }
+        }
+        !self.readable.is_empty()
+    }
+
+    /// One read of the first stream in `readable`; false if the link must be written first.
+    fn read_stream(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey) -> bool {
+        let result = match self.sockets.get_mut(key.index as usize).and_then(Option::as_mut) {
+            Some(socket) if socket.key == key && socket.readable => match self.endpoint.reserve(key) {
+                Room::Full => return false,
+                Room::Unwanted => None,
+                Room::Free(room) => Some((socket.io.read(room), room.len())),
+            },
+            _ => None,
+        };
+        self.readable.pop_front();
+        let Some(socket) = self.socket(key) else { return true };
+        socket.queued = false;
+        match result {
+            None => {}
+            Some((Ok(0), _)) => {
+                socket.readable = false;
+                socket.at_end = true;
+                if socket.write_failed {
+                    self.fail(now, event_loop, key);
+                } else {
+                    self.endpoint.handle_end(now, key);
+                }
+            }
+            Some((Ok(count), room)) => {
+                socket.readable = count == room || socket.ended;
+                if socket.readable {
+                    self.enqueue(key);
+                }
+                self.endpoint.commit(now, key, count);
+            }
+            Some((Err(error), _)) if error.kind() == io::ErrorKind::WouldBlock => {
+                // A socket that failed has nothing more to come; an ended one tells so at the next event.
+                socket.readable = false;
+                if socket.write_failed {
+                    self.fail(now, event_loop, key);
+                }
+            }
+            Some((Err(error), _)) if error.kind() == io::ErrorKind::Interrupted => self.enqueue(key),
+            Some((Err(_), _)) => self.fail(now, event_loop, key),
+        }
+        true
+    }
+
+    /// The stream's socket is of no more use.
+    fn fail(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey) {
+        if let Some(mut socket) = self.take(key) {
+            event_loop.deregister(&mut socket.io, socket.token);
+            self.endpoint.handle_failure(now, key);
+        }
+    }
+
+    fn flush_link(&mut self, now: Instant) -> io::Result<()> {
+        let Some(link) = &mut self.link else { return Ok(()) };
+        while link.writable && !self.endpoint.unsent().is_empty() {
+            let count = write(&mut link.io, &mut link.writable, self.endpoint.unsent())?;
+            self.endpoint.advance_link(now, count);
+        }
+        Ok(())
+    }
+
+    fn enqueue(&mut self, key: StreamKey) {
+        if let Some(socket) = self.socket(key) {
+            if !socket.queued {
+                socket.queued = true;
+                self.readable.push_back(key);
+            }
+        }
+    }
+
+    fn socket(&mut self, key: StreamKey) -> Option<&mut Socket> {
+        self.sockets.get_mut(key.index as usize)?.as_mut().filter(|socket| socket.key == key)
+    }
+
+    fn take(&mut self, key: StreamKey) -> Option<Socket> {
+        self.sockets.get_mut(key.index as usize)?.take_if(|socket| socket.key == key)
+    }
+}
+
+/// Writes once; a socket that took less than it was given is full. A plain `write`: vectored ones raise SIGPIPE.
+fn write(io: &mut TcpStream, writable: &mut bool, bytes: &[u8]) -> io::Result<usize> {
+    match io.write(bytes) {
+        Ok(count) => {
+            *writable = count == bytes.len();
+            Ok(count)
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            *writable = false;
+            Ok(0)
+        }
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+        Err(error) => Err(error),
+    }
+}
