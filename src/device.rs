@@ -12,7 +12,7 @@ mod notice;
 mod report;
 mod resolver;
 
-pub use access::{Access, Rule};
+pub use access::{Access, Rule, RuleError, RuleProblem};
 pub use config::Config;
 
 pub use handle::{Handle, Wait};
