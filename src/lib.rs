@@ -5,4 +5,6 @@ pub(crate) mod event_loop;
 mod error;
 pub mod link;
 pub mod protocol;
+#[cfg(feature = "relay")]
+pub mod relay;
 pub use error::Error;
