@@ -4,7 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-/// A host (an IPv4 or IPv6 address, or a name of 1 to 253 bytes) and a port (1 to 65,535).
+/// A host (an IPv4 or IPv6 address, or a name of 1 to 253 bytes) and a port (1 to 65,535; 0 only where
+/// [`Self::listen`] took it).
 ///
 /// Written `host:port`; an IPv6 address stands in brackets: `[::1]:22`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +37,17 @@ pub enum AddressError {
 impl Address {
     /// An address from its two parts. The host may be a bracketed IPv6 address; the brackets are dropped.
     pub fn new(host: &str, port: u16) -> Result<Self, AddressError> {
+        let address = Self::with_any_port(host, port)?;
+        if port == 0 { Err(AddressError::BadPort("0".into())) } else { Ok(address) }
+    }
+
+    /// An address to listen at: port 0 lets the system choose one.
+    pub fn listen(text: &str) -> Result<Self, AddressError> {
+        let (host, port) = split(text)?;
+        Self::with_any_port(host, port)
+    }
+
+    fn with_any_port(host: &str, port: u16) -> Result<Self, AddressError> {
         let host = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
         if host.is_empty() {
             return Err(AddressError::NoHost);
@@ -45,9 +57,6 @@ impl Address {
         if !plausible || colons {
             return Err(AddressError::BadHost(host.escape_debug().to_string()));
         }
-        if port == 0 {
-            return Err(AddressError::BadPort("0".into()));
-        }
         Ok(Self { host: host.into(), port })
     }
 
@@ -56,7 +65,7 @@ impl Address {
         &self.host
     }
 
-    /// The port, 1 to 65,535.
+    /// The port.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -71,19 +80,24 @@ impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        let shown = || text.escape_debug().to_string();
-        let (host, port) = text.rsplit_once(':').ok_or_else(|| AddressError::NoPort(shown()))?;
-        if host.starts_with('[') != host.ends_with(']') {
-            return Err(AddressError::NoPort(shown()));
-        }
-        if !host.starts_with('[') && host.contains(':') {
-            return Err(AddressError::Ambiguous(shown()));
-        }
-        let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
-        let number = if digits { port.parse().ok() } else { None };
-        let number = number.ok_or_else(|| AddressError::BadPort(port.escape_debug().to_string()))?;
-        Self::new(host, number)
+        let (host, port) = split(text)?;
+        Self::new(host, port)
     }
+}
+
+/// Host, still in its brackets, and port.
+fn split(text: &str) -> Result<(&str, u16), AddressError> {
+    let shown = || text.escape_debug().to_string();
+    let (host, port) = text.rsplit_once(':').ok_or_else(|| AddressError::NoPort(shown()))?;
+    if host.starts_with('[') != host.ends_with(']') {
+        return Err(AddressError::NoPort(shown()));
+    }
+    if !host.starts_with('[') && host.contains(':') {
+        return Err(AddressError::Ambiguous(shown()));
+    }
+    let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    let number = if digits { port.parse().ok() } else { None };
+    Ok((host, number.ok_or_else(|| AddressError::BadPort(port.escape_debug().to_string()))?))
 }
 
 impl fmt::Display for Address {
@@ -105,6 +119,14 @@ mod tests {
         for text in ["localhost:1", "127.0.0.1:65535", "[::1]:22", "[fe80::1%eth0]:22", "relay.example.com:2065"] {
             assert_eq!(text.parse::<Address>().expect(text).to_string(), text);
         }
+    }
+
+    #[test]
+    fn only_an_address_to_listen_at_may_have_port_0() {
+        assert_eq!(Address::listen("[::]:0").expect("port 0").to_string(), "[::]:0");
+        assert_eq!(Address::listen("localhost:22"), "localhost:22".parse());
+        assert!("[::]:0".parse::<Address>().is_err());
+        assert!(Address::listen("localhost:70000").is_err());
     }
 
     #[test]

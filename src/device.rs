@@ -7,6 +7,7 @@ mod access;
 mod config;
 
 mod core;
+mod dial;
 mod driver;
 mod early;
 mod handle;
@@ -14,7 +15,7 @@ mod notice;
 mod report;
 mod resolver;
 
-pub use access::{Access, Rule};
+pub use access::{Access, Rule, RuleError, RuleProblem};
 pub use config::Config;
 
 pub use core::{Device, Output, ResetReason};

@@ -16,8 +16,6 @@ pub(crate) enum Source {
     Waker,
     /// A listening socket, by its place in the shell.
     Listener(usize),
-    /// A connection that is not yet a link, by its place in the shell.
-    Pending(usize),
     /// The link of a session.
     Link(usize),
     /// The socket of a stream, by session and stream.

@@ -97,7 +97,7 @@ impl Lingering {
         }
     }
 
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.sockets.len() - self.free.len()
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use mio::Token;
@@ -195,13 +196,30 @@ impl<E: Endpoint> Session<E> {
         input || output || streams
     }
 
-    /// The link is gone: with RST if `abort`, which no peer can take for an end; else what was written still arrives.
-    pub(crate) fn close_link(&mut self, now: Instant, event_loop: &mut EventLoop, abort: bool) {
+    /// Whether the link is still there.
+    pub(crate) fn has_link(&self) -> bool {
+        self.link.is_some()
+    }
+
+    /// Who is at the other end of a stream's socket.
+    pub(crate) fn peer_addr(&self, key: StreamKey) -> Option<SocketAddr> {
+        let socket = self.sockets.get(key.index as usize)?.as_ref()?;
+        if socket.key == key { socket.io.peer_addr().ok() } else { None }
+    }
+
+    /// Ends the link with FIN, so that what was written still arrives.
+    pub(crate) fn close_link(&mut self, now: Instant, event_loop: &mut EventLoop, lingering: &mut Lingering) {
+        if let Some(link) = self.link.take() {
+            lingering.add(now, event_loop, link.io, link.token);
+        }
+        self.endpoint.handle_link_lost(now);
+    }
+
+    /// Ends the link with RST: it is lost, or its other end broke the protocol.
+    pub(crate) fn abort_link(&mut self, now: Instant, event_loop: &mut EventLoop) {
         if let Some(mut link) = self.link.take() {
             event_loop.deregister(&mut link.io, link.token);
-            if abort {
-                net::reset(&link.io);
-            }
+            net::reset(&link.io);
         }
         self.endpoint.handle_link_lost(now);
     }

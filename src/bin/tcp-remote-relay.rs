@@ -1,1 +1,184 @@
-fn main(){}
+//! The relay's command line, exit status, signals and log; all else is [`tcpremote::relay`].
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, ValueEnum};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tcpremote::Error;
+use tcpremote::address::{Address, AddressError};
+use tcpremote::relay::{Config, Mapping, Outcome, Server};
+use tracing::level_filters::LevelFilter;
+
+/// Open clients had to be cut.
+const EXIT_CUT: u8 = 3;
+
+/// Lets clients reach TCP services on a device that has no public address.
+#[derive(Parser)]
+#[command(
+    name = "tcp-remote-relay",
+    version,
+    override_usage = "tcp-remote-relay [OPTIONS] SERVER CLIENT SERVICE [CLIENT SERVICE]...",
+    long_about = ABOUT,
+    after_long_help = GUIDE,
+    after_help = "See --help for an example, the exit status, and what to know about security.",
+    arg_required_else_help = true
+)]
+struct CommandLine {
+    /// Where the device connects, host:port
+    ///
+    /// 0.0.0.0 or [::] means every interface. Port 0 lets the system choose a port; the log tells which. An IPv6
+    /// address stands in brackets: [::1]:2065.
+    #[arg(value_parser = Address::listen)]
+    server: Address,
+
+    /// Where clients connect, and what they reach there, each host:port; as many pairs as needed
+    ///
+    /// CLIENT is written as SERVER is. SERVICE is seen from the device, which also decides whether it may be reached:
+    /// by default only its own ports.
+    #[arg(value_name = "CLIENT SERVICE", required = true, num_args = 1..)]
+    mappings: Vec<String>,
+
+    /// How long a service may be silent after its client ended sending, until the client is closed
+    ///
+    /// Version 1 of the protocol cannot tell a client that has sent all its request from one that has gone. 0 closes
+    /// at once, as the 2012 relay did.
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds, allow_negative_numbers = true)]
+    half_close: Duration,
+
+    /// The least grave events to log on standard error
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log: Level,
+
+    /// How a log line is written
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: Format,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+const ABOUT: &str = "\
+Lets clients reach TCP services on a device that has no public address.
+
+  client ----> CLIENT [relay] SERVER <---- device ----> SERVICE
+
+The device connects out to SERVER and keeps that one connection. While it
+is there, the relay listens at every CLIENT address; who connects to one is
+carried through the device to the SERVICE that stands beside it.";
+
+const GUIDE: &str = "\
+Example:
+  tcp-remote-relay 0.0.0.0:2065 127.0.0.1:2222 127.0.0.1:22
+
+  The device, in Lua, connects to the relay:
+    require 'DeviceManagement.TCPRemoteConnect' 'relay.example.com:2065'
+  Then, beside the relay, this reaches the device's own SSH server:
+    ssh -p 2222 user@127.0.0.1
+
+Exit status:
+  0  ended by SIGTERM or SIGINT
+  1  a port cannot be opened, or the system failed otherwise
+  2  the command line cannot be understood
+  3  ended by SIGTERM or SIGINT, and clients that were open had to be cut
+
+Security:
+  Version 1 of the protocol knows neither passwords nor encryption. Who
+  reaches SERVER can pose as the device; who reaches CLIENT reaches the
+  service; who sits between can read and change what passes. Bind CLIENT to
+  loopback (127.0.0.1) unless the service is meant to be public, and let a
+  firewall guard SERVER.";
+
+fn main() -> ExitCode {
+    let command_line = CommandLine::parse();
+    start_log(command_line.log, command_line.log_format);
+    // Exits with status 2 and the usage, as clap does for what it refuses itself.
+    let config = config(&command_line)
+        .unwrap_or_else(|message| CommandLine::command().error(ErrorKind::ValueValidation, message).exit());
+    match run(config) {
+        Ok(Outcome { clients_cut: 0 }) => ExitCode::SUCCESS,
+        Ok(Outcome { clients_cut }) => {
+            tracing::warn!(clients_cut, "ended while clients were open; they were cut");
+            ExitCode::from(EXIT_CUT)
+        }
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: Config) -> Result<Outcome, Error> {
+    let signals = Signals::new([SIGINT, SIGTERM]);
+    let mut signals = signals.map_err(|reason| Error::System { what: "cannot watch for signals".into(), reason })?;
+    let server = Server::bind(config)?;
+    let stopper = server.stopper();
+    thread::spawn(move || {
+        for signal in signals.forever() {
+            tracing::info!(signal, "told to end");
+            stopper.stop();
+        }
+    });
+    server.run()
+}
+
+fn config(command_line: &CommandLine) -> Result<Config, String> {
+    let mut mappings = Vec::new();
+    for pair in command_line.mappings.chunks(2) {
+        let [client, service] = pair else {
+            return Err(format!(
+                "client address '{}' has no service; write CLIENT SERVICE in pairs, for example \
+                 127.0.0.1:2222 127.0.0.1:22",
+                pair.concat().escape_debug()
+            ));
+        };
+        let client = Address::listen(client).map_err(|error| unreadable("client", client, &error))?;
+        let service = service.parse().map_err(|error| unreadable("service", service, &error))?;
+        mappings.push(Mapping { client, service });
+    }
+    Config::new(command_line.server.clone(), mappings, command_line.half_close).map_err(|error| error.to_string())
+}
+
+fn unreadable(what: &str, text: &str, error: &AddressError) -> String {
+    format!("invalid {what} address '{}': {error}", text.escape_debug())
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let seconds = seconds.filter(|seconds| *seconds <= Config::MAX_HALF_CLOSE);
+    seconds.ok_or_else(|| "write a number of seconds from 0 to 3600, for example 0.5".into())
+}
+
+/// One line an event on standard error, coloured only for a person.
+fn start_log(level: Level, format: Format) {
+    let level = match level {
+        Level::Error => LevelFilter::ERROR,
+        Level::Warn => LevelFilter::WARN,
+        Level::Info => LevelFilter::INFO,
+        Level::Debug => LevelFilter::DEBUG,
+    };
+    let log = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_target(false)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr);
+    match format {
+        Format::Text => log.init(),
+        Format::Json => log.json().flatten_event(true).init(),
+    }
+}

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Access;
 use crate::address::Address;
+use crate::link::QueueRule;
 
 /// The settings of one tunnel.
 #[derive(Clone, Debug)]
@@ -14,6 +15,8 @@ pub struct Config {
     pub access: Access,
     /// How long resolving and connecting to the server may take in all.
     pub connect_timeout: Duration,
+    /// What is kept for a service that does not read, and for how long it may hold up the others.
+    pub rule: QueueRule,
 }
 
 impl Config {
@@ -22,6 +25,6 @@ impl Config {
 
     /// The defaults: any port of the device itself may be reached.
     pub fn new(server: Address) -> Self {
-        Self { server, access: Access::default(), connect_timeout: Self::CONNECT_TIMEOUT }
+        Self { server, access: Access::default(), connect_timeout: Self::CONNECT_TIMEOUT, rule: QueueRule::default() }
     }
 }

@@ -59,6 +59,11 @@ pub enum Output {
         /// Why.
         reason: ResetReason,
     },
+    /// The service's socket failed, as the shell has told. The key is void.
+    Gone {
+        /// The stream.
+        stream: StreamKey,
+    },
     /// The relay sent a CONNECT that cannot be read; it was answered with CLOSE.
     Malformed {
         /// Its header.
@@ -395,6 +400,7 @@ impl Endpoint for Device {
     fn handle_failure(&mut self, now: Instant, key: StreamKey) {
         self.take_off_link(now, key, Id::Discarding);
         self.forget(key);
+        self.outputs.push_back(Output::Gone { stream: key });
     }
 
     fn unsent(&self) -> &[u8] {

@@ -67,6 +67,11 @@ pub enum Output {
         /// Why.
         reason: ResetReason,
     },
+    /// The client's socket failed, as the shell has told. The key is void.
+    Gone {
+        /// The stream.
+        stream: StreamKey,
+    },
 }
 
 /// Why a client's socket is to be reset.
@@ -134,6 +139,11 @@ impl Relay {
     /// Whether LISTEN has come.
     pub fn is_listening(&self) -> bool {
         self.listening
+    }
+
+    /// Clients that are on the link or wait for a number.
+    pub fn clients(&self) -> usize {
+        self.counters.open as usize + self.waiting.len()
     }
 
     /// A client was accepted for `service`. Its socket is not read before [`Output::Opened`].
@@ -409,6 +419,7 @@ impl Endpoint for Relay {
     fn handle_failure(&mut self, now: Instant, key: StreamKey) {
         self.send_close(now, key);
         self.forget(key);
+        self.outputs.push_back(Output::Gone { stream: key });
     }
 
     fn unsent(&self) -> &[u8] {

@@ -1,0 +1,111 @@
+//! What a relay is to do; always valid once it exists.
+
+use std::time::Duration;
+
+use crate::Error;
+use crate::address::Address;
+use crate::link::QueueRule;
+
+/// The settings of a relay.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the device connects: the document's ServerAddress:ServerPort.
+    pub device: Address,
+    /// At least one, each with a client port of its own.
+    pub mappings: Vec<Mapping>,
+    /// How long a service may be silent once its client has ended its sending side; then the client is closed.
+    pub half_close: Duration,
+    /// What is kept for a client that does not read, and for how long it may hold up the others.
+    pub rule: QueueRule,
+}
+
+/// One client port and what is behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// Where clients connect: the document's HostAddress:HostPort.
+    pub client: Address,
+    /// What the device then connects to, as seen from there: the document's LocalAddress:LocalPort.
+    pub service: Address,
+}
+
+impl Config {
+    /// 1 s; 0 is the document's behaviour.
+    pub const HALF_CLOSE: Duration = Duration::from_secs(1);
+    /// The longest `half_close`.
+    pub const MAX_HALF_CLOSE: Duration = Duration::from_secs(3600);
+
+    /// A relay that takes devices at `device`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if there is no mapping, an address is given twice to listen at, or `half_close` is too long.
+    pub fn new(device: Address, mappings: Vec<Mapping>, half_close: Duration) -> Result<Self, Error> {
+        if mappings.is_empty() {
+            return Err(Error::Usage("no client port; give at least one pair of client and service address".into()));
+        }
+        if half_close > Self::MAX_HALF_CLOSE {
+            let seconds = half_close.as_secs_f64();
+            return Err(Error::Usage(format!("half-close of {seconds} s is too long; give at most 3600 s")));
+        }
+        for (index, Mapping { client, .. }) in mappings.iter().enumerate() {
+            // With port 0 the system gives each its own.
+            if client.port() == 0 {
+                continue;
+            }
+            if *client == device {
+                let message = format!("{client} is given for the device and for clients; use another port for one");
+                return Err(Error::Usage(message));
+            }
+            if mappings.iter().take(index).any(|earlier| earlier.client == *client) {
+                let message =
+                    format!("client address {client} is given twice; use another port for one of its services");
+                return Err(Error::Usage(message));
+            }
+        }
+        Ok(Self { device, mappings, half_close, rule: QueueRule::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(device: &str, mappings: &[(&str, &str)], half_close: u64) -> Result<Config, String> {
+        let listen = |text: &str| Address::listen(text).expect(text);
+        let mapping = |&(client, service): &(&str, &str)| Mapping {
+            client: listen(client),
+            service: service.parse().expect(service),
+        };
+        let mappings = mappings.iter().map(mapping).collect();
+        Config::new(listen(device), mappings, Duration::from_secs(half_close)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn several_client_ports_may_lead_to_one_service() {
+        let config = config("[::]:2065", &[("localhost:2222", "device:22"), ("0.0.0.0:2223", "device:22")], 0);
+        assert_eq!(config.expect("config").mappings.len(), 2);
+    }
+
+    #[test]
+    fn port_0_may_stand_for_many_ports() {
+        assert!(config("127.0.0.1:0", &[("127.0.0.1:0", "a:1"), ("127.0.0.1:0", "b:2")], 1).is_ok());
+    }
+
+    #[test]
+    fn an_address_given_twice_is_refused() {
+        assert_eq!(
+            config("localhost:1", &[("localhost:2", "a:1"), ("localhost:2", "b:1")], 1).expect_err("twice"),
+            "client address localhost:2 is given twice; use another port for one of its services"
+        );
+        assert_eq!(
+            config("localhost:1", &[("localhost:1", "a:1")], 1).expect_err("twice"),
+            "localhost:1 is given for the device and for clients; use another port for one"
+        );
+    }
+
+    #[test]
+    fn no_mapping_and_endless_waiting_are_refused() {
+        assert!(config("localhost:1", &[], 1).expect_err("nothing").starts_with("no client port; give at least one"));
+        let refused = config("localhost:1", &[("localhost:2", "a:1")], 3601).expect_err("too long");
+        assert_eq!(refused, "half-close of 3601 s is too long; give at most 3600 s");
+    }
+}

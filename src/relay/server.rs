@@ -1,0 +1,418 @@
+//! The mio shell around the relay's cores: the device port, the client ports, and the links between.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use mio::Waker;
+use tracing::{debug, info, warn};
+
+use super::core::{Output, Relay, ResetReason};
+use super::listener::{Listener, bind};
+use super::{Config, Mapping};
+use crate::Error;
+use crate::address::Address;
+use crate::event_loop::{EventLoop, Source};
+use crate::link::{Endpoint, StreamKey};
+use crate::linger::Lingering;
+use crate::net;
+use crate::session::{LINK_BUFFER, LinkLost, Session};
+
+/// Connections on the device port that may be without LISTEN at once.
+const MAX_PENDING: usize = 64;
+/// How long the last bytes may take once the relay is to end.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long until a client port that could not be opened is tried again.
+const REOPEN: Duration = Duration::from_secs(1);
+
+/// A relay that is bound and ready to [`run`](Self::run).
+#[derive(Debug)]
+pub struct Server {
+    config: Config,
+    event_loop: EventLoop,
+    stop: Arc<AtomicBool>,
+    device_listeners: Vec<Listener>,
+    /// Open while there is a device; each with the place of its mapping.
+    client_listeners: Vec<(Listener, usize)>,
+    /// When to try again to open client ports that were taken.
+    reopen_at: Option<Instant>,
+    services: Vec<Arc<Address>>,
+    sessions: Vec<Option<Peer>>,
+    /// The session whose device is served: the newest that sent LISTEN.
+    active: Option<usize>,
+    lingering: Lingering,
+}
+
+/// Ends a running [`Server`] from another thread.
+#[derive(Clone, Debug)]
+pub struct Stopper {
+    stop: Arc<AtomicBool>,
+    waker: Arc<Waker>,
+}
+
+/// How a [`Server`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Clients that were open at the end.
+    pub clients_cut: u64,
+}
+
+#[derive(Debug)]
+struct Peer {
+    session: Session<Relay>,
+    address: SocketAddr,
+}
+
+impl Stopper {
+    /// Makes [`Server::run`] end: what was read is delivered, within a second, and every client ended.
+    pub fn stop(&self) {
+        self.stop.store(true, Relaxed);
+        // It can fail only if the server's poll is gone already.
+        let _ = self.waker.wake();
+    }
+}
+
+impl Server {
+    /// Opens the device port, and tries every client port, which opens when a device is there.
+    ///
+    /// # Errors
+    /// [`Error::System`] with the address that cannot be bound, and the reason.
+    pub fn bind(config: Config) -> Result<Self, Error> {
+        let loop_failed = |reason| Error::System { what: "cannot make the event loop".into(), reason };
+        let mut event_loop = EventLoop::new().map_err(loop_failed)?;
+        let device_listeners = bind(&mut event_loop, &config.device, Source::Listener, 0)
+            .map_err(|reason| cannot_listen("the device", &config.device, reason))?;
+        for Mapping { client, .. } in &config.mappings {
+            let tried = bind(&mut event_loop, client, Source::Listener, 0)
+                .map_err(|reason| cannot_listen("clients", client, reason))?;
+            for listener in tried {
+                listener.close(&mut event_loop);
+            }
+        }
+        let services = config.mappings.iter().map(|mapping| Arc::new(mapping.service.clone())).collect();
+        for listener in &device_listeners {
+            info!("waiting for a device at {}", listener.address());
+        }
+        Ok(Self {
+            config,
+            event_loop,
+            stop: Arc::default(),
+            device_listeners,
+            client_listeners: Vec::new(),
+            reopen_at: None,
+            services,
+            sessions: Vec::new(),
+            active: None,
+            lingering: Lingering::default(),
+        })
+    }
+
+    /// Where devices connect; the first address, if the name has several.
+    pub fn device_addr(&self) -> SocketAddr {
+        self.device_listeners[0].address()
+    }
+
+    /// A way to end [`run`](Self::run).
+    pub fn stopper(&self) -> Stopper {
+        Stopper { stop: Arc::clone(&self.stop), waker: self.event_loop.waker() }
+    }
+
+    /// Serves until stopped.
+    ///
+    /// # Errors
+    /// [`Error::System`] if the system's poll fails; nothing that a client or a device does ends it.
+    pub fn run(mut self) -> Result<Outcome, Error> {
+        let mut buffer = vec![0; LINK_BUFFER];
+        while !self.stop.load(Relaxed) {
+            let busy = self.step(&mut buffer);
+            self.wait(busy, None)?;
+        }
+        self.finish(&mut buffer)
+    }
+
+    fn finish(mut self, buffer: &mut [u8]) -> Result<Outcome, Error> {
+        let deadline = Instant::now() + FLUSH_TIMEOUT;
+        let mut clients_cut = 0;
+        self.close_client_ports();
+        for listener in std::mem::take(&mut self.device_listeners) {
+            listener.close(&mut self.event_loop);
+        }
+        for peer in self.sessions.iter_mut().flatten() {
+            clients_cut += peer.session.endpoint.clients() as u64;
+            peer.session.endpoint.close(Instant::now());
+        }
+        while Instant::now() < deadline {
+            let busy = self.step(buffer);
+            for number in 0..self.sessions.len() {
+                if self.sessions[number].as_ref().is_some_and(|peer| peer.session.endpoint.unsent().is_empty()) {
+                    self.close_link(number);
+                }
+            }
+            if self.sessions.iter().all(Option::is_none) && self.lingering.len() == 0 {
+                break;
+            }
+            self.wait(busy, Some(deadline))?;
+        }
+        Ok(Outcome { clients_cut })
+    }
+
+    /// Moves bytes, carries out outputs, and keeps time; true if there is more to do at once.
+    fn step(&mut self, buffer: &mut [u8]) -> bool {
+        let now = Instant::now();
+        let mut busy = self.accept_devices(now);
+        busy |= self.accept_clients(now);
+        if self.reopen_at.is_some_and(|at| at <= now) {
+            self.open_client_ports(now);
+        }
+        self.lingering.handle_timeout(now, &mut self.event_loop);
+        for number in 0..self.sessions.len() {
+            busy |= self.step_session(now, number, buffer);
+        }
+        busy
+    }
+
+    fn step_session(&mut self, now: Instant, number: usize, buffer: &mut [u8]) -> bool {
+        let Some(Some(peer)) = self.sessions.get_mut(number) else { return false };
+        if peer.session.endpoint.poll_timeout().is_some_and(|at| at <= now) {
+            peer.session.endpoint.handle_timeout(now);
+        }
+        let mut busy = match peer.session.turn(now, &mut self.event_loop, buffer) {
+            Ok(busy) => busy,
+            Err(reason) => {
+                self.lose_link(now, number, &reason);
+                false
+            }
+        };
+        busy |= self.carry_out_all(now, number);
+        self.forget_if_over(number);
+        busy
+    }
+
+    fn wait(&mut self, busy: bool, deadline: Option<Instant>) -> Result<(), Error> {
+        let deadline = if busy { Some(Instant::now()) } else { self.next_deadline(deadline) };
+        let poll_failed = |reason| Error::System { what: "cannot wait for events".into(), reason };
+        self.event_loop.wait(deadline).map_err(poll_failed)?;
+        let now = Instant::now();
+        while let Some(event) = self.event_loop.next_ready() {
+            match event.source {
+                Source::Listener(place) => {
+                    for listener in self.all_listeners() {
+                        listener.handle_event(place);
+                    }
+                }
+                Source::Link(number) => {
+                    if let Some(Some(peer)) = self.sessions.get_mut(number) {
+                        peer.session.handle_link_event(event);
+                    }
+                }
+                Source::Stream(number, key) => {
+                    if let Some(Some(peer)) = self.sessions.get_mut(number) {
+                        peer.session.handle_stream_event(now, &mut self.event_loop, key, event);
+                    }
+                }
+                Source::Lingering(place) => self.lingering.handle_event(&mut self.event_loop, place),
+                Source::Waker => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn next_deadline(&mut self, own: Option<Instant>) -> Option<Instant> {
+        let sessions = self.sessions.iter().flatten().filter_map(|peer| peer.session.endpoint.poll_timeout()).min();
+        let lingering = self.lingering.poll_timeout();
+        let listeners = self.all_listeners().filter_map(|listener| listener.paused_until()).min();
+        [own, sessions, lingering, listeners, self.reopen_at].into_iter().flatten().min()
+    }
+
+    fn all_listeners(&mut self) -> impl Iterator<Item = &mut Listener> {
+        let clients = self.client_listeners.iter_mut().map(|(listener, _)| listener);
+        self.device_listeners.iter_mut().chain(clients)
+    }
+
+    fn accept_devices(&mut self, now: Instant) -> bool {
+        let mut busy = false;
+        for listener in &mut self.device_listeners {
+            let (mut io, address) = match listener.accept(now) {
+                None => continue,
+                Some(accepted) => accepted,
+            };
+            busy = true;
+            let waiting = self.sessions.iter().flatten().filter(|peer| !peer.session.endpoint.is_listening()).count();
+            if waiting >= MAX_PENDING {
+                warn!(%address, "dropped a connection on the device port: {MAX_PENDING} others have not sent LISTEN yet");
+                net::reset(&io);
+                continue;
+            }
+            // The options only hasten what the protocol does without them.
+            let _ = net::tune_link(&io);
+            let free = self.sessions.iter().position(Option::is_none);
+            let number = free.unwrap_or(self.sessions.len());
+            let token = match self.event_loop.register(&mut io, Source::Link(number)) {
+                Ok(token) => token,
+                Err(error) => {
+                    warn!(%address, "cannot watch a connection on the device port: {error}");
+                    continue;
+                }
+            };
+            debug!(%address, "a connection on the device port");
+            let endpoint = Relay::new(now, self.config.half_close, self.config.rule);
+            let peer = Peer { session: Session::new(endpoint, number, io, token), address };
+            if number == self.sessions.len() {
+                self.sessions.push(None);
+            }
+            self.sessions[number] = Some(peer);
+        }
+        busy
+    }
+
+    fn accept_clients(&mut self, now: Instant) -> bool {
+        let mut busy = false;
+        for place in 0..self.client_listeners.len() {
+            let Some(number) = self.active else { break };
+            let Some((listener, mapping)) = self.client_listeners.get_mut(place) else { break };
+            let Some((mut io, address)) = listener.accept(now) else { continue };
+            let service = Arc::clone(&self.services[*mapping]);
+            busy = true;
+            let Some(peer) = &mut self.sessions[number] else { break };
+            // As with the link's: only hastens.
+            let _ = net::tune_stream(&io);
+            debug!(%address, %service, "a client");
+            let key = peer.session.endpoint.open(now, service);
+            match self.event_loop.register(&mut io, Source::Stream(number, key)) {
+                Ok(token) => peer.session.attach(&mut self.event_loop, key, io, token),
+                Err(error) => {
+                    warn!(%address, "cannot watch a client: {error}");
+                    peer.session.endpoint.handle_failure(now, key);
+                }
+            }
+            self.carry_out_all(now, number);
+        }
+        busy
+    }
+
+    fn carry_out_all(&mut self, now: Instant, number: usize) -> bool {
+        let mut some = false;
+        while let Some(Some(peer)) = self.sessions.get_mut(number) {
+            let Some(output) = peer.session.endpoint.poll_output() else { break };
+            self.carry_out(now, number, output);
+            some = true;
+        }
+        some
+    }
+
+    fn carry_out(&mut self, now: Instant, number: usize, output: Output) {
+        let Some(Some(peer)) = self.sessions.get_mut(number) else { return };
+        let (session, address) = (&mut peer.session, peer.address);
+        match output {
+            Output::Listening => self.activate(now, number),
+            Output::ListenOverdue => {
+                warn!(%address, "dropped a connection on the device port: it sent no LISTEN within 5 s");
+                session.abort_link(now, &mut self.event_loop);
+            }
+            Output::Opened { stream, client } => {
+                debug!(client, "CONNECT is on its way");
+                session.start(now, &mut self.event_loop, stream);
+            }
+            Output::Finish { stream } => session.finish(now, &mut self.event_loop, &mut self.lingering, stream),
+            Output::Reset { stream, reason } => {
+                tell_reset(session, stream, reason);
+                session.reset(&mut self.event_loop, stream);
+            }
+            Output::Gone { .. } => debug!("a client reset its connection"),
+        }
+    }
+
+    /// The newest device that sent LISTEN is the one that is served, at once.
+    fn activate(&mut self, now: Instant, number: usize) {
+        if let Some(Some(peer)) = self.sessions.get(number) {
+            info!(address = %peer.address, "a device is here");
+        }
+        let replaced = self.active.replace(number);
+        if let Some(Some(old)) = replaced.and_then(|old| self.sessions.get_mut(old)) {
+            let clients = old.session.endpoint.clients();
+            info!(address = %old.address, clients, "a newer device takes the place of this one");
+            old.session.abort_link(now, &mut self.event_loop);
+        }
+        self.open_client_ports(now);
+    }
+
+    fn open_client_ports(&mut self, now: Instant) {
+        self.reopen_at = None;
+        for place in 0..self.config.mappings.len() {
+            if self.client_listeners.iter().any(|&(_, mapping)| mapping == place) {
+                continue;
+            }
+            let Mapping { client, service } = &self.config.mappings[place];
+            // Places of client listeners follow those of the device's.
+            match bind(&mut self.event_loop, client, Source::Listener, (place + 1) << 8) {
+                Ok(listeners) => {
+                    for listener in listeners {
+                        info!("clients of {service} may connect at {}", listener.address());
+                        self.client_listeners.push((listener, place));
+                    }
+                }
+                Err(reason) => {
+                    warn!("cannot listen for clients at {client}: {reason}; trying again in 1 s");
+                    self.reopen_at = Some(now + REOPEN);
+                }
+            }
+        }
+    }
+
+    fn close_client_ports(&mut self) {
+        self.reopen_at = None;
+        for (listener, _) in std::mem::take(&mut self.client_listeners) {
+            listener.close(&mut self.event_loop);
+        }
+    }
+
+    fn lose_link(&mut self, now: Instant, number: usize, reason: &LinkLost) {
+        let Some(Some(peer)) = self.sessions.get_mut(number) else { return };
+        let address = peer.address;
+        if peer.session.endpoint.is_listening() {
+            let clients = peer.session.endpoint.clients();
+            warn!(%address, clients, "the link to the device is lost: {reason}");
+        } else {
+            warn!(%address, "dropped a connection on the device port: {reason}");
+        }
+        peer.session.abort_link(now, &mut self.event_loop);
+        if self.active == Some(number) {
+            self.active = None;
+            self.close_client_ports();
+        }
+    }
+
+    fn close_link(&mut self, number: usize) {
+        if let Some(Some(peer)) = self.sessions.get_mut(number) {
+            if peer.session.has_link() {
+                peer.session.close_link(Instant::now(), &mut self.event_loop, &mut self.lingering);
+            }
+        }
+    }
+
+    /// A session without a link lives until its complete streams have delivered what is left.
+    fn forget_if_over(&mut self, number: usize) {
+        if let Some(slot) = self.sessions.get_mut(number) {
+            if slot.as_ref().is_some_and(|peer| !peer.session.has_link() && peer.session.endpoint.streams() == 0) {
+                *slot = None;
+            }
+        }
+    }
+}
+
+fn tell_reset(session: &Session<Relay>, stream: StreamKey, reason: ResetReason) {
+    let client = session.peer_addr(stream).map_or_else(String::new, |address| address.to_string());
+    match reason {
+        ResetReason::NoId => {
+            warn!(client, "refused a client: all 256 numbers of the link are in use; try again when one has ended");
+        }
+        ResetReason::Stalled => warn!(client, "reset a client: it stood still and held up the others"),
+        ResetReason::LinkLost => debug!(client, "cut a client with its link"),
+    }
+}
+
+fn cannot_listen(whom: &str, address: &Address, reason: io::Error) -> Error {
+    Error::System { what: format!("cannot listen for {whom} at {address}"), reason }
+}

@@ -1,0 +1,223 @@
+//! The relay's command line, as a shell sees it: texts, exit status, signals.
+#![cfg(feature = "relay")]
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tcp-remote-relay"));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs the relay, which must end by itself.
+fn run(arguments: &[&str]) -> Output {
+    let child = command(arguments).spawn().unwrap();
+    let id = child.id();
+    let (sender, output) = mpsc::channel();
+    thread::spawn(move || sender.send(child.wait_with_output().unwrap()));
+    output.recv_timeout(DEADLINE).unwrap_or_else(|_| {
+        kill(id, "KILL");
+        panic!("{arguments:?} did not end")
+    })
+}
+
+/// What is said on standard error about a command line that must be refused.
+fn refusal(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
+    assert!(output.stdout.is_empty(), "{arguments:?}");
+    text
+}
+
+fn kill(process: u32, signal: &str) {
+    Command::new("kill").args([format!("-{signal}"), process.to_string()]).status().unwrap();
+}
+
+/// A relay that runs until it is told to end.
+struct Relay {
+    child: Child,
+    log: BufReader<ChildStderr>,
+}
+
+impl Relay {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = command(arguments).spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        Self { child, log }
+    }
+
+    /// The first line of the log that the relay writes.
+    fn first_line(&mut self) -> String {
+        let mut line = String::new();
+        self.log.read_line(&mut line).unwrap();
+        line
+    }
+
+    /// Exit status and the rest of the log, after the signal.
+    fn end_by(mut self, signal: &str) -> (Option<i32>, String) {
+        kill(self.child.id(), signal);
+        let mut log = String::new();
+        self.log.read_to_string(&mut log).unwrap();
+        (self.child.wait().unwrap().code(), log)
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // Already gone, where the test went well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const PORTS: [&str; 3] = ["127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:9"];
+
+#[test]
+fn help_teaches_the_four_parties_an_example_the_exit_status_and_what_is_not_protected() {
+    let output = run(&["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8(output.stdout).unwrap();
+    for part in [
+        "client ----> CLIENT [relay] SERVER <---- device ----> SERVICE",
+        "tcp-remote-relay [OPTIONS] SERVER CLIENT SERVICE [CLIENT SERVICE]...",
+        "tcp-remote-relay 0.0.0.0:2065 127.0.0.1:2222 127.0.0.1:22",
+        "--half-close <SECONDS>",
+        "--log <LEVEL>",
+        "--log-format <FORMAT>",
+        "  3  ended by SIGTERM or SIGINT, and clients that were open had to be cut",
+        "knows neither passwords nor encryption",
+        "loopback (127.0.0.1) unless the service is meant to be public",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn the_version_is_told_with_the_programs_name() {
+    let output = run(&["--version"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        concat!("tcp-remote-relay ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+}
+
+#[test]
+fn without_arguments_the_usage_is_shown() {
+    assert!(refusal(&[]).contains("Usage: tcp-remote-relay [OPTIONS] SERVER CLIENT SERVICE"));
+    assert!(refusal(&["127.0.0.1:0"]).contains("<CLIENT SERVICE>..."));
+}
+
+#[test]
+fn a_client_address_without_its_service_is_told() {
+    let told = "client address 'localhost:2222' has no service; write CLIENT SERVICE in pairs";
+    assert!(refusal(&["localhost:0", "localhost:2222"]).contains(told));
+    assert!(refusal(&["localhost:0", "localhost:1", "localhost:2", "localhost:2222"]).contains(told));
+}
+
+#[test]
+fn each_unreadable_value_is_told_with_what_to_write() {
+    let [server, client, service] = PORTS;
+    for (arguments, told) in [
+        (&["relay", client, service][..], "invalid value 'relay' for '<SERVER>': 'relay' has no port; write host:port"),
+        (&["::1:22", client, service], "'::1:22' is ambiguous; write an IPv6 address in brackets"),
+        (&[server, ":22", service], "invalid client address ':22': the host is empty; write an address or a name"),
+        (&[server, "a:70000", service], "invalid client address 'a:70000': port '70000' is not a number from 1 to"),
+        (&[server, client, "a:0"], "invalid service address 'a:0': port '0' is not a number from 1 to 65535"),
+        (&[server, client, "no such:1"], "invalid service address 'no such:1': host 'no such' is neither an address"),
+        (&[server, client, "a\n:1"], "invalid service address 'a\\n:1': host 'a\\n' is neither"),
+        (
+            &["--half-close", "-1", server, client, service],
+            "'-1' for '--half-close <SECONDS>': write a number of seconds",
+        ),
+        (&["--half-close", "NaN", server, client, service], "'NaN' for '--half-close <SECONDS>': write a number"),
+        (&["--half-close", "3600.1", server, client, service], "from 0 to 3600, for example 0.5"),
+        (
+            &["--log", "loud", server, client, service],
+            "'loud' for '--log <LEVEL>'\n  [possible values: error, warn, info",
+        ),
+        (&["--log-format", "xml", server, client, service], "[possible values: text, json]"),
+        (&["--quick", server, client, service], "unexpected argument '--quick' found"),
+        (&["x:1", "x:2", service, "x:2", service], "client address x:2 is given twice; use another port"),
+        (&["x:1", "x:1", service], "x:1 is given for the device and for clients; use another port"),
+    ] {
+        let text = refusal(arguments);
+        assert!(text.contains(told), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_is_told_and_the_status_is_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    for arguments in [[&taken, "127.0.0.1:0", "127.0.0.1:9"], ["127.0.0.1:0", &taken, "127.0.0.1:9"]] {
+        let output = run(&arguments);
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{log}");
+        assert!(log.contains(&taken) && log.contains("Address already in use"), "{log}");
+        assert!(log.contains("ERROR"), "{log}");
+    }
+}
+
+#[test]
+fn a_name_without_address_is_told_and_the_status_is_1() {
+    let output = run(&["no-such-host.invalid:2065", "127.0.0.1:0", "127.0.0.1:9"]);
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains("no-such-host.invalid"), "{log}");
+}
+
+#[test]
+fn a_relay_without_clients_ends_by_either_signal_with_status_0() {
+    for signal in ["TERM", "INT"] {
+        let mut relay = Relay::start(&PORTS);
+        let started = relay.first_line();
+        assert!(started.contains("127.0.0.1:"), "the port that the system chose is told: {started}");
+        let (status, log) = relay.end_by(signal);
+        assert_eq!(status, Some(0), "{log}");
+        assert!(!log.contains('\u{1b}'), "no colours where no person looks: {log}");
+    }
+}
+
+#[test]
+fn json_is_one_object_a_line() {
+    let mut relay = Relay::start(&[&["--log-format", "json", "--half-close", "0.5"][..], &PORTS].concat());
+    let started = relay.first_line();
+    let (status, log) = relay.end_by("TERM");
+    assert_eq!(status, Some(0), "{log}");
+    for line in [started.trim_end()].into_iter().chain(log.lines()) {
+        assert!(line.starts_with("{\"timestamp\":\"") && line.ends_with('}'), "{line}");
+        assert!(line.contains("\"level\":\"INFO\"") && line.contains("\"message\":\""), "{line}");
+    }
+}
+
+#[test]
+fn at_level_error_an_ordinary_life_is_silent() {
+    // Nothing is logged that would tell when it runs; the kernel tells when it has its handler for SIGTERM.
+    let mut child = command(&[&["--log", "error"][..], &PORTS].concat()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let caught = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim().to_owned();
+        u64::from_str_radix(&mask, 16).unwrap() & 1 << 14 != 0
+    };
+    let deadline = Instant::now() + DEADLINE;
+    while !caught() {
+        assert!(Instant::now() < deadline);
+        thread::yield_now();
+    }
+    kill(child.id(), "TERM");
+    let mut text = String::new();
+    log.read_to_string(&mut text).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(text, "");
+}
