@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{env, iter, thread};
 
@@ -22,7 +22,8 @@ const END_LIMIT: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(10);
 const PAGE: u64 = 4096;
 
-static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+/// Every child, and the directory that its contestant uses.
+static RUNNING: Mutex<Vec<(Pid, PathBuf)>> = Mutex::new(Vec::new());
 
 /// A running program, ended when dropped. Its standard input is an open pipe; what it says on standard error goes to a file.
 pub(crate) struct Process {
@@ -43,7 +44,7 @@ impl Process {
             .spawn()
             .map_err(|error| io::Error::other(format!("{name} cannot be run: {error}")))?;
         let pid = Pid::from_raw(child.id().cast_signed());
-        running().push(pid);
+        running().push((pid, directory.to_owned()));
         Ok(Self { name, child, pid, log })
     }
 
@@ -90,7 +91,7 @@ impl Drop for Process {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
-        running().retain(|&pid| pid != self.pid);
+        running().retain(|&(pid, _)| pid != self.pid);
     }
 }
 
@@ -108,7 +109,7 @@ pub(crate) fn version(program: &str, argument: &str, line: usize) -> String {
     text.lines().nth(line).map_or_else(|| format!("{program}, version unknown"), str::to_owned)
 }
 
-/// Ends the child processes when this process is told to end, or takes too long: neither runs destructors.
+/// Ends the child processes and removes their directories when this process is told to end, or takes too long: neither runs destructors.
 pub(crate) fn end_all_on_signal_or_overrun() -> io::Result<()> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     thread::spawn(move || {
@@ -125,12 +126,13 @@ pub(crate) fn end_all_on_signal_or_overrun() -> io::Result<()> {
 
 fn end_all(reason: &str, status: i32) -> ! {
     let _ = writeln!(io::stderr(), "{reason}");
-    for &pid in running().iter() {
-        let _ = signal::kill(pid, Signal::SIGKILL);
+    for (pid, directory) in running().iter() {
+        let _ = signal::kill(*pid, Signal::SIGKILL);
+        let _ = fs::remove_dir_all(directory);
     }
     process::exit(status);
 }
 
-fn running() -> std::sync::MutexGuard<'static, Vec<Pid>> {
-    RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+fn running() -> MutexGuard<'static, Vec<(Pid, PathBuf)>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
