@@ -25,8 +25,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::case::{Case, Effort};
-use crate::contestant::{Contestant, Plain};
-use crate::report::Report;
+use crate::contestant::{Contestant, Plain, Tunnel};
+use crate::report::{Column, Report};
 use crate::service::Service;
 
 /// Measures the tunnel beside plain loopback, two chained haproxy hops and a socat hop.
@@ -77,37 +77,13 @@ fn run(options: &Options) -> io::Result<bool> {
 
     let service = Service::start()?;
     let mut report = Report::new(effort);
-    let mut entrants = Vec::new();
-    for contestant in contestants() {
-        let entrant = report.add(contestant.as_ref());
-        if let Some(hint) = contestant.missing() {
-            report.skip(entrant, hint);
-            continue;
-        }
-        match contestant.start(service.address()) {
-            Ok(tunnel) => entrants.push((entrant, contestant, tunnel)),
-            Err(error) => report.fail(entrant, format!("it did not start: {error}")),
-        }
-    }
+    let mut entrants = enter(&mut report, &service);
     println!("{}", report.header());
-
     for round in 1..=effort.rounds {
         eprintln!("round {round} of {}", effort.rounds);
         for &case in &cases {
-            for (entrant, contestant, tunnel) in &mut entrants {
-                if contestant.takes(case) && !report.has_failed(*entrant, case) {
-                    match case.measure(contestant.as_ref(), tunnel, &service, effort) {
-                        Ok(values) => report.record(*entrant, case, values),
-                        Err(error) => {
-                            report.fail_case(*entrant, case, format!("{case}, round {round}: {error}"));
-                            // What state its processes are in is not known, so the other cases get new ones.
-                            match contestant.start(service.address()) {
-                                Ok(started) => *tunnel = started,
-                                Err(error) => report.fail(*entrant, format!("it did not start again: {error}")),
-                            }
-                        }
-                    }
-                }
+            for entrant in &mut entrants {
+                entrant.measure(case, effort, &service, &mut report);
             }
         }
     }
@@ -117,6 +93,48 @@ fn run(options: &Options) -> io::Result<bool> {
         println!("written to {}", report.write(&cases)?.display());
     }
     Ok(!report.any_failed())
+}
+
+/// Starts everyone who can be measured here.
+fn enter(report: &mut Report, service: &Service) -> Vec<Entrant> {
+    let mut entrants = Vec::new();
+    for contestant in contestants() {
+        let column = report.add(contestant.as_ref());
+        match contestant.missing() {
+            Some(hint) => report.skip(column, hint),
+            None => match contestant.start(service.address()) {
+                Ok(tunnel) => entrants.push(Entrant { column, contestant, tunnel }),
+                Err(error) => report.fail(column, format!("it did not start: {error}")),
+            },
+        }
+    }
+    entrants
+}
+
+/// A contestant that is being measured.
+struct Entrant {
+    column: Column,
+    contestant: Box<dyn Contestant>,
+    tunnel: Tunnel,
+}
+
+impl Entrant {
+    fn measure(&mut self, case: Case, effort: Effort, service: &Service, report: &mut Report) {
+        if !self.contestant.takes(case) || report.has_failed(self.column, case) {
+            return;
+        }
+        match case.measure(self.contestant.as_ref(), &self.tunnel, service, effort) {
+            Ok(values) => report.record(self.column, case, values),
+            Err(error) => {
+                report.fail_case(self.column, case, &error);
+                // What state its processes are in is not known, so the other cases get new ones.
+                match self.contestant.start(service.address()) {
+                    Ok(tunnel) => self.tunnel = tunnel,
+                    Err(error) => report.fail(self.column, format!("it did not start again: {error}")),
+                }
+            }
+        }
+    }
 }
 
 /// Everyone who is measured, in the order of the table's columns.

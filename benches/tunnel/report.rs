@@ -14,16 +14,16 @@ const SUBJECT: &str = "ours";
 const REFERENCES: [&str; 2] = ["haproxy x2", "socat"];
 
 /// A contestant's place in the report.
-pub(crate) type Entrant = usize;
+pub(crate) type Column = usize;
 
 /// Everything measured so far.
 pub(crate) struct Report {
     effort: Effort,
-    entrants: Vec<Column>,
+    columns: Vec<Measured>,
     failed: bool,
 }
 
-struct Column {
+struct Measured {
     name: &'static str,
     description: String,
     /// Why it was not measured, or not in every case.
@@ -56,45 +56,45 @@ enum Cell {
 
 impl Report {
     pub(crate) fn new(effort: Effort) -> Self {
-        Self { effort, entrants: Vec::new(), failed: false }
+        Self { effort, columns: Vec::new(), failed: false }
     }
 
-    pub(crate) fn add(&mut self, contestant: &dyn Contestant) -> Entrant {
-        let column = Column {
+    pub(crate) fn add(&mut self, contestant: &dyn Contestant) -> Column {
+        let measured = Measured {
             name: contestant.name(),
             description: contestant.describe(),
             notes: Vec::new(),
             samples: BTreeMap::new(),
         };
-        self.entrants.push(column);
-        self.entrants.len() - 1
+        self.columns.push(measured);
+        self.columns.len() - 1
     }
 
     /// Notes that a contestant is not measured, which is no failure.
-    pub(crate) fn skip(&mut self, entrant: Entrant, hint: String) {
-        self.entrants[entrant].notes.push(format!("skipped, {hint}"));
+    pub(crate) fn skip(&mut self, column: Column, hint: String) {
+        self.columns[column].notes.push(format!("skipped, {hint}"));
     }
 
-    pub(crate) fn fail(&mut self, entrant: Entrant, reason: String) {
-        self.entrants[entrant].notes.push(format!("failed, {reason}"));
+    pub(crate) fn fail(&mut self, column: Column, reason: String) {
+        self.columns[column].notes.push(format!("failed, {reason}"));
         self.failed = true;
     }
 
-    pub(crate) fn fail_case(&mut self, entrant: Entrant, case: Case, reason: String) {
-        self.entrants[entrant].samples.insert(case, Err(Failed));
-        self.fail(entrant, reason);
+    pub(crate) fn fail_case(&mut self, column: Column, case: Case, error: &io::Error) {
+        self.columns[column].samples.insert(case, Err(Failed));
+        self.fail(column, format!("{case}: {error}"));
     }
 
-    pub(crate) fn has_failed(&self, entrant: Entrant, case: Case) -> bool {
-        matches!(self.entrants[entrant].samples.get(&case), Some(Err(Failed)))
+    pub(crate) fn has_failed(&self, column: Column, case: Case) -> bool {
+        matches!(self.columns[column].samples.get(&case), Some(Err(Failed)))
     }
 
     pub(crate) fn any_failed(&self) -> bool {
         self.failed
     }
 
-    pub(crate) fn record(&mut self, entrant: Entrant, case: Case, values: Vec<Option<f64>>) {
-        if let Ok(samples) = self.entrants[entrant].samples.entry(case).or_insert_with(|| Ok(Vec::new())) {
+    pub(crate) fn record(&mut self, column: Column, case: Case, values: Vec<Option<f64>>) {
+        if let Ok(samples) = self.columns[column].samples.entry(case).or_insert_with(|| Ok(Vec::new())) {
             samples.push(values);
         }
     }
@@ -102,7 +102,7 @@ impl Report {
     /// Who is measured, how, and on what.
     pub(crate) fn header(&self) -> String {
         let mut text = String::new();
-        for column in &self.entrants {
+        for column in &self.columns {
             let _ = writeln!(text, "{:<11} {}", column.name, column.description);
             for note in &column.notes {
                 let _ = writeln!(text, "{:<11} {note}", "");
@@ -127,7 +127,7 @@ impl Report {
             });
             let _ = writeln!(text, "{}", padded.collect::<Vec<_>>().join("  ").trim_end());
         }
-        for column in &self.entrants {
+        for column in &self.columns {
             for note in &column.notes {
                 let _ = writeln!(text, "{}: {note}", column.name);
             }
@@ -160,7 +160,7 @@ impl Report {
 
     fn lines(&self, cases: &[Case], ranges: bool) -> Vec<Vec<String>> {
         let mut heading = vec!["case".to_owned(), "figure".to_owned()];
-        heading.extend(self.entrants.iter().map(|column| column.name.to_owned()));
+        heading.extend(self.columns.iter().map(|column| column.name.to_owned()));
         heading.extend(REFERENCES.iter().map(|reference| format!("{SUBJECT}/{reference}")));
         let mut lines = vec![heading];
         for row in self.rows(cases) {
@@ -176,7 +176,7 @@ impl Report {
         let mut rows = Vec::new();
         for &case in cases {
             for (number, &figure) in case.figures().iter().enumerate() {
-                let cells = self.entrants.iter().map(|column| column.cell(case, number)).collect();
+                let cells = self.columns.iter().map(|column| column.cell(case, number)).collect();
                 rows.push(Row { case, figure, cells });
             }
         }
@@ -186,7 +186,7 @@ impl Report {
     /// The subject's value by a reference's, and whether the subject is ahead.
     fn ratio(&self, row: &Row, reference: &str) -> String {
         let median = |name: &str| {
-            let place = self.entrants.iter().position(|column| column.name == name)?;
+            let place = self.columns.iter().position(|column| column.name == name)?;
             match row.cells[place] {
                 Cell::Values { median, .. } => Some(median),
                 Cell::Empty | Cell::Failed => None,
@@ -199,7 +199,7 @@ impl Report {
     }
 }
 
-impl Column {
+impl Measured {
     fn cell(&self, case: Case, figure: usize) -> Cell {
         let samples = match self.samples.get(&case) {
             Some(Ok(samples)) => samples,
