@@ -1,0 +1,121 @@
+//! What can carry a client's connection to a service, and a running one.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::case::Case;
+use crate::load;
+use crate::process::Process;
+
+/// How long a contestant may take until the first byte comes back through it.
+const START_LIMIT: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// One way from a client to a service.
+pub(crate) trait Contestant {
+    /// The column's heading.
+    fn name(&self) -> &'static str;
+
+    /// If it cannot be measured on this machine: how to get it.
+    fn missing(&self) -> Option<String>;
+
+    /// What exactly was measured, for the reader of the table.
+    fn describe(&self) -> String;
+
+    /// Whether a case is measured for it.
+    fn takes(&self, _case: Case) -> bool {
+        true
+    }
+
+    /// Starts its processes and returns when a byte has come back through them.
+    fn start(&self, service: SocketAddr) -> io::Result<Tunnel>;
+}
+
+/// A contestant's running processes, which end with it.
+pub(crate) struct Tunnel {
+    entrance: SocketAddr,
+    processes: Vec<Process>,
+    _directory: Option<TempDir>,
+}
+
+impl Tunnel {
+    /// Waits until a byte comes back through the processes.
+    pub(crate) fn ready(entrance: SocketAddr, mut processes: Vec<Process>, directory: TempDir) -> io::Result<Self> {
+        let deadline = Instant::now() + START_LIMIT;
+        while let Err(error) = load::echo_once(entrance) {
+            for process in &mut processes {
+                process.check_running()?;
+            }
+            if Instant::now() > deadline {
+                return Err(io::Error::other(format!("nothing came through it within {START_LIMIT:?}: {error}")));
+            }
+            thread::sleep(PAUSE);
+        }
+        Ok(Self { entrance, processes, _directory: Some(directory) })
+    }
+
+    /// Where clients connect.
+    pub(crate) fn entrance(&self) -> SocketAddr {
+        self.entrance
+    }
+
+    /// User and system time that its processes have used; none if it has no process.
+    pub(crate) fn cpu(&self) -> io::Result<Option<Duration>> {
+        self.sum(Process::cpu)
+    }
+
+    /// Bytes of memory resident in its processes; none if it has no process.
+    pub(crate) fn resident(&self) -> io::Result<Option<u64>> {
+        self.sum(Process::resident)
+    }
+
+    fn sum<T: std::iter::Sum>(&self, of: impl Fn(&Process) -> io::Result<T>) -> io::Result<Option<T>> {
+        if self.processes.is_empty() {
+            return Ok(None);
+        }
+        self.processes.iter().map(of).sum::<io::Result<T>>().map(Some)
+    }
+}
+
+/// No tunnel: clients connect to the service itself.
+pub(crate) struct Plain;
+
+impl Contestant for Plain {
+    fn name(&self) -> &'static str {
+        "plain"
+    }
+
+    fn missing(&self) -> Option<String> {
+        None
+    }
+
+    fn describe(&self) -> String {
+        "loopback, no tunnel".into()
+    }
+
+    fn start(&self, service: SocketAddr) -> io::Result<Tunnel> {
+        Ok(Tunnel { entrance: service, processes: Vec::new(), _directory: None })
+    }
+}
+
+/// A port that nobody listens on, given by the system, for programs that cannot report one they were given.
+pub(crate) fn free_address() -> io::Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+}
+
+/// Waits until a process listens at `address`.
+pub(crate) fn wait_for_listener(address: SocketAddr, process: &mut Process) -> io::Result<()> {
+    let deadline = Instant::now() + START_LIMIT;
+    while let Err(error) = TcpStream::connect(address) {
+        process.check_running()?;
+        if Instant::now() > deadline {
+            return Err(io::Error::other(format!("nobody listened at {address} within {START_LIMIT:?}: {error}")));
+        }
+        thread::sleep(PAUSE);
+    }
+    Ok(())
+}

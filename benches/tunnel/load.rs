@@ -1,0 +1,191 @@
+//! The clients: what they do, and what is measured while they do it.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+
+use crate::contestant::Tunnel;
+use crate::service::{IO_LIMIT, Service, Sink, Wish, send_chunk};
+
+/// What is sent and awaited for one echo.
+const ECHO_SIZE: usize = 64;
+/// Before a window opens: TCP's windows have grown and every buffer has been touched.
+const WARM_UP: Duration = Duration::from_millis(150);
+/// Connections in one sample, so that those in TIME_WAIT do not use up the machine's ports.
+const CONNECTS_AT_MOST: usize = 4000;
+
+/// What a window over steady traffic showed.
+pub(crate) struct Traffic {
+    pub(crate) elapsed: Duration,
+    pub(crate) downloaded: u64,
+    pub(crate) uploaded: u64,
+    pub(crate) cpu: Option<Duration>,
+    /// Of every echo in the window, ascending.
+    pub(crate) latencies: Vec<Duration>,
+}
+
+/// Runs one client for each wish, and measures for `window` once all are connected and warm.
+pub(crate) fn traffic(tunnel: &Tunnel, service: &Service, wishes: &[Wish], window: Duration) -> io::Result<Traffic> {
+    let state = State::default();
+    let traffic = thread::scope(|scope| {
+        let (connected, all_connected) = mpsc::channel();
+        let clients: Vec<_> = wishes
+            .iter()
+            .map(|&wish| {
+                let (state, connected) = (&state, connected.clone());
+                scope.spawn(move || {
+                    let stream = connect(tunnel.entrance(), wish)?;
+                    let _ = connected.send(());
+                    let result = carry_on(wish, &stream, state);
+                    abort(stream)?;
+                    result
+                })
+            })
+            .collect();
+        drop(connected);
+        let observed = observe(tunnel, service, &state, &all_connected, wishes.len(), window);
+        state.done.store(true, Ordering::Relaxed);
+
+        let mut latencies = Vec::new();
+        for client in clients {
+            latencies.extend(client.join().map_err(|_| io::Error::other("a client's thread panicked"))??);
+        }
+        latencies.sort_unstable();
+        observed.map(|observed| Traffic { latencies, ..observed })
+    })?;
+    service.settle()?;
+    Ok(traffic)
+}
+
+#[derive(Default)]
+struct State {
+    measuring: AtomicBool,
+    done: AtomicBool,
+    downloaded: AtomicU64,
+}
+
+fn observe(
+    tunnel: &Tunnel,
+    service: &Service,
+    state: &State,
+    connected: &mpsc::Receiver<()>,
+    clients: usize,
+    window: Duration,
+) -> io::Result<Traffic> {
+    for number in 1..=clients {
+        connected
+            .recv_timeout(IO_LIMIT)
+            .map_err(|_| io::Error::other(format!("client {number} of {clients} did not get through")))?;
+    }
+    thread::sleep(WARM_UP.min(window));
+    let bytes = || (state.downloaded.load(Ordering::Relaxed), service.uploaded());
+    let (cpu, (downloaded, uploaded), start) = (tunnel.cpu()?, bytes(), Instant::now());
+    state.measuring.store(true, Ordering::Relaxed);
+    thread::sleep(window);
+    state.measuring.store(false, Ordering::Relaxed);
+    let (elapsed, (downloaded_after, uploaded_after), cpu_after) = (start.elapsed(), bytes(), tunnel.cpu()?);
+    Ok(Traffic {
+        elapsed,
+        downloaded: downloaded_after - downloaded,
+        uploaded: uploaded_after - uploaded,
+        cpu: cpu_after.zip(cpu).map(|(after, before)| after - before),
+        latencies: Vec::new(),
+    })
+}
+
+/// A client's part until the window is over. Returns the time that each echo took.
+fn carry_on(wish: Wish, stream: &TcpStream, state: &State) -> io::Result<Vec<Duration>> {
+    let mut latencies = Vec::new();
+    let mut sink = Sink::default();
+    while !state.done.load(Ordering::Relaxed) {
+        match wish {
+            Wish::Download => match sink.discard(stream)? {
+                0 => return Err(io::Error::other("a download ended early")),
+                size => _ = state.downloaded.fetch_add(size, Ordering::Relaxed),
+            },
+            Wish::Upload => send_chunk(stream)?,
+            Wish::Echo => {
+                let start = Instant::now();
+                echo(stream)?;
+                if state.measuring.load(Ordering::Relaxed) {
+                    latencies.push(start.elapsed());
+                }
+            }
+        }
+    }
+    Ok(latencies)
+}
+
+fn echo(mut stream: &TcpStream) -> io::Result<()> {
+    let mut answer = [0; ECHO_SIZE];
+    stream.write_all(&[b'e'; ECHO_SIZE])?;
+    stream.read_exact(&mut answer)
+}
+
+/// Connects per second: each connects, gets one byte back and closes; `parallel` clients, one after the other each.
+pub(crate) fn connects(tunnel: &Tunnel, service: &Service, parallel: usize, window: Duration) -> io::Result<f64> {
+    let start = Instant::now();
+    let count = thread::scope(|scope| {
+        let clients: Vec<_> = (0..parallel)
+            .map(|_| {
+                scope.spawn(|| -> io::Result<usize> {
+                    let mut count = 0;
+                    while count < CONNECTS_AT_MOST / parallel && start.elapsed() < window {
+                        echo_once(tunnel.entrance())?;
+                        count += 1;
+                    }
+                    Ok(count)
+                })
+            })
+            .collect();
+        clients
+            .into_iter()
+            .map(|client| client.join().map_err(|_| io::Error::other("a client's thread panicked"))?)
+            .sum::<io::Result<usize>>()
+    })?;
+    let rate = count as f64 / start.elapsed().as_secs_f64();
+    service.settle()?;
+    Ok(rate)
+}
+
+/// Connects, gets one byte back and closes.
+pub(crate) fn echo_once(entrance: SocketAddr) -> io::Result<()> {
+    connect(entrance, Wish::Echo).map(drop)
+}
+
+/// Bytes of memory that each of `clients` costs once it has been served one byte and says no more.
+pub(crate) fn idle_memory(tunnel: &Tunnel, service: &Service, clients: usize) -> io::Result<Option<f64>> {
+    let before = tunnel.resident()?;
+    let streams = (0..clients).map(|_| connect(tunnel.entrance(), Wish::Echo)).collect::<io::Result<Vec<_>>>()?;
+    let after = tunnel.resident()?;
+    for stream in streams {
+        abort(stream)?;
+    }
+    service.settle()?;
+    Ok(after.zip(before).map(|(after, before)| (after as f64 - before as f64) / clients as f64))
+}
+
+/// Connects and waits until the service has taken the wish.
+fn connect(entrance: SocketAddr, wish: Wish) -> io::Result<TcpStream> {
+    let mut stream = TcpStream::connect_timeout(&entrance, IO_LIMIT)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(IO_LIMIT))?;
+    stream.set_write_timeout(Some(IO_LIMIT))?;
+    let mut answer = [0];
+    stream.write_all(&[wish.byte()])?;
+    stream.read_exact(&mut answer)?;
+    if answer != [wish.byte()] {
+        return Err(io::Error::other(format!("{wish:?} was answered with byte {:#04x}", answer[0])));
+    }
+    Ok(stream)
+}
+
+/// Closes with RST: bytes under way are dropped, and no port stays in TIME_WAIT.
+fn abort(stream: TcpStream) -> io::Result<()> {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO))
+}

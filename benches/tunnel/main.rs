@@ -1,0 +1,143 @@
+//! The tunnel beside plain loopback, two chained haproxy hops and a socat hop, measured in one run (Linux only).
+//!
+//! `cargo bench --bench tunnel -- [FILTER] [--quick] [--verbose] [--write]`, or `make bench`, which builds the module too.
+//!
+//! Clients and services are threads of this process; every contestant carries the same load, one after the other within
+//! each round, so that what disturbs the machine disturbs all of them. A sink discards what it receives in the kernel
+//! (`MSG_TRUNC`) and a source sends one buffer again and again: the load leaves the processors to the contestants, and
+//! plain loopback is faster than any program that looks at its bytes.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is for a terminal")]
+
+mod case;
+mod contestant;
+mod haproxy;
+mod load;
+mod ours;
+mod process;
+mod report;
+mod service;
+mod socat;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::case::{Case, Effort};
+use crate::contestant::{Contestant, Plain, Tunnel};
+use crate::report::{Column, Report};
+use crate::service::Service;
+
+/// Measures the tunnel beside plain loopback, two chained haproxy hops and a socat hop.
+#[derive(Parser)]
+struct Options {
+    /// Measure only the cases whose name contains this text
+    filter: Option<String>,
+    /// Three short rounds, for a first look: below 40 seconds
+    #[arg(long)]
+    quick: bool,
+    /// Show the least and the greatest value of all rounds beside each median
+    #[arg(long)]
+    verbose: bool,
+    /// Write the table to docs/bench/tunnel.md as well
+    #[arg(long)]
+    write: bool,
+    /// Given by cargo bench; without it nothing is measured
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    if !options.bench {
+        println!("nothing measured: run this with cargo bench --bench tunnel");
+        return ExitCode::SUCCESS;
+    }
+    match run(&options) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Measures and reports; true when no contestant failed.
+fn run(options: &Options) -> io::Result<bool> {
+    process::end_all_on_signal_or_overrun()?;
+    let effort = if options.quick { Effort::QUICK } else { Effort::FULL };
+    let filter = options.filter.as_deref().unwrap_or_default();
+    let cases: Vec<Case> = Case::ALL.into_iter().filter(|case| case.to_string().contains(filter)).collect();
+    if cases.is_empty() {
+        let names: Vec<String> = Case::ALL.iter().map(Case::to_string).collect();
+        return Err(io::Error::other(format!("no case contains '{filter}'; there are: {}", names.join("; "))));
+    }
+
+    let service = Service::start()?;
+    let mut report = Report::new(effort);
+    let mut entrants = enter(&mut report, &service);
+    println!("{}", report.header());
+    for round in 1..=effort.rounds {
+        eprintln!("round {round} of {}", effort.rounds);
+        for &case in &cases {
+            for entrant in &mut entrants {
+                entrant.measure(case, effort, &service, &mut report);
+            }
+        }
+    }
+
+    println!("{}", report.table(&cases, options.verbose));
+    if options.write {
+        println!("written to {}", report.write(&cases)?.display());
+    }
+    Ok(!report.any_failed())
+}
+
+/// Starts everyone who can be measured here.
+fn enter(report: &mut Report, service: &Service) -> Vec<Entrant> {
+    let mut entrants = Vec::new();
+    for contestant in contestants() {
+        let column = report.add(contestant.as_ref());
+        match contestant.missing() {
+            Some(hint) => report.skip(column, hint),
+            None => match contestant.start(service.address()) {
+                Ok(tunnel) => entrants.push(Entrant { column, contestant, tunnel }),
+                Err(error) => report.fail(column, format!("it did not start: {error}")),
+            },
+        }
+    }
+    entrants
+}
+
+/// A contestant that is being measured.
+struct Entrant {
+    column: Column,
+    contestant: Box<dyn Contestant>,
+    tunnel: Tunnel,
+}
+
+impl Entrant {
+    fn measure(&mut self, case: Case, effort: Effort, service: &Service, report: &mut Report) {
+        if !self.contestant.takes(case) || report.has_failed(self.column, case) {
+            return;
+        }
+        match case.measure(self.contestant.as_ref(), &self.tunnel, service, effort) {
+            Ok(values) => report.record(self.column, case, values),
+            Err(error) => {
+                report.fail_case(self.column, case, &error);
+                // What state its processes are in is not known, so the other cases get new ones.
+                match self.contestant.start(service.address()) {
+                    Ok(tunnel) => self.tunnel = tunnel,
+                    Err(error) => report.fail(self.column, format!("it did not start again: {error}")),
+                }
+            }
+        }
+    }
+}
+
+/// Everyone who is measured, in the order of the table's columns.
+fn contestants() -> Vec<Box<dyn Contestant>> {
+    vec![Box::new(Plain), Box::new(haproxy::Haproxy), Box::new(socat::Socat), Box::new(ours::Ours::find())]
+}
