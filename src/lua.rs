@@ -185,7 +185,7 @@ fn option<T: FromLua>(options: &Table, name: &str) -> Result<Option<T>, Error> {
 /// An address whose host and port are two options: both or neither.
 fn address(options: &Table, host: &str, port: &str) -> Result<Option<Address>, Error> {
     let missing =
-        |given: &str, missing: &str| Error::Usage(format!("{given} is given without {missing}; give both or neither"));
+        |given: &str, missing: &str| Error::Usage(format!("{given} is given without {missing}; the two go together"));
     match (option::<String>(options, host)?, option::<f64>(options, port)?) {
         (None, None) => Ok(None),
         (Some(_), None) => Err(missing(host, port)),
