@@ -19,7 +19,8 @@ test_dependencies = { "busted" }
 build = {
   type = "make",
   build_target = "module",
-  build_variables = { LUA = "$(LUA)" },
+  -- LuaRocks complains where CFLAGS is not passed on; nothing here is C.
+  build_variables = { LUA = "$(LUA)", CFLAGS = "$(CFLAGS)" },
   install_target = "install-module",
   install_variables = { LUA = "$(LUA)", LIBDIR = "$(LIBDIR)", LUADIR = "$(LUADIR)" },
 }
