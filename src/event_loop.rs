@@ -76,7 +76,15 @@ impl EventLoop {
     pub(crate) fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        Ok(Self { poll, events: Events::with_capacity(EVENTS), batch: Vec::new(), taken: 0, waker, slots: Vec::new(), free: Vec::new() })
+        Ok(Self {
+            poll,
+            events: Events::with_capacity(EVENTS),
+            batch: Vec::new(),
+            taken: 0,
+            waker,
+            slots: Vec::new(),
+            free: Vec::new(),
+        })
     }
 
     pub(crate) fn waker(&self) -> Arc<Waker> {

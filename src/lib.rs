@@ -20,8 +20,17 @@ pub mod address;
 pub mod device;
 mod error;
 mod event_loop;
-pub mod link;
 mod linger;
+pub mod link;
+#[cfg(any(
+    feature = "lua51",
+    feature = "lua52",
+    feature = "lua53",
+    feature = "lua54",
+    feature = "lua55",
+    feature = "luajit"
+))]
+mod lua;
 mod net;
 pub mod protocol;
 pub mod relay;

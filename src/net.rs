@@ -68,8 +68,8 @@ pub(crate) fn listen(host: &str, port: u16) -> io::Result<Vec<TcpListener>> {
     let mut addresses: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
     addresses.dedup();
     for address in addresses {
-        let listener = listen_on(address)
-            .map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
+        let listener =
+            listen_on(address).map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
         listeners.push(listener);
     }
     if listeners.is_empty() {

@@ -12,8 +12,8 @@ use mio::Token;
 use mio::net::TcpStream;
 
 use crate::event_loop::{EventLoop, Readiness, Source};
-use crate::link::{Delivery, Endpoint, Room, StreamKey};
 use crate::linger::Lingering;
+use crate::link::{Delivery, Endpoint, Room, StreamKey};
 use crate::net;
 use crate::protocol::ProtocolError;
 
@@ -225,12 +225,7 @@ impl<E: Endpoint> Session<E> {
     }
 
     /// One read of the link and what follows from it; false if there is nothing more to read now.
-    fn read_link(
-        &mut self,
-        now: Instant,
-        event_loop: &mut EventLoop,
-        buffer: &mut [u8],
-    ) -> Result<bool, LinkLost> {
+    fn read_link(&mut self, now: Instant, event_loop: &mut EventLoop, buffer: &mut [u8]) -> Result<bool, LinkLost> {
         let Some(link) = &mut self.link else { return Ok(false) };
         if !link.readable || !self.endpoint.wants_input() {
             return Ok(false);

@@ -281,9 +281,10 @@ impl Device {
     }
 
     fn finish_if_delivered(&mut self, key: StreamKey) -> bool {
-        let done = self.streams.get(key).is_some_and(|stream| {
-            stream.state.id.is_none() && stream.state.connected && stream.pending().is_empty()
-        });
+        let done = self
+            .streams
+            .get(key)
+            .is_some_and(|stream| stream.state.id.is_none() && stream.state.connected && stream.pending().is_empty());
         if done {
             self.forget(key);
             self.outputs.push_back(Output::Finish { stream: key });

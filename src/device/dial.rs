@@ -33,7 +33,11 @@ struct Attempt {
 #[derive(Debug)]
 pub(super) enum Progress {
     Pending,
-    Connected { io: TcpStream, token: Token, address: SocketAddr },
+    Connected {
+        io: TcpStream,
+        token: Token,
+        address: SocketAddr,
+    },
     /// No address answered; the last one's error.
     Failed(io::Error),
 }

@@ -10,18 +10,18 @@ use std::time::{Duration, Instant};
 use mio::Token;
 use mio::net::TcpStream;
 
+use super::Config;
 use super::access::{Access, Refusal};
 use super::core::{Device, Output, ResetReason};
 use super::dial::{Dial, Progress};
 use super::notice::{Event, EventKind, Severity};
 use super::report::Report;
 use super::resolver::{self, Resolver};
-use super::Config;
 use crate::Error;
 use crate::address::Address;
 use crate::event_loop::{EventLoop, Readiness, Source};
-use crate::link::{Endpoint, StreamKey};
 use crate::linger::Lingering;
+use crate::link::{Endpoint, StreamKey};
 use crate::net;
 use crate::session::{LINK_BUFFER, LinkLost, Session};
 

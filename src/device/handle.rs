@@ -60,9 +60,8 @@ impl Handle {
         silence_our_panics();
         // The thread inherits the mask at its birth: the host's handlers must never run on it.
         let mask = block_signals().map_err(system("signal mask"))?;
-        let spawned = thread::Builder::new()
-            .name(THREAD_NAME.into())
-            .spawn(move || run(&config, event_loop, &thread_report));
+        let spawned =
+            thread::Builder::new().name(THREAD_NAME.into()).spawn(move || run(&config, event_loop, &thread_report));
         restore_signals(&mask);
         spawned.map_err(system("thread"))?;
         Ok(Self { report, process: process::id() })

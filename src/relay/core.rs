@@ -391,9 +391,10 @@ impl Endpoint for Relay {
     }
 
     fn reserve(&mut self, key: StreamKey) -> Room<'_> {
-        let open = self.streams.get(key).is_some_and(|stream| {
-            matches!(stream.state.link, OnLink::Open(_)) && stream.state.ended.is_none()
-        });
+        let open = self
+            .streams
+            .get(key)
+            .is_some_and(|stream| matches!(stream.state.link, OnLink::Open(_)) && stream.state.ended.is_none());
         if open { self.queue.reserve().map_or(Room::Full, Room::Free) } else { Room::Unwanted }
     }
 

@@ -65,8 +65,8 @@ impl Listener {
                 Ok(accepted) => return Some(accepted),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready = false,
                 // Of a connection that was gone before it was taken.
-                Err(error)
-                    if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {
+                }
                 Err(error) => {
                     warn!("cannot accept at {} for a moment: {error}", self.address);
                     self.paused_until = Some(now + PAUSE);

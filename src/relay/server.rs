@@ -15,8 +15,8 @@ use super::{Config, Mapping};
 use crate::Error;
 use crate::address::Address;
 use crate::event_loop::{EventLoop, Source};
-use crate::link::{Endpoint, StreamKey};
 use crate::linger::Lingering;
+use crate::link::{Endpoint, StreamKey};
 use crate::net;
 use crate::session::{LINK_BUFFER, LinkLost, Session};
 

@@ -1,0 +1,50 @@
+# make help tells what there is. The work is done by the scripts that are named here.
+
+# Which Lua the module is for; PROFILE and FEATURES are cargo's.
+LUA ?= lua
+PROFILE ?= release
+FEATURES ?=
+DESTDIR ?=
+
+# "lua54" or "luajit": cargo's feature for that Lua. Each has its target directory, or it would take another's module.
+LUA_FEATURE = $(shell $(LUA) -e 'print(jit and "luajit" or (("lua" .. _VERSION:match("%d.%d")):gsub("%.", "")))')
+CARGO_TARGET_DIR ?= target
+MODULE_DIR = $(CARGO_TARGET_DIR)/$(LUA_FEATURE)
+MODULE = $(MODULE_DIR)/$(PROFILE)/libtcpremote.$(if $(filter Darwin,$(shell uname)),dylib,so)
+
+.PHONY: help test lint build demo module install-module install-tree
+
+help:
+	@scripts/help
+
+test:
+	@scripts/test
+
+lint:
+	@scripts/lint
+
+build:
+	@scripts/need-cargo
+	cargo build --release --bin tcp-remote-relay
+
+demo:
+	@scripts/demo
+
+# The rock's two steps. cargo decides what is up to date.
+module:
+	@scripts/need-cargo
+	@test -n "$(LUA_FEATURE)" || { echo "'$(LUA)' does not run; set LUA to a Lua interpreter, for example make module LUA=lua5.4" >&2; exit 1; }
+	cargo rustc --lib --crate-type cdylib --profile $(PROFILE) --no-default-features \
+	  --features "$(LUA_FEATURE) $(FEATURES)" --target-dir $(MODULE_DIR)
+
+install-module:
+	@test -n "$(LIBDIR)" && test -n "$(LUADIR)" || { echo "set LIBDIR and LUADIR, or let luarocks do it" >&2; exit 1; }
+	install -d $(DESTDIR)$(LIBDIR)/tcpremote
+	install -m 755 $(MODULE) $(DESTDIR)$(LIBDIR)/tcpremote/core.so
+	cd lua && find . -name "*.lua" | while read -r file; do \
+	  mkdir -p "$(DESTDIR)$(LUADIR)/$${file%/*}" && install -m 644 "$$file" "$(DESTDIR)$(LUADIR)/$$file" || exit 1; \
+	done
+
+# A tree that LuaRocks fills as it does a user's: make install-tree LUA=lua5.4 TREE=.rocks
+install-tree:
+	@LUA=$(LUA) scripts/install-tree "$(TREE)"

@@ -1,0 +1,12 @@
+--- The ReadyAgent's TCPRemoteConnect, a function:
+--
+--     local TCPRemoteConnect = require "DeviceManagement.TCPRemoteConnect"
+--     local _, err = TCPRemoteConnect("")                          -- the relay is in the agent's configuration
+--     local _, err = TCPRemoteConnect("relay.example.com:2065")
+--     local _, err = TCPRemoteConnect {
+--       ServerAddress = "relay.example.com", ServerPort = 2065, LocalAddress = "127.0.0.1", LocalPort = 22,
+--     }
+--     local _, err = TCPRemoteConnect { "relay.example.com", 2065, "127.0.0.1", 22 }
+--
+-- It returns "ok", or nil, a message and a code. It never raises. A second call replaces the tunnel.
+return require("tcpremote.agent").connect

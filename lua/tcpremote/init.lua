@@ -1,0 +1,156 @@
+--- Lets the clients of a relay reach TCP services on, or behind, this device.
+--
+--     local tcpremote = require "tcpremote"
+--     local tunnel, message, code = tcpremote.connect {
+--       server_address = "relay.example.com", server_port = 2065,
+--     }
+--
+-- A tunnel works in a thread of its own until it is closed or collected. Operational failures are returned as
+-- `nil, message, code`; misuse raises a string.
+local core = require "tcpremote.core"
+local options_of = require "tcpremote.options"
+local scheduler = require "tcpremote.scheduler"
+
+---@class tcpremote
+---@field _VERSION string
+local tcpremote = { _VERSION = core._VERSION }
+
+--- The key of the native handle, which closes the tunnel when it is collected.
+local HANDLE = {}
+
+---@class tcpremote.Tunnel
+local Tunnel = {}
+local metatable = { __index = Tunnel }
+
+local function handle_of(tunnel, method)
+  if getmetatable(tunnel) ~= metatable then
+    local hint = ("tunnel expected, got %s; call it as tunnel:%s()"):format(type(tunnel), method)
+    error(("bad argument #1 to '%s' (%s)"):format(method, hint), 3)
+  end
+  return tunnel[HANDLE]
+end
+
+---@class tcpremote.Status
+---@field state "connecting"|"listening"|"closed"
+---@field since number seconds in that state
+---@field server string the relay as it was given, host:port
+---@field peer? string the address that it resolved to
+---@field protocol integer the version spoken on the link
+---@field clients integer open now
+---@field clients_total integer since the start
+---@field bytes_sent integer payload from services to clients
+---@field bytes_received integer payload from clients to services
+---@field ignored_frames integer frames that the relay should not have sent, skipped
+---@field events_dropped integer events that nobody took in time; 1,024 are kept
+---@field reconnects integer
+---@field last_error? string
+---@field last_error_code? string
+
+--- What the tunnel is doing.
+---@return tcpremote.Status? status
+---@return string? message
+---@return string? code
+function Tunnel:status()
+  return handle_of(self, "status"):status()
+end
+
+---@class tcpremote.Event
+---@field type "listening"|"closed"|"connect"|"disconnect"|"failed"|"denied"|"stalled"|"protocol"
+---@field severity "ERROR"|"WARNING"|"INFO"|"DETAIL"
+---@field time number seconds since 1970
+---@field message string one line for a person
+---@field client? integer the client's number on the link
+---@field service? string host:port
+---@field code? string where the event is a failure
+
+--- Takes the oldest event; or returns nil and "timeout" if there is none yet, "closed" if there will be none.
+---@return tcpremote.Event? event
+---@return string? reason
+---@return string? code
+function Tunnel:next_event()
+  return handle_of(self, "next_event"):next_event()
+end
+
+--- The name that copas calls it by: `copas.receive(tunnel)` waits for the next event.
+Tunnel.receive = Tunnel.next_event
+
+--- Waits until `next_event` has something. Returns true; or nil and "timeout", "closed" (there will be no more) or
+--- "interrupted" (a signal arrived).
+---@param seconds? number for ever without it
+---@return true? ready
+---@return string? reason
+---@return string? code
+function Tunnel:wait(seconds)
+  local handle = handle_of(self, "wait")
+  if seconds ~= nil and not (type(seconds) == "number" and seconds >= 0) then
+    error(("bad argument #1 to 'wait' (seconds expected, 0 or more, got %s)"):format(tostring(seconds)), 2)
+  end
+  return handle:wait(seconds)
+end
+
+--- A descriptor for event loops, readable while there are events. Do not read or close it.
+---@return integer? descriptor
+---@return string? message
+---@return string? code
+function Tunnel:getfd()
+  return handle_of(self, "getfd"):getfd()
+end
+
+--- Delivers what was read from services, then ends the clients, the link and the thread. Bounded in time; the last
+--- events can still be taken.
+---@return true? closed
+---@return string? message
+---@return string? code
+function Tunnel:close()
+  return handle_of(self, "close"):close()
+end
+
+function metatable.__tostring(tunnel)
+  local status, message = tunnel[HANDLE]:status()
+  return ("tcpremote tunnel (%s)"):format(status and status.server .. ", " .. status.state or message)
+end
+
+function metatable.__close(tunnel)
+  tunnel[HANDLE]:close()
+end
+
+---@class tcpremote.Options
+---@field server_address string the relay's host: a name or an address
+---@field server_port integer the relay's port for devices
+---@field local_address? string with local_port: the one service that the relay may reach
+---@field local_port? integer
+---@field allow? "any"|string[] what the relay may reach: addresses, networks, names, ports and ranges. Without this
+--- and local_address: any port of the device itself
+---@field connect_timeout? number seconds, 10 without it
+
+--- Connects to a relay and offers it this device's services. Returns once the relay can use the tunnel, or
+--- `nil, message, code` within `connect_timeout`. Inside a task of the ReadyAgent's scheduler the other tasks go on.
+---@param options tcpremote.Options
+---@return tcpremote.Tunnel? tunnel
+---@return string? message
+---@return string? code
+function tcpremote.connect(options)
+  local mistake = options_of.mistake(options)
+  if mistake then
+    error("tcpremote.connect: " .. mistake, 2)
+  end
+  local handle, message, code = core.start(options)
+  if not handle then
+    return nil, message, code
+  end
+  local tunnel = setmetatable({ [HANDLE] = handle }, metatable)
+  -- The first event ends the waiting: it is "listening" or "closed", and stays for the caller to take.
+  while handle:status().state == "connecting" do
+    if not scheduler.wait_readable(tunnel) then
+      handle:wait()
+    end
+  end
+  local status = handle:status()
+  if status.state == "closed" then
+    handle:close()
+    return nil, status.last_error, status.last_error_code
+  end
+  return tunnel
+end
+
+return tcpremote

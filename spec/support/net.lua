@@ -1,0 +1,91 @@
+--- Sockets for the specs: ports come from the system, and everything has a deadline.
+local socket = require "socket"
+
+local net = {}
+
+--- Seconds after which a spec that waits has failed.
+net.DEADLINE = 10
+
+net.CONNECT, net.CLOSE, net.DATA, net.LISTEN = 1, 2, 3, 4
+
+--- A listening socket on the loopback, and its port.
+function net.listen()
+  local server = assert(socket.bind("127.0.0.1", 0))
+  server:settimeout(net.DEADLINE)
+  local _, port = server:getsockname()
+  return server, tonumber(port)
+end
+
+--- A port that was free a moment ago.
+function net.free_port()
+  local server, port = net.listen()
+  server:close()
+  return port
+end
+
+function net.accept(server)
+  local connection = assert(server:accept())
+  connection:settimeout(net.DEADLINE)
+  return connection
+end
+
+function net.connect(port)
+  local connection = assert(socket.connect("127.0.0.1", port))
+  connection:settimeout(net.DEADLINE)
+  return connection
+end
+
+--- Everything until the peer ends the connection, and how it ended: "closed", or another reason.
+function net.read_all(connection)
+  local bytes, reason, part = connection:receive("*a")
+  return bytes or part, bytes and "closed" or reason
+end
+
+--- Closes with a reset.
+function net.reset(connection)
+  connection:setoption("linger", { on = true, timeout = 0 })
+  connection:close()
+end
+
+--- Calls `condition` until it returns something true, which is given back; an error after the deadline.
+function net.eventually(condition, what)
+  local deadline = socket.gettime() + net.DEADLINE
+  repeat
+    local result = condition()
+    if result then
+      return result
+    end
+    socket.sleep(0.005)
+  until socket.gettime() > deadline
+  error("not within " .. net.DEADLINE .. " s: " .. what, 2)
+end
+
+function net.frame(command, client, payload)
+  payload = payload or ""
+  return string.char(math.floor(#payload / 256), #payload % 256, command, client) .. payload
+end
+
+function net.connect_frame(client, host, port)
+  local size = string.char(math.floor(#host / 256), #host % 256)
+  return net.frame(net.CONNECT, client, size .. host .. string.char(math.floor(port / 256), port % 256))
+end
+
+--- The next frame on a link: command, client, payload; or nil and why there is none.
+function net.read_frame(link)
+  local header, reason = link:receive(4)
+  if not header then
+    return nil, reason
+  end
+  local high, low, command, client = header:byte(1, 4)
+  local size = high * 256 + low
+  return command, client, size > 0 and assert(link:receive(size)) or ""
+end
+
+--- Accepts a device and takes its LISTEN.
+function net.accept_device(server)
+  local link = net.accept(server)
+  assert(net.read_frame(link) == net.LISTEN, "the first frame is not LISTEN")
+  return link
+end
+
+return net

@@ -1,0 +1,86 @@
+--- Other processes for the specs; each is bounded in time.
+local net = require "support.net"
+
+local process = {}
+
+--- The interpreter that runs the specs, and the host of spec/support/host.c built for it.
+process.lua = assert(os.getenv("SPEC_LUA"), "SPEC_LUA is not set; run the specs by make test")
+process.host = assert(os.getenv("SPEC_HOST"), "SPEC_HOST is not set; run the specs by make test")
+
+local relay = assert(os.getenv("SPEC_RELAY"), "SPEC_RELAY is not set; run the specs by make test")
+
+local function quoted(text)
+  return "'" .. tostring(text):gsub("'", "'\\''") .. "'"
+end
+
+local function read(path)
+  local file = assert(io.open(path, "rb"))
+  local text = file:read("*a")
+  file:close()
+  return text
+end
+
+local function write_temporary(text)
+  local path = os.tmpname()
+  local file = assert(io.open(path, "wb"))
+  file:write(text)
+  file:close()
+  return path
+end
+
+--- Starts `program` (process.lua or process.host) on a script. `finish()` waits for its end and gives back what it
+-- wrote to both outputs, and its exit status.
+function process.start(program, code)
+  local script = write_temporary(code)
+  local command = ("timeout %d %s %s 2>&1; echo \"status $?\""):format(2 * net.DEADLINE, quoted(program), quoted(script))
+  local pipe = assert(io.popen(command))
+  return {
+    finish = function()
+      local text = pipe:read("*a")
+      pipe:close()
+      os.remove(script)
+      local output, status = text:match("^(.*)status (%d+)\n$")
+      return output, tonumber(status)
+    end,
+  }
+end
+
+--- Runs a script to its end: output and exit status.
+function process.run(program, code)
+  return process.start(program, code).finish()
+end
+
+--- Starts the relay on the given "host:port" texts. `stop()` ends it and gives back its exit status and its log.
+function process.relay(...)
+  local arguments = { ... }
+  for i, argument in ipairs(arguments) do
+    arguments[i] = quoted(argument)
+  end
+  local log = os.tmpname()
+  local command = ("exec timeout 120 %s %s"):format(quoted(relay), table.concat(arguments, " "))
+  local pipe = assert(io.popen(("%s >%s 2>&1 & echo $!; wait $!; echo $?"):format(command, quoted(log))))
+  local pid = pipe:read("*l")
+  local self = {}
+  function self.log()
+    return read(log)
+  end
+  function self.stop()
+    os.execute("kill -TERM " .. pid .. " 2>/dev/null")
+    local status = tonumber((pipe:read("*l")))
+    pipe:close()
+    local text = read(log)
+    os.remove(log)
+    return status, text
+  end
+  return self
+end
+
+--- How many descriptors this process has open.
+function process.descriptors()
+  local pipe = assert(io.popen("ls /proc/$PPID/fd | wc -l"))
+  local count = tonumber((pipe:read("*l")))
+  pipe:close()
+  return count
+end
+
+return process

@@ -1,0 +1,307 @@
+local net = require "support.net"
+local process = require "support.process"
+local tcpremote = require "tcpremote"
+
+describe("tcpremote", function()
+  local relay, port, link
+
+  before_each(function()
+    relay, port = net.listen()
+  end)
+
+  after_each(function()
+    relay:close()
+    if link then
+      link:close()
+      link = nil
+    end
+    collectgarbage()
+    collectgarbage()
+  end)
+
+  local function connect(options)
+    options = options or {}
+    options.server_address = options.server_address or "127.0.0.1"
+    options.server_port = options.server_port or port
+    return tcpremote.connect(options)
+  end
+
+  it("tells its version", function()
+    assert.matches("^%d+%.%d+%.%d+$", tcpremote._VERSION)
+  end)
+
+  describe("connect", function()
+    it("returns a tunnel when LISTEN is on the wire", function()
+      local tunnel = assert(connect())
+      link = net.accept(relay)
+      assert.equal("\0\0\4\0", link:receive(4))
+      tunnel:close()
+      assert.same({ nil, "closed", "" }, { link:receive(1) })
+    end)
+
+    it("resolves names, and tries every address of one", function()
+      -- localhost may be ::1 first, where nobody listens.
+      local tunnel = assert(connect { server_address = "localhost" })
+      assert.equal("localhost:" .. port, tunnel:status().server)
+      assert.equal("127.0.0.1:" .. port, tunnel:status().peer)
+      tunnel:close()
+    end)
+
+    it("serves several tunnels in one process", function()
+      local first, second = assert(connect()), assert(connect())
+      local first_link, second_link = net.accept_device(relay), net.accept_device(relay)
+      first:close()
+      assert.equal("closed", select(2, first_link:receive(1)))
+      assert.equal("listening", second:status().state)
+      second:close()
+      assert.equal("closed", select(2, second_link:receive(1)))
+    end)
+
+    it("tells that nobody listens", function()
+      relay:close()
+      local tunnel, message, code = connect()
+      assert.is_nil(tunnel)
+      assert.equal("127.0.0.1:" .. port .. " refused the connection; is the relay running there?", message)
+      assert.equal("refused", code)
+    end)
+
+    it("tells that a name has no address", function()
+      local tunnel, message, code = connect { server_address = "relay.invalid" }
+      assert.is_nil(tunnel)
+      assert.matches("^cannot resolve 'relay%.invalid': .+; check the name and the device's DNS$", message)
+      assert.equal("unresolved", code)
+    end)
+
+    it("gives up within connect_timeout where nobody answers", function()
+      -- A full backlog drops the SYN, on the loopback too.
+      local full = assert(require("socket").tcp())
+      assert(full:bind("127.0.0.1", 0))
+      assert(full:listen(0))
+      local silent_port = select(2, full:getsockname())
+      local fillers = {}
+      for i = 1, 4 do
+        fillers[i] = require("socket").tcp()
+        fillers[i]:settimeout(0)
+        fillers[i]:connect("127.0.0.1", silent_port)
+      end
+      local before = require("socket").gettime()
+      local tunnel, message, code = connect { server_port = tonumber(silent_port), connect_timeout = 0.3 }
+      assert.is_nil(tunnel)
+      assert.matches("did not answer within 0%.3 s; check the address and any firewall between$", message)
+      assert.equal("timeout", code)
+      assert.is_true(require("socket").gettime() - before < 3)
+      for _, filler in ipairs(fillers) do
+        filler:close()
+      end
+      full:close()
+    end)
+
+    it("returns bad values as errors that name the option and the value", function()
+      local cases = {
+        { { server_port = 0 }, "server_port: port '0' is not a number from 1 to 65535" },
+        { { server_port = 70000 }, "server_port: port '70000' is not a number from 1 to 65535" },
+        { { server_port = 1.5 }, "server_port: port '1.5' is not a number from 1 to 65535" },
+        { { server_port = 0 / 0 }, "server_port: port 'NaN' is not a number from 1 to 65535" },
+        { { server_address = "" }, "server_address: the host is empty; write an address or a name before the port" },
+        {
+          { server_address = "no such host" },
+          "server_address: host 'no such host' is neither an address nor a name (1 to 253 characters, no spaces)",
+        },
+        { { local_port = 22 }, "local_port is given without local_address; the two go together" },
+        { { local_address = "127.0.0.1" }, "local_address is given without local_port; the two go together" },
+        {
+          { local_address = "127.0.0.1", local_port = -1 },
+          "local_port: port '-1' is not a number from 1 to 65535",
+        },
+        { { connect_timeout = 0 }, "connect_timeout: 0 is not a number of seconds above 0 and at most 3600" },
+        { { connect_timeout = 3601 }, "connect_timeout: 3601 is not a number of seconds above 0 and at most 3600" },
+        { { connect_timeout = 0 / 0 }, "connect_timeout: NaN is not a number of seconds above 0 and at most 3600" },
+        { { allow = "all" }, "allow: 'all' is neither \"any\" nor a list; write { \"127.0.0.1:22\" }" },
+      }
+      for _, case in ipairs(cases) do
+        local options, message = case[1], case[2]
+        assert.same({ nil, message, "usage" }, { connect(options) })
+      end
+    end)
+
+    it("returns an unreadable rule as an error that shows it", function()
+      local tunnel, message, code = connect { allow = { "127.0.0.1:22", "no such rule" } }
+      assert.is_nil(tunnel)
+      assert.matches("^allow: .*no such rule", message)
+      assert.equal("usage", code)
+    end)
+
+    it("returns missing addresses as errors", function()
+      assert.same(
+        { nil, "server_address and server_port are missing; they name the relay to connect to", "usage" },
+        { tcpremote.connect {} }
+      )
+      assert.same(
+        { nil, "server_address is given without server_port; the two go together", "usage" },
+        { tcpremote.connect { server_address = "127.0.0.1" } }
+      )
+    end)
+
+    it("returns a host that is no text as an error", function()
+      local tunnel, message, code = connect { server_address = "relay\255" }
+      assert.is_nil(tunnel)
+      assert.matches("^server_address: ", message)
+      assert.equal("usage", code)
+    end)
+
+    it("raises wrong types and unknown options as strings, at the caller's position", function()
+      local function raised(options)
+        local ok, message = pcall(function()
+          tcpremote.connect(options) -- the position that is shown
+          return true
+        end)
+        assert.is_false(ok)
+        assert.equal("string", type(message))
+        local text = message:match("tcpremote_spec%.lua:%d+: tcpremote%.connect: (.*)$")
+        assert.is_string(text, message)
+        return text
+      end
+      assert.equal("a table of options is wanted, got nil", raised(nil))
+      assert.equal("unknown option 'ServerPort'; did you mean 'server_port'?", raised { ServerPort = 1 })
+      assert.equal("option 'server_port': number wanted, got string '2065'", raised { server_port = "2065" })
+    end)
+
+    it("gives the descriptors of failed and closed tunnels back at once", function()
+      local closed_port = net.free_port()
+      collectgarbage()
+      collectgarbage("stop")
+      local before = process.descriptors()
+      for _ = 1, 20 do
+        assert.is_nil((connect { server_port = closed_port }))
+        local tunnel = assert(connect())
+        net.accept_device(relay):close()
+        tunnel:close()
+      end
+      local after = process.descriptors()
+      collectgarbage("restart")
+      assert.equal(before, after)
+    end)
+  end)
+
+  describe("a tunnel", function()
+    local tunnel
+
+    before_each(function()
+      tunnel = assert(connect())
+      link = net.accept_device(relay)
+    end)
+
+    after_each(function()
+      tunnel:close()
+    end)
+
+    it("tells its status", function()
+      local status = tunnel:status()
+      assert.is_true(status.since >= 0 and status.since < net.DEADLINE)
+      status.since = nil
+      assert.same({
+        state = "listening",
+        server = "127.0.0.1:" .. port,
+        peer = "127.0.0.1:" .. port,
+        protocol = 1,
+        clients = 0,
+        clients_total = 0,
+        bytes_sent = 0,
+        bytes_received = 0,
+        ignored_frames = 0,
+        events_dropped = 0,
+        reconnects = 0,
+      }, status)
+      assert.equal(("tcpremote tunnel (127.0.0.1:%d, listening)"):format(port), tostring(tunnel))
+    end)
+
+    it("tells events in their order, each once", function()
+      local before = os.time()
+      local event = tunnel:next_event()
+      assert.equal("listening", event.type)
+      assert.equal("INFO", event.severity)
+      assert.is_true(event.time >= before - 60 and event.time <= before + 60)
+      assert.equal(("the link to 127.0.0.1:%d is up, waiting for clients"):format(port), event.message)
+      assert.same({ nil, "timeout" }, { tunnel:next_event() })
+      tunnel:close()
+      assert.equal("closed", tunnel:next_event().type)
+      assert.same({ nil, "closed", "closed" }, { tunnel:next_event() })
+    end)
+
+    it("waits for an event, for a time, and not at all once it is over", function()
+      assert.is_true(tunnel:wait())
+      tunnel:next_event()
+      assert.same({ nil, "timeout" }, { tunnel:wait(0) })
+      assert.same({ nil, "timeout" }, { tunnel:wait(0.01) })
+      link:close()
+      assert.is_true(tunnel:wait(net.DEADLINE))
+      tunnel:next_event()
+      assert.same({ nil, "closed", "closed" }, { tunnel:wait() })
+    end)
+
+    it("tells that the link was lost, and why", function()
+      tunnel:next_event()
+      link:close()
+      assert.is_true(tunnel:wait(net.DEADLINE))
+      local event = tunnel:next_event()
+      assert.equal("closed", event.type)
+      assert.equal("ERROR", event.severity)
+      assert.equal("lost", event.code)
+      assert.matches("^the link to 127%.0%.0%.1:" .. port .. " was lost: ", event.message)
+      local status = tunnel:status()
+      assert.equal("closed", status.state)
+      assert.equal(event.message, status.last_error)
+      assert.equal("lost", status.last_error_code)
+    end)
+
+    it("can be closed twice, and asked afterwards", function()
+      assert.is_true(tunnel:close())
+      assert.is_true(tunnel:close())
+      assert.equal("closed", tunnel:status().state)
+      assert.is_true(tunnel:wait(0))
+      assert.same({ nil, "closed", "closed" }, { tunnel:getfd() })
+      assert.equal(("tcpremote tunnel (127.0.0.1:%d, closed)"):format(port), tostring(tunnel))
+    end)
+
+    it("is closed when it is collected", function()
+      tunnel = nil
+      collectgarbage()
+      collectgarbage()
+      assert.same({ nil, "closed", "" }, { link:receive(1) })
+      tunnel = assert(connect())
+    end)
+
+    it("raises misuse as a string, at the caller's position", function()
+      local function raised(call)
+        local ok, message = pcall(call)
+        assert.is_false(ok)
+        assert.equal("string", type(message))
+        return (message:gsub("^.*tcpremote_spec%.lua:%d+: ", "", 1))
+      end
+      assert.equal(
+        "bad argument #1 to 'status' (tunnel expected, got nil; call it as tunnel:status())",
+        raised(function() local status = tunnel.status() return status end)
+      )
+      assert.equal(
+        "bad argument #1 to 'close' (tunnel expected, got table; call it as tunnel:close())",
+        raised(function() local closed = tunnel.close({}) return closed end)
+      )
+      assert.equal(
+        "bad argument #1 to 'wait' (seconds expected, 0 or more, got -1)",
+        raised(function() local ready = tunnel:wait(-1) return ready end)
+      )
+      assert.equal(
+        "bad argument #1 to 'wait' (seconds expected, 0 or more, got soon)",
+        raised(function() local ready = tunnel:wait("soon") return ready end)
+      )
+    end)
+
+    if _VERSION >= "Lua 5.4" then
+      it("is closed at the end of its scope as a to-be-closed variable", function()
+        local chunk = assert(load("local tunnel <close> = ... return tostring(tunnel)"))
+        assert.matches("listening", chunk(tunnel))
+        assert.equal("closed", tunnel:status().state)
+      end)
+    end
+  end)
+end)

@@ -1,0 +1,267 @@
+//! `tcpremote.core`: the device side as Lua sees it. Arguments and results are converted here, nothing else;
+//! the face that scripts require is `lua/tcpremote/init.lua`.
+//!
+//! Whatever can go wrong in operation is returned as `nil, message, code`: an error raised from here would be a
+//! userdata, which no Lua program expects.
+
+use std::collections::VecDeque;
+use std::os::fd::RawFd;
+use std::time::{Duration, UNIX_EPOCH};
+
+use mlua::{FromLua, IntoLua, IntoLuaMulti, Lua, MultiValue, Table, UserData, UserDataMethods, Value};
+
+use crate::Error;
+use crate::address::{Address, AddressError};
+use crate::device::{Access, Config, Event, Handle, Rule, State, Status, Wait};
+
+/// Where the registry keeps the thread that loaded the module.
+const LOADER: &str = "tcpremote.loader";
+
+/// The longest `connect_timeout`, in seconds.
+const MAX_CONNECT_TIMEOUT: f64 = 3600.0;
+
+/// One tunnel; collecting it closes it.
+struct Tunnel {
+    server: Address,
+    life: Life,
+}
+
+enum Life {
+    /// There is a thread, or its last events were not fetched yet.
+    Started(Handle),
+    /// Closed by its owner, and every descriptor given back: Lua may collect this long after.
+    Ended(Status, VecDeque<Event>),
+}
+
+#[mlua::lua_module(name = "tcpremote_core")]
+fn open(lua: &Lua) -> mlua::Result<Table> {
+    // mlua goes on using the thread it was loaded by; if that is a coroutine, it must never be collected. Only
+    // the first one counts: a module that is required again keeps its first state.
+    if lua.named_registry_value::<Value>(LOADER)?.is_nil() {
+        lua.set_named_registry_value(LOADER, lua.current_thread())?;
+    }
+    let core = lua.create_table()?;
+    core.set("_VERSION", env!("CARGO_PKG_VERSION"))?;
+    core.set("start", lua.create_function(|lua, options: Table| answer(lua, start(&options)))?)?;
+    core.set("parse_address", lua.create_function(|lua, text: Value| answer(lua, parse_address(lua, text)))?)?;
+    Ok(core)
+}
+
+impl UserData for Tunnel {
+    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        methods.add_method("status", |lua, this, ()| {
+            let status = this.status().map(|status| status_table(lua, &this.server, status));
+            answer(lua, status.map(Raised))
+        });
+        methods.add_method_mut("next_event", |lua, this, ()| match this.next_event() {
+            Ok(Some(event)) => event_table(lua, event)?.into_lua_multi(lua),
+            Ok(None) => (Value::Nil, "timeout").into_lua_multi(lua),
+            Err(error) => answer::<bool>(lua, Err(error)),
+        });
+        methods.add_method("wait", |lua, this, seconds: Option<f64>| {
+            // A time beyond what can be counted is for ever.
+            let timeout = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
+            match this.wait(timeout) {
+                Ok(Wait::Ready) => answer(lua, Ok(true)),
+                Ok(Wait::Timeout) => (Value::Nil, "timeout").into_lua_multi(lua),
+                Ok(Wait::Interrupted) => (Value::Nil, "interrupted").into_lua_multi(lua),
+                Err(error) => answer::<bool>(lua, Err(error)),
+            }
+        });
+        methods.add_method("getfd", |lua, this, ()| answer(lua, this.fd()));
+        methods.add_method_mut("close", |lua, this, ()| answer(lua, this.close().map(|()| true)));
+        #[cfg(feature = "fault-injection")]
+        methods.add_method("_panic", |_, this, ()| {
+            if let Life::Started(handle) = &this.life {
+                handle.inject_panic();
+            }
+            Ok(())
+        });
+    }
+}
+
+impl Tunnel {
+    fn status(&self) -> Result<Status, Error> {
+        match &self.life {
+            Life::Started(handle) => handle.status(),
+            Life::Ended(status, _) => Ok(status.clone()),
+        }
+    }
+
+    /// The next event; `None` if there may be one later.
+    fn next_event(&mut self) -> Result<Option<Event>, Error> {
+        match &mut self.life {
+            Life::Started(handle) => match handle.next_event()? {
+                Some(event) => Ok(Some(event)),
+                // The thread's last event comes with the state, so there is none after this.
+                None if handle.status()?.state == State::Closed => handle.next_event()?.map(Some).ok_or(Error::Closed),
+                None => Ok(None),
+            },
+            Life::Ended(_, events) => events.pop_front().map(Some).ok_or(Error::Closed),
+        }
+    }
+
+    fn wait(&self, timeout: Option<Duration>) -> Result<Wait, Error> {
+        match &self.life {
+            Life::Started(handle) => handle.wait(timeout),
+            Life::Ended(_, events) => {
+                if events.is_empty() {
+                    Err(Error::Closed)
+                } else {
+                    Ok(Wait::Ready)
+                }
+            }
+        }
+    }
+
+    fn fd(&self) -> Result<RawFd, Error> {
+        match &self.life {
+            Life::Started(handle) => handle.fd(),
+            Life::Ended(..) => Err(Error::Closed),
+        }
+    }
+
+    fn close(&mut self) -> Result<(), Error> {
+        if let Life::Started(handle) = &self.life {
+            handle.close()?;
+            let status = handle.status()?;
+            if status.state == State::Closed {
+                let events = std::iter::from_fn(|| handle.next_event().ok().flatten()).collect();
+                self.life = Life::Ended(status, events);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A value whose making may raise in Lua (out of memory), inside a result whose error may not.
+struct Raised<T>(mlua::Result<T>);
+
+impl<T: IntoLua> IntoLua for Raised<T> {
+    fn into_lua(self, lua: &Lua) -> mlua::Result<Value> {
+        self.0?.into_lua(lua)
+    }
+}
+
+fn answer<T: IntoLua>(lua: &Lua, result: Result<T, Error>) -> mlua::Result<MultiValue> {
+    match result {
+        Ok(value) => value.into_lua_multi(lua),
+        Err(error) => (Value::Nil, error.to_string(), error.code()).into_lua_multi(lua),
+    }
+}
+
+fn start(options: &Table) -> Result<Tunnel, Error> {
+    let config = config(options)?;
+    let server = config.server.clone();
+    Ok(Tunnel { server, life: Life::Started(Handle::start(config)?) })
+}
+
+fn config(options: &Table) -> Result<Config, Error> {
+    let server = address(options, "server_address", "server_port")?.ok_or_else(|| {
+        Error::Usage("server_address and server_port are missing; they name the relay to connect to".into())
+    })?;
+    let service = address(options, "local_address", "local_port")?;
+    let mut config = Config::new(server);
+    if let Some(service) = service {
+        config.access = Access::only(&service);
+    } else if let Some(allow) = option::<Value>(options, "allow")? {
+        config.access = access(allow)?;
+    }
+    if let Some(seconds) = option::<f64>(options, "connect_timeout")? {
+        if !(seconds > 0.0 && seconds <= MAX_CONNECT_TIMEOUT) {
+            let range = format!("above 0 and at most {MAX_CONNECT_TIMEOUT}");
+            return Err(Error::Usage(format!("connect_timeout: {seconds} is not a number of seconds {range}")));
+        }
+        config.connect_timeout = Duration::from_secs_f64(seconds);
+    }
+    Ok(config)
+}
+
+/// An option that may be absent.
+fn option<T: FromLua>(options: &Table, name: &str) -> Result<Option<T>, Error> {
+    options.raw_get::<Option<T>>(name).map_err(|error| Error::Usage(format!("{name}: {error}")))
+}
+
+/// An address whose host and port are two options: both or neither.
+fn address(options: &Table, host: &str, port: &str) -> Result<Option<Address>, Error> {
+    let missing =
+        |given: &str, missing: &str| Error::Usage(format!("{given} is given without {missing}; the two go together"));
+    match (option::<String>(options, host)?, option::<f64>(options, port)?) {
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(missing(host, port)),
+        (None, Some(_)) => Err(missing(port, host)),
+        (Some(name), Some(number)) => {
+            let whole = number.fract() == 0.0 && (1.0..=f64::from(u16::MAX)).contains(&number);
+            if !whole {
+                return Err(Error::Usage(format!("{port}: {}", AddressError::BadPort(number.to_string()))));
+            }
+            // Whole and in range, so the cast is exact.
+            let address = Address::new(&name, number as u16);
+            address.map(Some).map_err(|error| Error::Usage(format!("{host}: {error}")))
+        }
+    }
+}
+
+fn access(allow: Value) -> Result<Access, Error> {
+    let wrong = |what: String| Error::Usage(format!("allow: {what}"));
+    let list = match allow {
+        Value::String(text) if text == "any" => return Ok(Access::Any),
+        Value::Table(list) => list,
+        other => {
+            let shown = other.to_string().unwrap_or_else(|_| other.type_name().into());
+            return Err(wrong(format!("'{shown}' is neither \"any\" nor a list; write {{ \"127.0.0.1:22\" }}")));
+        }
+    };
+    let rules = list.sequence_values::<String>().map(|text| {
+        let text = text.map_err(|error| wrong(error.to_string()))?;
+        text.parse::<Rule>().map_err(|error| wrong(error.to_string()))
+    });
+    Ok(Access::Only(rules.collect::<Result<_, _>>()?))
+}
+
+/// `"host:port"` as a table of `host` and `port`.
+fn parse_address(lua: &Lua, text: Value) -> Result<Raised<Table>, Error> {
+    let text = String::from_lua(text, lua).map_err(|error| Error::Usage(error.to_string()))?;
+    let address: Address = text.parse()?;
+    let table = || {
+        let table = lua.create_table()?;
+        table.set("host", address.host())?;
+        table.set("port", address.port())?;
+        Ok(table)
+    };
+    Ok(Raised(table()))
+}
+
+fn status_table(lua: &Lua, server: &Address, status: Status) -> mlua::Result<Table> {
+    let table = lua.create_table()?;
+    table.set("state", status.state.as_str())?;
+    table.set("server", server.to_string())?;
+    table.set("peer", status.peer.map(|peer| peer.to_string()))?;
+    table.set("protocol", status.protocol)?;
+    table.set("clients", status.clients)?;
+    table.set("clients_total", status.clients_total)?;
+    table.set("bytes_sent", status.bytes_sent)?;
+    table.set("bytes_received", status.bytes_received)?;
+    table.set("ignored_frames", status.ignored_frames)?;
+    table.set("events_dropped", status.events_dropped)?;
+    table.set("since", status.since.as_secs_f64())?;
+    // A tunnel lives as long as its one link.
+    table.set("reconnects", 0)?;
+    if let Some((message, code)) = status.last_error {
+        table.set("last_error", message)?;
+        table.set("last_error_code", code)?;
+    }
+    Ok(table)
+}
+
+fn event_table(lua: &Lua, event: Event) -> mlua::Result<Table> {
+    let table = lua.create_table()?;
+    table.set("type", event.kind.as_str())?;
+    table.set("severity", event.severity.as_str())?;
+    table.set("time", event.time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64())?;
+    table.set("message", event.message)?;
+    table.set("client", event.client)?;
+    table.set("service", event.service)?;
+    table.set("code", event.code)?;
+    Ok(table)
+}
