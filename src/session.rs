@@ -224,6 +224,14 @@ impl<E: Endpoint> Session<E> {
         self.endpoint.handle_link_lost(now);
     }
 
+    /// Ends everything that is left with RST: its time is up, and no peer is to take it for complete.
+    pub(crate) fn abort(&mut self, now: Instant, event_loop: &mut EventLoop) {
+        self.abort_link(now, event_loop);
+        for socket in self.sockets.drain(..).flatten() {
+            net::reset(&socket.io);
+        }
+    }
+
     /// One read of the link and what follows from it; false if there is nothing more to read now.
     fn read_link(&mut self, now: Instant, event_loop: &mut EventLoop, buffer: &mut [u8]) -> Result<bool, LinkLost> {
         let Some(link) = &mut self.link else { return Ok(false) };

@@ -171,9 +171,10 @@ impl Driver<'_> {
                 return;
             }
             if self.wait(busy, Some(deadline)).is_err() {
-                return;
+                break;
             }
         }
+        self.session.abort(Instant::now(), &mut self.event_loop);
     }
 
     /// Moves bytes, carries out outputs, and keeps time; true if there is more to do at once.

@@ -156,8 +156,8 @@ impl Relay {
         if self.waiting.len() > MAX_WAITING {
             self.waiting.pop_back();
             self.reset(key, ResetReason::NoId);
-        } else if !self.waiting.is_empty() {
-            self.close_longest_half_closed(now);
+        } else {
+            self.free_ids_for_waiting(now);
         }
         key
     }
@@ -187,10 +187,12 @@ impl Relay {
         }
     }
 
-    /// Somebody waits for a number: the client that has only waited for its service the longest gives its own.
-    fn close_longest_half_closed(&mut self, now: Instant) {
-        let open = self.ids.open().filter_map(|key| Some((self.streams.get(key)?.state.ended?, key)));
-        if let Some((_, key)) = open.min() {
+    /// For each client that waits for a number, one that has only waited for its service, the longest first, gives
+    /// its own.
+    fn free_ids_for_waiting(&mut self, now: Instant) {
+        while self.ids.awaiting_echo() < self.waiting.len() {
+            let open = self.ids.open().filter_map(|key| Some((self.streams.get(key)?.state.ended?, key)));
+            let Some((_, key)) = open.min() else { return };
             self.close_stream(now, key);
         }
     }
@@ -201,6 +203,7 @@ impl Relay {
             self.close_stream(now, key);
         } else {
             self.timers.set(Timer::HalfClose(key), ended.max(now) + self.half_close);
+            self.free_ids_for_waiting(now);
         }
     }
 

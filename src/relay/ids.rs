@@ -18,11 +18,12 @@ pub(super) enum Id {
 pub(super) struct Ids {
     ids: Box<[Id; 256]>,
     free: VecDeque<u8>,
+    awaiting_echo: usize,
 }
 
 impl Ids {
     pub(super) fn new() -> Self {
-        Self { ids: Box::new([Id::Free; 256]), free: (1..=u8::MAX).chain([0]).collect() }
+        Self { ids: Box::new([Id::Free; 256]), free: (1..=u8::MAX).chain([0]).collect(), awaiting_echo: 0 }
     }
 
     /// The number that has been free for the longest time.
@@ -36,13 +37,20 @@ impl Ids {
 
     /// What a taken number stands for.
     pub(super) fn set(&mut self, client: u8, id: Id) {
-        self.ids[usize::from(client)] = id;
+        let old = std::mem::replace(&mut self.ids[usize::from(client)], id);
+        self.awaiting_echo -= usize::from(old == Id::AwaitingEcho);
+        self.awaiting_echo += usize::from(id == Id::AwaitingEcho);
     }
 
     /// Both CLOSEs have passed.
     pub(super) fn release(&mut self, client: u8) {
-        self.ids[usize::from(client)] = Id::Free;
+        self.set(client, Id::Free);
         self.free.push_back(client);
+    }
+
+    /// How many numbers wait for the device's CLOSE.
+    pub(super) fn awaiting_echo(&self) -> usize {
+        self.awaiting_echo
     }
 
     /// The streams that have a number.

@@ -155,6 +155,9 @@ impl Server {
             }
             self.wait(busy, Some(deadline))?;
         }
+        for peer in self.sessions.iter_mut().flatten() {
+            peer.session.abort(Instant::now(), &mut self.event_loop);
+        }
         Ok(Outcome { clients_cut })
     }
 
@@ -271,6 +274,8 @@ impl Server {
         let mut busy = false;
         for place in 0..self.client_listeners.len() {
             let Some(number) = self.active else { break };
+            // A stream that is over must have left its slot before a new one takes it.
+            self.carry_out_all(now, number);
             let Some((listener, mapping)) = self.client_listeners.get_mut(place) else { break };
             let Some((mut io, address)) = listener.accept(now) else { continue };
             let service = Arc::clone(&self.services[*mapping]);

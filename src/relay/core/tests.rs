@@ -211,6 +211,16 @@ fn when_all_numbers_are_taken_the_longest_half_closed_client_gives_its_own() {
 }
 
 #[test]
+fn a_client_that_ends_while_another_waits_for_a_number_gives_its_own() {
+    let mut bench = Bench::new();
+    let clients = bench.fill();
+    bench.arrive();
+    bench.relay.handle_end(bench.now, clients[0]);
+    bench.relay.handle_end(bench.now, clients[1]);
+    assert_eq!(bench.sent(), close(1), "one for one");
+}
+
+#[test]
 fn only_so_many_clients_may_wait_for_a_number() {
     let mut bench = Bench::new();
     bench.fill();
