@@ -5,6 +5,7 @@
 
 mod access;
 mod config;
+mod connect;
 
 mod core;
 mod dial;

@@ -15,6 +15,7 @@ pub(crate) enum Source {
     /// Another thread wants the loop's attention.
     Waker,
     /// A listening socket, by its place in the shell.
+    #[cfg_attr(not(feature = "relay"), expect(dead_code, reason = "only the relay listens"))]
     Listener(usize),
     /// The link of a session.
     Link(usize),

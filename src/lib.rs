@@ -33,6 +33,7 @@ pub mod link;
 mod lua;
 mod net;
 pub mod protocol;
+#[cfg(feature = "relay")]
 pub mod relay;
 mod session;
 

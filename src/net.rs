@@ -1,12 +1,12 @@
 //! TCP done properly: the options of every kind of socket, in one place.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use mio::net::{TcpListener, TcpStream};
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use mio::net::TcpStream;
+use socket2::{SockRef, TcpKeepalive};
 
 use crate::address::Address;
 
@@ -17,8 +17,6 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
 /// A version 1 link may stand still for two stalls of 30 s; bytes unacknowledged for longer mean that it is dead.
 const USER_TIMEOUT: Duration = Duration::from_secs(75);
-/// Clients and devices that may wait to be accepted.
-const BACKLOG: i32 = 1024;
 
 /// Options of the one connection that carries everything.
 pub(crate) fn tune_link(stream: &impl AsFd) -> io::Result<()> {
@@ -60,35 +58,6 @@ pub(crate) fn connected(stream: &TcpStream) -> Option<io::Result<()>> {
         Err(error) if error.kind() == io::ErrorKind::NotConnected => None,
         Err(error) => Some(Err(error)),
     }
-}
-
-/// Listens on every address of the name: an error of any ends it, and names the one that failed.
-pub(crate) fn listen(host: &str, port: u16) -> io::Result<Vec<TcpListener>> {
-    let mut listeners = Vec::new();
-    let mut addresses: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
-    addresses.dedup();
-    for address in addresses {
-        let listener =
-            listen_on(address).map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
-        listeners.push(listener);
-    }
-    if listeners.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
-    }
-    Ok(listeners)
-}
-
-fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        // `[::]` beside `0.0.0.0` is two listeners, as their writer meant.
-        socket.set_only_v6(true)?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(TcpListener::from_std(socket.into()))
 }
 
 /// Text that came from outside, fit for one line of a log.

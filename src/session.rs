@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
+#[cfg(feature = "relay")]
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -202,6 +203,7 @@ impl<E: Endpoint> Session<E> {
     }
 
     /// Who is at the other end of a stream's socket.
+    #[cfg(feature = "relay")]
     pub(crate) fn peer_addr(&self, key: StreamKey) -> Option<SocketAddr> {
         let socket = self.sockets.get(key.index as usize)?.as_ref()?;
         if socket.key == key { socket.io.peer_addr().ok() } else { None }
@@ -384,11 +386,11 @@ impl<E: Endpoint> Session<E> {
     }
 
     fn enqueue(&mut self, key: StreamKey) {
-        if let Some(socket) = self.socket(key) {
-            if !socket.queued {
-                socket.queued = true;
-                self.readable.push_back(key);
-            }
+        if let Some(socket) = self.socket(key)
+            && !socket.queued
+        {
+            socket.queued = true;
+            self.readable.push_back(key);
         }
     }
 

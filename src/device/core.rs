@@ -273,10 +273,10 @@ impl Device {
         }
         self.lingering.push_back(key);
         self.timers.set(Timer::Linger(key), now + self.rule.stall);
-        if self.lingering.len() > MAX_LINGERING {
-            if let Some(&oldest) = self.lingering.front() {
-                self.reset(oldest, ResetReason::Stalled);
-            }
+        if self.lingering.len() > MAX_LINGERING
+            && let Some(&oldest) = self.lingering.front()
+        {
+            self.reset(oldest, ResetReason::Stalled);
         }
     }
 

@@ -7,11 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use mio::Token;
-use mio::net::TcpStream;
-
 use super::Config;
 use super::access::{Access, Refusal};
+use super::connect::{Answer, LINK, Names, connect};
 use super::core::{Device, Output, ResetReason};
 use super::dial::{Dial, Progress};
 use super::notice::{Event, EventKind, Severity};
@@ -27,8 +25,6 @@ use crate::session::{LINK_BUFFER, LinkLost, Session};
 
 /// How long the last bytes may take once the tunnel is to end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// The device has one link.
-const LINK: usize = 0;
 
 /// Lives as long as the tunnel. `Ok` when its owner closed it.
 pub(super) fn run(config: &Config, mut event_loop: EventLoop, report: &Report) -> Result<(), Error> {
@@ -50,72 +46,6 @@ pub(super) fn run(config: &Config, mut event_loop: EventLoop, report: &Report) -
     let result = driver.serve(peer, &mut buffer);
     driver.finish(result.is_ok(), &mut buffer);
     result.map_err(|lost| Error::Lost { address: config.server.clone(), reason: lost.to_string() })
-}
-
-/// The answer to a lookup.
-type Answer = Result<Vec<SocketAddr>, Refusal>;
-/// Lookups are tagged with their stream; the server's has none.
-type Names = Resolver<Option<StreamKey>, Answer>;
-
-/// Resolves the server's name and connects to it; `None` if the owner closed the tunnel meanwhile.
-fn connect(
-    config: &Config,
-    event_loop: &mut EventLoop,
-    report: &Report,
-    resolver: &Names,
-) -> Result<Option<(TcpStream, Token, SocketAddr)>, Error> {
-    let deadline = Instant::now() + config.connect_timeout;
-    let (host, port) = (config.server.host().to_owned(), config.server.port());
-    // Access says nothing about the server; Any only resolves.
-    let work = move || Access::Any.permit(&host, port, &mut resolver::lookup);
-    let mut dial = if config.server.ip().is_some() {
-        Some(Dial::new(Source::Link(LINK), resolved(config, work())?, deadline))
-    } else {
-        resolver.submit(None, work).map_err(|reason| Error::System { what: "cannot resolve".into(), reason })?;
-        None
-    };
-    loop {
-        let now = Instant::now();
-        if report.stop_requested() {
-            return Ok(None);
-        }
-        if let Some((_, answer)) = resolver.poll() {
-            dial = Some(Dial::new(Source::Link(LINK), resolved(config, answer)?, deadline));
-        }
-        match dial.as_mut().map(|dial| dial.poll(now, event_loop)) {
-            Some(Progress::Connected { io, token, address }) => return Ok(Some((io, token, address))),
-            Some(Progress::Failed(error)) => return Err(unreachable(config, error)),
-            Some(Progress::Pending) => {}
-            None if now >= deadline => {
-                let host = config.server.host().to_owned();
-                return Err(Error::Unresolved { host, reason: "no answer in time".into() });
-            }
-            None => {}
-        }
-        let timeout = dial.as_ref().and_then(Dial::poll_timeout).unwrap_or(deadline);
-        event_loop.wait(Some(timeout)).map_err(poll_failed)?;
-        while event_loop.next_ready().is_some() {}
-    }
-}
-
-fn resolved(config: &Config, answer: Answer) -> Result<Vec<SocketAddr>, Error> {
-    answer.map_err(|refusal| match refusal {
-        Refusal::Unresolved { host, reason } => Error::Unresolved { host, reason },
-        Refusal::Denied { .. } => Error::Usage(format!("{}: {refusal}", config.server)),
-    })
-}
-
-fn unreachable(config: &Config, reason: io::Error) -> Error {
-    let address = config.server.clone();
-    match reason.kind() {
-        io::ErrorKind::ConnectionRefused => Error::Refused(address),
-        io::ErrorKind::TimedOut => Error::Timeout { address, seconds: config.connect_timeout.as_secs_f64() },
-        _ => Error::Unreachable { address, reason },
-    }
-}
-
-fn poll_failed(reason: io::Error) -> Error {
-    Error::System { what: "cannot wait for events".into(), reason }
 }
 
 /// The loop's state while there is a link.
@@ -156,18 +86,15 @@ impl Driver<'_> {
         } else {
             self.session.abort_link(now, &mut self.event_loop);
         }
-        let mut link_closed = !closed_by_owner;
         while Instant::now() < deadline {
             let Ok(busy) = self.step(buffer) else {
-                link_closed = true;
                 self.session.abort_link(Instant::now(), &mut self.event_loop);
                 continue;
             };
-            if !link_closed && self.session.endpoint.unsent().is_empty() {
-                link_closed = true;
+            if self.session.has_link() && self.session.endpoint.unsent().is_empty() {
                 self.session.close_link(Instant::now(), &mut self.event_loop, &mut self.lingering);
             }
-            if link_closed && self.session.endpoint.streams() == 0 && self.lingering.len() == 0 {
+            if !self.session.has_link() && self.session.endpoint.streams() == 0 && self.lingering.len() == 0 {
                 return;
             }
             if self.wait(busy, Some(deadline)).is_err() {
@@ -331,14 +258,12 @@ impl Driver<'_> {
             }
             Progress::Failed(error) => {
                 self.dials.remove(&key);
-                let code = match error.kind() {
-                    io::ErrorKind::ConnectionRefused => "refused",
-                    io::ErrorKind::TimedOut => "timeout",
-                    _ => "unreachable",
-                };
-                let reason = match error.kind() {
-                    io::ErrorKind::TimedOut => "it did not answer".to_owned(),
-                    _ => error.to_string(),
+                let (code, reason) = if error.kind() == io::ErrorKind::TimedOut {
+                    ("timeout", "it did not answer".to_owned())
+                } else if error.kind() == io::ErrorKind::ConnectionRefused {
+                    ("refused", error.to_string())
+                } else {
+                    ("unreachable", error.to_string())
                 };
                 self.connect_failed(now, key, EventKind::Failed, &reason, code);
             }
@@ -348,9 +273,10 @@ impl Driver<'_> {
     fn connect_failed(&mut self, now: Instant, key: StreamKey, kind: EventKind, reason: &str, code: &'static str) {
         if let Some((client, service)) = self.services.remove(&key) {
             let shown = net::shown(&service);
-            let message = match kind {
-                EventKind::Denied => format!("client {client}: {reason}"),
-                _ => format!("client {client} cannot reach {shown}: {reason}"),
+            let message = if kind == EventKind::Denied {
+                format!("client {client}: {reason}")
+            } else {
+                format!("client {client} cannot reach {shown}: {reason}")
             };
             let event = Event::new(kind, Severity::Warning, message).with_code(code);
             self.report.event(event.about(client.into(), Some(shown)));

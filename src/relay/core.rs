@@ -260,10 +260,10 @@ impl Relay {
         }
         self.lingering.push_back(key);
         self.timers.set(Timer::Linger(key), now + self.rule.stall);
-        if self.lingering.len() > MAX_LINGERING {
-            if let Some(&oldest) = self.lingering.front() {
-                self.reset(oldest, ResetReason::Stalled);
-            }
+        if self.lingering.len() > MAX_LINGERING
+            && let Some(&oldest) = self.lingering.front()
+        {
+            self.reset(oldest, ResetReason::Stalled);
         }
     }
 
@@ -385,10 +385,10 @@ impl Endpoint for Relay {
 
     fn advance(&mut self, now: Instant, key: StreamKey, count: usize) {
         self.streams.advance(now, key, count);
-        if let Some(stream) = self.streams.get_mut(key) {
-            if stream.state.link == OnLink::Done {
-                stream.state.progress = now;
-            }
+        if let Some(stream) = self.streams.get_mut(key)
+            && stream.state.link == OnLink::Done
+        {
+            stream.state.progress = now;
         }
         self.finish_if_delivered(key);
     }

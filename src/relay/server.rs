@@ -237,10 +237,7 @@ impl Server {
     fn accept_devices(&mut self, now: Instant) -> bool {
         let mut busy = false;
         for listener in &mut self.device_listeners {
-            let (mut io, address) = match listener.accept(now) {
-                None => continue,
-                Some(accepted) => accepted,
-            };
+            let Some((mut io, address)) = listener.accept(now) else { continue };
             busy = true;
             let waiting = self.sessions.iter().flatten().filter(|peer| !peer.session.endpoint.is_listening()).count();
             if waiting >= MAX_PENDING {
@@ -390,19 +387,19 @@ impl Server {
     }
 
     fn close_link(&mut self, number: usize) {
-        if let Some(Some(peer)) = self.sessions.get_mut(number) {
-            if peer.session.has_link() {
-                peer.session.close_link(Instant::now(), &mut self.event_loop, &mut self.lingering);
-            }
+        if let Some(Some(peer)) = self.sessions.get_mut(number)
+            && peer.session.has_link()
+        {
+            peer.session.close_link(Instant::now(), &mut self.event_loop, &mut self.lingering);
         }
     }
 
     /// A session without a link lives until its complete streams have delivered what is left.
     fn forget_if_over(&mut self, number: usize) {
-        if let Some(slot) = self.sessions.get_mut(number) {
-            if slot.as_ref().is_some_and(|peer| !peer.session.has_link() && peer.session.endpoint.streams() == 0) {
-                *slot = None;
-            }
+        if let Some(slot) = self.sessions.get_mut(number)
+            && slot.as_ref().is_some_and(|peer| !peer.session.has_link() && peer.session.endpoint.streams() == 0)
+        {
+            *slot = None;
         }
     }
 }
