@@ -10,11 +10,11 @@ describe("TCPRemoteConnect", function()
   end)
 
   after_each(function()
-    agent.remove()
     relay:close()
     for _, link in ipairs(links) do
       link:close()
     end
+    agent.remove()
   end)
 
   local function accept_device()
@@ -45,7 +45,7 @@ describe("TCPRemoteConnect", function()
       } do
         local results = { command()(arguments) }
         assert.same({ "ok" }, results)
-        accept_device()
+        accept_device():close()
       end
     end)
 
@@ -116,7 +116,7 @@ describe("TCPRemoteConnect", function()
       agent.install { device = { tcprconnect = { addr = "127.0.0.1", port = port } } }
       for _, arguments in ipairs { "", {}, { LocalAddress = "127.0.0.1", LocalPort = 22 } } do
         assert.equal("ok", agent.strictly(command(), arguments))
-        accept_device()
+        accept_device():close()
       end
       assert.equal("ok", agent.strictly(command()))
       accept_device()
@@ -195,7 +195,7 @@ describe("TCPRemoteConnect", function()
         sched.run(function()
           other_ran = true
         end)
-        result = { command()("relay.invalid:1") }
+        result = { command()(net.NO_SUCH_NAME .. ":1") }
         assert(other_ran)
       end)
       assert.equal("unresolved", result[3])

@@ -19,8 +19,8 @@ describe("an event loop", function()
   end)
 
   after_each(function()
-    tunnel:close()
     link:close()
+    tunnel:close()
     relay:close()
   end)
 
