@@ -88,7 +88,8 @@ describe("a tunnel's link", function()
 
   it("loses no client that sends before CONNECT", function()
     start()
-    send(net.frame(net.DATA, 1, "early "), net.connect_frame(1, "127.0.0.1", service_port), net.frame(net.DATA, 1, "bird\n"))
+    local connect = net.connect_frame(1, "127.0.0.1", service_port)
+    send(net.frame(net.DATA, 1, "early "), connect, net.frame(net.DATA, 1, "bird\n"))
     assert.equal("early bird", net.accept(service):receive())
   end)
 
