@@ -9,14 +9,21 @@ describe("tcpremote", function()
     relay, port = net.listen()
   end)
 
+  --- Ends the relay's side, and then this one: a tunnel waits a moment for its relay to end too.
+  local function finish(tunnel)
+    if link then
+      link:close()
+      link = nil
+    end
+    return tunnel:close()
+  end
+
   after_each(function()
     relay:close()
     if link then
       link:close()
       link = nil
     end
-    collectgarbage()
-    collectgarbage()
   end)
 
   local function connect(options)
@@ -44,7 +51,8 @@ describe("tcpremote", function()
       local tunnel = assert(connect { server_address = "localhost" })
       assert.equal("localhost:" .. port, tunnel:status().server)
       assert.equal("127.0.0.1:" .. port, tunnel:status().peer)
-      tunnel:close()
+      link = net.accept_device(relay)
+      finish(tunnel)
     end)
 
     it("serves several tunnels in one process", function()
@@ -66,34 +74,21 @@ describe("tcpremote", function()
     end)
 
     it("tells that a name has no address", function()
-      local tunnel, message, code = connect { server_address = "relay.invalid" }
+      local tunnel, message, code = connect { server_address = net.NO_SUCH_NAME }
       assert.is_nil(tunnel)
-      assert.matches("^cannot resolve 'relay%.invalid': .+; check the name and the device's DNS$", message)
+      assert.matches("^cannot resolve 'x+%.invalid': .+; check the name and the device's DNS$", message)
       assert.equal("unresolved", code)
     end)
 
     it("gives up within connect_timeout where nobody answers", function()
-      -- A full backlog drops the SYN, on the loopback too.
-      local full = assert(require("socket").tcp())
-      assert(full:bind("127.0.0.1", 0))
-      assert(full:listen(0))
-      local silent_port = select(2, full:getsockname())
-      local fillers = {}
-      for i = 1, 4 do
-        fillers[i] = require("socket").tcp()
-        fillers[i]:settimeout(0)
-        fillers[i]:connect("127.0.0.1", silent_port)
-      end
+      local silent_port, stop = net.silent_port()
       local before = require("socket").gettime()
-      local tunnel, message, code = connect { server_port = tonumber(silent_port), connect_timeout = 0.3 }
+      local tunnel, message, code = connect { server_port = silent_port, connect_timeout = 0.3 }
       assert.is_nil(tunnel)
       assert.matches("did not answer within 0%.3 s; check the address and any firewall between$", message)
       assert.equal("timeout", code)
       assert.is_true(require("socket").gettime() - before < 3)
-      for _, filler in ipairs(fillers) do
-        filler:close()
-      end
-      full:close()
+      stop()
     end)
 
     it("returns bad values as errors that name the option and the value", function()
@@ -192,7 +187,7 @@ describe("tcpremote", function()
     end)
 
     after_each(function()
-      tunnel:close()
+      finish(tunnel)
     end)
 
     it("tells its status", function()
@@ -268,7 +263,9 @@ describe("tcpremote", function()
       collectgarbage()
       collectgarbage()
       assert.same({ nil, "closed", "" }, { link:receive(1) })
+      link:close()
       tunnel = assert(connect())
+      link = net.accept_device(relay)
     end)
 
     it("raises misuse as a string, at the caller's position", function()

@@ -165,7 +165,7 @@ fn config(options: &Table) -> Result<Config, Error> {
     if let Some(service) = service {
         config.access = Access::only(&service);
     } else if let Some(allow) = option::<Value>(options, "allow")? {
-        config.access = access(allow)?;
+        config.access = access(&allow)?;
     }
     if let Some(seconds) = option::<f64>(options, "connect_timeout")? {
         if !(seconds > 0.0 && seconds <= MAX_CONNECT_TIMEOUT) {
@@ -202,16 +202,15 @@ fn address(options: &Table, host: &str, port: &str) -> Result<Option<Address>, E
     }
 }
 
-fn access(allow: Value) -> Result<Access, Error> {
+fn access(allow: &Value) -> Result<Access, Error> {
     let wrong = |what: String| Error::Usage(format!("allow: {what}"));
-    let list = match allow {
-        Value::String(text) if text == "any" => return Ok(Access::Any),
-        Value::Table(list) => list,
-        other => {
-            let shown = other.to_string().unwrap_or_else(|_| other.type_name().into());
-            return Err(wrong(format!("'{shown}' is neither \"any\" nor a list; write {{ \"127.0.0.1:22\" }}")));
-        }
-    };
+    if allow.as_string().is_some_and(|text| text == "any") {
+        return Ok(Access::Any);
+    }
+    let list = allow.as_table().ok_or_else(|| {
+        let shown = allow.to_string().unwrap_or_else(|_| allow.type_name().into());
+        wrong(format!("'{shown}' is neither \"any\" nor a list; write {{ \"127.0.0.1:22\" }}"))
+    })?;
     let rules = list.sequence_values::<String>().map(|text| {
         let text = text.map_err(|error| wrong(error.to_string()))?;
         text.parse::<Rule>().map_err(|error| wrong(error.to_string()))

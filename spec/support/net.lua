@@ -6,6 +6,9 @@ local net = {}
 --- Seconds after which a spec that waits has failed.
 net.DEADLINE = 10
 
+--- A name that has no address anywhere: its label is too long for a name server to be asked.
+net.NO_SUCH_NAME = ("x"):rep(64) .. ".invalid"
+
 net.CONNECT, net.CLOSE, net.DATA, net.LISTEN = 1, 2, 3, 4
 
 --- A listening socket on the loopback, and its port.
@@ -14,6 +17,25 @@ function net.listen()
   server:settimeout(net.DEADLINE)
   local _, port = server:getsockname()
   return server, tonumber(port)
+end
+
+--- A port where connections are never answered, and a function that ends this.
+function net.silent_port()
+  -- Past a full backlog the SYN is dropped, on the loopback too.
+  local sockets = { assert(socket.tcp()) }
+  assert(sockets[1]:bind("127.0.0.1", 0))
+  assert(sockets[1]:listen(0))
+  local _, port = sockets[1]:getsockname()
+  for i = 2, 5 do
+    sockets[i] = assert(socket.tcp())
+    sockets[i]:settimeout(0)
+    sockets[i]:connect("127.0.0.1", port)
+  end
+  return tonumber(port), function()
+    for _, each in ipairs(sockets) do
+      each:close()
+    end
+  end
 end
 
 --- A port that was free a moment ago.

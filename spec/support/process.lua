@@ -32,7 +32,8 @@ end
 -- wrote to both outputs, and its exit status.
 function process.start(program, code)
   local script = write_temporary(code)
-  local command = ("timeout %d %s %s 2>&1; echo \"status $?\""):format(2 * net.DEADLINE, quoted(program), quoted(script))
+  local command = ("timeout %d %s %s 2>&1; echo \"status $?\""):format(
+    2 * net.DEADLINE, quoted(program), quoted(script))
   local pipe = assert(io.popen(command))
   return {
     finish = function()

@@ -1,0 +1,282 @@
+--- The rules for a module in a process that is not its own: each script here is a process.
+local net = require "support.net"
+local process = require "support.process"
+
+describe("in its host", function()
+  local relay, port
+
+  before_each(function()
+    relay, port = net.listen()
+  end)
+
+  after_each(function()
+    relay:close()
+  end)
+
+  --- A script that has a tunnel to the relay here.
+  local function with_tunnel(code)
+    return ([[
+      local tcpremote = require "tcpremote"
+      local options = { server_address = "127.0.0.1", server_port = %d }
+      local tunnel = assert(tcpremote.connect(options))
+    ]]):format(port) .. code
+  end
+
+  --- The device ends the link; the relay then ends its side, as relays do.
+  local function assert_link_ends(link)
+    local bytes, reason = link:receive(1)
+    assert.is_nil(bytes)
+    assert.is_true(reason == "closed" or reason == "Connection reset by peer", reason)
+    link:close()
+  end
+
+  --- Runs a script beside its link.
+  local function run(program, code)
+    local child = process.start(program, with_tunnel(code))
+    local link = net.accept_device(relay)
+    assert_link_ends(link)
+    return child.finish()
+  end
+
+  describe("a live tunnel", function()
+    it("ends with the script, without a word", function()
+      assert.same({ "", 0 }, { run(process.lua, "") })
+    end)
+
+    it("ends with the script although something refers to it for ever", function()
+      assert.same({ "", 0 }, { run(process.lua, "package.loaded.mine = tunnel; package.loaded.me = package.loaded") })
+    end)
+
+    it("ends with an error of the script, which alone is shown", function()
+      local output, status = run(process.lua, "error('boom', 0)")
+      assert.matches("boom", output)
+      assert.not_matches("tcpremote", output)
+      assert.equal(1, status)
+    end)
+
+    it("ends at os.exit, with its status", function()
+      assert.same({ "", 0 }, { run(process.lua, "os.exit()") })
+      assert.same({ "", 7 }, { run(process.lua, "os.exit(7)") })
+      assert.same({ "", 3 }, { run(process.lua, "os.exit(3, true)") })
+    end)
+
+    it("ends when its state is closed, and another's goes on", function()
+      local child = process.start(process.host, ([[
+        local code = 'tunnel = assert(require("tcpremote").connect { server_address = "127.0.0.1", server_port = %d })'
+        local first, second = host.open(), host.open()
+        host.run(first, code)
+        host.run(second, code)
+        host.close(first)
+        assert(host.run(second, "return tunnel:status().state") == "listening")
+        assert(host.run(second, "return tunnel:wait(0) and tunnel:next_event().type") == "listening")
+        host.close(second)
+      ]]):format(port))
+      local first, second = net.accept_device(relay), net.accept_device(relay)
+      assert_link_ends(first)
+      assert_link_ends(second)
+      assert.same({ "", 0 }, { child.finish() })
+    end)
+
+    it("never outlives the code it runs, over many states", function()
+      local child = process.start(process.host, ([[
+        for _ = 1, 100 do
+          local state = host.open()
+          host.run(state, 'tunnel = assert(require("tcpremote").connect {'
+            .. ' server_address = "127.0.0.1", server_port = %d })')
+          host.close(state)
+        end
+      ]]):format(port))
+      for _ = 1, 100 do
+        assert_link_ends(net.accept_device(relay))
+      end
+      assert.same({ "", 0 }, { child.finish() })
+    end)
+  end)
+
+  describe("a forked child", function()
+    it("is told that the tunnel is its parent's, and can connect itself", function()
+      local child = process.start(process.host, with_tunnel [[
+        local message = "forked: this tunnel belongs to the parent process; connect again in this one"
+        local status = host.fork(function()
+          for _, method in ipairs { "status", "next_event", "wait", "getfd", "close" } do
+            local result, text, code = tunnel[method](tunnel)
+            assert(result == nil and text == message and code == "forked", method)
+          end
+          assert(tostring(tunnel) == "tcpremote tunnel (" .. message .. ")")
+          local own = assert(tcpremote.connect(options))
+          assert(own:status().state == "listening")
+        end)
+        assert(status == 0, "the child ended with " .. status)
+        assert(tunnel:status().state == "listening", "the parent's tunnel is gone")
+      ]])
+      local link = net.accept_device(relay)
+      assert_link_ends(net.accept_device(relay))
+      assert_link_ends(link)
+      assert.same({ "", 0 }, { child.finish() })
+    end)
+
+    it("may close its state, and collect, without harm", function()
+      local output, status = run(process.host, [[
+        local status = host.fork(function()
+          tunnel = nil
+          collectgarbage()
+          collectgarbage()
+        end)
+        assert(status == 0, "the child ended with " .. status)
+        assert(tunnel:status().state == "listening")
+      ]])
+      assert.same({ "", 0 }, { output, status })
+    end)
+  end)
+
+  describe("the module", function()
+    it("works after the coroutine that loaded it is gone", function()
+      local output, status = process.run(process.lua, [[
+        local co = coroutine.create(function()
+          return require "tcpremote"
+        end)
+        local _, tcpremote = coroutine.resume(co)
+        co = nil
+        for _ = 1, 10 do
+          collectgarbage()
+        end
+        local garbage = {}
+        for i = 1, 10000 do
+          garbage[i] = coroutine.create(function() end)
+        end
+        -- A returned error, and one that mlua raises.
+        local tunnel, message, code = tcpremote.connect { server_address = "", server_port = 1 }
+        assert(tunnel == nil and code == "usage", message)
+        assert(not pcall(require("tcpremote.core").start, "no table"))
+      ]])
+      assert.same({ "", 0 }, { output, status })
+    end)
+
+    it("keeps its first state when it is loaded again, in a coroutine that is gone", function()
+      local output, status = process.run(process.lua, [[
+        for _ = 1, 3 do
+          package.loaded["tcpremote.core"] = nil
+          local co = coroutine.wrap(function() return require "tcpremote.core" end)
+          local core = co()
+          co = nil
+          collectgarbage()
+          collectgarbage()
+          assert(not pcall(core.start, "no table"))
+        end
+      ]])
+      assert.same({ "", 0 }, { output, status })
+    end)
+
+    it("sets no globals", function()
+      local output, status = process.run(process.lua, [[
+        local before = {}
+        for name in pairs(_G) do before[name] = true end
+        require "tcpremote"
+        require "DeviceManagement.TCPRemoteConnect"
+        require "agent.devman.cmds.TCPRemoteConnect"
+        for name in pairs(_G) do assert(before[name], name) end
+      ]])
+      assert.same({ "", 0 }, { output, status })
+    end)
+  end)
+
+  describe("signals", function()
+    it("interrupt a wait, after their handler has run on the host's thread", function()
+      local output, status = run(process.host, [[
+        tunnel:next_event()
+        host.alarm()
+        local ready, reason = tunnel:wait(5)
+        assert(ready == nil and reason == "interrupted", reason)
+        for _ = 1, 20 do
+          tunnel:wait(5)
+        end
+        local alarms, elsewhere = host.alarms()
+        assert(alarms >= 20, "only " .. alarms .. " alarms")
+        assert(elsewhere == 0, elsewhere .. " alarms ran on another thread")
+      ]])
+      assert.same({ "", 0 }, { output, status })
+    end)
+
+    it("do not disturb connect", function()
+      local silent_port, stop = net.silent_port()
+      local output, status = run(process.host, ([[
+        host.alarm()
+        options.server_port, options.connect_timeout = %d, 0.2
+        local failed, message, code = tcpremote.connect(options)
+        assert(failed == nil and code == "timeout", message)
+      ]]):format(silent_port))
+      stop()
+      assert.same({ "", 0 }, { output, status })
+    end)
+
+    it("of broken pipes do not end the process", function()
+      -- The host has SIGPIPE at its default. A service sends without end; its link is cut.
+      local service, service_port = net.listen()
+      local child = process.start(process.host, with_tunnel [[
+        repeat
+          local event = tunnel:next_event()
+        until not event and not tunnel:wait(10)
+        assert(tunnel:status().last_error_code == "lost", tunnel:status().last_error)
+      ]])
+      local link = net.accept_device(relay)
+      link:send(net.connect_frame(1, "127.0.0.1", service_port))
+      local connection = net.accept(service)
+      connection:settimeout(0)
+      local chunk = ("x"):rep(65536)
+      for _ = 1, 100 do
+        connection:send(chunk)
+      end
+      net.reset(link)
+      for _ = 1, 100 do
+        connection:send(chunk)
+      end
+      assert.same({ "", 0 }, { child.finish() })
+      connection:close()
+      service:close()
+    end)
+
+    it("of broken pipes to a service do not end the process", function()
+      local service, service_port = net.listen()
+      local child = process.start(process.host, with_tunnel [[
+        repeat
+          local event = tunnel:next_event()
+        until not event and not tunnel:wait(10)
+      ]])
+      local link = net.accept_device(relay)
+      link:send(net.connect_frame(1, "127.0.0.1", service_port))
+      local connection = net.accept(service)
+      net.reset(connection)
+      local data = net.frame(net.DATA, 1, ("x"):rep(65535))
+      for _ = 1, 50 do
+        link:send(data)
+      end
+      assert.equal(net.CLOSE, (net.read_frame(link)))
+      link:close()
+      assert.same({ "", 0 }, { child.finish() })
+      service:close()
+    end)
+  end)
+
+  it("a panic of the loop thread ends its tunnel alone, and is told", function()
+    local child = process.start(process.lua, with_tunnel [[
+      local core = require "tcpremote.core"
+      local failing = assert(core.start(options))
+      failing:wait()
+      assert(failing:next_event().type == "listening")
+      failing:_panic()
+      assert(failing:wait(10))
+      local event = failing:next_event()
+      assert(event.type == "closed" and event.severity == "ERROR" and event.code == "internal", event.message)
+      assert(event.message == "the tunnel's thread failed, please report this: injected panic", event.message)
+      local status = failing:status()
+      assert(status.state == "closed" and status.last_error_code == "internal")
+      assert(failing:close())
+      assert(tunnel:status().state == "listening", "another tunnel was drawn in")
+    ]])
+    local link = net.accept_device(relay)
+    local failing_link = net.accept_device(relay)
+    assert_link_ends(failing_link)
+    assert_link_ends(link)
+    assert.same({ "", 0 }, { child.finish() })
+  end)
+end)
