@@ -1,32 +1,22 @@
 //! The relay's command line, as a shell sees it: texts, exit status, signals.
 #![cfg(feature = "relay")]
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test ends where its own means fail")]
 
-use std::io::{BufRead, BufReader, Read};
+mod common;
+
 use std::net::TcpListener;
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
-use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Output, Stdio};
 
-const DEADLINE: Duration = Duration::from_secs(20);
-
-fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tcp-remote-relay"));
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
+use common::relay::{Relay, command};
+use common::{DEADLINE, eventually};
 
 /// Runs the relay, which must end by itself.
 fn run(arguments: &[&str]) -> Output {
-    let child = command(arguments).spawn().unwrap();
-    let id = child.id();
-    let (sender, output) = mpsc::channel();
-    thread::spawn(move || sender.send(child.wait_with_output().unwrap()));
-    output.recv_timeout(DEADLINE).unwrap_or_else(|_| {
-        kill(id, "KILL");
-        panic!("{arguments:?} did not end")
-    })
+    let mut command = command();
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    eventually(&format!("the end of {arguments:?}"), DEADLINE, || child.try_wait().unwrap().is_some());
+    child.wait_with_output().unwrap()
 }
 
 /// What is said on standard error about a command line that must be refused.
@@ -38,45 +28,11 @@ fn refusal(arguments: &[&str]) -> String {
     text
 }
 
-fn kill(process: u32, signal: &str) {
-    Command::new("kill").args([format!("-{signal}"), process.to_string()]).status().unwrap();
-}
-
 /// A relay that runs until it is told to end.
-struct Relay {
-    child: Child,
-    log: BufReader<ChildStderr>,
-}
-
-impl Relay {
-    fn start(arguments: &[&str]) -> Self {
-        let mut child = command(arguments).spawn().unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap());
-        Self { child, log }
-    }
-
-    /// The first line of the log that the relay writes.
-    fn first_line(&mut self) -> String {
-        let mut line = String::new();
-        self.log.read_line(&mut line).unwrap();
-        line
-    }
-
-    /// Exit status and the rest of the log, after the signal.
-    fn end_by(mut self, signal: &str) -> (Option<i32>, String) {
-        kill(self.child.id(), signal);
-        let mut log = String::new();
-        self.log.read_to_string(&mut log).unwrap();
-        (self.child.wait().unwrap().code(), log)
-    }
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        // Already gone, where the test went well.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn start(options: &[&str]) -> Relay {
+    let mut command = command();
+    command.args(options).args(PORTS);
+    Relay::spawn(command, 1)
 }
 
 const PORTS: [&str; 3] = ["127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:9"];
@@ -179,22 +135,23 @@ fn a_name_without_address_is_told_and_the_status_is_1() {
 #[test]
 fn a_relay_without_clients_ends_by_either_signal_with_status_0() {
     for signal in ["TERM", "INT"] {
-        let mut relay = Relay::start(&PORTS);
-        let started = relay.first_line();
-        assert!(started.contains("127.0.0.1:"), "the port that the system chose is told: {started}");
-        let (status, log) = relay.end_by(signal);
-        assert_eq!(status, Some(0), "{log}");
+        let mut relay = start(&[]);
+        assert_ne!(relay.device_addr().port(), 0, "the port that the system chose is told");
+        relay.signal(signal);
+        assert_eq!(relay.wait(), Some(0), "{:?}", relay.log());
+        let log = relay.log().concat();
         assert!(!log.contains('\u{1b}'), "no colours where no person looks: {log}");
     }
 }
 
 #[test]
 fn json_is_one_object_a_line() {
-    let mut relay = Relay::start(&[&["--log-format", "json", "--half-close", "0.5"][..], &PORTS].concat());
-    let started = relay.first_line();
-    let (status, log) = relay.end_by("TERM");
-    assert_eq!(status, Some(0), "{log}");
-    for line in [started.trim_end()].into_iter().chain(log.lines()) {
+    let mut relay = start(&["--log-format", "json", "--half-close", "0.5"]);
+    let _link = relay.listen();
+    relay.signal("TERM");
+    assert_eq!(relay.wait(), Some(0), "{:?}", relay.log());
+    assert!(relay.log().len() >= 3);
+    for line in relay.log() {
         assert!(line.starts_with("{\"timestamp\":\"") && line.ends_with('}'), "{line}");
         assert!(line.contains("\"level\":\"INFO\"") && line.contains("\"message\":\""), "{line}");
     }
@@ -202,22 +159,14 @@ fn json_is_one_object_a_line() {
 
 #[test]
 fn at_level_error_an_ordinary_life_is_silent() {
+    let mut relay = start(&["--log", "error"]);
     // Nothing is logged that would tell when it runs; the kernel tells when it has its handler for SIGTERM.
-    let mut child = command(&[&["--log", "error"][..], &PORTS].concat()).spawn().unwrap();
-    let mut log = BufReader::new(child.stderr.take().unwrap());
-    let caught = || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim().to_owned();
-        u64::from_str_radix(&mask, 16).unwrap() & 1 << 14 != 0
-    };
-    let deadline = Instant::now() + DEADLINE;
-    while !caught() {
-        assert!(Instant::now() < deadline);
-        thread::yield_now();
-    }
-    kill(child.id(), "TERM");
-    let mut text = String::new();
-    log.read_to_string(&mut text).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(0));
-    assert_eq!(text, "");
+    eventually("SIGTERM is handled", DEADLINE, || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", relay.process())).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(caught.trim(), 16).unwrap() & 1 << 14 != 0
+    });
+    relay.signal("TERM");
+    assert_eq!(relay.wait(), Some(0));
+    assert_eq!(relay.log(), [""; 0]);
 }

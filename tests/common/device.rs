@@ -1,0 +1,62 @@
+//! Our device, started in this process.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tcpremote::address::Address;
+use tcpremote::device::{Access, Config, Event, EventKind, Handle, State, Status};
+
+use super::{DEADLINE, eventually};
+
+/// A tunnel whose events the test takes.
+#[derive(Debug)]
+pub struct Device {
+    pub handle: Handle,
+    /// Every event that was taken so far.
+    pub events: Vec<Event>,
+}
+
+impl Device {
+    /// Begins to connect to the relay.
+    pub fn start(relay: SocketAddr) -> Self {
+        Self::start_with(relay, Access::default())
+    }
+
+    pub fn start_with(relay: SocketAddr, access: Access) -> Self {
+        let server = Address::new(&relay.ip().to_string(), relay.port()).unwrap();
+        let handle = Handle::start(Config { access, ..Config::new(server) }).unwrap();
+        Self { handle, events: Vec::new() }
+    }
+
+    pub fn status(&self) -> Status {
+        self.handle.status().unwrap()
+    }
+
+    /// The next event of this kind; those before it are passed over.
+    pub fn wait_for(&mut self, kind: EventKind) -> Event {
+        loop {
+            if let Some(event) = self.handle.next_event().unwrap() {
+                self.events.push(event.clone());
+                if event.kind == kind {
+                    return event;
+                }
+                continue;
+            }
+            let waited = self.handle.wait(Some(DEADLINE));
+            assert!(
+                matches!(waited, Ok(tcpremote::device::Wait::Ready | tcpremote::device::Wait::Interrupted)),
+                "no {kind:?}, but {waited:?} after {:?}",
+                self.events
+            );
+        }
+    }
+
+    /// The status shows no client any more.
+    pub fn wait_until_idle(&self, limit: Duration) {
+        eventually("every client of the device is gone", limit, || self.status().clients == 0);
+    }
+
+    pub fn is_listening(&self) -> bool {
+        self.status().state == State::Listening
+    }
+}

@@ -1,0 +1,266 @@
+//! What the tests with real sockets share. Every wait has a deadline, every port is the system's choice.
+#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(unreachable_pub, reason = "the file that includes this is the crate")]
+#![allow(clippy::unwrap_used, reason = "a test ends where its own means fail")]
+
+pub mod device;
+pub mod relay;
+pub mod service;
+pub mod wire;
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+
+/// For whatever must happen soon; generous, since a machine may be busy.
+pub const DEADLINE: Duration = Duration::from_secs(15);
+
+/// Polls until `holds`; `what` is told where it does not within `limit`.
+pub fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// How a stream of bytes ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// With FIN: complete.
+    Finished,
+    /// With RST: cut.
+    Reset,
+}
+
+/// One end of a TCP connection, in the test's hand.
+#[derive(Debug)]
+pub struct Peer {
+    stream: TcpStream,
+}
+
+impl Peer {
+    pub fn new(stream: TcpStream) -> Self {
+        stream.set_nonblocking(false).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream }
+    }
+
+    pub fn connect(address: SocketAddr) -> Self {
+        Self::new(TcpStream::connect_timeout(&address, DEADLINE).unwrap_or_else(|error| panic!("{address}: {error}")))
+    }
+
+    pub fn try_clone(&self) -> Self {
+        Self { stream: self.stream.try_clone().unwrap() }
+    }
+
+    pub fn local_addr(&self) -> SocketAddr {
+        self.stream.local_addr().unwrap()
+    }
+
+    /// In one write, so that it travels in one segment where it fits.
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.try_send(bytes).unwrap();
+    }
+
+    pub fn try_send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let deadline = Instant::now() + DEADLINE;
+        while !bytes.is_empty() {
+            self.stream.set_write_timeout(Some(left(deadline)?))?;
+            match self.stream.write(bytes) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes until the peer has taken nothing for `patience`; how many bytes that were.
+    pub fn send_until_stuck(&mut self, patience: Duration) -> usize {
+        self.stream.set_write_timeout(Some(patience)).unwrap();
+        let block = [b'#'; 64 * 1024];
+        let mut sent = 0;
+        loop {
+            match self.stream.write(&block) {
+                Ok(count) => sent += count,
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return sent,
+                Err(error) => panic!("after {sent} bytes: {error}"),
+            }
+        }
+    }
+
+    /// What one read brings; nothing at the end.
+    pub fn try_read(&mut self, limit: Duration) -> io::Result<Vec<u8>> {
+        let mut buffer = vec![0; 64 * 1024];
+        self.stream.set_read_timeout(Some(limit))?;
+        let count = self.stream.read(&mut buffer)?;
+        buffer.truncate(count);
+        Ok(buffer)
+    }
+
+    /// Exactly so many bytes.
+    pub fn read(&mut self, count: usize) -> Vec<u8> {
+        let deadline = Instant::now() + DEADLINE;
+        let mut bytes = vec![0; count];
+        let mut filled = 0;
+        while filled < count {
+            let limit = left(deadline).unwrap_or_else(|_| panic!("{filled} of {count} bytes in time"));
+            self.stream.set_read_timeout(Some(limit)).unwrap();
+            match self.stream.read(&mut bytes[filled..]) {
+                Ok(0) => panic!("the end, after {filled} of {count} bytes: {:?}", head(&bytes[..filled])),
+                Ok(read) => filled += read,
+                Err(error) => panic!("{error}, after {filled} of {count} bytes: {:?}", head(&bytes[..filled])),
+            }
+        }
+        bytes
+    }
+
+    /// These bytes come next.
+    #[track_caller]
+    pub fn expect(&mut self, bytes: &[u8]) {
+        let read = self.read(bytes.len());
+        assert!(read == bytes, "expected {:?}, read {:?}", head(bytes), head(&read));
+    }
+
+    /// Everything that is still to come, and how it ends.
+    pub fn read_to_end(&mut self) -> (Vec<u8>, End) {
+        let deadline = Instant::now() + DEADLINE;
+        let mut bytes = Vec::new();
+        loop {
+            let limit = left(deadline).unwrap_or_else(|_| panic!("no end in time, after {} bytes", bytes.len()));
+            match self.try_read(limit) {
+                Ok(read) if read.is_empty() => return (bytes, End::Finished),
+                Ok(read) => bytes.extend(read),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return (bytes, End::Reset),
+                Err(error) => panic!("{error}, after {} bytes", bytes.len()),
+            }
+        }
+    }
+
+    /// Nothing more comes but this end.
+    #[track_caller]
+    pub fn expect_end(&mut self, end: End) {
+        let (bytes, ended) = self.read_to_end();
+        assert!(bytes.is_empty(), "still {} bytes: {:?}", bytes.len(), head(&bytes));
+        assert_eq!(ended, end);
+    }
+
+    /// Nothing comes for so long. Only where nothing that must come can follow.
+    #[track_caller]
+    pub fn expect_silence(&mut self, limit: Duration) {
+        match self.try_read(limit) {
+            Ok(read) => panic!("expected silence, read {:?}", head(&read)),
+            Err(error) => {
+                assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
+            }
+        }
+    }
+
+    /// Sends FIN; what the peer sends can still be read.
+    pub fn finish(&mut self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Ends with RST.
+    pub fn reset(self) {
+        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+}
+
+/// A listening socket whose connections the test takes itself.
+#[derive(Debug)]
+pub struct Listener {
+    listener: TcpListener,
+}
+
+impl Listener {
+    pub fn bind() -> Self {
+        Self::bind_to("127.0.0.1:0")
+    }
+
+    pub fn bind_to(address: &str) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Self { listener }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap()
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address().port()
+    }
+
+    pub fn accept(&self) -> Peer {
+        let mut accepted = None;
+        eventually("a connection", DEADLINE, || {
+            accepted = self.try_accept();
+            accepted.is_some()
+        });
+        accepted.unwrap()
+    }
+
+    /// A connection that is already there.
+    pub fn try_accept(&self) -> Option<Peer> {
+        match self.listener.accept() {
+            Ok((stream, _)) => Some(Peer::new(stream)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// An address where nobody listens; held so that nobody else is given it.
+#[derive(Debug)]
+pub struct Refusing {
+    socket: socket2::Socket,
+}
+
+impl Refusing {
+    pub fn bind() -> Self {
+        use socket2::{Domain, Socket, Type};
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        Self { socket }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.socket.local_addr().unwrap().as_socket().unwrap().port()
+    }
+}
+
+/// So many bytes that no other position repeats soon, so that lost, doubled and swapped bytes show.
+pub fn pattern(count: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    let mut bytes = Vec::with_capacity(count + 8);
+    while bytes.len() < count {
+        bytes.extend(next());
+    }
+    bytes.truncate(count);
+    bytes
+}
+
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+/// The first bytes, as text, for the message of an assertion.
+pub fn head(bytes: &[u8]) -> String {
+    let mut text = bytes.iter().take(64).flat_map(|&byte| std::ascii::escape_default(byte)).map(char::from).collect();
+    if bytes.len() > 64 {
+        text = format!("{text}… ({} bytes)", bytes.len());
+    }
+    text
+}

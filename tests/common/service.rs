@@ -1,0 +1,82 @@
+//! Services that work by themselves, one thread a connection.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
+
+use super::{DEADLINE, End, Peer};
+
+/// A service on a port of the system's choice; it stops when dropped.
+#[derive(Debug)]
+pub struct Service {
+    address: SocketAddr,
+    stop: Arc<AtomicBool>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+impl Service {
+    /// Every connection is `serve`d on a thread of its own.
+    pub fn start(serve: impl Fn(Peer) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let serve = Arc::new(serve);
+        let acceptor = thread::spawn(move || {
+            for stream in listener.incoming() {
+                if stopped.load(Relaxed) {
+                    return;
+                }
+                let (serve, stream) = (Arc::clone(&serve), stream.unwrap());
+                thread::spawn(move || serve(Peer::new(stream)));
+            }
+        });
+        Self { address, stop, acceptor: Some(acceptor) }
+    }
+
+    /// Sends back what it gets, to the end.
+    pub fn echo() -> Self {
+        Self::start(|mut peer| {
+            while let Ok(bytes) = peer.try_read(DEADLINE) {
+                if bytes.is_empty() || peer.try_send(&bytes).is_err() {
+                    return;
+                }
+            }
+        })
+    }
+
+    /// Reads everything, then tells how many bytes that were: a client that half-closes needs the answer.
+    pub fn count() -> Self {
+        Self::start(|mut peer| {
+            let (bytes, end) = peer.read_to_end();
+            if end == End::Finished {
+                let _ = peer.try_send(format!("{} bytes\n", bytes.len()).as_bytes());
+            }
+        })
+    }
+
+    /// Sends this, then closes.
+    pub fn source(bytes: Vec<u8>) -> Self {
+        Self::start(move |mut peer| {
+            let _ = peer.try_send(&bytes);
+        })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        // Wakes the acceptor; where that fails it is gone already.
+        let _ = TcpStream::connect_timeout(&self.address, DEADLINE);
+        let _ = self.acceptor.take().map(JoinHandle::join);
+    }
+}
