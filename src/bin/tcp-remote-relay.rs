@@ -26,7 +26,8 @@ const EXIT_CUT: u8 = 3;
     long_about = ABOUT,
     after_long_help = GUIDE,
     after_help = "See --help for an example, the exit status, and what to know about security.",
-    arg_required_else_help = true
+    arg_required_else_help = true,
+    args_override_self = true
 )]
 struct CommandLine {
     /// Where the device connects, host:port

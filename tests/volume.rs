@@ -1,0 +1,137 @@
+//! Much at once, and much in a row: nothing is lost, and nothing stays behind.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::thread;
+use std::time::Instant;
+
+use common::device::Device;
+use common::relay::Relay;
+use common::service::Service;
+use common::{DEADLINE, eventually};
+
+/// The byte at `offset` of what client `client` sends: neither repeats within 64 KiB nor equals another client's.
+fn byte(client: usize, offset: usize) -> u8 {
+    let mixed = (offset as u64 ^ (client as u64) << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 56) as u8
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&address, DEADLINE).expect("a client port");
+    stream.set_read_timeout(Some(DEADLINE * 4)).expect("a timeout");
+    stream.set_write_timeout(Some(DEADLINE * 4)).expect("a timeout");
+    stream.set_nodelay(true).expect("no delay");
+    stream
+}
+
+/// Sends `total` bytes to an echo, reads them back meanwhile, and checks each.
+fn move_and_check(address: SocketAddr, client: usize, total: usize) {
+    let mut reader = connect(address);
+    let mut writer = reader.try_clone().expect("a second handle");
+    let sender = thread::spawn(move || {
+        let mut chunk = vec![0; 64 * 1024];
+        for start in (0..total).step_by(chunk.len()) {
+            let length = chunk.len().min(total - start);
+            chunk[..length].iter_mut().enumerate().for_each(|(i, b)| *b = byte(client, start + i));
+            writer.write_all(&chunk[..length]).expect("the tunnel takes bytes");
+        }
+        writer.shutdown(Shutdown::Write).expect("half-close");
+    });
+    let mut chunk = vec![0; 64 * 1024];
+    let mut offset = 0;
+    loop {
+        let count = reader.read(&mut chunk).expect("no reset");
+        if count == 0 {
+            break;
+        }
+        let wrong = chunk[..count].iter().enumerate().find(|&(i, &b)| b != byte(client, offset + i));
+        assert_eq!(wrong, None, "client {client} after {offset} bytes");
+        offset += count;
+    }
+    sender.join().expect("the sender");
+    assert_eq!(offset, total, "client {client}: every byte came back before the end");
+}
+
+#[test]
+fn two_hundred_clients_at_once_move_a_gibibyte_with_every_byte_checked() {
+    const CLIENTS: usize = 200;
+    const EACH: usize = (1 << 30) / CLIENTS / 2 + 1;
+    let service = Service::echo();
+    let relay = Relay::start(&[&service.address().to_string()]);
+    let mut device = Device::start(relay.device_addr());
+    device.wait_for(tcpremote::device::EventKind::Listening);
+    let address = relay.client_addrs()[0];
+    let start = Instant::now();
+    let clients: Vec<_> =
+        (0..CLIENTS).map(|client| thread::spawn(move || move_and_check(address, client, EACH))).collect();
+    for client in clients {
+        client.join().expect("a client");
+    }
+    let status = device.status();
+    assert_eq!((status.bytes_received, status.bytes_sent), ((CLIENTS * EACH) as u64, (CLIENTS * EACH) as u64));
+    device.wait_until_idle(DEADLINE);
+    let mib = (2 * CLIENTS * EACH) >> 20;
+    println!("{CLIENTS} clients moved {mib} MiB in {:.1} s, every byte checked", start.elapsed().as_secs_f64());
+}
+
+#[test]
+fn ten_thousand_short_connections_leave_no_descriptor_no_number_and_no_memory_behind() {
+    let service = Service::echo();
+    let relay = Relay::start_with(&["--log", "info"], &[&service.address().to_string()]);
+    let mut device = Device::start(relay.device_addr());
+    device.wait_for(tcpremote::device::EventKind::Listening);
+    let address = relay.client_addrs()[0];
+    let run = |count: usize| {
+        for _ in 0..count {
+            let mut client = connect(address);
+            client.write_all(b"x").expect("the tunnel takes a byte");
+            client.read_exact(&mut [0]).expect("the byte comes back");
+        }
+        while device.handle.next_event().expect("same process").is_some() {}
+        device.wait_until_idle(DEADLINE);
+    };
+    // What is allocated once, is allocated by the first thousand.
+    run(1000);
+    let ours = std::process::id();
+    let before = (Usage::of(relay.process()), Usage::of(ours));
+    let start = Instant::now();
+    run(10_000);
+    let rate = 10_000.0 / start.elapsed().as_secs_f64();
+    let limit = DEADLINE;
+    eventually("the sockets are closed", limit, || {
+        Usage::of(relay.process()).descriptors <= before.0.descriptors
+            && Usage::of(ours).descriptors <= before.1.descriptors
+    });
+    let after = (Usage::of(relay.process()), Usage::of(ours));
+    println!("10000 connections in a row, {rate:.0} a second");
+    println!("relay:                       before {:?}, after {:?}", before.0, after.0);
+    println!("device, service and clients: before {:?}, after {:?}", before.1, after.1);
+    assert!(after.0.kib <= before.0.kib + 512, "the relay grew by {} KiB", after.0.kib - before.0.kib);
+    assert!(after.1.kib <= before.1.kib + 4096, "the device's process grew by {} KiB", after.1.kib - before.1.kib);
+    assert_eq!(device.status().clients, 0);
+    // All 256 numbers can be had at once.
+    let clients: Vec<_> = (0..256).map(|_| connect(address)).collect();
+    for mut client in &clients {
+        client.write_all(b"x").expect("the tunnel takes a byte");
+        client.read_exact(&mut [0]).expect("the byte comes back");
+    }
+}
+
+/// What a process holds.
+#[derive(Debug)]
+struct Usage {
+    descriptors: usize,
+    kib: usize,
+}
+
+impl Usage {
+    fn of(process: u32) -> Self {
+        let descriptors = std::fs::read_dir(format!("/proc/{process}/fd")).expect("a process").count();
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("a process");
+        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        let kib = rss.trim().trim_end_matches(" kB").trim().parse().expect("a number of KiB");
+        Self { descriptors, kib }
+    }
+}
