@@ -1,5 +1,7 @@
 //! Much at once, and much in a row: nothing is lost, and nothing stays behind.
 
+#![allow(clippy::print_stdout, reason = "the figures are for whoever runs the test with --nocapture")]
+
 mod common;
 
 use std::io::{Read, Write};

@@ -1,5 +1,7 @@
 //! The relay's command line, exit status, signals and log; all else is [`tcpremote::relay`].
 
+#![allow(rustdoc::broken_intra_doc_links, reason = "--help shows these comments as they stand")]
+
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::thread;
