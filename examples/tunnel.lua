@@ -19,6 +19,7 @@ if not tunnel then
   os.exit(1)
 end
 
+io.stdout:setvbuf("line")
 repeat
   local event = tunnel:next_event()
   if event then

@@ -164,6 +164,7 @@ describe("tcpremote", function()
     it("gives the descriptors of failed and closed tunnels back at once", function()
       local closed_port = net.free_port()
       collectgarbage()
+      collectgarbage()
       collectgarbage("stop")
       local before = process.descriptors()
       for _ = 1, 20 do
@@ -174,7 +175,7 @@ describe("tcpremote", function()
       end
       local after = process.descriptors()
       collectgarbage("restart")
-      assert.equal(before, after)
+      assert.is_true(after <= before, ("%d descriptors before, %d after"):format(before, after))
     end)
   end)
 

@@ -28,14 +28,17 @@ local function write_temporary(text)
   return path
 end
 
---- Starts `program` (process.lua or process.host) on a script. `finish()` waits for its end and gives back what it
--- wrote to both outputs, and its exit status.
+--- Starts `program` (process.lua or process.host) on a script without input. `line()` is the next line that it writes,
+-- to either output; `finish()` waits for its end and gives back the rest, and its exit status.
 function process.start(program, code)
   local script = write_temporary(code)
-  local command = ("timeout %d %s %s 2>&1; echo \"status $?\""):format(
+  local command = ("timeout %d %s %s </dev/null 2>&1; echo \"status $?\""):format(
     2 * net.DEADLINE, quoted(program), quoted(script))
   local pipe = assert(io.popen(command))
   return {
+    line = function()
+      return pipe:read("*l")
+    end,
     finish = function()
       local text = pipe:read("*a")
       pipe:close()
