@@ -32,7 +32,8 @@ end
 -- to either output; `finish()` waits for its end and gives back the rest, and its exit status.
 function process.start(program, code)
   local script = write_temporary(code)
-  local command = ("timeout %d %s %s </dev/null 2>&1; echo \"status $?\""):format(
+  -- What is freed is overwritten, so that reading it is noticed.
+  local command = ("MALLOC_PERTURB_=165 timeout %d %s %s </dev/null 2>&1; echo \"status $?\""):format(
     2 * net.DEADLINE, quoted(program), quoted(script))
   local pipe = assert(io.popen(command))
   return {
