@@ -104,7 +104,11 @@ impl Peer {
 
     /// Exactly so many bytes.
     pub fn read(&mut self, count: usize) -> Vec<u8> {
-        let deadline = Instant::now() + DEADLINE;
+        self.read_within(count, DEADLINE)
+    }
+
+    pub fn read_within(&mut self, count: usize, limit: Duration) -> Vec<u8> {
+        let deadline = Instant::now() + limit;
         let mut bytes = vec![0; count];
         let mut filled = 0;
         while filled < count {
@@ -122,7 +126,12 @@ impl Peer {
     /// These bytes come next.
     #[track_caller]
     pub fn expect(&mut self, bytes: &[u8]) {
-        let read = self.read(bytes.len());
+        self.expect_within(bytes, DEADLINE);
+    }
+
+    #[track_caller]
+    pub fn expect_within(&mut self, bytes: &[u8], limit: Duration) {
+        let read = self.read_within(bytes.len(), limit);
         assert!(read == bytes, "expected {:?}, read {:?}", head(bytes), head(&read));
     }
 
