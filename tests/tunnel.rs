@@ -202,6 +202,56 @@ fn a_service_that_never_answers_the_syn_holds_up_nobody() {
 }
 
 #[test]
+fn a_service_that_stops_reading_holds_up_the_others_for_the_stall_time_and_is_reset() {
+    let (service, echo) = (Listener::bind(), Service::echo());
+    let services = [service.address(), echo.address()].map(|address| address.to_string());
+    let relay = Relay::start(&[&services[0], &services[1]]);
+    let stall = Duration::from_secs(1);
+    let mut device = Device::start_with(relay.device_addr(), |config| config.rule.stall = stall);
+    let clients = relay.client_addrs();
+    let mut client = Peer::connect(clients[0]);
+    let mut served = service.accept();
+    let sending = thread::spawn(move || while client.try_send(&[b'x'; 65_536]).is_ok() {});
+    device.wait_for(EventKind::Stalled);
+    assert_eq!(served.read_to_end().1, End::Reset);
+    sending.join().unwrap();
+    expect_echo(clients[1]);
+}
+
+#[test]
+fn a_client_that_stops_reading_holds_up_the_others_for_the_stall_time_and_is_reset() {
+    let echo = Service::echo();
+    let endless = Service::start(|mut peer| while peer.try_send(&[b'x'; 65_536]).is_ok() {});
+    let (relay, device, clients) = start(&[endless.address(), echo.address()]);
+    let mut other = Peer::connect(clients[1]);
+    let memory = |process: u32| {
+        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() / 1024
+    };
+    let before = memory(relay.process());
+    let mut stuck = Peer::connect(clients[0]);
+    stuck.read(65_536);
+    // Echoes go on until the stuck client's queue is full, stand still for the stall's 30 s, and go on.
+    let began = Instant::now();
+    let mut longest = Duration::ZERO;
+    while !relay.log().iter().any(|line| line.contains("it stood still")) {
+        assert!(began.elapsed() < Duration::from_secs(60), "the stuck client is never reset");
+        let asked = Instant::now();
+        other.send(b"patience");
+        other.expect_within(b"patience", Duration::from_secs(45));
+        longest = longest.max(asked.elapsed());
+    }
+    assert!((Duration::from_secs(20)..Duration::from_secs(35)).contains(&longest), "{longest:?}");
+    let grown = memory(relay.process()).saturating_sub(before);
+    assert!(grown < 16, "the relay grew by {grown} MiB");
+    other.send(b"at last");
+    other.expect(b"at last");
+    assert_eq!(stuck.read_to_end().1, End::Reset);
+    eventually("one client is left", DEADLINE, || device.status().clients == 1);
+}
+
+#[test]
 fn a_refused_service_ends_the_client_at_once() {
     let refusing = Refusing::bind();
     let (_relay, _device, clients) = start(&[SocketAddr::from(([127, 0, 0, 1], refusing.port()))]);

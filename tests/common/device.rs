@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tcpremote::address::Address;
-use tcpremote::device::{Access, Config, Event, EventKind, Handle, State, Status};
+use tcpremote::device::{Config, Event, EventKind, Handle, State, Status};
 
 use super::{DEADLINE, eventually};
 
@@ -19,12 +19,13 @@ pub struct Device {
 impl Device {
     /// Begins to connect to the relay.
     pub fn start(relay: SocketAddr) -> Self {
-        Self::start_with(relay, Access::default())
+        Self::start_with(relay, |_| {})
     }
 
-    pub fn start_with(relay: SocketAddr, access: Access) -> Self {
-        let server = Address::new(&relay.ip().to_string(), relay.port()).unwrap();
-        let handle = Handle::start(Config { access, ..Config::new(server) }).unwrap();
+    pub fn start_with(relay: SocketAddr, configure: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::new(Address::new(&relay.ip().to_string(), relay.port()).unwrap());
+        configure(&mut config);
+        let handle = Handle::start(config).unwrap();
         Self { handle, events: Vec::new() }
     }
 

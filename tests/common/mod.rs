@@ -79,20 +79,6 @@ impl Peer {
         Ok(())
     }
 
-    /// Writes until the peer has taken nothing for `patience`; how many bytes that were.
-    pub fn send_until_stuck(&mut self, patience: Duration) -> usize {
-        self.stream.set_write_timeout(Some(patience)).unwrap();
-        let block = [b'#'; 64 * 1024];
-        let mut sent = 0;
-        loop {
-            match self.stream.write(&block) {
-                Ok(count) => sent += count,
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return sent,
-                Err(error) => panic!("after {sent} bytes: {error}"),
-            }
-        }
-    }
-
     /// What one read brings; nothing at the end.
     pub fn try_read(&mut self, limit: Duration) -> io::Result<Vec<u8>> {
         let mut buffer = vec![0; 64 * 1024];
@@ -104,7 +90,11 @@ impl Peer {
 
     /// Exactly so many bytes.
     pub fn read(&mut self, count: usize) -> Vec<u8> {
-        let deadline = Instant::now() + DEADLINE;
+        self.read_within(count, DEADLINE)
+    }
+
+    pub fn read_within(&mut self, count: usize, limit: Duration) -> Vec<u8> {
+        let deadline = Instant::now() + limit;
         let mut bytes = vec![0; count];
         let mut filled = 0;
         while filled < count {
@@ -122,7 +112,12 @@ impl Peer {
     /// These bytes come next.
     #[track_caller]
     pub fn expect(&mut self, bytes: &[u8]) {
-        let read = self.read(bytes.len());
+        self.expect_within(bytes, DEADLINE);
+    }
+
+    #[track_caller]
+    pub fn expect_within(&mut self, bytes: &[u8], limit: Duration) {
+        let read = self.read_within(bytes.len(), limit);
         assert!(read == bytes, "expected {:?}, read {:?}", head(bytes), head(&read));
     }
 
@@ -147,17 +142,6 @@ impl Peer {
         let (bytes, ended) = self.read_to_end();
         assert!(bytes.is_empty(), "still {} bytes: {:?}", bytes.len(), head(&bytes));
         assert_eq!(ended, end);
-    }
-
-    /// Nothing comes for so long. Only where nothing that must come can follow.
-    #[track_caller]
-    pub fn expect_silence(&mut self, limit: Duration) {
-        match self.try_read(limit) {
-            Ok(read) => panic!("expected silence, read {:?}", head(&read)),
-            Err(error) => {
-                assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
-            }
-        }
     }
 
     /// Sends FIN; what the peer sends can still be read.

@@ -4,8 +4,12 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use super::{DEADLINE, End, Peer};
+
+/// How long an echo waits for its client: longer than any stall.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// A service on a port of the system's choice; it stops when dropped.
 #[derive(Debug)]
@@ -38,7 +42,7 @@ impl Service {
     /// Sends back what it gets, to the end.
     pub fn echo() -> Self {
         Self::start(|mut peer| {
-            while let Ok(bytes) = peer.try_read(DEADLINE) {
+            while let Ok(bytes) = peer.try_read(IDLE) {
                 if bytes.is_empty() || peer.try_send(&bytes).is_err() {
                     return;
                 }
