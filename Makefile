@@ -12,7 +12,7 @@ CARGO_TARGET_DIR ?= target
 MODULE_DIR = $(CARGO_TARGET_DIR)/$(LUA_FEATURE)
 MODULE = $(MODULE_DIR)/$(PROFILE)/libtcpremote.$(if $(filter Darwin,$(shell uname)),dylib,so)
 
-.PHONY: help test lint build demo module install-module install-tree
+.PHONY: help test lint build demo bench module install-module install-tree
 
 help:
 	@scripts/help
@@ -29,6 +29,13 @@ build:
 
 demo:
 	@scripts/demo
+
+# ARGS are the benchmark's: --quick, --verbose, --write, or a word that the figures' names have.
+bench:
+	@scripts/need-cargo
+	@scripts/need-packages haproxy socat lua5.4
+	$(MAKE) module LUA=lua5.4
+	cargo bench --bench tunnel -- $(ARGS)
 
 # The rock's two steps. cargo decides what is up to date.
 module:

@@ -38,6 +38,24 @@ fn expect_echo(clients: SocketAddr) {
 }
 
 #[test]
+fn every_address_may_be_ipv6_or_a_name() {
+    // The name has two addresses on most systems; the service listens at one, and each is tried.
+    let v4 = Service::echo();
+    let v6 = Listener::bind_to("[::1]:0");
+    let mut command = common::relay::command();
+    command.args(["--log", "debug", "[::1]:0", "[::1]:0", &v6.address().to_string()]);
+    command.args(["localhost:0", &format!("localhost:{}", v4.port())]);
+    let relay = Relay::spawn(command, 2);
+    let mut device = Device::start(relay.device_addr());
+    device.wait_for(EventKind::Listening);
+    let clients = relay.client_addrs();
+    let mut client = Peer::connect(*clients.iter().find(|address| address.is_ipv6()).unwrap());
+    client.send(b"over IPv6");
+    v6.accept().expect(b"over IPv6");
+    expect_echo(*clients.iter().find(|address| address.is_ipv4()).unwrap());
+}
+
+#[test]
 fn many_clients_at_once_get_their_own_bytes_back() {
     let echo = Service::echo();
     let (_relay, device, clients) = start(&[echo.address()]);
