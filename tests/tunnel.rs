@@ -4,7 +4,6 @@
 
 mod common;
 
-use std::fs;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +11,7 @@ use std::time::{Duration, Instant};
 use common::device::Device;
 use common::relay::Relay;
 use common::service::Service;
+use common::usage::Usage;
 use common::{DEADLINE, End, Listener, Peer, Refusing, eventually, pattern};
 use socket2::{Domain, Socket, Type};
 use tcpremote::device::{EventKind, State};
@@ -242,12 +242,7 @@ fn a_client_that_stops_reading_holds_up_the_others_for_the_stall_time_and_is_res
     let endless = Service::start(|mut peer| while peer.try_send(&[b'x'; 65_536]).is_ok() {});
     let (relay, device, clients) = start(&[endless.address(), echo.address()]);
     let mut other = Peer::connect(clients[1]);
-    let memory = |process: u32| {
-        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() / 1024
-    };
-    let before = memory(relay.process());
+    let before = Usage::of(relay.process()).kib;
     let mut stuck = Peer::connect(clients[0]);
     stuck.read(65_536);
     // Echoes go on until the stuck client's queue is full, stand still for the stall's 30 s, and go on.
@@ -261,12 +256,35 @@ fn a_client_that_stops_reading_holds_up_the_others_for_the_stall_time_and_is_res
         longest = longest.max(asked.elapsed());
     }
     assert!((Duration::from_secs(20)..Duration::from_secs(35)).contains(&longest), "{longest:?}");
-    let grown = memory(relay.process()).saturating_sub(before);
+    let grown = Usage::of(relay.process()).kib.saturating_sub(before) / 1024;
     assert!(grown < 16, "the relay grew by {grown} MiB");
     other.send(b"at last");
     other.expect(b"at last");
     assert_eq!(stuck.read_to_end().1, End::Reset);
     eventually("one client is left", DEADLINE, || device.status().clients == 1);
+}
+
+#[test]
+fn four_endless_services_get_fair_shares_and_memory_stays_bounded() {
+    let endless = Service::start(|mut peer| while peer.try_send(&[b'x'; 64 * 1024]).is_ok() {});
+    let (relay, _device, clients) = start(&[endless.address()]);
+    let before = Usage::of(relay.process()).kib + Usage::of(std::process::id()).kib;
+    let deadline = Instant::now() + Duration::from_secs(2);
+    let readers = (0..4).map(|_| {
+        let mut client = Peer::connect(clients[0]);
+        thread::spawn(move || {
+            let mut total = 0;
+            while Instant::now() < deadline {
+                total += client.try_read(DEADLINE).unwrap().len();
+            }
+            total
+        })
+    });
+    let shares: Vec<usize> = readers.collect::<Vec<_>>().into_iter().map(|reader| reader.join().unwrap()).collect();
+    let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
+    assert!(*least > 0 && most / least < 3, "shares of {shares:?} bytes");
+    let grown = (Usage::of(relay.process()).kib + Usage::of(std::process::id()).kib).saturating_sub(before);
+    assert!(grown < 16 << 10, "memory grew by {grown} KiB");
 }
 
 #[test]
@@ -282,7 +300,7 @@ fn a_refused_service_ends_the_client_at_once() {
 fn short_connections_in_a_row_leave_nothing_behind() {
     let echo = Service::echo();
     let (relay, device, clients) = start(&[echo.address()]);
-    let sockets = |process: u32| fs::read_dir(format!("/proc/{process}/fd")).unwrap().count();
+    let sockets = |process: u32| Usage::of(process).descriptors;
     expect_echo(clients[0]);
     device.wait_until_idle(DEADLINE);
     eventually("the relay's first client is gone", DEADLINE, || sockets(relay.process()) < 16);

@@ -12,6 +12,7 @@ use std::time::Instant;
 use common::device::Device;
 use common::relay::Relay;
 use common::service::Service;
+use common::usage::Usage;
 use common::{DEADLINE, eventually};
 
 /// The byte at `offset` of what client `client` sends: neither repeats within 64 KiB nor equals another client's.
@@ -118,22 +119,5 @@ fn ten_thousand_short_connections_leave_no_descriptor_no_number_and_no_memory_be
     for mut client in &clients {
         client.write_all(b"x").expect("the tunnel takes a byte");
         client.read_exact(&mut [0]).expect("the byte comes back");
-    }
-}
-
-/// What a process holds.
-#[derive(Debug)]
-struct Usage {
-    descriptors: usize,
-    kib: usize,
-}
-
-impl Usage {
-    fn of(process: u32) -> Self {
-        let descriptors = std::fs::read_dir(format!("/proc/{process}/fd")).expect("a process").count();
-        let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("a process");
-        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
-        let kib = rss.trim().trim_end_matches(" kB").trim().parse().expect("a number of KiB");
-        Self { descriptors, kib }
     }
 }

@@ -6,6 +6,7 @@
 pub mod device;
 pub mod relay;
 pub mod service;
+pub mod usage;
 pub mod wire;
 
 use std::io::{self, ErrorKind, Read, Write};
