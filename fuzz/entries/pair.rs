@@ -1,0 +1,159 @@
+//! A device and a relay, driven by bytes: each is an order, and what it needs follows it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tcpremote::device::{self, Device};
+use tcpremote::link::{Endpoint, QueueRule, Room, StreamKey};
+use tcpremote::relay::{self, Relay};
+
+/// Small enough that full queues are met often.
+const RULE: QueueRule = QueueRule { queue: 4096, stall: Duration::from_secs(30) };
+
+struct Side<E> {
+    endpoint: E,
+    streams: Vec<StreamKey>,
+    lost: bool,
+}
+
+impl<E: Endpoint> Side<E> {
+    fn new(endpoint: E) -> Self {
+        Self { endpoint, streams: Vec::new(), lost: false }
+    }
+
+    fn receive(&mut self, now: Instant, mut input: &[u8]) {
+        if self.lost {
+            return;
+        }
+        loop {
+            match self.endpoint.receive(now, &mut input) {
+                Ok(Some(delivery)) => self.endpoint.keep(now, delivery.stream, delivery.bytes),
+                Ok(None) => return,
+                Err(_) => return self.lose(now),
+            }
+        }
+    }
+
+    fn lose(&mut self, now: Instant) {
+        self.lost = true;
+        self.endpoint.handle_link_lost(now);
+    }
+
+    fn send(&mut self, now: Instant, key: StreamKey, count: usize) {
+        if let Room::Free(room) = self.endpoint.reserve(key) {
+            let count = count.clamp(1, room.len());
+            room[..count].fill(b'x');
+            self.endpoint.commit(now, key, count);
+        }
+    }
+
+    fn take(&mut self, now: Instant, key: StreamKey, count: usize) {
+        let count = count.min(self.endpoint.pending(key).len());
+        self.endpoint.advance(now, key, count);
+    }
+
+    fn order(&mut self, now: Instant, order: u8, place: u8, count: usize) {
+        let Some(&key) = self.streams.get(usize::from(place) % self.streams.len().max(1)) else { return };
+        match order {
+            0 => self.send(now, key, count),
+            1 => self.take(now, key, count),
+            2 => self.endpoint.handle_end(now, key),
+            _ => self.endpoint.handle_failure(now, key),
+        }
+    }
+
+    /// With no link and no end of time, nothing is left.
+    fn wind_up(&mut self, mut now: Instant, mut drain: impl FnMut(&mut Self)) {
+        self.lose(now);
+        drain(self);
+        while let Some(at) = self.endpoint.poll_timeout() {
+            now = now.max(at);
+            self.endpoint.handle_timeout(now);
+            drain(self);
+        }
+        assert_eq!((self.endpoint.streams(), self.endpoint.counters().open), (0, 0));
+    }
+}
+
+/// Moves up to `count` bytes of the link; a side that does not want input keeps the other waiting.
+fn carry<A: Endpoint, B: Endpoint>(now: Instant, from: &mut Side<A>, to: &mut Side<B>, count: usize) {
+    if to.endpoint.wants_input() && !from.lost {
+        let bytes = from.endpoint.unsent();
+        let bytes = bytes[..count.min(bytes.len())].to_vec();
+        from.endpoint.advance_link(now, bytes.len());
+        to.receive(now, &bytes);
+    }
+}
+
+/// Runs the orders in `data`.
+pub(crate) fn run(data: &[u8]) {
+    let mut now = Instant::now();
+    let service = Arc::new("127.0.0.1:22".parse().expect("an address"));
+    let mut device = Side::new(Device::new(RULE));
+    let mut relay = Side::new(Relay::new(now, Duration::from_secs(1), RULE));
+    let mut data = data.iter().copied();
+    while let Some(order) = data.next() {
+        let (place, high, low) = (data.next().unwrap_or(0), data.next().unwrap_or(0), data.next().unwrap_or(0));
+        let count = usize::from(u16::from_be_bytes([high, low]));
+        match order % 16 {
+            0 if relay.endpoint.is_listening() && !relay.lost => {
+                for _ in 0..=place {
+                    let key = relay.endpoint.open(now, Arc::clone(&service));
+                    relay.streams.push(key);
+                }
+            }
+            0 | 1 => carry(now, &mut device, &mut relay, count),
+            2 => carry(now, &mut relay, &mut device, count),
+            3..=6 => relay.order(now, order % 16 - 3, place, count),
+            7..=10 => device.order(now, order % 16 - 7, place, count),
+            11 => {
+                if let Some(&key) = device.streams.get(usize::from(place)) {
+                    device.endpoint.handle_connected(now, key);
+                }
+            }
+            12 => {
+                now += Duration::from_millis(count as u64);
+                device.endpoint.handle_timeout(now);
+                relay.endpoint.handle_timeout(now);
+            }
+            13 => device.receive(now, &data.by_ref().take(usize::from(place)).collect::<Vec<_>>()),
+            14 => relay.receive(now, &data.by_ref().take(usize::from(place)).collect::<Vec<_>>()),
+            _ if place % 2 == 0 => device.endpoint.close(now),
+            _ => relay.endpoint.close(now),
+        }
+        drain_device(&mut device);
+        drain_relay(&mut relay);
+        assert!(device.endpoint.unsent().len() < 1 << 20 && relay.endpoint.unsent().len() < 1 << 20);
+    }
+    device.wind_up(now, drain_device);
+    relay.wind_up(now, drain_relay);
+}
+
+fn drain_device(device: &mut Side<Device>) {
+    while let Some(output) = device.endpoint.poll_output() {
+        match output {
+            device::Output::Connect { stream, .. } => device.streams.push(stream),
+            device::Output::Finish { stream }
+            | device::Output::Reset { stream, .. }
+            | device::Output::Gone { stream } => end(&mut device.streams, stream),
+            device::Output::Malformed { .. } | device::Output::EarlyDropped { .. } => {}
+        }
+    }
+}
+
+fn drain_relay(relay: &mut Side<Relay>) {
+    while let Some(output) = relay.endpoint.poll_output() {
+        match output {
+            relay::Output::Finish { stream } | relay::Output::Reset { stream, .. } | relay::Output::Gone { stream } => {
+                end(&mut relay.streams, stream);
+            }
+            relay::Output::Listening | relay::Output::ListenOverdue | relay::Output::Opened { .. } => {}
+        }
+    }
+}
+
+/// Every stream ends exactly once.
+fn end(streams: &mut Vec<StreamKey>, stream: StreamKey) {
+    let place = streams.iter().position(|&key| key == stream).expect("a stream that is there");
+    streams.remove(place);
+}

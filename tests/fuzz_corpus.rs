@@ -1,0 +1,45 @@
+//! What the fuzzers found and were fed is tried again, and random bytes beside it, without a fuzzer.
+#![cfg(feature = "relay")]
+
+use std::fs;
+use std::path::Path;
+
+use proptest::prelude::*;
+
+#[path = "../fuzz/entries/decoder.rs"]
+mod decoder;
+#[path = "../fuzz/entries/pair.rs"]
+mod pair;
+
+fn replay(target: &str, run: fn(&[u8])) {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let files = fs::read_dir(&corpus).expect("a corpus").map(|entry| entry.expect("a file").path());
+    let mut count = 0;
+    for file in files {
+        run(&fs::read(&file).expect("a readable file"));
+        count += 1;
+    }
+    assert!(count > 0, "{} is empty", corpus.display());
+}
+
+#[test]
+fn the_decoders_corpus_holds() {
+    replay("decoder", decoder::run);
+}
+
+#[test]
+fn the_pairs_corpus_holds() {
+    replay("pair", pair::run);
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_the_decoder_depend_on_how_they_were_cut(data in prop::collection::vec(any::<u8>(), 0..400)) {
+        decoder::run(&data);
+    }
+
+    #[test]
+    fn no_orders_confuse_the_pair(data in prop::collection::vec(any::<u8>(), 0..1200)) {
+        pair::run(&data);
+    }
+}
