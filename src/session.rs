@@ -217,6 +217,16 @@ impl<E: Endpoint> Session<E> {
         self.endpoint.handle_link_lost(now);
     }
 
+    /// Ends a link that carries nothing, without a wait: there is nothing that a RST could destroy.
+    pub(crate) fn close_idle_link(&mut self, now: Instant, event_loop: &mut EventLoop) {
+        if self.endpoint.streams() == 0 && self.endpoint.unsent().is_empty() {
+            if let Some(mut link) = self.link.take() {
+                event_loop.deregister(&mut link.io, link.token);
+            }
+            self.endpoint.handle_link_lost(now);
+        }
+    }
+
     /// Ends the link with RST: it is lost, or its other end broke the protocol.
     pub(crate) fn abort_link(&mut self, now: Instant, event_loop: &mut EventLoop) {
         if let Some(mut link) = self.link.take() {

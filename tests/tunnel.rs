@@ -349,6 +349,18 @@ fn when_the_owner_closes_the_tunnel_everybody_is_ended_and_the_next_device_is_se
 }
 
 #[test]
+fn an_idle_tunnel_closes_at_once_even_if_the_relay_stands_still() {
+    let silent = Listener::bind();
+    let mut device = Device::start(silent.address());
+    let _link = silent.accept();
+    device.wait_for(EventKind::Listening);
+    let began = Instant::now();
+    device.handle.close().unwrap();
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    assert_eq!(device.status().state, State::Closed);
+}
+
+#[test]
 fn what_the_device_does_not_permit_is_ended_and_told_with_the_line_that_would() {
     let (_relay, mut device, clients) = start(&["192.0.2.1:80".parse().unwrap()]);
     Peer::connect(clients[0]).read_to_end();

@@ -82,6 +82,7 @@ impl Driver<'_> {
         let now = Instant::now();
         let deadline = now + FLUSH_TIMEOUT;
         if closed_by_owner {
+            self.session.close_idle_link(now, &mut self.event_loop);
             self.session.endpoint.close(now);
         } else {
             self.session.abort_link(now, &mut self.event_loop);

@@ -141,6 +141,7 @@ impl Server {
         }
         for peer in self.sessions.iter_mut().flatten() {
             clients_cut += peer.session.endpoint.clients() as u64;
+            peer.session.close_idle_link(Instant::now(), &mut self.event_loop);
             peer.session.endpoint.close(Instant::now());
         }
         while Instant::now() < deadline {
