@@ -18,6 +18,8 @@ pub(crate) type Column = usize;
 
 /// Everything measured so far.
 pub(crate) struct Report {
+    /// What this machine is, and how busy it was at the start.
+    machine: String,
     effort: Effort,
     columns: Vec<Measured>,
     failed: bool,
@@ -56,7 +58,7 @@ enum Cell {
 
 impl Report {
     pub(crate) fn new(effort: Effort) -> Self {
-        Self { effort, columns: Vec::new(), failed: false }
+        Self { machine: machine(), effort, columns: Vec::new(), failed: false }
     }
 
     pub(crate) fn add(&mut self, contestant: &dyn Contestant) -> Column {
@@ -108,7 +110,7 @@ impl Report {
                 let _ = writeln!(text, "{:<11} {note}", "");
             }
         }
-        let _ = writeln!(text, "{:<11} {}", "on", machine());
+        let _ = writeln!(text, "{:<11} {}", "on", self.machine);
         let (rounds, window) = (self.effort.rounds, self.effort.window);
         let _ = write!(text, "{:<11} medians of {rounds} interleaved rounds, {window:?} for each sample", "figures");
         text
