@@ -1,0 +1,516 @@
+//! The shell of a core: what `session.rs` does with sockets, done with pipes, and watched.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tcpremote::address::Address;
+use tcpremote::device::{self, Device};
+use tcpremote::link::{Endpoint, Room, StreamKey};
+use tcpremote::relay::{self, Relay};
+
+use crate::pipe::Read;
+use crate::wire::{self, Queued};
+use crate::world::{CLIENT, Dial, SERVICE, World};
+
+/// Bytes that one read of the link takes at most.
+const LINK_BUFFER: usize = 128 * 1024;
+
+/// What both cores ask for.
+#[derive(Debug)]
+pub(crate) enum Task {
+    Listening,
+    Opened(StreamKey),
+    Connect(StreamKey, usize),
+    Finish(StreamKey),
+    Reset(StreamKey, &'static str),
+    Gone(StreamKey),
+    Note(String),
+}
+
+/// A core under test.
+pub(crate) trait Core: Endpoint {
+    const SIDE: usize;
+    /// The most streams that may exist here.
+    const MOST_STREAMS: usize;
+    /// Bytes that may wait for a socket beyond the queue and one read.
+    const EXTRA: usize;
+
+    fn task(output: Self::Output) -> Task;
+    fn shut(&mut self, now: Instant);
+    /// What became of the connection that [`Task::Connect`] asked for.
+    fn answer(&mut self, now: Instant, key: StreamKey, connects: bool);
+}
+
+impl Core for Relay {
+    const SIDE: usize = CLIENT;
+    const MOST_STREAMS: usize = 256 + 256 + 64;
+    const EXTRA: usize = 0;
+
+    fn task(output: relay::Output) -> Task {
+        match output {
+            relay::Output::Listening => Task::Listening,
+            relay::Output::ListenOverdue => panic!("LISTEN is never late here"),
+            relay::Output::Opened { stream, .. } => Task::Opened(stream),
+            relay::Output::Finish { stream } => Task::Finish(stream),
+            relay::Output::Reset { stream, reason } => Task::Reset(
+                stream,
+                match reason {
+                    relay::ResetReason::NoId => "no id",
+                    relay::ResetReason::Stalled => "stalled",
+                    relay::ResetReason::LinkLost => "link lost",
+                },
+            ),
+            relay::Output::Gone { stream } => Task::Gone(stream),
+        }
+    }
+
+    fn shut(&mut self, now: Instant) {
+        self.close(now);
+    }
+
+    fn answer(&mut self, _: Instant, _: StreamKey, _: bool) {
+        unreachable!("a relay connects to nobody");
+    }
+}
+
+impl Core for Device {
+    const SIDE: usize = SERVICE;
+    const MOST_STREAMS: usize = 256 + 64;
+    const EXTRA: usize = 1024 * 1024;
+
+    fn task(output: device::Output) -> Task {
+        match output {
+            device::Output::Connect { stream, service, .. } => {
+                let number = service.host().strip_prefix('c').and_then(|number| number.parse().ok());
+                Task::Connect(stream, number.expect("a simulated service"))
+            }
+            device::Output::Finish { stream } => Task::Finish(stream),
+            device::Output::Reset { stream, reason } => Task::Reset(
+                stream,
+                match reason {
+                    device::ResetReason::Stalled => "stalled",
+                    device::ResetReason::ConnectTimeout => "connect timeout",
+                    device::ResetReason::Replaced => "replaced",
+                    device::ResetReason::LinkLost => "link lost",
+                },
+            ),
+            device::Output::Gone { stream } => Task::Gone(stream),
+            device::Output::Malformed { .. } => panic!("no relay here sends a malformed CONNECT"),
+            device::Output::EarlyDropped { client } => Task::Note(format!("early bytes of number {client} dropped")),
+        }
+    }
+
+    fn shut(&mut self, now: Instant) {
+        self.close(now);
+    }
+
+    fn answer(&mut self, now: Instant, key: StreamKey, connects: bool) {
+        if connects {
+            self.handle_connected(now, key);
+        } else {
+            self.handle_connect_failed(now, key);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Socket {
+    conversation: usize,
+    connected: bool,
+    at_end: bool,
+    write_failed: bool,
+}
+
+/// A core and its sockets.
+#[derive(Debug)]
+pub(crate) struct Shell<E> {
+    pub(crate) core: E,
+    sockets: BTreeMap<StreamKey, Socket>,
+    /// Conversations whose sockets failed, until the core confirms it.
+    failed: BTreeMap<StreamKey, usize>,
+    dials: BTreeMap<StreamKey, (Duration, bool)>,
+    pub(crate) listening: bool,
+    pub(crate) has_link: bool,
+    pub(crate) closing: bool,
+    buffer: Vec<u8>,
+    /// How much of what is unsent was shown to the wire's rules.
+    observed: usize,
+}
+
+impl<E: Core> Shell<E> {
+    pub(crate) fn new(core: E) -> Self {
+        Self {
+            core,
+            sockets: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            dials: BTreeMap::new(),
+            listening: false,
+            has_link: true,
+            closing: false,
+            buffer: vec![0; LINK_BUFFER],
+            observed: 0,
+        }
+    }
+
+    /// Does what can be done now, in any order; true if something moved.
+    pub(crate) fn turn(&mut self, world: &mut World) -> bool {
+        let mut moved = false;
+        if self.core.poll_timeout().is_some_and(|at| at <= world.instant()) {
+            self.core.handle_timeout(world.instant());
+            let next = self.core.poll_timeout();
+            assert!(next.is_none_or(|at| at > world.instant()), "what was due is done");
+            self.carry_out(world);
+            moved = true;
+        }
+        moved |= self.answer_dials(world);
+        let first = world.random.below(3);
+        for step in 0..3 {
+            moved |= match (first + step) % 3 {
+                0 => self.read_link(world),
+                1 => self.turn_streams(world),
+                _ => self.write_link(world),
+            };
+            moved |= self.carry_out(world);
+        }
+        if self.closing && self.has_link && self.core.unsent().is_empty() {
+            world.link[E::SIDE].finish(world.now);
+            world.link[1 - E::SIDE].sink();
+            self.lose_link(world);
+            moved = true;
+        }
+        self.check_marks(world);
+        moved
+    }
+
+    /// Its owner ends it.
+    pub(crate) fn shut(&mut self, world: &mut World) {
+        world.note(format_args!("{} closes", name::<E>()));
+        self.closing = true;
+        self.core.shut(world.instant());
+        for socket in self.sockets.values() {
+            world.conversations[socket.conversation].cut[E::SIDE].get_or_insert("closed");
+        }
+        self.carry_out(world);
+    }
+
+    fn lose_link(&mut self, world: &mut World) {
+        world.note(format_args!("{} has no link any more", name::<E>()));
+        self.has_link = false;
+        self.core.handle_link_lost(world.instant());
+        self.observed = 0;
+        self.carry_out(world);
+        assert!(self.core.unsent().is_empty() && self.core.counters().open == 0, "nothing is left of the link");
+    }
+
+    fn read_link(&mut self, world: &mut World) -> bool {
+        if !self.has_link || !self.core.wants_input() {
+            return false;
+        }
+        let most = if world.random.chance(10) { world.random.between(1, 5000) as usize } else { LINK_BUFFER };
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let read = world.link[1 - E::SIDE].read(&mut world.random, world.now, &mut buffer[..most]);
+        match read {
+            Read::Blocked => {}
+            Read::End | Read::Reset => self.lose_link(world),
+            Read::Bytes(count) => self.receive(world, &buffer[..count]),
+        }
+        self.buffer = buffer;
+        read != Read::Blocked
+    }
+
+    fn receive(&mut self, world: &mut World, mut input: &[u8]) {
+        world.wire.read(if E::SIDE == CLIENT { wire::From::Device } else { wire::From::Relay }, input);
+        while let Some(delivery) = self.core.receive(world.instant(), &mut input).expect("the protocol is kept") {
+            let (key, bytes) = (delivery.stream, delivery.bytes);
+            assert!(!bytes.is_empty());
+            let socket = self.sockets.get_mut(&key).expect("bytes are delivered to streams that exist");
+            assert!(socket.connected, "bytes wait for the connection");
+            if socket.write_failed {
+                continue;
+            }
+            match write(world, socket.conversation, E::SIDE, bytes) {
+                Some(count) if count < bytes.len() => self.core.keep(world.instant(), key, &bytes[count..]),
+                Some(_) => {}
+                None => self.handle_write_failure(world, key),
+            }
+        }
+        assert!(input.is_empty(), "all input is taken");
+    }
+
+    fn turn_streams(&mut self, world: &mut World) -> bool {
+        let mut keys: Vec<StreamKey> = self.sockets.keys().copied().collect();
+        if !keys.is_empty() {
+            let middle = world.random.below(keys.len() as u64) as usize;
+            keys.rotate_left(middle);
+        }
+        let mut moved = false;
+        for key in keys {
+            moved |= self.flush_stream(world, key) | self.read_stream(world, key);
+            moved |= self.carry_out(world);
+        }
+        moved
+    }
+
+    fn flush_stream(&mut self, world: &mut World, key: StreamKey) -> bool {
+        let Some(socket) = self.sockets.get(&key).filter(|socket| socket.connected) else { return false };
+        let pending = self.core.pending(key);
+        if pending.is_empty() {
+            return false;
+        }
+        let result =
+            if socket.write_failed { Some(pending.len()) } else { write(world, socket.conversation, E::SIDE, pending) };
+        match result {
+            Some(0) => false,
+            Some(count) => {
+                self.core.advance(world.instant(), key, count);
+                true
+            }
+            None => {
+                self.handle_write_failure(world, key);
+                true
+            }
+        }
+    }
+
+    fn read_stream(&mut self, world: &mut World, key: StreamKey) -> bool {
+        let Some(socket) = self.sockets.get_mut(&key).filter(|socket| socket.connected) else { return false };
+        let now = world.instant();
+        let conversation = &mut world.conversations[socket.conversation];
+        let io = conversation.connections[E::SIDE].as_mut().expect("a socket");
+        if socket.at_end {
+            // It closed after its end of stream, and answers what it gets with RST.
+            let failed = io.inward.is_reset(world.now);
+            if failed {
+                self.fail(world, key);
+            }
+            return failed;
+        }
+        let Room::Free(room) = self.core.reserve(key) else { return false };
+        assert!(!room.is_empty() && room.len() <= usize::from(u16::MAX), "a frame's worth of room");
+        match io.inward.read(&mut world.random, world.now, room) {
+            Read::Blocked if socket.write_failed => self.fail(world, key),
+            Read::Blocked => return false,
+            Read::Bytes(count) => {
+                self.core.commit(now, key, count);
+                conversation.committed[E::SIDE] += count as u64;
+            }
+            Read::End if socket.write_failed => self.fail(world, key),
+            Read::End => {
+                socket.at_end = true;
+                conversation.ended[E::SIDE] = Some(world.now);
+                self.core.handle_end(now, key);
+            }
+            Read::Reset => self.fail(world, key),
+        }
+        true
+    }
+
+    fn handle_write_failure(&mut self, world: &mut World, key: StreamKey) {
+        let socket = self.sockets.get_mut(&key).expect("it was written to");
+        socket.write_failed = true;
+        if socket.at_end || matches!(self.core.reserve(key), Room::Unwanted) {
+            self.fail(world, key);
+        }
+    }
+
+    fn fail(&mut self, world: &mut World, key: StreamKey) {
+        let socket = self.sockets.remove(&key).expect("a socket fails once");
+        self.failed.insert(key, socket.conversation);
+        let conversation = &mut world.conversations[socket.conversation];
+        conversation.cut[E::SIDE].get_or_insert("failed");
+        let io = conversation.connections[E::SIDE].as_mut().expect("a socket");
+        io.reset(&mut world.random, world.now);
+        self.core.handle_failure(world.instant(), key);
+    }
+
+    fn write_link(&mut self, world: &mut World) -> bool {
+        self.observe(world);
+        let unsent = self.core.unsent();
+        if !self.has_link || unsent.is_empty() || world.link[E::SIDE].is_ended() {
+            return false;
+        }
+        let count = world.link[E::SIDE].write(&mut world.random, world.now, unsent);
+        self.core.advance_link(world.instant(), count);
+        self.observed -= count;
+        count > 0
+    }
+
+    /// Shows what was queued for the link to whoever keeps its rules.
+    fn observe(&mut self, world: &mut World) {
+        let from = if E::SIDE == CLIENT { wire::From::Relay } else { wire::From::Device };
+        let more = &self.core.unsent()[self.observed..];
+        self.observed += more.len();
+        for Queued { command, id, size, close } in world.wire.queue(world.now, from, more) {
+            let command = ["?", "CONNECT", "CLOSE", "DATA", "LISTEN"][usize::from(command).min(4)];
+            world.note(format_args!("{} {command} {id} of {size} bytes", name::<E>()));
+            if let Some((number, true)) = close {
+                check_reason::<E>(world, number);
+            }
+        }
+    }
+
+    /// Everything that the core asks for; true if there was something.
+    pub(crate) fn carry_out(&mut self, world: &mut World) -> bool {
+        let mut moved = false;
+        while let Some(output) = self.core.poll_output() {
+            let task = E::task(output);
+            moved = true;
+            if let Task::Connect(key, number) = task {
+                world.note(format_args!("device connects to {number}"));
+                self.insert(key, number, false);
+                match world.conversations[number].dial {
+                    Dial::Connects(after) => self.dials.insert(key, (world.now + after, true)),
+                    Dial::Refuses(after) => self.dials.insert(key, (world.now + after, false)),
+                    Dial::NeverAnswers => None,
+                };
+                continue;
+            }
+            self.carry_out_one(world, task);
+        }
+        self.observe(world);
+        moved
+    }
+
+    fn carry_out_one(&mut self, world: &mut World, task: Task) {
+        let (key, how) = match &task {
+            Task::Finish(key) => (*key, "finishes"),
+            Task::Reset(key, reason) => (*key, *reason),
+            Task::Gone(key) => (*key, "gone"),
+            Task::Opened(key) => {
+                self.sockets.get_mut(key).expect("what was opened came before").connected = true;
+                return;
+            }
+            Task::Listening => {
+                self.listening = true;
+                return;
+            }
+            Task::Note(_) | Task::Connect(..) => return world.note(format_args!("{} {task:?}", name::<E>())),
+        };
+        self.dials.remove(&key);
+        let number = match task {
+            Task::Gone(_) => self.failed.remove(&key),
+            _ => self.sockets.remove(&key).map(|socket| socket.conversation),
+        };
+        let number = number.unwrap_or_else(|| panic!("a stream ends once, and as it must: {task:?}"));
+        world.note(format_args!("{} conversation {number}: {how}", name::<E>()));
+        let conversation = &mut world.conversations[number];
+        let io = conversation.connections[E::SIDE].as_mut();
+        match task {
+            Task::Finish(_) => {
+                io.expect("a connected socket").finish(world.now);
+            }
+            Task::Reset(_, reason) => {
+                conversation.cut[E::SIDE].get_or_insert(reason);
+                if let Some(io) = io {
+                    io.reset(&mut world.random, world.now);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn insert(&mut self, key: StreamKey, conversation: usize, connected: bool) {
+        let socket = Socket { conversation, connected, at_end: false, write_failed: false };
+        assert!(self.sockets.insert(key, socket).is_none(), "a key is one stream's for ever");
+    }
+
+    fn answer_dials(&mut self, world: &mut World) -> bool {
+        let due: Vec<StreamKey> =
+            self.dials.iter().filter(|(_, (at, _))| *at <= world.now).map(|(&key, _)| key).collect();
+        let moved = !due.is_empty();
+        for key in due {
+            let Some((_, connects)) = self.dials.remove(&key) else { continue };
+            let number = self.sockets[&key].conversation;
+            if !connects {
+                self.sockets.remove(&key);
+                self.failed.insert(key, number);
+            }
+            world.note(format_args!("service {number} {}", if connects { "accepts" } else { "refuses" }));
+            if connects {
+                world.connect(number, SERVICE);
+                if let Some(socket) = self.sockets.get_mut(&key) {
+                    socket.connected = true;
+                }
+            } else {
+                world.conversations[number].cut[SERVICE] = Some("refused");
+            }
+            self.core.answer(world.instant(), key, connects);
+            self.carry_out(world);
+        }
+        moved
+    }
+
+    fn check_marks(&self, world: &World) {
+        let queue = world.weather.queue.max(E::EXTRA) + LINK_BUFFER;
+        for &key in self.sockets.keys() {
+            assert!(self.core.pending(key).len() <= queue, "{} bytes wait for a socket", self.core.pending(key).len());
+        }
+        assert!(self.core.unsent().len() <= 384 * 1024, "{} bytes wait for the link", self.core.unsent().len());
+        assert!(self.core.streams() <= E::MOST_STREAMS, "{} streams", self.core.streams());
+        assert_eq!(self.core.streams(), self.sockets.len(), "the core's streams are the shell's sockets");
+        assert!(self.core.counters().open <= 256);
+    }
+
+    /// When something is due here.
+    pub(crate) fn next_event(&self, world: &World) -> Option<Duration> {
+        let core = self.core.poll_timeout().map(|at| world.time(at));
+        core.into_iter().chain(self.dials.values().map(|(at, _)| *at)).min()
+    }
+
+    /// Nothing is left of anything.
+    pub(crate) fn check_empty(&self) {
+        assert_eq!(self.core.streams(), 0, "no stream is left");
+        assert_eq!(self.core.counters().open, 0, "none is open");
+        assert_eq!(self.core.poll_timeout(), None, "nothing is due");
+        assert!(self.core.unsent().is_empty(), "nothing is unsent");
+        assert!(self.core.wants_input(), "nothing holds up the link");
+    }
+}
+
+impl Shell<Relay> {
+    /// Clients that arrive now; true if there were any.
+    pub(crate) fn accept(&mut self, world: &mut World) -> bool {
+        let mut moved = false;
+        for number in 0..world.conversations.len() {
+            let conversation = &mut world.conversations[number];
+            if conversation.arrived || conversation.arrives > world.now {
+                continue;
+            }
+            if !self.has_link || self.closing {
+                conversation.arrived = true;
+            } else if self.listening {
+                world.connect(number, CLIENT);
+                let service = Address::new(&format!("c{number}"), 1).expect("an address");
+                let key = self.core.open(world.instant(), Arc::new(service));
+                self.insert(key, number, false);
+                self.carry_out(world);
+            } else {
+                continue;
+            }
+            moved = true;
+        }
+        moved
+    }
+}
+
+/// Bytes that a conversation's side took; `None` if it is gone.
+fn write(world: &mut World, conversation: usize, side: usize, bytes: &[u8]) -> Option<usize> {
+    let io = world.conversations[conversation].connections[side].as_mut().expect("a connected socket");
+    if io.inward.is_reset(world.now) { None } else { Some(io.outward.write(&mut world.random, world.now, bytes)) }
+}
+
+fn name<E: Core>() -> &'static str {
+    ["relay", "device"][E::SIDE]
+}
+
+/// Who sends CLOSE first has a reason.
+fn check_reason<E: Core>(world: &mut World, number: usize) {
+    let pressed = world.conversations.len() > 256;
+    let conversation = &mut world.conversations[number];
+    conversation.closed_by_relay |= E::SIDE == CLIENT;
+    let patience = if E::SIDE == CLIENT && !pressed { world.weather.half_close } else { Duration::ZERO };
+    let ended = conversation.ended[E::SIDE].is_some_and(|at| at + patience <= world.now);
+    let reason = ended || conversation.cut[E::SIDE].is_some();
+    assert!(reason, "conversation {number}: {} has no reason for CLOSE", name::<E>());
+}
