@@ -3,6 +3,12 @@
 //! `SIM_SEED=7 cargo test --test simulation NAME -- --nocapture` replays one seed of one test and prints what
 //! happens; `SIM_SEEDS=10000` tries so many, instead of 256 in all.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test ends where its means fail")]
+#![allow(
+    dead_code,
+    clippy::collapsible_if,
+    clippy::wildcard_enum_match_arm,
+    reason = "the parts for peers of 2012 follow"
+)]
 
 mod app;
 mod pipe;
