@@ -117,6 +117,11 @@ impl EventLoop {
         self.slots[token.0 & INDEX_MASK].source = Some(source);
     }
 
+    /// Has the socket's state told once more: what is left unread for now gives no edge of its own.
+    pub(crate) fn renew(&mut self, io: &mut impl IoSource, token: Token) -> io::Result<()> {
+        self.poll.registry().reregister(io, token, Interest::READABLE | Interest::WRITABLE)
+    }
+
     /// Ends the watch; events of `token` that are still on their way are dropped.
     pub(crate) fn deregister(&mut self, io: &mut impl IoSource, token: Token) {
         // It was registered here, so the only failure is a descriptor that the kernel already forgot.

@@ -1,7 +1,9 @@
 //! Sockets that were ended with FIN and wait for their peer's, so that bytes on their way are not cut by a RST.
 //!
 //! Closing a socket with unread bytes makes the kernel send RST, and a RST destroys what the peer has not read
-//! yet. So what the peer still sends is read and dropped, for a short while.
+//! yet. So what the peer still sends is read and dropped, for a short while. What comes after that the kernel
+//! itself answers with RST; we never do: while our last bytes are on their way it would cut them, and once they are
+//! there it would be too late.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -12,7 +14,6 @@ use mio::Token;
 use mio::net::TcpStream;
 
 use crate::event_loop::{EventLoop, Source};
-use crate::net;
 
 /// How long the peer has to finish.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,8 +35,6 @@ pub(crate) struct Lingering {
 struct Socket {
     io: TcpStream,
     token: Token,
-    /// The peer sent bytes that nobody will read: at the end it is told by RST.
-    discarded: bool,
 }
 
 impl Lingering {
@@ -56,7 +55,7 @@ impl Lingering {
             self.sockets.push(None);
         }
         event_loop.rename(token, Source::Lingering(place));
-        self.sockets[place] = Some(Socket { io, token, discarded: false });
+        self.sockets[place] = Some(Socket { io, token });
         self.order.push_back((now + TIMEOUT, place, token));
         // The edge that told of readable bytes may have come before.
         self.handle_event(event_loop, place);
@@ -69,11 +68,17 @@ impl Lingering {
             let Some(Some(socket)) = self.sockets.get_mut(place) else { return };
             match socket.io.read(&mut buffer) {
                 Ok(0) => return self.close(event_loop, place),
-                Ok(_) => socket.discarded = true,
+                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return self.close(event_loop, place),
             }
+        }
+        // There may be more, and no edge to tell of it.
+        if let Some(Some(socket)) = self.sockets.get_mut(place)
+            && event_loop.renew(&mut socket.io, socket.token).is_err()
+        {
+            self.close(event_loop, place);
         }
     }
 
@@ -110,9 +115,87 @@ impl Lingering {
         if let Some(mut socket) = self.sockets[place].take() {
             event_loop.deregister(&mut socket.io, socket.token);
             self.free.push(place);
-            if socket.discarded {
-                net::reset(&socket.io);
-            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream as Peer};
+
+    use socket2::{Domain, Socket as Builder, Type};
+
+    use super::*;
+
+    struct Bench {
+        event_loop: EventLoop,
+        lingering: Lingering,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self { event_loop: EventLoop::new().expect("poll"), lingering: Lingering::default() }
+        }
+
+        /// A socket to be ended, and its peer, whose kernel takes only a little that is not read.
+        fn connect(&mut self) -> (TcpStream, Token, Peer) {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+            let peer = Builder::new(Domain::IPV4, Type::STREAM, None).expect("socket");
+            peer.set_recv_buffer_size(4096).expect("size");
+            peer.connect(&listener.local_addr().expect("address").into()).expect("connect");
+            let io = listener.accept().expect("accept").0;
+            io.set_nonblocking(true).expect("mode");
+            let mut io = TcpStream::from_std(io);
+            let token = self.event_loop.register(&mut io, Source::Link(0)).expect("register");
+            (io, token, peer.into())
+        }
+
+        /// Until nothing lingers any more; false if only the timeout could do that.
+        fn ends_by_itself(&mut self, began: Instant) -> bool {
+            while self.lingering.len() > 0 {
+                self.event_loop.wait(Some(began + TIMEOUT)).expect("wait");
+                if began.elapsed() >= TIMEOUT {
+                    return false;
+                }
+                while let Some(event) = self.event_loop.next_ready() {
+                    if let Source::Lingering(place) = event.source {
+                        self.lingering.handle_event(&mut self.event_loop, place);
+                    }
+                }
+            }
+            true
+        }
+    }
+
+    #[test]
+    fn a_peer_that_still_sent_something_gets_all_it_is_owed_and_no_reset() {
+        let mut bench = Bench::new();
+        let (mut io, token, mut peer) = bench.connect();
+        let mut owed = 0;
+        while let Ok(count) = io.write(&[b'x'; 64 * 1024]) {
+            owed += count;
+        }
+        peer.write_all(b"too late").expect("sent");
+        peer.shutdown(Shutdown::Write).expect("FIN");
+        let now = Instant::now();
+        bench.lingering.add(now, &mut bench.event_loop, io, token);
+        assert!(bench.ends_by_itself(now), "both ends have sent FIN");
+        let mut read = Vec::new();
+        peer.set_read_timeout(Some(Duration::from_secs(10))).expect("timeout");
+        let end = peer.read_to_end(&mut read);
+        assert!(end.is_ok() && read.len() == owed, "{end:?} after {} of {owed} bytes", read.len());
+    }
+
+    #[test]
+    fn what_one_event_leaves_unread_needs_no_further_edge() {
+        let mut bench = Bench::new();
+        let (io, token, mut peer) = bench.connect();
+        peer.set_write_timeout(Some(Duration::from_secs(10))).expect("timeout");
+        peer.write_all(&[b'x'; 2 * READS * 16 * 1024]).expect("sent");
+        peer.shutdown(Shutdown::Write).expect("FIN");
+        let now = Instant::now();
+        bench.lingering.add(now, &mut bench.event_loop, io, token);
+        assert!(bench.ends_by_itself(now), "the peer's end stands behind its bytes");
     }
 }

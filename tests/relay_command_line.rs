@@ -4,11 +4,12 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::process::{Output, Stdio};
 
 use common::relay::{Relay, command};
-use common::{DEADLINE, eventually};
+use common::{DEADLINE, Peer, eventually};
 
 /// Runs the relay, which must end by itself.
 fn run(arguments: &[&str]) -> Output {
@@ -155,6 +156,24 @@ fn json_is_one_object_a_line() {
         assert!(line.starts_with("{\"timestamp\":\"") && line.ends_with('}'), "{line}");
         assert!(line.contains("\"level\":\"INFO\"") && line.contains("\"message\":\""), "{line}");
     }
+}
+
+#[test]
+fn a_log_that_nobody_reads_any_more_ends_nobody() {
+    let mut command = command();
+    let mut child = command.args(PORTS).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    // Its reader is dropped with it, as `| head -1` would.
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    let address = line.trim_end().rsplit(' ').next().unwrap().parse().unwrap();
+    for _ in 0..2 {
+        let mut stranger = Peer::connect(address);
+        stranger.send(b"each of these is worth a line");
+        stranger.read_to_end();
+    }
+    assert!(child.try_wait().unwrap().is_none());
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]

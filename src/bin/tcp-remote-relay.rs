@@ -179,6 +179,8 @@ fn start_log(level: Level, format: Format) {
         .with_max_level(level)
         .with_target(false)
         .with_ansi(io::stderr().is_terminal())
+        // Complaining about a standard error that nobody reads any more would panic, and end every client.
+        .log_internal_errors(false)
         .with_writer(io::stderr);
     match format {
         Format::Text => log.init(),

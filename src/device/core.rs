@@ -98,6 +98,8 @@ enum Id {
     /// DATA came, CONNECT did not yet.
     Early(Early),
     Open(StreamKey),
+    /// Early DATA was dropped and our CLOSE is out: the CONNECT it belongs to may still come, and DATA behind it.
+    Refused,
     /// Our own CLOSE is out: DATA is still the old client's until a CLOSE or a CONNECT comes.
     Discarding,
 }
@@ -165,6 +167,11 @@ impl Device {
     }
 
     fn handle_connect(&mut self, now: Instant, client: u8, service: Address) {
+        if matches!(self.ids[usize::from(client)], Id::Refused) {
+            // A service must not be given the rest of a stream whose first bytes are gone.
+            self.ids[usize::from(client)] = Id::Discarding;
+            return;
+        }
         if let Id::Open(old) = self.ids[usize::from(client)] {
             // The relay of 2012 takes a number again while it is in use. No CLOSE: it would hit the new client.
             self.set_id(client, Id::Idle);
@@ -198,7 +205,7 @@ impl Device {
                 self.linger(now, key);
             }
             Id::Early(early) => early.close(),
-            Id::Discarding => self.ids[usize::from(client)] = Id::Idle,
+            Id::Refused | Id::Discarding => self.ids[usize::from(client)] = Id::Idle,
             Id::Idle => self.counters.ignored += 1,
         }
     }
@@ -223,7 +230,7 @@ impl Device {
     /// Early DATA that no CONNECT came for, or too much of it: answered with CLOSE.
     fn drop_early(&mut self, client: u8) {
         let closed = matches!(&self.ids[usize::from(client)], Id::Early(early) if early.is_closed());
-        self.set_id(client, if closed { Id::Idle } else { Id::Discarding });
+        self.set_id(client, if closed { Id::Idle } else { Id::Refused });
         self.queue.push(&Header::close(client).encode());
         self.outputs.push_back(Output::EarlyDropped { client });
     }
@@ -340,7 +347,7 @@ impl Endpoint for Device {
                         self.streams.push(now, key, bytes);
                     }
                     Id::Idle | Id::Early(_) => self.handle_early(now, client, bytes),
-                    Id::Discarding => self.counters.ignored += 1,
+                    Id::Refused | Id::Discarding => self.counters.ignored += 1,
                 },
                 Item::Connect { header, connect: Ok(connect) } => {
                     self.handle_connect(now, header.client, connect.service);

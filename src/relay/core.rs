@@ -36,6 +36,8 @@ pub struct Relay {
     lingering: VecDeque<StreamKey>,
     half_close: Duration,
     rule: QueueRule,
+    /// When a full queue last kept the link unread: before that, nobody can tell a silent device.
+    unread_until: Instant,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
     counters: Counters,
@@ -130,6 +132,7 @@ impl Relay {
             lingering: VecDeque::new(),
             half_close,
             rule,
+            unread_until: now,
             timers,
             outputs: VecDeque::new(),
             counters: Counters::default(),
@@ -245,6 +248,13 @@ impl Relay {
         }
     }
 
+    /// To be called before whatever may let the link be read again.
+    fn note_unread(&mut self, now: Instant) {
+        if self.streams.is_blocked() {
+            self.unread_until = now;
+        }
+    }
+
     fn release(&mut self, now: Instant, client: u8) {
         self.timers.cancel(Timer::Echo(client));
         self.ids.release(client);
@@ -301,11 +311,8 @@ impl Relay {
             }
             Timer::HalfClose(key) => {
                 let Some(stream) = self.streams.get(key) else { return };
-                let quiet_until = stream.state.progress + self.half_close;
-                if self.streams.is_blocked() {
-                    // The link stands still: nobody can tell a silent service.
-                    self.timers.set(timer, now + self.half_close);
-                } else if quiet_until > now {
+                let quiet_until = stream.state.progress.max(self.unread_until) + self.half_close;
+                if quiet_until > now {
                     self.timers.set(timer, quiet_until);
                 } else {
                     self.close_stream(now, key);
@@ -320,7 +327,15 @@ impl Relay {
                     self.reset(key, ResetReason::Stalled);
                 }
             }
-            Timer::Echo(client) => self.release(now, client),
+            Timer::Echo(client) => {
+                // An echo that waits unread would close the number's next client.
+                let due = self.unread_until + ECHO_TIMEOUT;
+                if due > now {
+                    self.timers.set(timer, due);
+                } else {
+                    self.release(now, client);
+                }
+            }
         }
     }
 
@@ -384,6 +399,7 @@ impl Endpoint for Relay {
     }
 
     fn advance(&mut self, now: Instant, key: StreamKey, count: usize) {
+        self.note_unread(now);
         self.streams.advance(now, key, count);
         if let Some(stream) = self.streams.get_mut(key)
             && stream.state.link == OnLink::Done
@@ -421,6 +437,7 @@ impl Endpoint for Relay {
     }
 
     fn handle_failure(&mut self, now: Instant, key: StreamKey) {
+        self.note_unread(now);
         self.send_close(now, key);
         self.forget(key);
         self.outputs.push_back(Output::Gone { stream: key });
@@ -457,6 +474,7 @@ impl Endpoint for Relay {
     }
 
     fn handle_timeout(&mut self, now: Instant) {
+        self.note_unread(now);
         while let Some(timer) = self.timers.pop_due(now) {
             self.handle_timer(now, timer);
         }

@@ -222,6 +222,19 @@ fn early_data_is_bounded_to_one_mebibyte_a_client_and_four_a_link() {
 }
 
 #[test]
+fn a_client_whose_early_data_was_dropped_reaches_no_service_with_the_rest() {
+    let mut bench = Bench::new();
+    bench.receive(&data(9, b"the beginning"));
+    bench.pass(EARLY_TIMEOUT);
+    assert_eq!(bench.sent(), close(9));
+    bench.outputs();
+    bench.receive(&[connect(9), data(9, b" and the rest")].concat());
+    assert_eq!((bench.outputs(), bench.sent()), (vec![], vec![]), "one CLOSE is enough");
+    bench.receive(&close(9));
+    bench.open(9);
+}
+
+#[test]
 fn a_close_for_a_client_it_does_not_know_gets_no_answer() {
     let mut bench = Bench::new();
     bench.receive(&close(9));

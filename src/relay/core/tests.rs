@@ -309,9 +309,29 @@ fn a_link_that_stands_still_is_not_a_silent_service() {
     bench.relay.keep(bench.now, slow, &vec![0; 1024 * 1024]);
     bench.pass(Duration::from_secs(10));
     assert_eq!(bench.sent(), b"");
+    bench.now += 900 * MS;
     bench.relay.advance(bench.now, slow, 1);
-    bench.pass(Duration::from_secs(1));
+    bench.pass(999 * MS);
+    assert_eq!(bench.sent(), b"", "its answer may have waited in the link");
+    bench.pass(MS);
     assert_eq!(bench.sent(), close(2));
+}
+
+#[test]
+fn an_echo_that_waits_in_an_unread_link_closes_nobody() {
+    let mut bench = Bench::new();
+    let clients = bench.fill();
+    bench.relay.handle_failure(bench.now, clients[4]);
+    bench.pass(Duration::from_secs(20));
+    bench.relay.keep(bench.now, clients[0], &vec![0; 1024 * 1024]);
+    bench.pass(Duration::from_secs(20));
+    bench.relay.advance(bench.now, clients[0], 1);
+    bench.outputs();
+    bench.sent();
+    let waiting = bench.arrive();
+    assert_eq!(bench.outputs(), [], "the number is not free");
+    bench.receive(&close(5));
+    assert_eq!(bench.outputs(), [Output::Opened { stream: waiting, client: 5 }]);
 }
 
 #[test]
