@@ -664,6 +664,18 @@ mod relay {
     }
 
     #[test]
+    fn a_flood_of_silent_connections_locks_no_device_out() {
+        let relay = Relay::start(&["127.0.0.1:9"]);
+        let mut silent: Vec<_> = (0..64).map(|_| Peer::connect(relay.device_addr())).collect();
+        let began = Instant::now();
+        let (mut link, clients) = relay.listen();
+        let _client = Peer::connect(clients[0]);
+        assert_eq!(link.read_frame().0, wire::CONNECT);
+        assert!(began.elapsed() < Duration::from_secs(4), "before the silent ones had their 5 s");
+        silent[0].expect_end(End::Reset);
+    }
+
+    #[test]
     fn half_a_listen_or_silence_is_dropped_after_5_s() {
         let (relay, mut link, clients) = start(&[]);
         let began = Instant::now();

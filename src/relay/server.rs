@@ -240,12 +240,7 @@ impl Server {
         for listener in &mut self.device_listeners {
             let Some((mut io, address)) = listener.accept(now) else { continue };
             busy = true;
-            let waiting = self.sessions.iter().flatten().filter(|peer| !peer.session.endpoint.is_listening()).count();
-            if waiting >= MAX_PENDING {
-                warn!(%address, "dropped a connection on the device port: {MAX_PENDING} others have not sent LISTEN yet");
-                net::reset(&io);
-                continue;
-            }
+            drop_oldest_stranger(now, &mut self.event_loop, &mut self.sessions);
             // The options only hasten what the protocol does without them.
             let _ = net::tune_link(&io);
             let free = self.sessions.iter().position(Option::is_none);
@@ -402,6 +397,24 @@ impl Server {
         {
             *slot = None;
         }
+    }
+}
+
+/// Makes room for one more connection without LISTEN. A device sends it at once, so the oldest is the least likely
+/// to be one.
+fn drop_oldest_stranger(now: Instant, event_loop: &mut EventLoop, sessions: &mut [Option<Peer>]) {
+    let stranger = |peer: &&mut Option<Peer>| peer.as_ref().is_some_and(|peer| !peer.session.endpoint.is_listening());
+    if sessions.iter_mut().filter(stranger).count() < MAX_PENDING {
+        return;
+    }
+    // Its one deadline is that of LISTEN.
+    let age = |peer: &&mut Option<Peer>| peer.as_ref().and_then(|peer| peer.session.endpoint.poll_timeout());
+    if let Some(slot) = sessions.iter_mut().filter(stranger).min_by_key(age)
+        && let Some(mut oldest) = slot.take()
+    {
+        let address = oldest.address;
+        warn!(%address, "dropped a connection on the device port: {MAX_PENDING} others have not sent LISTEN yet");
+        oldest.session.abort_link(now, event_loop);
     }
 }
 
