@@ -15,6 +15,12 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 /// Time between probes; after three without an answer the link is dead: 45 s when idle.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
+/// After this time without a byte the peer of a half-closed stream is asked whether it is there.
+const HALF_CLOSED_IDLE: Duration = Duration::from_secs(60);
+/// A version 2 link that does not move answers PING; bytes that nobody acknowledges for so long are lost.
+const USER_TIMEOUT_V2: Duration = Duration::from_secs(45);
+/// What the kernel may hold of a version 2 link before it is on its way: what comes later may still pass it here.
+const NOTSENT_LOWAT: u32 = 128 * 1024;
 /// A version 1 link may stand still for two stalls of 30 s; bytes unacknowledged for longer mean that it is dead.
 const USER_TIMEOUT: Duration = Duration::from_secs(75);
 
@@ -29,12 +35,29 @@ pub(crate) fn tune_link(stream: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+/// More options, once version 2 is spoken.
+pub(crate) fn tune_link_v2(stream: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    {
+        socket.set_tcp_user_timeout(Some(USER_TIMEOUT_V2))?;
+        socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
+    }
+    Ok(())
+}
+
 /// Options of a client's or a service's connection.
 pub(crate) fn tune_stream(stream: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
     // A peer that vanished must not hold its place for ever.
     socket.set_keepalive(true)
+}
+
+/// A peer that sends no more may still read, or have gone without a word: it is asked every so often.
+pub(crate) fn watch_half_closed(stream: &impl AsFd) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new().with_time(HALF_CLOSED_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))
 }
 
 /// Makes the coming close an abortive one: RST instead of FIN.

@@ -4,22 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::stall::StallMeter;
-use super::{ByteQueue, QueueRule, StreamKey};
+use super::{ByteQueue, QueueRule, Slab, StreamKey};
 
-/// A slab of streams with state `S`, each with the bytes that its socket did not take yet.
+/// Streams with state `S`, each with the bytes that its socket did not take yet.
 #[derive(Debug)]
 pub(crate) struct Streams<S> {
-    slots: Vec<Slot<S>>,
-    free: Vec<u32>,
+    slab: Slab<Stream<S>>,
     rule: QueueRule,
     /// The streams whose queues are full, and when each is to be looked at.
     full: BTreeMap<StreamKey, Instant>,
-}
-
-#[derive(Debug)]
-struct Slot<S> {
-    generation: u32,
-    stream: Option<Stream<S>>,
 }
 
 /// One stream.
@@ -40,50 +33,34 @@ impl<S> Stream<S> {
 
 impl<S> Streams<S> {
     pub(crate) fn new(rule: QueueRule) -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), rule, full: BTreeMap::new() }
+        Self { slab: Slab::default(), rule, full: BTreeMap::new() }
     }
 
     pub(crate) fn insert(&mut self, state: S) -> StreamKey {
-        let index = self.free.pop().unwrap_or(self.slots.len() as u32);
-        if index as usize == self.slots.len() {
-            self.slots.push(Slot { generation: 0, stream: None });
-        }
-        let slot = &mut self.slots[index as usize];
-        slot.stream = Some(Stream { state, inbound: ByteQueue::default(), stall: None });
-        StreamKey { index, generation: slot.generation }
+        self.slab.insert(Stream { state, inbound: ByteQueue::default(), stall: None })
     }
 
     pub(crate) fn get(&self, key: StreamKey) -> Option<&Stream<S>> {
-        let slot = self.slots.get(key.index as usize)?;
-        if slot.generation == key.generation { slot.stream.as_ref() } else { None }
+        self.slab.get(key)
     }
 
     pub(crate) fn get_mut(&mut self, key: StreamKey) -> Option<&mut Stream<S>> {
-        let slot = self.slots.get_mut(key.index as usize)?;
-        if slot.generation == key.generation { slot.stream.as_mut() } else { None }
+        self.slab.get_mut(key)
     }
 
     pub(crate) fn remove(&mut self, key: StreamKey) -> Option<Stream<S>> {
-        let slot = self.slots.get_mut(key.index as usize)?;
-        if slot.generation != key.generation {
-            return None;
-        }
-        let stream = slot.stream.take()?;
-        slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(key.index);
         self.full.remove(&key);
-        Some(stream)
+        self.slab.remove(key)
     }
 
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.slab.len()
     }
 
     /// All keys, in the order of their slots.
     pub(crate) fn keys(&self) -> Vec<StreamKey> {
-        let live = self.slots.iter().enumerate().filter(|(_, slot)| slot.stream.is_some());
-        live.map(|(index, slot)| StreamKey { index: index as u32, generation: slot.generation }).collect()
+        self.slab.keys()
     }
 
     /// Keeps `bytes` for the stream's socket.
@@ -148,17 +125,6 @@ mod tests {
     use super::*;
 
     const RULE: QueueRule = QueueRule { queue: 10, stall: Duration::from_secs(30) };
-
-    #[test]
-    fn a_key_of_the_past_reaches_nothing() {
-        let mut streams = Streams::new(RULE);
-        let old = streams.insert('a');
-        streams.remove(old);
-        let new = streams.insert('b');
-        assert_eq!(old.index, new.index);
-        assert!(streams.get(old).is_none() && streams.remove(old).is_none());
-        assert_eq!(streams.get(new).map(|stream| stream.state), Some('b'));
-    }
 
     #[test]
     fn one_full_queue_blocks_until_it_has_room_or_its_time_is_up() {
