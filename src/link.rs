@@ -128,13 +128,8 @@ pub struct Limits {
 
 impl Limits {
     /// A device's: 16 MiB.
-    pub const DEVICE: Self = Self {
-        rule: QueueRule::DEFAULT,
-        window: 32 * 1024,
-        streams: 256,
-        open_rate: 10_000,
-        budget: 16 * 1024 * 1024,
-    };
+    pub const DEVICE: Self =
+        Self { rule: QueueRule::DEFAULT, window: 32 * 1024, streams: 256, open_rate: 10_000, budget: 16 * 1024 * 1024 };
     /// A relay's, for each link: 32 MiB.
     pub const RELAY: Self = Self { budget: 32 * 1024 * 1024, ..Self::DEVICE };
 }

@@ -5,9 +5,9 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 #[cfg(feature = "relay")]
 use std::net::SocketAddr;
-use std::net::Shutdown;
 use std::time::Instant;
 
 use mio::Token;

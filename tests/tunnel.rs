@@ -225,7 +225,7 @@ fn a_service_that_stops_reading_holds_up_the_others_for_the_stall_time_and_is_re
     let services = [service.address(), echo.address()].map(|address| address.to_string());
     let relay = Relay::start(&[&services[0], &services[1]]);
     let stall = Duration::from_secs(1);
-    let mut device = Device::start_with(relay.device_addr(), |config| config.rule.stall = stall);
+    let mut device = Device::start_with(relay.device_addr(), |config| config.limits.rule.stall = stall);
     let clients = relay.client_addrs();
     let mut client = Peer::connect(clients[0]);
     let mut served = service.accept();

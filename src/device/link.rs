@@ -87,7 +87,12 @@ impl Link {
     }
 
     /// Moves bytes, carries out outputs, and keeps time; true if there is more to do at once.
-    pub(super) fn step(&mut self, now: Instant, context: &mut Context<'_>, buffer: &mut [u8]) -> Result<bool, LinkLost> {
+    pub(super) fn step(
+        &mut self,
+        now: Instant,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Result<bool, LinkLost> {
         if self.session.endpoint.poll_timeout().is_some_and(|at| at <= now) {
             self.session.endpoint.handle_timeout(now)?;
         }
@@ -209,8 +214,7 @@ impl Link {
     ) {
         let shown = net::shown(&service);
         let from = from.map_or_else(String::new, |from| format!(" at {from}"));
-        let event =
-            Event::new(EventKind::Connect, Severity::Detail, format!("client {client}{from} asks for {shown}"));
+        let event = Event::new(EventKind::Connect, Severity::Detail, format!("client {client}{from} asks for {shown}"));
         context.report.event(event.about(client, Some(shown)));
         self.services.insert(key, (client, service.clone()));
         let access = Arc::clone(&context.access);
@@ -283,11 +287,9 @@ impl Link {
                 Severity::Warning,
                 "got no connection: its service did not answer in 10 s".to_owned(),
             ),
-            Reset::Replaced => (
-                EventKind::Disconnect,
-                Severity::Detail,
-                "was cut: the relay gave its number to another".to_owned(),
-            ),
+            Reset::Replaced => {
+                (EventKind::Disconnect, Severity::Detail, "was cut: the relay gave its number to another".to_owned())
+            }
             Reset::LinkLost => (EventKind::Disconnect, Severity::Detail, "was cut with the link".to_owned()),
             Reset::Shutdown => (EventKind::Disconnect, Severity::Detail, "was cut with the tunnel".to_owned()),
             Reset::Closed(close) => {

@@ -295,7 +295,11 @@ impl Endpoint for Relay {
     fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
         match &mut self.speaking {
             Speaking::Greeting(Greeting { deadline: Some(deadline), listening, .. }) if *deadline <= now => {
-                if *listening { self.decide(now, None) } else { Err(ProtocolError::NoListen) }
+                if *listening {
+                    self.decide(now, None)
+                } else {
+                    Err(ProtocolError::NoListen)
+                }
             }
             Speaking::Greeting(_) => Ok(()),
             Speaking::V1(end) => end.handle_timeout(now),

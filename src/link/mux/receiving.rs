@@ -105,7 +105,8 @@ impl Mux {
             return Err(ProtocolError::FlowControl(number));
         }
         self.counters.received += bytes.len() as u64;
-        let deliverable = !bytes.is_empty() && stream.pending.is_empty() && (stream.connected || self.role == Role::Relay);
+        let deliverable =
+            !bytes.is_empty() && stream.pending.is_empty() && (stream.connected || self.role == Role::Relay);
         if !deliverable {
             stream.pending.push(bytes);
         }
@@ -164,7 +165,8 @@ impl Mux {
         self.stop_opening();
         if self.role == Role::Relay {
             // The device did not take these, and will not answer for them.
-            let lost: Vec<StreamKey> = self.numbers.range(away.last_stream.saturating_add(1)..).map(|(_, &key)| key).collect();
+            let lost: Vec<StreamKey> =
+                self.numbers.range(away.last_stream.saturating_add(1)..).map(|(_, &key)| key).collect();
             for key in lost {
                 self.end_after_delivery(now, key, Reset::NoPlace);
             }

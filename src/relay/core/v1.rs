@@ -349,11 +349,7 @@ impl Endpoint for Relay {
             .streams
             .get(key)
             .is_some_and(|stream| matches!(stream.state.link, OnLink::Open(_)) && stream.state.ended.is_none());
-        if open {
-            self.queue.reserve(Header::LEN, MAX_PAYLOAD).map_or(Room::Full, Room::Free)
-        } else {
-            Room::Unwanted
-        }
+        if open { self.queue.reserve(Header::LEN, MAX_PAYLOAD).map_or(Room::Full, Room::Free) } else { Room::Unwanted }
     }
 
     fn commit(&mut self, _now: Instant, key: StreamKey, count: usize) {

@@ -95,7 +95,7 @@ fn a_client_that_ends_is_closed_when_its_service_has_been_silent_for_the_half_cl
 fn without_a_half_close_time_a_client_that_ends_is_closed_at_once_as_in_2012() {
     let now = Instant::now();
     let mut bench = Bench { relay: Relay::new(now, Duration::ZERO, QueueRule::DEFAULT), now };
-        bench.outputs();
+    bench.outputs();
     let stream = bench.open(1);
     bench.relay.handle_end(bench.now, stream);
     assert_eq!(bench.sent(), close(1));
