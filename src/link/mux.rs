@@ -581,3 +581,6 @@ impl Endpoint for Mux {
         self.streams.len()
     }
 }
+
+#[cfg(test)]
+mod tests;
