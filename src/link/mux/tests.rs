@@ -559,7 +559,7 @@ fn a_window_grows_for_a_fast_reader_until_one_write_fills_it_no_more() {
     let endless = vec![b'x'; 8 * 1024 * KIB];
     let mut most = 0;
     for _ in 0..40 {
-        pair.now += Duration::from_millis(1);
+        pair.now += Duration::from_micros(100);
         let mut sent = 0;
         loop {
             let count = send(pair.now, &mut pair.device, open.device, &endless[..200 * KIB]);
