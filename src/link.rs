@@ -16,6 +16,7 @@
 //!    [`poll_timeout`](Endpoint::poll_timeout); when that time has come, [`handle_timeout`](Endpoint::handle_timeout).
 
 mod byte_queue;
+#[cfg_attr(not(feature = "relay"), expect(dead_code, reason = "a device uses its half"))]
 mod mux;
 mod send_queue;
 mod slab;

@@ -275,7 +275,7 @@ fn event_table(lua: &Lua, event: Event) -> mlua::Result<Table> {
     table.set("time", event.time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64())?;
     table.set("message", event.message)?;
     table.set("client", event.client)?;
-    table.set("service", event.service)?;
+    table.set("service", event.service.as_deref())?;
     table.set("code", event.code)?;
     Ok(table)
 }

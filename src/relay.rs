@@ -8,3 +8,5 @@ mod server;
 pub use config::{Config, Mapping};
 pub use core::{Output, Relay, Settings};
 pub use server::{Outcome, Server, Stopper};
+
+pub use crate::link::Protocol;

@@ -99,7 +99,7 @@ mod device {
         let failed = device.wait_for(EventKind::Failed);
         assert_eq!(failed.code, Some("refused"));
         assert_eq!(failed.client, Some(1));
-        assert_eq!(failed.service, Some(format!("127.0.0.1:{}", refusing.port())));
+        assert_eq!(failed.service.as_deref(), Some(&*format!("127.0.0.1:{}", refusing.port()))));
     }
 
     #[test]

@@ -13,8 +13,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tcpremote::Error;
 use tcpremote::address::{Address, AddressError};
-use tcpremote::link::Protocol;
-use tcpremote::relay::{Config, Mapping, Outcome, Server};
+use tcpremote::relay::{Config, Mapping, Outcome, Protocol, Server};
 use tracing::level_filters::LevelFilter;
 
 /// Open clients had to be cut.

@@ -59,8 +59,8 @@ pub(super) struct Link {
     number: usize,
     /// Connections to services that are being made.
     dials: BTreeMap<StreamKey, Dial>,
-    /// What the owner is told of a stream.
-    services: BTreeMap<StreamKey, (u32, Address)>,
+    /// What the owner is told of a stream: the client's number, and the service.
+    services: BTreeMap<StreamKey, (u32, Arc<str>)>,
 }
 
 /// A service that cannot be had: for the owner, and for the relay.
@@ -212,11 +212,11 @@ impl Link {
         service: Address,
         from: Option<SocketAddr>,
     ) {
-        let shown = net::shown(&service);
+        let shown: Arc<str> = net::shown(&service).into();
         let from = from.map_or_else(String::new, |from| format!(" at {from}"));
         let event = Event::new(EventKind::Connect, Severity::Detail, format!("client {client}{from} asks for {shown}"));
-        context.report.event(event.about(client, Some(shown)));
-        self.services.insert(key, (client, service.clone()));
+        context.report.event(event.about(client, Some(Arc::clone(&shown))));
+        self.services.insert(key, (client, shown));
         let access = Arc::clone(&context.access);
         let needs_lookup = access.needs_lookup(service.host(), service.port());
         let work = move || access.permit(service.host(), service.port(), &mut resolver::lookup);
@@ -264,8 +264,7 @@ impl Link {
 
     fn connect_failed(&mut self, now: Instant, context: &mut Context<'_>, key: StreamKey, failure: Failure) {
         let Failure { kind, code, reason } = failure;
-        if let Some((client, service)) = self.services.remove(&key) {
-            let shown = net::shown(&service);
+        if let Some((client, shown)) = self.services.remove(&key) {
             let message = if kind == EventKind::Denied {
                 format!("client {client}: {reason}")
             } else {
@@ -304,7 +303,7 @@ impl Link {
     fn tell_gone(&mut self, context: &Context<'_>, key: StreamKey, kind: EventKind, severity: Severity, text: &str) {
         if let Some((client, service)) = self.services.remove(&key) {
             let event = Event::new(kind, severity, format!("client {client} {text}"));
-            context.report.event(event.about(client, Some(net::shown(&service))));
+            context.report.event(event.about(client, Some(service)));
         }
     }
 }

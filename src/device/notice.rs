@@ -1,6 +1,7 @@
 //! What a tunnel tells its owner: its status, and events as they happen.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// Where a tunnel is in its life.
@@ -140,7 +141,7 @@ pub struct Event {
     /// The client's number on the link, where the event is about a client.
     pub client: Option<u32>,
     /// The service (`host:port`), where the event is about one.
-    pub service: Option<String>,
+    pub service: Option<Arc<str>>,
     /// The stable code of the error ([`crate::Error::code`]), where the event is a failure.
     pub code: Option<&'static str>,
 }
@@ -156,7 +157,7 @@ impl Event {
         Self { code: Some(code), ..self }
     }
 
-    pub(crate) fn about(self, client: u32, service: Option<String>) -> Self {
+    pub(crate) fn about(self, client: u32, service: Option<Arc<str>>) -> Self {
         Self { client: Some(client), service, ..self }
     }
 }

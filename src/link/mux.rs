@@ -136,7 +136,8 @@ struct OwedClose {
 /// Streams that are off the link and only deliver what is left.
 #[derive(Debug, Default)]
 struct Lingering {
-    streams: VecDeque<StreamKey>,
+    /// When the socket of each last took something.
+    progress: BTreeMap<StreamKey, Instant>,
     /// What they hold together.
     bytes: u64,
 }
@@ -228,8 +229,8 @@ impl Mux {
                 self.reset(key, Reset::ConnectTimeout);
             }
             Timer::Linger(key) => {
-                let Some(stream) = self.streams.get(key) else { return Ok(()) };
-                let due = stream.progress + self.limits.rule.stall;
+                let Some(&progress) = self.lingering.progress.get(&key) else { return Ok(()) };
+                let due = progress + self.limits.rule.stall;
                 if due > now {
                     self.timers.set(timer, due);
                 } else {
@@ -260,7 +261,8 @@ impl Mux {
             }
         }
         while self.outbox.control_len() < CONTROL_BATCH
-            && let Some(owed) = self.closes.pop_front_if(|owed| owed.after <= self.outbox.sent())
+            && self.closes.front().is_some_and(|owed| owed.after <= self.outbox.sent())
+            && let Some(owed) = self.closes.pop_front()
         {
             self.outbox.push_control(&owed.close.frame(owed.number));
         }
@@ -269,9 +271,6 @@ impl Mux {
     /// The stream's socket consumed bytes: there may be credit for more, and the stream may be at its end.
     fn consume(&mut self, now: Instant, key: StreamKey, count: usize) {
         let Some(stream) = self.streams.get_mut(key) else { return };
-        if count > 0 {
-            stream.progress = now;
-        }
         let round_trip = self.liveness.least_round_trip();
         let more = stream.window.consume(now, count, round_trip, &mut self.budget);
         if more && stream.number().is_some() && stream.receiving == Receiving::Open {
@@ -303,7 +302,7 @@ impl Mux {
             return;
         }
         if let Some(reason) = stream.reset.clone() {
-            self.reset(key, reason);
+            self.reset(key, *reason);
         } else if stream.receiving != Receiving::Open && stream.fin_sent {
             self.forget(key);
             self.outputs.push_back(Output::Finish { stream: key });
@@ -320,7 +319,7 @@ impl Mux {
         self.leave_link(key);
         let Some(stream) = self.streams.get_mut(key) else { return };
         if stream.reset.is_none() {
-            stream.reset = Some(reason.clone());
+            stream.reset = Some(Box::new(reason.clone()));
         }
         let stream = self.streams.get(key);
         if stream.is_some_and(|stream| self.has_socket(stream) && !stream.pending.is_empty()) {
@@ -372,17 +371,14 @@ impl Mux {
     /// longest time without taking a byte goes first.
     fn linger(&mut self, now: Instant, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(key) else { return };
-        if self.lingering.streams.contains(&key) {
+        if self.lingering.progress.insert(key, now).is_some() {
             return;
         }
-        stream.progress = now;
-        self.lingering.streams.push_back(key);
         self.lingering.bytes += stream.pending.len() as u64;
         self.timers.set(Timer::Linger(key), now + self.limits.rule.stall);
         let (most, most_bytes) = (self.limits.streams as usize, self.limits.budget);
-        while self.lingering.streams.len() > most || self.lingering.bytes > most_bytes {
-            let progress = |key: &StreamKey| self.streams.get(*key).map(|stream| stream.progress);
-            let Some(slowest) = self.lingering.streams.iter().copied().min_by_key(progress) else { return };
+        while self.lingering.progress.len() > most || self.lingering.bytes > most_bytes {
+            let Some((&slowest, _)) = self.lingering.progress.iter().min_by_key(|&(_, &at)| at) else { return };
             self.reset(slowest, Reset::Stalled);
         }
     }
@@ -396,8 +392,7 @@ impl Mux {
         self.leave_link(key);
         let Some(mut stream) = self.streams.remove(key) else { return };
         stream.window.give_back(&mut self.budget);
-        if let Some(place) = self.lingering.streams.iter().position(|&lingering| lingering == key) {
-            self.lingering.streams.remove(place);
+        if self.lingering.progress.remove(&key).is_some() {
             self.lingering.bytes -= stream.pending.len() as u64;
             self.timers.cancel(Timer::Linger(key));
         }
@@ -456,7 +451,7 @@ impl Endpoint for Mux {
     fn delivered(&mut self, now: Instant, key: StreamKey, bytes: &[u8], taken: usize) {
         if let Some(stream) = self.streams.get_mut(key) {
             stream.pending.push(&bytes[taken..]);
-            if stream.place == Place::Off {
+            if self.lingering.progress.contains_key(&key) {
                 self.lingering.bytes += (bytes.len() - taken) as u64;
             }
             self.consume(now, key, taken);
@@ -470,7 +465,8 @@ impl Endpoint for Mux {
     fn advance(&mut self, now: Instant, key: StreamKey, count: usize) {
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.pending.advance(count);
-        if stream.place == Place::Off {
+        if let Some(progress) = self.lingering.progress.get_mut(&key) {
+            *progress = now;
             self.lingering.bytes -= count as u64;
         }
         self.consume(now, key, count);

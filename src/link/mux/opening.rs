@@ -88,11 +88,10 @@ impl Mux {
 /// What a device does.
 impl Mux {
     /// The connection that [`Output::Connect`] asked for is made.
-    pub(crate) fn handle_connected(&mut self, now: Instant, key: StreamKey) {
+    pub(crate) fn handle_connected(&mut self, _now: Instant, key: StreamKey) {
         self.timers.cancel(Timer::Connect(key));
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.connected = true;
-        stream.progress = now;
         if stream.owe_connected() {
             self.owing.push_back(key);
         }

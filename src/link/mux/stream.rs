@@ -21,10 +21,8 @@ pub(super) struct Stream {
     /// What waits for the socket.
     pub(super) pending: ByteQueue,
     pub(super) receiving: Receiving,
-    /// How the socket ends once it has everything, where that is not with FIN.
-    pub(super) reset: Option<Reset>,
-    /// When the socket last took something, or the stream left the link.
-    pub(super) progress: Instant,
+    /// How the socket ends once it has everything, where that is not with FIN. Few streams have one, so it is apart.
+    pub(super) reset: Option<Box<Reset>>,
     owes_connected: bool,
     owes_credit: bool,
 }
@@ -62,7 +60,6 @@ impl Stream {
             pending: ByteQueue::default(),
             receiving: Receiving::Open,
             reset: None,
-            progress: now,
             owes_connected: false,
             owes_credit: false,
         }

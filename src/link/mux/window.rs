@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 const MAX_WINDOW: u64 = 4 * 1024 * 1024;
 /// A round trip shorter than this is as good as this: the turns of two loops take their time, too.
 const LEAST_ROUND_TRIP: Duration = Duration::from_micros(500);
-/// A stream that was silent for so long starts again with a small window.
+/// A stream that did not need half of its window for so long starts again with a small one.
 const IDLE: Duration = Duration::from_secs(10);
 
 /// What a link may hold for all its streams: credit that was given and not yet consumed.
@@ -47,13 +47,12 @@ pub(super) struct Window {
     borrowed: u64,
     /// When half of the window was consumed for the last time.
     measured_at: Instant,
-    last_byte_at: Instant,
 }
 
 impl Window {
     pub(super) fn new(now: Instant, budget: &Budget) -> Self {
         let size = budget.initial;
-        Self { limit: size, received: 0, consumed: 0, size, borrowed: 0, measured_at: now, last_byte_at: now }
+        Self { limit: size, received: 0, consumed: 0, size, borrowed: 0, measured_at: now }
     }
 
     /// Takes note of bytes that came; false if there was no credit for them.
@@ -64,11 +63,10 @@ impl Window {
             return false;
         }
         self.received = received;
-        if now.saturating_duration_since(self.last_byte_at) > IDLE {
+        if self.size > budget.initial && now.saturating_duration_since(self.measured_at) > IDLE {
             self.size = budget.initial;
             self.settle(budget);
         }
-        self.last_byte_at = now;
         true
     }
 

@@ -148,9 +148,21 @@ impl Decoder {
                 }
                 return Ok(Some(Item::Unknown(header)));
             }
-            _ if size > MAX_CONTROL => return Err(ProtocolError::TooLong(header)),
-            _ if size == 0 => return decode(header, &[]).map(Some),
-            _ => self.state = State::Control { header, payload: Vec::with_capacity(size) },
+            Type::Connect
+            | Type::Close
+            | Type::Settings
+            | Type::Connected
+            | Type::Credit
+            | Type::Ping
+            | Type::GoAway => {
+                if size > MAX_CONTROL {
+                    return Err(ProtocolError::TooLong(header));
+                }
+                if size == 0 {
+                    return decode(header, &[]).map(Some);
+                }
+                self.state = State::Control { header, payload: Vec::with_capacity(size) };
+            }
         }
         Ok(None)
     }
@@ -243,6 +255,14 @@ mod tests {
         let payload = *b"8 bytes!";
         assert_eq!(one(&ping(payload, Flags::ACK)), Item::Ping { ack: true, payload });
         assert_eq!(one(&Header::data(4, 0, true).encode()), Item::Data { stream: 4, bytes: &[], fin: true });
+    }
+
+    #[test]
+    fn the_connect_of_the_documents_example_has_these_bytes() {
+        let service = "127.0.0.1:57847".parse().expect("an address");
+        let connect = Connect { service, client: "127.0.0.1:4000".parse().ok() };
+        let expected = b"\x00\x1f\x01\x00\x00\x00\x00\x01\x00\x09127.0.0.1\xe1\xf7\x00\x02\x00\x0e127.0.0.1:4000";
+        assert_eq!(connect.frame(1), expected);
     }
 
     #[test]
