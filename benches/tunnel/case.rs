@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::contestant::{Contestant, Tunnel};
 use crate::load;
 use crate::service::{Service, Wish};
+use crate::target::Target;
 
 const GIB: f64 = (1u64 << 30) as f64;
 
@@ -40,14 +41,17 @@ pub(crate) struct Figure {
     pub(crate) name: &'static str,
     pub(crate) unit: &'static str,
     pub(crate) more_is_better: bool,
+    pub(crate) target: Target,
 }
 
-const THROUGHPUT: Figure = Figure { name: "throughput", unit: "MB/s", more_is_better: true };
-const CPU: Figure = Figure { name: "CPU of the tunnel", unit: "s/GiB", more_is_better: false };
-const P50: Figure = Figure { name: "p50", unit: "µs", more_is_better: false };
-const P99: Figure = Figure { name: "p99", unit: "µs", more_is_better: false };
-const RATE: Figure = Figure { name: "rate", unit: "1/s", more_is_better: true };
-const MEMORY: Figure = Figure { name: "memory of each", unit: "KiB", more_is_better: false };
+const THROUGHPUT: Figure =
+    Figure { name: "throughput", unit: "MB/s", more_is_better: true, target: Target::OfHaproxy(1.25) };
+const CPU: Figure =
+    Figure { name: "CPU of the tunnel", unit: "s/GiB", more_is_better: false, target: Target::OfHaproxy(0.65) };
+const P50: Figure = Figure { name: "p50", unit: "µs", more_is_better: false, target: Target::OfBestPeer(1.0) };
+const P99: Figure = Figure { name: "p99", ..P50 };
+const RATE: Figure = Figure { name: "rate", unit: "1/s", more_is_better: true, target: Target::OfBestPeer(1.2) };
+const MEMORY: Figure = Figure { name: "memory of each", unit: "KiB", more_is_better: false, target: Target::Of(1.0) };
 
 impl Case {
     pub(crate) const ALL: [Self; 10] = [

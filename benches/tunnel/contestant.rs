@@ -15,10 +15,25 @@ use crate::process::Process;
 const START_LIMIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(10);
 
+/// What a contestant is measured for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It does less than a tunnel, and shows what that costs.
+    Yardstick,
+    /// It takes a client as far, over two hops.
+    Peer,
+    /// The subject as it was with version 1 of the protocol.
+    Former,
+    /// What all this is about.
+    Subject,
+}
+
 /// One way from a client to a service.
 pub(crate) trait Contestant {
     /// The column's heading.
     fn name(&self) -> &'static str;
+
+    fn role(&self) -> Role;
 
     /// If it cannot be measured on this machine: how to get it.
     fn missing(&self) -> Option<String>;
@@ -91,6 +106,10 @@ impl Contestant for Plain {
 
     fn missing(&self) -> Option<String> {
         None
+    }
+
+    fn role(&self) -> Role {
+        Role::Yardstick
     }
 
     fn describe(&self) -> String {
