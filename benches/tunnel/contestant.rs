@@ -5,9 +5,11 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::case::Case;
+use crate::line::Line;
 use crate::load;
 use crate::process::Process;
 
@@ -42,12 +44,17 @@ pub(crate) trait Contestant {
     fn describe(&self) -> String;
 
     /// Whether a case is measured for it.
-    fn takes(&self, _case: Case) -> bool {
-        true
+    fn takes(&self, case: Case) -> bool {
+        !matches!(case, Case::LongLine { .. })
     }
 
     /// Starts its processes and returns when a byte has come back through them.
     fn start(&self, service: SocketAddr) -> io::Result<Tunnel>;
+
+    /// The same, with a long line between its two halves; for those that take that case.
+    fn start_across(&self, _service: SocketAddr, _line: &Line) -> io::Result<Tunnel> {
+        Err(io::Error::other("nobody has written how it is put on a long line"))
+    }
 }
 
 /// A contestant's running processes, which end with it.
@@ -88,6 +95,11 @@ impl Tunnel {
         self.sum(Process::resident)
     }
 
+    /// The numbers of all its processes.
+    pub(crate) fn pids(&self) -> io::Result<Vec<Pid>> {
+        Ok(self.processes.iter().map(Process::family).collect::<io::Result<Vec<_>>>()?.concat())
+    }
+
     fn sum<T: std::iter::Sum>(&self, of: impl Fn(&Process) -> io::Result<T>) -> io::Result<Option<T>> {
         if self.processes.is_empty() {
             return Ok(None);
@@ -116,8 +128,16 @@ impl Contestant for Plain {
         "loopback, no tunnel".into()
     }
 
+    fn takes(&self, case: Case) -> bool {
+        case != Case::Syscalls
+    }
+
     fn start(&self, service: SocketAddr) -> io::Result<Tunnel> {
         Ok(Tunnel { entrance: service, processes: Vec::new(), _directory: None })
+    }
+
+    fn start_across(&self, service: SocketAddr, line: &Line) -> io::Result<Tunnel> {
+        self.start(line.toward(service)?)
     }
 }
 

@@ -12,6 +12,7 @@
 mod case;
 mod contestant;
 mod haproxy;
+mod line;
 mod load;
 mod ours;
 mod plot;
@@ -19,6 +20,7 @@ mod process;
 mod report;
 mod service;
 mod socat;
+mod syscalls;
 mod table;
 mod target;
 
@@ -40,7 +42,7 @@ use crate::service::Service;
 struct Options {
     /// Measure only the cases whose name contains this text
     filter: Option<String>,
-    /// Three short rounds, for a first look: below 40 seconds
+    /// Two short rounds, for a first look: below two minutes
     #[arg(long)]
     quick: bool,
     /// Show the least and the greatest value of all rounds beside each median
@@ -75,7 +77,7 @@ fn run(options: &Options) -> io::Result<bool> {
     process::end_all_on_signal_or_overrun()?;
     let effort = if options.quick { Effort::QUICK } else { Effort::FULL };
     let filter = options.filter.as_deref().unwrap_or_default();
-    let cases: Vec<Case> = Case::ALL.into_iter().filter(|case| case.to_string().contains(filter)).collect();
+    let mut cases: Vec<Case> = Case::ALL.into_iter().filter(|case| case.to_string().contains(filter)).collect();
     if cases.is_empty() {
         let names: Vec<String> = Case::ALL.iter().map(Case::to_string).collect();
         return Err(io::Error::other(format!("no case contains '{filter}'; there are: {}", names.join("; "))));
@@ -83,19 +85,33 @@ fn run(options: &Options) -> io::Result<bool> {
 
     let service = Service::start()?;
     let mut report = Report::new(effort);
+    cases.retain(|&case| match case.missing() {
+        Some(hint) => {
+            report.leave_out(case, hint);
+            false
+        }
+        None => true,
+    });
     let mut entrants = enter(&mut report, &service);
     for (word, explanation) in report.header() {
         println!("{word:<11} {explanation}");
     }
+    let (once, every_round): (Vec<Case>, Vec<Case>) = cases.iter().partition(|case| case.is_measured_once());
     for round in 1..=effort.rounds {
         eprintln!("round {round} of {}", effort.rounds);
-        for &case in &cases {
+        for &case in &every_round {
             for entrant in &mut entrants {
                 entrant.measure(case, effort, &service, &mut report);
             }
         }
         // So that nobody comes after the same one each time.
         entrants.reverse();
+    }
+    for &case in &once {
+        eprintln!("{case}");
+        for entrant in &mut entrants {
+            entrant.measure(case, effort, &service, &mut report);
+        }
     }
 
     println!("\n{}", table::figures(&report, &cases, options.verbose).aligned());

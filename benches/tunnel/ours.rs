@@ -8,7 +8,9 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::case::Case;
 use crate::contestant::{Contestant, Role, Tunnel, free_address, wait_for_listener};
+use crate::line::Line;
 use crate::process::{Process, find_program, target_directory, version};
 
 /// The relay, or another one than cargo has just built.
@@ -95,7 +97,26 @@ impl Contestant for Ours {
         }
     }
 
+    fn takes(&self, _case: Case) -> bool {
+        true
+    }
+
     fn start(&self, service: SocketAddr) -> io::Result<Tunnel> {
+        self.start_linked(service, Ok)
+    }
+
+    fn start_across(&self, service: SocketAddr, line: &Line) -> io::Result<Tunnel> {
+        self.start_linked(service, |server| line.toward(server))
+    }
+}
+
+impl Ours {
+    /// The device connects where `link` says that the relay is.
+    fn start_linked(
+        &self,
+        service: SocketAddr,
+        link: impl FnOnce(SocketAddr) -> io::Result<SocketAddr>,
+    ) -> io::Result<Tunnel> {
         let directory = tempfile::tempdir()?;
         let (server, entrance) = (free_address()?, free_address()?);
         let mut command = Command::new(&self.relay);
@@ -105,12 +126,10 @@ impl Contestant for Ours {
         command.args([server, entrance, service].map(|address| address.to_string()));
         let mut relay = Process::spawn("tcp-remote-relay", &mut command, directory.path())?;
         wait_for_listener(server, &mut relay)?;
-        let device = self.device(server, directory.path())?;
+        let device = self.device(link(server)?, directory.path())?;
         Tunnel::ready(entrance, vec![relay, device], directory)
     }
-}
 
-impl Ours {
     fn device(&self, server: SocketAddr, directory: &Path) -> io::Result<Process> {
         let modules = directory.join("tcpremote");
         fs::create_dir(&modules)?;

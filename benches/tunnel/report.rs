@@ -1,6 +1,7 @@
 //! Everything that was measured, and the rows that it makes.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::io;
 
@@ -16,6 +17,8 @@ pub(crate) struct Report {
     machine: String,
     effort: Effort,
     columns: Vec<Measured>,
+    /// Cases that nobody is measured in, and why.
+    left_out: Vec<(Case, String)>,
     failures: Vec<String>,
 }
 
@@ -57,7 +60,7 @@ pub(crate) enum Value {
 
 impl Report {
     pub(crate) fn new(effort: Effort) -> Self {
-        Self { machine: machine(), effort, columns: Vec::new(), failures: Vec::new() }
+        Self { machine: machine(), effort, columns: Vec::new(), left_out: Vec::new(), failures: Vec::new() }
     }
 
     pub(crate) fn add(&mut self, contestant: &dyn Contestant) -> Column {
@@ -75,6 +78,11 @@ impl Report {
     /// Notes that a contestant is not measured, which is no failure.
     pub(crate) fn skip(&mut self, column: Column, hint: String) {
         self.columns[column].skipped = Some(hint);
+    }
+
+    /// Notes that a case is not measured, which is no failure.
+    pub(crate) fn leave_out(&mut self, case: Case, hint: String) {
+        self.left_out.push((case, hint));
     }
 
     pub(crate) fn fail(&mut self, column: Column, reason: String) {
@@ -109,8 +117,13 @@ impl Report {
             lines.push((column.name, explanation));
         }
         lines.push(("on", self.machine.clone()));
-        let Effort { rounds, window } = self.effort;
-        lines.push(("figures", format!("medians of {rounds} interleaved rounds, {window:?} for each sample")));
+        let Effort { rounds, window, transfer } = self.effort;
+        let mut figures = format!("medians of {rounds} interleaved rounds, {window:?} for each sample");
+        let _ = write!(figures, "; on the line and for system calls one sample, {transfer:?} on the line");
+        lines.push(("figures", figures));
+        for (case, hint) in &self.left_out {
+            lines.push(("left out", format!("{case}: {hint}")));
+        }
         lines.extend(self.failures.iter().map(|failure| ("failed", failure.clone())));
         lines
     }

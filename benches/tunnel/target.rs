@@ -12,6 +12,7 @@ const FORMER_TOLERANCE: f64 = 0.05;
 /// What a figure of ours is to be: at least that where more is better, else at most.
 #[derive(Clone, Copy)]
 pub(crate) enum Target {
+    None,
     /// By ratio to haproxy's two hops.
     OfHaproxy(f64),
     /// By ratio to whoever of the peers is best at it.
@@ -33,6 +34,7 @@ pub(crate) fn judge(row: &Row) -> Option<Verdict> {
     let ours = row.rounds_of(Role::Subject)?;
     let sign = if row.figure.more_is_better { '≥' } else { '≤' };
     let (reached, limit, target) = match row.figure.target {
+        Target::None => return None,
         Target::Of(limit) => (median(ours), limit, format!("{sign} {limit}")),
         Target::OfHaproxy(limit) => {
             let ratio = ratio(ours, haproxy_rounds(row)?)?;
@@ -57,6 +59,7 @@ pub(crate) fn judge_beside_former(row: &Row) -> Option<(f64, bool)> {
 /// The target in the row's own unit.
 pub(crate) fn bound(row: &Row) -> Option<f64> {
     match row.figure.target {
+        Target::None => None,
         Target::Of(limit) => Some(limit),
         Target::OfHaproxy(limit) => Some(limit * median(haproxy_rounds(row)?)),
         Target::OfBestPeer(limit) => Some(limit * median(best_peer(row)?.1)),
