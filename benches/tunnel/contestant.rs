@@ -143,7 +143,11 @@ impl Contestant for Plain {
 
 /// A port that nobody listens on, given by the system, for programs that cannot report one they were given.
 pub(crate) fn free_address() -> io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+    free_port(Ipv4Addr::LOCALHOST)
+}
+
+pub(crate) fn free_port(host: Ipv4Addr) -> io::Result<SocketAddr> {
+    TcpListener::bind((host, 0))?.local_addr()
 }
 
 /// Waits until a process listens at `address`.

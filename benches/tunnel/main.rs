@@ -1,6 +1,7 @@
 //! The tunnel beside plain loopback and whoever of its peers is installed, measured in one run (Linux only).
 //!
 //! `cargo bench --bench tunnel -- [FILTER] [--quick] [--verbose] [--write]`, or `make bench`, which builds the module too.
+//! `make bench-peers` installs the peers that Debian does not have ready.
 //!
 //! Clients and services are threads of this process; every contestant carries the same load, one after the other within
 //! each round, so that what disturbs the machine disturbs all of them. A sink discards what it receives in the kernel
@@ -9,6 +10,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is for a terminal")]
 
+mod bore;
 mod case;
 mod contestant;
 mod haproxy;
@@ -17,9 +19,11 @@ mod load;
 mod ours;
 mod plot;
 mod process;
+mod rathole;
 mod report;
 mod service;
 mod socat;
+mod ssh;
 mod syscalls;
 mod table;
 mod target;
@@ -37,7 +41,7 @@ use crate::ours::{Ours, Protocol};
 use crate::report::{Column, Report};
 use crate::service::Service;
 
-/// Measures the tunnel beside plain loopback, haproxy and socat.
+/// Measures the tunnel beside plain loopback, haproxy, socat, rathole, bore and ssh -R.
 #[derive(Parser)]
 struct Options {
     /// Measure only the cases whose name contains this text
@@ -190,6 +194,9 @@ fn contestants() -> Vec<Box<dyn Contestant>> {
         Box::new(Plain),
         Box::new(haproxy::Haproxy),
         Box::new(socat::Socat),
+        Box::new(rathole::Rathole),
+        Box::new(bore::Bore),
+        Box::new(ssh::Ssh),
         Box::new(Ours::find(Protocol::One)),
         Box::new(Ours::find(Protocol::Newest)),
     ]
