@@ -12,7 +12,7 @@ CARGO_TARGET_DIR ?= target
 MODULE_DIR = $(CARGO_TARGET_DIR)/$(LUA_FEATURE)
 MODULE = $(MODULE_DIR)/$(PROFILE)/libtcpremote.$(if $(filter Darwin,$(shell uname)),dylib,so)
 
-.PHONY: help test lint build demo bench module install-module install-tree
+.PHONY: help test lint build demo bench bench-peers module install-module install-tree
 
 help:
 	@scripts/help
@@ -36,6 +36,15 @@ bench:
 	@scripts/need-packages haproxy socat lua5.4
 	$(MAKE) module LUA=lua5.4
 	cargo bench --bench tunnel -- $(ARGS)
+
+# Other tunnels, which the benchmark measures where it finds them. The lock file of rathole 0.5.0 holds a crate that no Rust
+# since 1.80 compiles, so it is built without; its features leave out encryption, and so OpenSSL. Debian's openssh-server
+# starts a server for all on a machine that boots with systemd; the benchmark has its own, on loopback.
+bench-peers:
+	@scripts/need-cargo
+	@scripts/need-packages openssh-client openssh-server
+	cargo install --root $(CARGO_TARGET_DIR)/bench-peers --locked bore-cli@0.6.0
+	cargo install --root $(CARGO_TARGET_DIR)/bench-peers --no-default-features --features client,server rathole@0.5.0
 
 # The rock's two steps. cargo decides what is up to date.
 module:

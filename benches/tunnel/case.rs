@@ -1,13 +1,18 @@
 //! What is measured, and the figures it gives.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::time::Duration;
 
 use crate::contestant::{Contestant, Tunnel};
-use crate::load;
+use crate::line::{self, Line};
+use crate::load::{self, Traffic};
 use crate::service::{Service, Wish};
+use crate::syscalls;
+use crate::target::Target;
 
+const MIB: f64 = (1u64 << 20) as f64;
 const GIB: f64 = (1u64 << 30) as f64;
 
 /// How much time is spent.
@@ -16,22 +21,29 @@ pub(crate) struct Effort {
     pub(crate) rounds: usize,
     /// Measured time of each sample.
     pub(crate) window: Duration,
+    /// Of a transfer on the long line, from its first byte on.
+    pub(crate) transfer: Duration,
 }
 
 impl Effort {
-    pub(crate) const FULL: Self = Self { rounds: 7, window: Duration::from_millis(500) };
-    pub(crate) const QUICK: Self = Self { rounds: 3, window: Duration::from_millis(150) };
+    pub(crate) const FULL: Self =
+        Self { rounds: 5, window: Duration::from_millis(500), transfer: Duration::from_secs(10) };
+    pub(crate) const QUICK: Self =
+        Self { rounds: 2, window: Duration::from_millis(100), transfer: Duration::from_secs(2) };
 }
 
-/// One load, which gives one or two figures.
+/// One load, which gives one or more figures.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Case {
     Down { clients: usize },
     Up { clients: usize },
     Echo { clients: usize },
     EchoBesideDownload,
+    EchoBesideStalled,
     Connects { parallel: usize },
     IdleMemory { clients: usize },
+    LongLine { wish: Wish },
+    Syscalls,
 }
 
 /// A row of the table.
@@ -40,17 +52,29 @@ pub(crate) struct Figure {
     pub(crate) name: &'static str,
     pub(crate) unit: &'static str,
     pub(crate) more_is_better: bool,
+    pub(crate) target: Target,
 }
 
-const THROUGHPUT: Figure = Figure { name: "throughput", unit: "MB/s", more_is_better: true };
-const CPU: Figure = Figure { name: "CPU of the tunnel", unit: "s/GiB", more_is_better: false };
-const P50: Figure = Figure { name: "p50", unit: "µs", more_is_better: false };
-const P99: Figure = Figure { name: "p99", unit: "µs", more_is_better: false };
-const RATE: Figure = Figure { name: "rate", unit: "1/s", more_is_better: true };
-const MEMORY: Figure = Figure { name: "memory of each", unit: "KiB", more_is_better: false };
+const THROUGHPUT: Figure =
+    Figure { name: "throughput", unit: "MB/s", more_is_better: true, target: Target::OfHaproxy(1.25) };
+const CPU: Figure =
+    Figure { name: "CPU of the tunnel", unit: "s/GiB", more_is_better: false, target: Target::OfHaproxy(0.65) };
+const P50: Figure = Figure { name: "p50", unit: "µs", more_is_better: false, target: Target::OfBestPeer(1.0) };
+const P99: Figure = Figure { name: "p99", ..P50 };
+const RATE: Figure = Figure { name: "rate", unit: "1/s", more_is_better: true, target: Target::OfBestPeer(1.2) };
+const MEMORY: Figure = Figure { name: "memory of each", unit: "KiB", more_is_better: false, target: Target::Of(1.0) };
+const SHARE: Figure =
+    Figure { name: "share of the line's rate", unit: "%", more_is_better: true, target: Target::Of(90.0) };
+const CALLS: Figure = Figure { name: "system calls", unit: "1/MiB", more_is_better: false, target: Target::None };
+const STALLED_P50: Figure = Figure { target: Target::None, ..P50 };
+const STALLED_P99: Figure = Figure { target: Target::None, ..P99 };
+/// The same but for noise, which the 99th percentile has more of.
+const GROWTH_P50: Figure =
+    Figure { name: "p50 by p50 without it", unit: "ratio", more_is_better: false, target: Target::Of(1.1) };
+const GROWTH_P99: Figure = Figure { name: "p99 by p99 without it", target: Target::Of(1.25), ..GROWTH_P50 };
 
 impl Case {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Down { clients: 1 },
         Self::Down { clients: 8 },
         Self::Up { clients: 1 },
@@ -58,9 +82,13 @@ impl Case {
         Self::Echo { clients: 1 },
         Self::Echo { clients: 32 },
         Self::EchoBesideDownload,
+        Self::EchoBesideStalled,
         Self::Connects { parallel: 1 },
         Self::Connects { parallel: 8 },
         Self::IdleMemory { clients: 200 },
+        Self::LongLine { wish: Wish::Download },
+        Self::LongLine { wish: Wish::Upload },
+        Self::Syscalls,
     ];
 
     /// The rows that it fills, in the order of the values that `measure` returns.
@@ -68,9 +96,22 @@ impl Case {
         match self {
             Self::Down { .. } | Self::Up { .. } => &[THROUGHPUT, CPU],
             Self::Echo { .. } | Self::EchoBesideDownload => &[P50, P99],
+            Self::EchoBesideStalled => &[STALLED_P50, STALLED_P99, GROWTH_P50, GROWTH_P99],
             Self::Connects { .. } => &[RATE],
             Self::IdleMemory { .. } => &[MEMORY],
+            Self::LongLine { .. } => &[SHARE],
+            Self::Syscalls => &[CALLS],
         }
+    }
+
+    /// Whether it is measured after all rounds, once: it is steady, or takes long.
+    pub(crate) fn is_measured_once(self) -> bool {
+        matches!(self, Self::LongLine { .. } | Self::Syscalls)
+    }
+
+    /// If it cannot be measured on this machine: why.
+    pub(crate) fn missing(self) -> Option<String> {
+        if self == Self::Syscalls { syscalls::missing() } else { None }
     }
 
     /// One sample: a value for each figure, none where the contestant has no such thing.
@@ -84,19 +125,21 @@ impl Case {
         let traffic_for = |wishes: &[Wish], window| load::traffic(tunnel, service, wishes, window);
         let traffic = |wishes: &[Wish]| traffic_for(wishes, effort.window);
         match self {
-            Self::Down { clients } => {
-                let traffic = traffic(&vec![Wish::Download; clients])?;
-                Ok(bulk(traffic.downloaded, traffic.elapsed, traffic.cpu))
+            Self::Down { clients } => traffic(&vec![Wish::Download; clients]).map(bulk),
+            Self::Up { clients } => traffic(&vec![Wish::Upload; clients]).map(bulk),
+            Self::Echo { clients } => {
+                Ok(percentiles(&traffic(&vec![Wish::Echo; clients])?.latencies).map(Some).to_vec())
             }
-            Self::Up { clients } => {
-                let traffic = traffic(&vec![Wish::Upload; clients])?;
-                Ok(bulk(traffic.uploaded, traffic.elapsed, traffic.cpu))
-            }
-            Self::Echo { clients } => Ok(percentiles(&traffic(&vec![Wish::Echo; clients])?.latencies)),
             Self::EchoBesideDownload => {
                 // Echoes may take long here: more time, so that their 99th percentile is more than the greatest of few.
                 let traffic = traffic_for(&[Wish::Download, Wish::Echo], effort.window * 3)?;
-                Ok(percentiles(&traffic.latencies))
+                Ok(percentiles(&traffic.latencies).map(Some).to_vec())
+            }
+            Self::EchoBesideStalled => {
+                let fresh = contestant.start(service.address())?;
+                let echoes = load::beside_stalled(fresh, service, effort.window)?;
+                let [alone, beside] = [percentiles(&echoes.alone), percentiles(&echoes.beside)];
+                Ok([beside[0], beside[1], beside[0] / alone[0], beside[1] / alone[1]].map(Some).to_vec())
             }
             Self::Connects { parallel } => {
                 load::connects(tunnel, service, parallel, effort.window).map(|rate| vec![Some(rate)])
@@ -106,6 +149,20 @@ impl Case {
                 let fresh = contestant.start(service.address())?;
                 service.settle()?;
                 load::idle_memory(&fresh, service, clients).map(|bytes| vec![bytes.map(|bytes| bytes / 1024.0)])
+            }
+            Self::LongLine { wish } => {
+                let line = Line::open()?;
+                let across = contestant.start_across(service.address(), &line)?;
+                let traffic = load::traffic_from_start(&across, service, wish, effort.transfer)?;
+                Ok(vec![Some(traffic.bytes / traffic.elapsed.as_secs_f64() / line::RATE * 100.0)])
+            }
+            Self::Syscalls => {
+                let (pids, calls) = (tunnel.pids()?, Cell::new(0.0));
+                let traffic = load::traffic_during(tunnel, service, &[Wish::Download], load::WARM_UP, || {
+                    calls.set(syscalls::count(&pids, effort.window)?);
+                    Ok(())
+                })?;
+                Ok(vec![Some(calls.get() * traffic.elapsed.as_secs_f64() / (traffic.bytes / MIB))])
             }
         }
     }
@@ -119,20 +176,24 @@ impl fmt::Display for Case {
             Self::Up { clients } => write!(formatter, "up, {clients} client{}", plural(clients)),
             Self::Echo { clients } => write!(formatter, "echo of 64 bytes, {clients} client{}", plural(clients)),
             Self::EchoBesideDownload => write!(formatter, "echo of 64 bytes beside a download"),
+            Self::EchoBesideStalled => write!(formatter, "echo of 64 bytes beside a stalled download"),
             Self::Connects { parallel: 1 } => write!(formatter, "connects, one at a time"),
             Self::Connects { parallel } => write!(formatter, "connects, {parallel} at a time"),
             Self::IdleMemory { clients } => write!(formatter, "{clients} idle clients"),
+            Self::LongLine { wish: Wish::Upload } => write!(formatter, "up on a line of 100 ms and 100 Mbit/s"),
+            Self::LongLine { .. } => write!(formatter, "down on a line of 100 ms and 100 Mbit/s"),
+            Self::Syscalls => write!(formatter, "down, 1 client"),
         }
     }
 }
 
-fn bulk(bytes: u64, elapsed: Duration, cpu: Option<Duration>) -> Vec<Option<f64>> {
-    let bytes = bytes as f64;
-    vec![Some(bytes / elapsed.as_secs_f64() / 1e6), cpu.map(|cpu| cpu.as_secs_f64() / (bytes / GIB))]
+fn bulk(traffic: Traffic) -> Vec<Option<f64>> {
+    let cpu = traffic.cpu.map(|cpu| cpu.as_secs_f64() / (traffic.bytes / GIB));
+    vec![Some(traffic.bytes / traffic.elapsed.as_secs_f64() / 1e6), cpu]
 }
 
-/// The median and the 99th percentile, in µs, of an ascending list.
-fn percentiles(latencies: &[Duration]) -> Vec<Option<f64>> {
-    let at = |percent: usize| latencies.get(latencies.len() * percent / 100).map(|time| time.as_secs_f64() * 1e6);
-    vec![at(50), at(99)]
+/// The median and the 99th percentile, in µs, of an ascending list; without end where no echo came back at all.
+fn percentiles(latencies: &[Duration]) -> [f64; 2] {
+    let at = |percent: usize| latencies.get(latencies.len() * percent / 100);
+    [50, 99].map(|percent| at(percent).map_or(f64::INFINITY, |time| time.as_secs_f64() * 1e6))
 }

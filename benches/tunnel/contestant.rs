@@ -5,9 +5,11 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::case::Case;
+use crate::line::Line;
 use crate::load;
 use crate::process::Process;
 
@@ -15,10 +17,25 @@ use crate::process::Process;
 const START_LIMIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(10);
 
+/// What a contestant is measured for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It does less than a tunnel, and shows what that costs.
+    Yardstick,
+    /// It takes a client as far, over two hops.
+    Peer,
+    /// The subject as it was with version 1 of the protocol.
+    Former,
+    /// What all this is about.
+    Subject,
+}
+
 /// One way from a client to a service.
 pub(crate) trait Contestant {
     /// The column's heading.
     fn name(&self) -> &'static str;
+
+    fn role(&self) -> Role;
 
     /// If it cannot be measured on this machine: how to get it.
     fn missing(&self) -> Option<String>;
@@ -27,12 +44,17 @@ pub(crate) trait Contestant {
     fn describe(&self) -> String;
 
     /// Whether a case is measured for it.
-    fn takes(&self, _case: Case) -> bool {
-        true
+    fn takes(&self, case: Case) -> bool {
+        !matches!(case, Case::LongLine { .. })
     }
 
     /// Starts its processes and returns when a byte has come back through them.
     fn start(&self, service: SocketAddr) -> io::Result<Tunnel>;
+
+    /// The same, with a long line between its two halves; for those that take that case.
+    fn start_across(&self, _service: SocketAddr, _line: &Line) -> io::Result<Tunnel> {
+        Err(io::Error::other("nobody has written how it is put on a long line"))
+    }
 }
 
 /// A contestant's running processes, which end with it.
@@ -73,6 +95,11 @@ impl Tunnel {
         self.sum(Process::resident)
     }
 
+    /// The numbers of all its processes.
+    pub(crate) fn pids(&self) -> io::Result<Vec<Pid>> {
+        Ok(self.processes.iter().map(Process::family).collect::<io::Result<Vec<_>>>()?.concat())
+    }
+
     fn sum<T: std::iter::Sum>(&self, of: impl Fn(&Process) -> io::Result<T>) -> io::Result<Option<T>> {
         if self.processes.is_empty() {
             return Ok(None);
@@ -93,18 +120,34 @@ impl Contestant for Plain {
         None
     }
 
+    fn role(&self) -> Role {
+        Role::Yardstick
+    }
+
     fn describe(&self) -> String {
         "loopback, no tunnel".into()
+    }
+
+    fn takes(&self, case: Case) -> bool {
+        case != Case::Syscalls
     }
 
     fn start(&self, service: SocketAddr) -> io::Result<Tunnel> {
         Ok(Tunnel { entrance: service, processes: Vec::new(), _directory: None })
     }
+
+    fn start_across(&self, service: SocketAddr, line: &Line) -> io::Result<Tunnel> {
+        self.start(line.toward(service)?)
+    }
 }
 
 /// A port that nobody listens on, given by the system, for programs that cannot report one they were given.
 pub(crate) fn free_address() -> io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+    free_port(Ipv4Addr::LOCALHOST)
+}
+
+pub(crate) fn free_port(host: Ipv4Addr) -> io::Result<SocketAddr> {
+    TcpListener::bind((host, 0))?.local_addr()
 }
 
 /// Waits until a process listens at `address`.

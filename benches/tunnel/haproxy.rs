@@ -6,14 +6,20 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
-use crate::contestant::{Contestant, Tunnel, free_address};
+use crate::contestant::{Contestant, Role, Tunnel, free_address};
 use crate::process::{Process, find_program, version};
+
+pub(crate) const NAME: &str = "haproxy x2";
 
 pub(crate) struct Haproxy;
 
 impl Contestant for Haproxy {
     fn name(&self) -> &'static str {
-        "haproxy x2"
+        NAME
+    }
+
+    fn role(&self) -> Role {
+        Role::Peer
     }
 
     fn missing(&self) -> Option<String> {

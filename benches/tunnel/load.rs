@@ -15,15 +15,19 @@ use crate::service::{IO_LIMIT, Service, Sink, Wish, send_chunk};
 /// What is sent and awaited for one echo.
 const ECHO_SIZE: usize = 64;
 /// Before a window opens: TCP's windows have grown and every buffer has been touched.
-const WARM_UP: Duration = Duration::from_millis(150);
+pub(crate) const WARM_UP: Duration = Duration::from_millis(150);
+/// Within this time a download that nobody reads has filled every buffer on its way.
+const FILLING: Duration = Duration::from_millis(300);
+/// An echo that takes longer stands still.
+const STANDSTILL: Duration = Duration::from_secs(1);
 /// Connections in one sample, so that those in TIME_WAIT do not use up the machine's ports.
 const CONNECTS_AT_MOST: usize = 4000;
 
 /// What a window over steady traffic showed.
 pub(crate) struct Traffic {
     pub(crate) elapsed: Duration,
-    pub(crate) downloaded: u64,
-    pub(crate) uploaded: u64,
+    /// Received by the clients and by the services.
+    pub(crate) bytes: f64,
     pub(crate) cpu: Option<Duration>,
     /// Of every echo in the window, ascending.
     pub(crate) latencies: Vec<Duration>,
@@ -31,6 +35,33 @@ pub(crate) struct Traffic {
 
 /// Runs one client for each wish, and measures for `window` once all are connected and warm.
 pub(crate) fn traffic(tunnel: &Tunnel, service: &Service, wishes: &[Wish], window: Duration) -> io::Result<Traffic> {
+    traffic_during(tunnel, service, wishes, WARM_UP.min(window), || {
+        thread::sleep(window);
+        Ok(())
+    })
+}
+
+/// Runs one client and measures it from its connection on, however slowly it begins.
+pub(crate) fn traffic_from_start(
+    tunnel: &Tunnel,
+    service: &Service,
+    wish: Wish,
+    window: Duration,
+) -> io::Result<Traffic> {
+    traffic_during(tunnel, service, &[wish], Duration::ZERO, || {
+        thread::sleep(window);
+        Ok(())
+    })
+}
+
+/// Runs one client for each wish, and measures while `window` runs, which begins `warm_up` after all are connected.
+pub(crate) fn traffic_during(
+    tunnel: &Tunnel,
+    service: &Service,
+    wishes: &[Wish],
+    warm_up: Duration,
+    window: impl FnOnce() -> io::Result<()>,
+) -> io::Result<Traffic> {
     let state = State::default();
     let traffic = thread::scope(|scope| {
         let (connected, all_connected) = mpsc::channel();
@@ -48,7 +79,10 @@ pub(crate) fn traffic(tunnel: &Tunnel, service: &Service, wishes: &[Wish], windo
             })
             .collect();
         drop(connected);
-        let observed = observe(tunnel, service, &state, &all_connected, wishes.len(), window);
+        let observed = await_all(&all_connected, wishes.len()).and_then(|()| {
+            thread::sleep(warm_up);
+            observe(tunnel, service, &state, window)
+        });
         state.done.store(true, Ordering::Relaxed);
 
         let mut latencies = Vec::new();
@@ -69,31 +103,31 @@ struct State {
     downloaded: AtomicU64,
 }
 
-fn observe(
-    tunnel: &Tunnel,
-    service: &Service,
-    state: &State,
-    connected: &mpsc::Receiver<()>,
-    clients: usize,
-    window: Duration,
-) -> io::Result<Traffic> {
+fn await_all(connected: &mpsc::Receiver<()>, clients: usize) -> io::Result<()> {
     for number in 1..=clients {
         connected
             .recv_timeout(IO_LIMIT)
             .map_err(|_| io::Error::other(format!("client {number} of {clients} did not get through")))?;
     }
-    thread::sleep(WARM_UP.min(window));
-    let bytes = || (state.downloaded.load(Ordering::Relaxed), service.uploaded());
-    let (cpu, (downloaded, uploaded), start) = (tunnel.cpu()?, bytes(), Instant::now());
+    Ok(())
+}
+
+fn observe(
+    tunnel: &Tunnel,
+    service: &Service,
+    state: &State,
+    window: impl FnOnce() -> io::Result<()>,
+) -> io::Result<Traffic> {
+    let bytes = || state.downloaded.load(Ordering::Relaxed) + service.uploaded();
+    let (cpu, bytes_before, start) = (tunnel.cpu()?, bytes(), Instant::now());
     state.measuring.store(true, Ordering::Relaxed);
-    thread::sleep(window);
+    window()?;
     state.measuring.store(false, Ordering::Relaxed);
-    let (elapsed, (downloaded_after, uploaded_after), cpu_after) = (start.elapsed(), bytes(), tunnel.cpu()?);
+    let (elapsed, bytes_after, cpu_after) = (start.elapsed(), bytes(), tunnel.cpu()?);
     Ok(Traffic {
         elapsed,
-        downloaded: downloaded_after - downloaded,
-        uploaded: uploaded_after - uploaded,
-        cpu: cpu_after.zip(cpu).map(|(after, before)| after - before),
+        bytes: (bytes_after - bytes_before) as f64,
+        cpu: cpu_after.zip(cpu).map(|(after, before)| after.saturating_sub(before)),
         latencies: Vec::new(),
     })
 }
@@ -125,6 +159,44 @@ fn echo(mut stream: &TcpStream) -> io::Result<()> {
     let mut answer = [0; ECHO_SIZE];
     stream.write_all(&[b'e'; ECHO_SIZE])?;
     stream.read_exact(&mut answer)
+}
+
+/// What a client that never reads its download does to the echoes of another. Each list is ascending.
+pub(crate) struct BesideStalled {
+    pub(crate) alone: Vec<Duration>,
+    /// None came back in time if the list is empty.
+    pub(crate) beside: Vec<Duration>,
+}
+
+/// Takes a tunnel that nobody needs afterwards: it may stand still.
+pub(crate) fn beside_stalled(tunnel: Tunnel, service: &Service, window: Duration) -> io::Result<BesideStalled> {
+    let echoing = connect(tunnel.entrance(), Wish::Echo)?;
+    echoing.set_read_timeout(Some(STANDSTILL))?;
+    echoes(&echoing, WARM_UP.min(window))?;
+    let alone = echoes(&echoing, window)?;
+    let stalled = connect(tunnel.entrance(), Wish::Download)?;
+    thread::sleep(FILLING);
+    let beside = match echoes(&echoing, window) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Vec::new(),
+        result => result?,
+    };
+    abort(echoing)?;
+    abort(stalled)?;
+    drop(tunnel);
+    service.settle()?;
+    Ok(BesideStalled { alone, beside })
+}
+
+/// One echo after the other; the time that each took, ascending.
+fn echoes(stream: &TcpStream, window: Duration) -> io::Result<Vec<Duration>> {
+    let (mut latencies, end) = (Vec::new(), Instant::now() + window);
+    while Instant::now() < end {
+        let start = Instant::now();
+        echo(stream)?;
+        latencies.push(start.elapsed());
+    }
+    latencies.sort_unstable();
+    Ok(latencies)
 }
 
 /// Connects per second: each connects, gets one byte back and closes; `parallel` clients, one after the other each.

@@ -1,6 +1,7 @@
-//! The tunnel beside plain loopback, two chained haproxy hops and a socat hop, measured in one run (Linux only).
+//! The tunnel beside plain loopback and whoever of its peers is installed, measured in one run (Linux only).
 //!
 //! `cargo bench --bench tunnel -- [FILTER] [--quick] [--verbose] [--write]`, or `make bench`, which builds the module too.
+//! `make bench-peers` installs the peers that Debian does not have ready.
 //!
 //! Clients and services are threads of this process; every contestant carries the same load, one after the other within
 //! each round, so that what disturbs the machine disturbs all of them. A sink discards what it receives in the kernel
@@ -9,38 +10,49 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is for a terminal")]
 
+mod bore;
 mod case;
 mod contestant;
 mod haproxy;
+mod line;
 mod load;
 mod ours;
+mod plot;
 mod process;
+mod rathole;
 mod report;
 mod service;
 mod socat;
+mod ssh;
+mod syscalls;
+mod table;
+mod target;
 
+use std::fs;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use crate::case::{Case, Effort};
 use crate::contestant::{Contestant, Plain, Tunnel};
+use crate::ours::{Ours, Protocol};
 use crate::report::{Column, Report};
 use crate::service::Service;
 
-/// Measures the tunnel beside plain loopback, two chained haproxy hops and a socat hop.
+/// Measures the tunnel beside plain loopback, haproxy, socat, rathole, bore and ssh -R.
 #[derive(Parser)]
 struct Options {
     /// Measure only the cases whose name contains this text
     filter: Option<String>,
-    /// Three short rounds, for a first look: below 40 seconds
+    /// Two short rounds, for a first look: below two minutes
     #[arg(long)]
     quick: bool,
     /// Show the least and the greatest value of all rounds beside each median
     #[arg(long)]
     verbose: bool,
-    /// Write the table to docs/bench/tunnel.md as well
+    /// Write tables and a picture to docs/bench/tunnel.md and tunnel.svg as well
     #[arg(long)]
     write: bool,
     /// Given by cargo bench; without it nothing is measured
@@ -69,7 +81,7 @@ fn run(options: &Options) -> io::Result<bool> {
     process::end_all_on_signal_or_overrun()?;
     let effort = if options.quick { Effort::QUICK } else { Effort::FULL };
     let filter = options.filter.as_deref().unwrap_or_default();
-    let cases: Vec<Case> = Case::ALL.into_iter().filter(|case| case.to_string().contains(filter)).collect();
+    let mut cases: Vec<Case> = Case::ALL.into_iter().filter(|case| case.to_string().contains(filter)).collect();
     if cases.is_empty() {
         let names: Vec<String> = Case::ALL.iter().map(Case::to_string).collect();
         return Err(io::Error::other(format!("no case contains '{filter}'; there are: {}", names.join("; "))));
@@ -77,22 +89,61 @@ fn run(options: &Options) -> io::Result<bool> {
 
     let service = Service::start()?;
     let mut report = Report::new(effort);
+    cases.retain(|&case| match case.missing() {
+        Some(hint) => {
+            report.leave_out(case, hint);
+            false
+        }
+        None => true,
+    });
     let mut entrants = enter(&mut report, &service);
-    println!("{}", report.header());
+    for (word, explanation) in report.header() {
+        println!("{word:<11} {explanation}");
+    }
+    let (once, every_round): (Vec<Case>, Vec<Case>) = cases.iter().partition(|case| case.is_measured_once());
     for round in 1..=effort.rounds {
         eprintln!("round {round} of {}", effort.rounds);
-        for &case in &cases {
+        for &case in &every_round {
             for entrant in &mut entrants {
                 entrant.measure(case, effort, &service, &mut report);
             }
         }
+        // So that nobody comes after the same one each time.
+        entrants.reverse();
+    }
+    for &case in &once {
+        eprintln!("{case}");
+        for entrant in &mut entrants {
+            entrant.measure(case, effort, &service, &mut report);
+        }
     }
 
-    println!("{}", report.table(&cases, options.verbose));
-    if options.write {
-        println!("written to {}", report.write(&cases)?.display());
+    println!("\n{}", table::figures(&report, &cases, options.verbose).aligned());
+    println!("{}", table::targets(&report, &cases).aligned());
+    for failure in report.failures() {
+        println!("failed: {failure}");
     }
-    Ok(!report.any_failed())
+    if options.write {
+        println!("written to {}", write(&report, &cases)?.display());
+    }
+    Ok(report.failures().is_empty())
+}
+
+/// Writes tables and picture for readers of the sources, and returns where.
+fn write(report: &Report, cases: &[Case]) -> io::Result<PathBuf> {
+    let header =
+        report.header().iter().map(|(word, explanation)| format!("- {word}: {explanation}\n")).collect::<String>();
+    let (figures, targets) =
+        (table::figures(report, cases, false).markdown(), table::targets(report, cases).markdown());
+    let text = format!(
+        "# The tunnel beside its peers\n\nWritten by `make bench`.\n\n\
+         ![The tunnel beside its peers](tunnel.svg)\n\n{header}\n{figures}\n## Targets\n\n{targets}"
+    );
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/bench");
+    fs::create_dir_all(&directory)?;
+    fs::write(directory.join("tunnel.md"), text)?;
+    fs::write(directory.join("tunnel.svg"), plot::svg(report, cases))?;
+    Ok(directory)
 }
 
 /// Starts everyone who can be measured here.
@@ -139,5 +190,14 @@ impl Entrant {
 
 /// Everyone who is measured, in the order of the table's columns.
 fn contestants() -> Vec<Box<dyn Contestant>> {
-    vec![Box::new(Plain), Box::new(haproxy::Haproxy), Box::new(socat::Socat), Box::new(ours::Ours::find())]
+    vec![
+        Box::new(Plain),
+        Box::new(haproxy::Haproxy),
+        Box::new(socat::Socat),
+        Box::new(rathole::Rathole),
+        Box::new(bore::Bore),
+        Box::new(ssh::Ssh),
+        Box::new(Ours::find(Protocol::One)),
+        Box::new(Ours::find(Protocol::Newest)),
+    ]
 }

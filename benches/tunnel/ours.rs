@@ -8,8 +8,10 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::contestant::{Contestant, Tunnel, free_address, wait_for_listener};
-use crate::process::{Process, find_program, version};
+use crate::case::Case;
+use crate::contestant::{Contestant, Role, Tunnel, free_address, wait_for_listener};
+use crate::line::Line;
+use crate::process::{Process, find_program, target_directory, version};
 
 /// The relay, or another one than cargo has just built.
 const RELAY_VARIABLE: &str = "TCPREMOTE_RELAY";
@@ -21,32 +23,53 @@ const LUA: &str = "lua5.4";
 
 /// Ends when its standard input does.
 const DEVICE: &str = r#"
-local host, port = ...
+local host, port, protocol = ...
 local TCPRemoteConnect = require "DeviceManagement.TCPRemoteConnect"
-local ok, err = TCPRemoteConnect{ ServerAddress = host, ServerPort = tonumber(port) }
+local ok, err = TCPRemoteConnect{
+  ServerAddress = host, ServerPort = tonumber(port), protocol = tonumber(protocol),
+}
 if not ok then error(err, 0) end
 io.read "a"
 "#;
 
+/// The version of the protocol that both ends are told to speak.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// The newest, for which nobody has to be told.
+    Newest,
+    One,
+}
+
 pub(crate) struct Ours {
     relay: PathBuf,
     module: PathBuf,
+    protocol: Protocol,
 }
 
 impl Ours {
-    pub(crate) fn find() -> Self {
-        let target = Path::new(RELAY).ancestors().nth(2).unwrap_or_else(|| Path::new("target"));
+    pub(crate) fn find(protocol: Protocol) -> Self {
         Self {
             relay: env::var_os(RELAY_VARIABLE).map_or_else(|| RELAY.into(), PathBuf::from),
             module: env::var_os(MODULE_VARIABLE)
-                .map_or_else(|| target.join("lua54/release/libtcpremote.so"), PathBuf::from),
+                .map_or_else(|| target_directory().join("lua54/release/libtcpremote.so"), PathBuf::from),
+            protocol,
         }
     }
 }
 
 impl Contestant for Ours {
     fn name(&self) -> &'static str {
-        "ours"
+        match self.protocol {
+            Protocol::Newest => "ours",
+            Protocol::One => "ours v1",
+        }
+    }
+
+    fn role(&self) -> Role {
+        match self.protocol {
+            Protocol::Newest => Role::Subject,
+            Protocol::One => Role::Former,
+        }
     }
 
     fn missing(&self) -> Option<String> {
@@ -56,30 +79,57 @@ impl Contestant for Ours {
             Some(format!(
                 "no module is built for {LUA}: run make bench, or set {MODULE_VARIABLE} to its libtcpremote.so"
             ))
+        } else if self.protocol == Protocol::One && !self.speaks_several() {
+            Some("this relay has no --protocol, as it speaks version 1 only".into())
         } else {
             None
         }
     }
 
     fn describe(&self) -> String {
-        format!("tcp-remote-relay {}, and its module in {}", env!("CARGO_PKG_VERSION"), version(LUA, "-v", 0))
+        match self.protocol {
+            Protocol::Newest => {
+                let protocol = if self.speaks_several() { 2 } else { 1 };
+                let (relay, lua) = (env!("CARGO_PKG_VERSION"), version(LUA, "-v", 0));
+                format!("tcp-remote-relay {relay}, and its module in {lua}, version {protocol} of the protocol")
+            }
+            Protocol::One => "the same, both told to speak version 1 of the protocol".into(),
+        }
+    }
+
+    fn takes(&self, _case: Case) -> bool {
+        true
     }
 
     fn start(&self, service: SocketAddr) -> io::Result<Tunnel> {
-        let directory = tempfile::tempdir()?;
-        let (server, entrance) = (free_address()?, free_address()?);
-        let mut relay = Process::spawn(
-            "tcp-remote-relay",
-            Command::new(&self.relay).args([server, entrance, service].map(|address| address.to_string())),
-            directory.path(),
-        )?;
-        wait_for_listener(server, &mut relay)?;
-        let device = self.device(server, directory.path())?;
-        Tunnel::ready(entrance, vec![relay, device], directory)
+        self.start_linked(service, Ok)
+    }
+
+    fn start_across(&self, service: SocketAddr, line: &Line) -> io::Result<Tunnel> {
+        self.start_linked(service, |server| line.toward(server))
     }
 }
 
 impl Ours {
+    /// The device connects where `link` says that the relay is.
+    fn start_linked(
+        &self,
+        service: SocketAddr,
+        link: impl FnOnce(SocketAddr) -> io::Result<SocketAddr>,
+    ) -> io::Result<Tunnel> {
+        let directory = tempfile::tempdir()?;
+        let (server, entrance) = (free_address()?, free_address()?);
+        let mut command = Command::new(&self.relay);
+        if self.protocol == Protocol::One {
+            command.args(["--protocol", "1"]);
+        }
+        command.args([server, entrance, service].map(|address| address.to_string()));
+        let mut relay = Process::spawn("tcp-remote-relay", &mut command, directory.path())?;
+        wait_for_listener(server, &mut relay)?;
+        let device = self.device(link(server)?, directory.path())?;
+        Tunnel::ready(entrance, vec![relay, device], directory)
+    }
+
     fn device(&self, server: SocketAddr, directory: &Path) -> io::Result<Process> {
         let modules = directory.join("tcpremote");
         fs::create_dir(&modules)?;
@@ -92,6 +142,15 @@ impl Ours {
             .args([server.ip().to_string(), server.port().to_string()])
             .env("LUA_PATH", format!("{SOURCES}/lua/?.lua;{SOURCES}/lua/?/init.lua"))
             .env("LUA_CPATH", format!("{}/?.so", directory.display()));
+        if self.protocol == Protocol::One {
+            command.arg("1");
+        }
         Process::spawn("device", &mut command, directory)
+    }
+
+    /// Whether the relay can be told which version to speak.
+    fn speaks_several(&self) -> bool {
+        let help = Command::new(&self.relay).arg("--help").output().map(|output| output.stdout).unwrap_or_default();
+        String::from_utf8_lossy(&help).contains("--protocol")
     }
 }

@@ -1,17 +1,12 @@
-//! The table, for the terminal and as Markdown.
+//! Everything that was measured, and the rows that it makes.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
 
 use crate::case::{Case, Effort, Figure};
-use crate::contestant::Contestant;
-
-const SUBJECT: &str = "ours";
-/// Contestants that the subject is compared with, in a column each.
-const REFERENCES: [&str; 2] = ["haproxy x2", "socat"];
+use crate::contestant::{Contestant, Role};
 
 /// A contestant's place in the report.
 pub(crate) type Column = usize;
@@ -22,14 +17,17 @@ pub(crate) struct Report {
     machine: String,
     effort: Effort,
     columns: Vec<Measured>,
-    failed: bool,
+    /// Cases that nobody is measured in, and why.
+    left_out: Vec<(Case, String)>,
+    failures: Vec<String>,
 }
 
 struct Measured {
     name: &'static str,
+    role: Role,
     description: String,
-    /// Why it was not measured, or not in every case.
-    notes: Vec<String>,
+    /// If it is not measured: why.
+    skipped: Option<String>,
     samples: BTreeMap<Case, Result<Samples, Failed>>,
 }
 
@@ -38,34 +36,39 @@ type Samples = Vec<Vec<Option<f64>>>;
 
 struct Failed;
 
-/// One row: its names and a cell for each contestant.
-struct Row {
-    case: Case,
-    figure: Figure,
-    cells: Vec<Cell>,
+/// One figure of one case, for every contestant.
+pub(crate) struct Row {
+    pub(crate) case: Case,
+    pub(crate) figure: Figure,
+    pub(crate) cells: Vec<Cell>,
 }
 
-enum Cell {
+/// What one contestant has in a row.
+pub(crate) struct Cell {
+    pub(crate) name: &'static str,
+    pub(crate) role: Role,
+    pub(crate) value: Value,
+}
+
+pub(crate) enum Value {
     /// Not measured, or the contestant has no such thing.
     Empty,
     Failed,
-    Values {
-        median: f64,
-        least: f64,
-        greatest: f64,
-    },
+    /// Of each round, in their order.
+    Rounds(Vec<f64>),
 }
 
 impl Report {
     pub(crate) fn new(effort: Effort) -> Self {
-        Self { machine: machine(), effort, columns: Vec::new(), failed: false }
+        Self { machine: machine(), effort, columns: Vec::new(), left_out: Vec::new(), failures: Vec::new() }
     }
 
     pub(crate) fn add(&mut self, contestant: &dyn Contestant) -> Column {
         let measured = Measured {
             name: contestant.name(),
+            role: contestant.role(),
             description: contestant.describe(),
-            notes: Vec::new(),
+            skipped: None,
             samples: BTreeMap::new(),
         };
         self.columns.push(measured);
@@ -74,12 +77,16 @@ impl Report {
 
     /// Notes that a contestant is not measured, which is no failure.
     pub(crate) fn skip(&mut self, column: Column, hint: String) {
-        self.columns[column].notes.push(format!("skipped, {hint}"));
+        self.columns[column].skipped = Some(hint);
+    }
+
+    /// Notes that a case is not measured, which is no failure.
+    pub(crate) fn leave_out(&mut self, case: Case, hint: String) {
+        self.left_out.push((case, hint));
     }
 
     pub(crate) fn fail(&mut self, column: Column, reason: String) {
-        self.columns[column].notes.push(format!("failed, {reason}"));
-        self.failed = true;
+        self.failures.push(format!("{}: {reason}", self.columns[column].name));
     }
 
     pub(crate) fn fail_case(&mut self, column: Column, case: Case, error: &io::Error) {
@@ -91,8 +98,8 @@ impl Report {
         matches!(self.columns[column].samples.get(&case), Some(Err(Failed)))
     }
 
-    pub(crate) fn any_failed(&self) -> bool {
-        self.failed
+    pub(crate) fn failures(&self) -> &[String] {
+        &self.failures
     }
 
     pub(crate) fn record(&mut self, column: Column, case: Case, values: Vec<Option<f64>>) {
@@ -101,80 +108,28 @@ impl Report {
         }
     }
 
-    /// Who is measured, how, and on what.
-    pub(crate) fn header(&self) -> String {
-        let mut text = String::new();
+    /// Who is measured, how, and on what: a word and its explanation each.
+    pub(crate) fn header(&self) -> Vec<(&'static str, String)> {
+        let mut lines = Vec::new();
         for column in &self.columns {
-            let _ = writeln!(text, "{:<11} {}", column.name, column.description);
-            for note in &column.notes {
-                let _ = writeln!(text, "{:<11} {note}", "");
-            }
+            let explanation =
+                column.skipped.as_ref().map_or_else(|| column.description.clone(), |hint| format!("skipped, {hint}"));
+            lines.push((column.name, explanation));
         }
-        let _ = writeln!(text, "{:<11} {}", "on", self.machine);
-        let (rounds, window) = (self.effort.rounds, self.effort.window);
-        let _ = write!(text, "{:<11} medians of {rounds} interleaved rounds, {window:?} for each sample", "figures");
-        text
-    }
-
-    /// The table with its columns aligned; with `ranges`, the least and the greatest value beside each median.
-    pub(crate) fn table(&self, cases: &[Case], ranges: bool) -> String {
-        let lines = self.lines(cases, ranges);
-        let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
-        let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
-        let mut text = String::new();
-        for line in &lines {
-            let padded = line.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| match column {
-                0 | 1 => format!("{cell:<width$}"),
-                _ => format!("{cell:>width$}"),
-            });
-            let _ = writeln!(text, "{}", padded.collect::<Vec<_>>().join("  ").trim_end());
+        lines.push(("on", self.machine.clone()));
+        let Effort { rounds, window, transfer } = self.effort;
+        let mut figures = format!("medians of {rounds} interleaved rounds, {window:?} for each sample");
+        let _ = write!(figures, "; on the line and for system calls one sample, {transfer:?} on the line");
+        lines.push(("figures", figures));
+        for (case, hint) in &self.left_out {
+            lines.push(("left out", format!("{case}: {hint}")));
         }
-        for column in &self.columns {
-            for note in &column.notes {
-                let _ = writeln!(text, "{}: {note}", column.name);
-            }
-        }
-        text
-    }
-
-    /// Writes the table as Markdown and returns where.
-    pub(crate) fn write(&self, cases: &[Case]) -> io::Result<PathBuf> {
-        let lines = self.lines(cases, false);
-        let mut text =
-            String::from("# The tunnel beside plain loopback, haproxy and socat\n\nWritten by `make bench`.\n\n");
-        for line in self.header().lines() {
-            let (what, value) = line.split_at_checked(11).unwrap_or((line, ""));
-            let _ = writeln!(text, "- {}: {}", what.trim(), value.trim());
-        }
-        text.push('\n');
-        for (number, line) in lines.iter().enumerate() {
-            let _ = writeln!(text, "| {} |", line.join(" | "));
-            if number == 0 {
-                let _ = writeln!(text, "| --- | --- |{}", " ---: |".repeat(line.len() - 2));
-            }
-        }
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/bench");
-        fs::create_dir_all(&directory)?;
-        let path = directory.join("tunnel.md");
-        fs::write(&path, text)?;
-        Ok(path)
-    }
-
-    fn lines(&self, cases: &[Case], ranges: bool) -> Vec<Vec<String>> {
-        let mut heading = vec!["case".to_owned(), "figure".to_owned()];
-        heading.extend(self.columns.iter().map(|column| column.name.to_owned()));
-        heading.extend(REFERENCES.iter().map(|reference| format!("{SUBJECT}/{reference}")));
-        let mut lines = vec![heading];
-        for row in self.rows(cases) {
-            let mut line = vec![row.case.to_string(), format!("{}, {}", row.figure.name, row.figure.unit)];
-            line.extend(row.cells.iter().map(|cell| cell.text(ranges)));
-            line.extend(REFERENCES.iter().map(|reference| self.ratio(&row, reference)));
-            lines.push(line);
-        }
+        lines.extend(self.failures.iter().map(|failure| ("failed", failure.clone())));
         lines
     }
 
-    fn rows(&self, cases: &[Case]) -> Vec<Row> {
+    /// A row for each figure of these cases.
+    pub(crate) fn rows(&self, cases: &[Case]) -> Vec<Row> {
         let mut rows = Vec::new();
         for &case in cases {
             for (number, &figure) in case.figures().iter().enumerate() {
@@ -184,55 +139,54 @@ impl Report {
         }
         rows
     }
-
-    /// The subject's value by a reference's, and whether the subject is ahead.
-    fn ratio(&self, row: &Row, reference: &str) -> String {
-        let median = |name: &str| {
-            let place = self.columns.iter().position(|column| column.name == name)?;
-            match row.cells[place] {
-                Cell::Values { median, .. } => Some(median),
-                Cell::Empty | Cell::Failed => None,
-            }
-        };
-        let Some((ours, theirs)) = median(SUBJECT).zip(median(reference)) else { return String::new() };
-        let ratio = ours / theirs;
-        let ahead = if row.figure.more_is_better { ratio >= 1.0 } else { ratio <= 1.0 };
-        format!("{ratio:.2} {}", if ahead { "ahead " } else { "behind" })
-    }
 }
 
 impl Measured {
     fn cell(&self, case: Case, figure: usize) -> Cell {
-        let samples = match self.samples.get(&case) {
-            Some(Ok(samples)) => samples,
-            Some(Err(Failed)) => return Cell::Failed,
-            None => return Cell::Empty,
+        let value = match self.samples.get(&case) {
+            Some(Ok(samples)) => match samples.iter().map(|sample| sample[figure]).collect::<Option<Vec<f64>>>() {
+                Some(rounds) if !rounds.is_empty() => Value::Rounds(rounds),
+                _ => Value::Empty,
+            },
+            Some(Err(Failed)) => Value::Failed,
+            None => Value::Empty,
         };
-        let mut values: Vec<f64> = samples.iter().filter_map(|sample| sample[figure]).collect();
-        values.sort_unstable_by(f64::total_cmp);
-        match (values.first(), values.last()) {
-            (Some(&least), Some(&greatest)) => Cell::Values { median: values[values.len() / 2], least, greatest },
-            _ => Cell::Empty,
-        }
+        Cell { name: self.name, role: self.role, value }
+    }
+}
+
+impl Row {
+    /// What stands for the contestant of this role, of which there is one.
+    pub(crate) fn rounds_of(&self, role: Role) -> Option<&[f64]> {
+        self.cells.iter().find(|cell| cell.role == role).and_then(Cell::rounds)
     }
 }
 
 impl Cell {
-    fn text(&self, ranges: bool) -> String {
-        match self {
-            Self::Empty => "–".to_owned(),
-            Self::Failed => "failed".to_owned(),
-            Self::Values { median, least, greatest } if ranges => {
-                format!("{} ({}-{})", digits(*median), digits(*least), digits(*greatest))
-            }
-            Self::Values { median, .. } => digits(*median),
+    pub(crate) fn rounds(&self) -> Option<&[f64]> {
+        match &self.value {
+            Value::Rounds(rounds) => Some(rounds),
+            Value::Empty | Value::Failed => None,
         }
+    }
+
+    pub(crate) fn median(&self) -> Option<f64> {
+        self.rounds().map(median)
     }
 }
 
+/// The value in the middle, or between the two there.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut ascending = values.to_vec();
+    ascending.sort_unstable_by(f64::total_cmp);
+    let (below, above) = (ascending[(ascending.len() - 1) / 2], ascending[ascending.len() / 2]);
+    if below == above { below } else { (below + above) / 2.0 }
+}
+
 /// Three digits that count, or all before the point.
-fn digits(value: f64) -> String {
+pub(crate) fn digits(value: f64) -> String {
     match value.abs() {
+        f64::INFINITY => "stands still".to_owned(),
         ..1.0 => format!("{value:.3}"),
         ..10.0 => format!("{value:.2}"),
         ..100.0 => format!("{value:.1}"),

@@ -21,7 +21,7 @@ const STACK: usize = 64 * 1024;
 static BYTES: [u8; CHUNK] = [0x5a; CHUNK];
 
 /// What a client wants, its first byte. The service answers with the same byte, so the client knows that it is through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Wish {
     /// Everything comes back.
     Echo,

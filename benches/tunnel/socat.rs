@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use crate::case::Case;
-use crate::contestant::{Contestant, Tunnel, free_address};
+use crate::contestant::{Contestant, Role, Tunnel, free_address};
 use crate::process::{Process, find_program, version};
 
 pub(crate) struct Socat;
@@ -13,6 +13,10 @@ pub(crate) struct Socat;
 impl Contestant for Socat {
     fn name(&self) -> &'static str {
         "socat"
+    }
+
+    fn role(&self) -> Role {
+        Role::Yardstick
     }
 
     fn missing(&self) -> Option<String> {

@@ -1,0 +1,84 @@
+//! What is aimed at, as a ratio within the same run, and whether it is reached.
+//!
+//! A ratio of two contestants is the median of their ratios in each round: what slows a whole round down slows both.
+
+use crate::contestant::Role;
+use crate::haproxy;
+use crate::report::{Row, median};
+
+/// At most this much more than version 1 of the protocol costs, or less than it brings.
+const FORMER_TOLERANCE: f64 = 0.05;
+
+/// What a figure of ours is to be: at least that where more is better, else at most.
+#[derive(Clone, Copy)]
+pub(crate) enum Target {
+    None,
+    /// By ratio to haproxy's two hops.
+    OfHaproxy(f64),
+    /// By ratio to whoever of the peers is best at it.
+    OfBestPeer(f64),
+    /// In the figure's own unit.
+    Of(f64),
+}
+
+/// What ours reached.
+pub(crate) struct Verdict {
+    /// "≥ 1.25 × haproxy x2"
+    pub(crate) target: String,
+    pub(crate) reached: f64,
+    pub(crate) met: bool,
+}
+
+/// None where there is no target, or nothing to judge.
+pub(crate) fn judge(row: &Row) -> Option<Verdict> {
+    let ours = row.rounds_of(Role::Subject)?;
+    let sign = if row.figure.more_is_better { '≥' } else { '≤' };
+    let (reached, limit, target) = match row.figure.target {
+        Target::None => return None,
+        Target::Of(limit) => (median(ours), limit, format!("{sign} {limit}")),
+        Target::OfHaproxy(limit) => {
+            let ratio = ratio(ours, haproxy_rounds(row)?)?;
+            (ratio, limit, format!("{sign} {limit} × {}", haproxy::NAME))
+        }
+        Target::OfBestPeer(limit) => {
+            let (name, peer) = best_peer(row)?;
+            (ratio(ours, peer)?, limit, format!("{sign} {limit} × the best peer, {name}"))
+        }
+    };
+    let met = if row.figure.more_is_better { reached >= limit } else { reached <= limit };
+    Some(Verdict { target, reached, met })
+}
+
+/// Ours by ratio to ours with version 1, and whether the two are equal or the newer is better.
+pub(crate) fn judge_beside_former(row: &Row) -> Option<(f64, bool)> {
+    let ratio = ratio(row.rounds_of(Role::Subject)?, row.rounds_of(Role::Former)?)?;
+    let met = if row.figure.more_is_better { ratio >= 1.0 - FORMER_TOLERANCE } else { ratio <= 1.0 + FORMER_TOLERANCE };
+    Some((ratio, met))
+}
+
+/// The target in the row's own unit.
+pub(crate) fn bound(row: &Row) -> Option<f64> {
+    match row.figure.target {
+        Target::None => None,
+        Target::Of(limit) => Some(limit),
+        Target::OfHaproxy(limit) => Some(limit * median(haproxy_rounds(row)?)),
+        Target::OfBestPeer(limit) => Some(limit * median(best_peer(row)?.1)),
+    }
+}
+
+fn haproxy_rounds(row: &Row) -> Option<&[f64]> {
+    row.cells.iter().find(|cell| cell.name == haproxy::NAME)?.rounds()
+}
+
+fn best_peer(row: &Row) -> Option<(&'static str, &[f64])> {
+    let peers = row.cells.iter().filter(|cell| cell.role == Role::Peer);
+    let measured = peers.filter_map(|cell| Some((cell.name, cell.rounds()?)));
+    let by_median = |one: &(&str, &[f64]), other: &(&str, &[f64])| median(one.1).total_cmp(&median(other.1));
+    if row.figure.more_is_better { measured.max_by(by_median) } else { measured.min_by(by_median) }
+}
+
+/// None where a contestant was not measured in every round.
+fn ratio(ours: &[f64], theirs: &[f64]) -> Option<f64> {
+    let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
+    (ours.len() == theirs.len() && ratios.iter().all(|ratio| !ratio.is_nan())).then(|| median(&ratios))
+}
