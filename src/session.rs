@@ -3,6 +3,8 @@
 //! The session moves bytes between sockets and an [`Endpoint`]; which sockets there are is the shell's to say
 //! ([`attach`](Session::attach), [`finish`](Session::finish), [`reset`](Session::reset)).
 
+mod flight;
+
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -10,6 +12,7 @@ use std::net::Shutdown;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use flight::Flight;
 use mio::Token;
 use mio::net::TcpStream;
 
@@ -58,6 +61,7 @@ struct Link {
     writable: bool,
     /// The end may stand behind a short read.
     ended: bool,
+    flight: Flight,
 }
 
 #[derive(Debug)]
@@ -81,7 +85,8 @@ impl<E: Endpoint> Session<E> {
     /// A session on a connected link, registered as [`Source::Link`] of `number`.
     pub(crate) fn new(endpoint: E, number: usize, io: TcpStream, token: Token) -> Self {
         // An edge may have come before the session was there to see it: try both first.
-        let link = Some(Link { io, token, readable: true, writable: true, ended: false });
+        let flight = Flight::Landed;
+        let link = Some(Link { io, token, readable: true, writable: true, ended: false, flight });
         Self { endpoint, number, link, sockets: Vec::new(), readable: VecDeque::new() }
     }
 
@@ -201,6 +206,24 @@ impl<E: Endpoint> Session<E> {
         Ok(self.has_work())
     }
 
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let flight = self.link.as_ref().and_then(|link| link.flight.poll_timeout());
+        [flight, self.endpoint.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// The time may have come.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
+        if let Some(link) = &mut self.link {
+            link.flight.handle_timeout(now, &link.io);
+        }
+        if self.endpoint.poll_timeout().is_some_and(|at| at <= now) {
+            self.endpoint.handle_timeout(now)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Whether [`turn`](Self::turn) would find something to do without a new event.
     fn has_work(&self) -> bool {
         let Some(link) = &self.link else { return false };
@@ -212,8 +235,9 @@ impl<E: Endpoint> Session<E> {
     }
 
     /// Version 2 is spoken from here on.
-    pub(crate) fn tune_link_v2(&self) {
-        if let Some(link) = &self.link {
+    pub(crate) fn tune_link_v2(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.flight = Flight::Unwatched;
             // The options only hasten what the protocol does without them.
             let _ = net::tune_link_v2(&link.io);
         }
@@ -423,6 +447,7 @@ impl<E: Endpoint> Session<E> {
         let Some(link) = &mut self.link else { return Ok(()) };
         while link.writable && self.endpoint.has_unsent() {
             let count = write(&mut link.io, &mut link.writable, self.endpoint.unsent())?;
+            link.flight.handle_write(now, &link.io);
             self.endpoint.advance_link(now, count);
         }
         Ok(())

@@ -93,9 +93,7 @@ impl Link {
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Result<bool, LinkLost> {
-        if self.session.endpoint.poll_timeout().is_some_and(|at| at <= now) {
-            self.session.endpoint.handle_timeout(now)?;
-        }
+        self.session.handle_timeout(now)?;
         self.poll_dials(now, context);
         let mut busy = self.session.turn(now, &mut context.event_loop, buffer)?;
         while let Some(output) = self.session.endpoint.poll_output() {
@@ -150,7 +148,7 @@ impl Link {
     /// When something is due here.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let dials = self.dials.values().filter_map(Dial::poll_timeout).min();
-        [dials, self.session.endpoint.poll_timeout()].into_iter().flatten().min()
+        [dials, self.session.poll_timeout()].into_iter().flatten().min()
     }
 
     pub(super) fn counters(&self) -> Counters {

@@ -212,11 +212,8 @@ impl Server {
 
     fn step_session(&mut self, now: Instant, number: usize, buffer: &mut [u8]) -> bool {
         let Some(Some(peer)) = self.sessions.get_mut(number) else { return false };
-        let mut result = Ok(false);
-        if peer.session.endpoint.poll_timeout().is_some_and(|at| at <= now) {
-            result = peer.session.endpoint.handle_timeout(now).map(|()| false).map_err(LinkLost::from);
-        }
-        let mut busy = match result.and_then(|_| peer.session.turn(now, &mut self.event_loop, buffer)) {
+        let timely = peer.session.handle_timeout(now).map_err(LinkLost::from);
+        let mut busy = match timely.and_then(|()| peer.session.turn(now, &mut self.event_loop, buffer)) {
             Ok(busy) => busy,
             Err(reason) => {
                 self.lose_link(now, number, &reason);
@@ -268,7 +265,7 @@ impl Server {
     }
 
     fn next_deadline(&mut self, own: Option<Instant>) -> Option<Instant> {
-        let sessions = self.sessions.iter().flatten().filter_map(|peer| peer.session.endpoint.poll_timeout()).min();
+        let sessions = self.sessions.iter().flatten().filter_map(|peer| peer.session.poll_timeout()).min();
         let lingering = self.lingering.poll_timeout();
         let listeners = self.all_listeners().filter_map(|listener| listener.paused_until()).min();
         [own, sessions, lingering, listeners, self.reopen_at].into_iter().flatten().min()
