@@ -272,7 +272,7 @@ impl Mux {
         if count > 0 {
             stream.progress = now;
         }
-        let round_trip = self.liveness.round_trip().unwrap_or_default();
+        let round_trip = self.liveness.least_round_trip();
         let more = stream.window.consume(now, count, round_trip, &mut self.budget);
         if more && stream.number().is_some() && stream.receiving == Receiving::Open {
             if stream.owe_credit() {
@@ -581,3 +581,6 @@ impl Endpoint for Mux {
         self.streams.len()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,8 +20,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const EARLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Early bytes kept for all clients together.
 const MAX_EARLY: usize = 4 * 1024 * 1024;
-/// Streams that are off the link and only deliver what is left; past it the oldest is reset.
-const MAX_LINGERING: usize = 64;
+/// Streams that exist at once: those on the link, and as many that only deliver what is left. Our relay never asks
+/// for more; past it a CONNECT is refused.
+const MAX_STREAMS: usize = 512;
 /// Bytes of answers that may wait beyond a full send queue before the relay counts as hostile.
 const MAX_BACKLOG: usize = 64 * 1024;
 
@@ -32,8 +33,6 @@ pub(super) struct Device {
     queue: SendQueue,
     ids: Box<[Id; 256]>,
     streams: Streams<Service>,
-    /// Streams off the link with bytes left to deliver, oldest first.
-    lingering: VecDeque<StreamKey>,
     early_bytes: usize,
     rule: QueueRule,
     timers: Timers<Timer>,
@@ -80,7 +79,6 @@ impl Device {
             queue,
             ids: Box::new([const { Id::Idle }; 256]),
             streams: Streams::new(rule),
-            lingering: VecDeque::new(),
             early_bytes: 0,
             rule,
             timers: Timers::new(),
@@ -119,6 +117,10 @@ impl Device {
             } else {
                 self.reset(old, Reset::Replaced);
             }
+        }
+        if self.streams.len() >= MAX_STREAMS {
+            self.refuse(client, Id::Discarding);
+            return;
         }
         let stream = self.streams.insert(Service { id: Some(client), connected: false, progress: now });
         self.counters.open += 1;
@@ -166,10 +168,15 @@ impl Device {
 
     /// Early DATA that no CONNECT came for, or too much of it: answered with CLOSE.
     fn drop_early(&mut self, client: u8) {
-        let closed = matches!(&self.ids[usize::from(client)], Id::Early(early) if early.is_closed());
-        self.set_id(client, if closed { Id::Idle } else { Id::Refused });
-        self.queue.push(&Header::close(client).encode());
+        self.refuse(client, Id::Refused);
         self.outputs.push_back(Output::EarlyDropped { client: client.into() });
+    }
+
+    /// CLOSE for a number without a stream; it means `after` until the relay's CLOSE, if that is not here already.
+    fn refuse(&mut self, client: u8, after: Id) {
+        let closed = matches!(&self.ids[usize::from(client)], Id::Early(early) if early.is_closed());
+        self.set_id(client, if closed { Id::Idle } else { after });
+        self.queue.push(&Header::close(client).encode());
     }
 
     fn handle_malformed(&mut self, now: Instant, header: Header, reason: Malformed) {
@@ -178,8 +185,7 @@ impl Device {
             self.take_off_link(now, key, Id::Discarding);
             self.linger(now, key);
         } else {
-            self.set_id(client, Id::Discarding);
-            self.queue.push(&Header::close(client).encode());
+            self.refuse(client, Id::Discarding);
         }
         self.outputs.push_back(Output::Malformed { client: header.client.into(), reason });
     }
@@ -212,15 +218,9 @@ impl Device {
     fn linger(&mut self, now: Instant, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.state.progress = now;
-        if self.finish_if_delivered(key) || self.lingering.contains(&key) {
-            return;
-        }
-        self.lingering.push_back(key);
-        self.timers.set(Timer::Linger(key), now + self.rule.stall);
-        if self.lingering.len() > MAX_LINGERING
-            && let Some(&oldest) = self.lingering.front()
-        {
-            self.reset(oldest, Reset::Stalled);
+        if !self.finish_if_delivered(key) {
+            self.streams.linger(now, key);
+            self.timers.set(Timer::Linger(key), now + self.rule.stall);
         }
     }
 
@@ -245,7 +245,6 @@ impl Device {
         self.streams.remove(key);
         self.timers.cancel(Timer::Connect(key));
         self.timers.cancel(Timer::Linger(key));
-        self.lingering.retain(|&lingering| lingering != key);
     }
 
     fn handle_timer(&mut self, now: Instant, timer: Timer) {

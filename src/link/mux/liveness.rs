@@ -8,6 +8,8 @@ const ASK_AFTER: Duration = Duration::from_secs(15);
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// How often the round trip is measured while a window grows.
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
+/// The least round trip is forgotten after this time: the way may have become longer.
+const LEAST_LASTS: Duration = Duration::from_secs(10);
 
 /// The clock of one link.
 #[derive(Debug)]
@@ -17,6 +19,8 @@ pub(super) struct Liveness {
     asked: Option<(Instant, u64)>,
     next_number: u64,
     round_trip: Option<Duration>,
+    /// The least round trip, and when it was measured.
+    least: Option<(Duration, Instant)>,
     measured_at: Instant,
 }
 
@@ -30,7 +34,7 @@ pub(super) enum Due {
 
 impl Liveness {
     pub(super) fn new(now: Instant) -> Self {
-        Self { last_byte_at: now, asked: None, next_number: 1, round_trip: None, measured_at: now }
+        Self { last_byte_at: now, asked: None, next_number: 1, round_trip: None, least: None, measured_at: now }
     }
 
     /// Something came.
@@ -49,6 +53,10 @@ impl Liveness {
         let sample = now.saturating_duration_since(asked_at);
         // As TCP smooths it (RFC 6298).
         self.round_trip = Some(self.round_trip.map_or(sample, |smooth| (smooth * 7 + sample) / 8));
+        let lasts = |at: Instant| now.saturating_duration_since(at) < LEAST_LASTS;
+        if !self.least.is_some_and(|(least, at)| least < sample && lasts(at)) {
+            self.least = Some((sample, now));
+        }
         true
     }
 
@@ -72,6 +80,11 @@ impl Liveness {
     /// The smoothed round trip, once measured.
     pub(super) fn round_trip(&self) -> Option<Duration> {
         self.round_trip
+    }
+
+    /// How long the way is without what waits on it: what our own bytes add must not make their window grow.
+    pub(super) fn least_round_trip(&self) -> Duration {
+        self.least.map_or(Duration::ZERO, |(least, _)| least)
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
@@ -119,6 +132,20 @@ mod tests {
         assert!(!liveness.handle_answer(at(41_000), [0; 8]), "not what was asked");
         assert!(liveness.handle_answer(at(80), ping) && !liveness.handle_answer(at(90), ping));
         assert_eq!(liveness.round_trip(), Some(Duration::from_millis(80)));
+    }
+
+    #[test]
+    fn the_least_round_trip_is_the_one_of_an_empty_way_and_is_forgotten_after_10_s() {
+        let start = Instant::now();
+        let mut liveness = Liveness::new(start);
+        let mut least = Vec::new();
+        for (second, millis) in [(0, 50), (1, 400), (2, 40), (5, 300), (13, 90)] {
+            let asked = start + Duration::from_secs(second);
+            let ping = liveness.ask(asked).expect("a PING");
+            assert!(liveness.handle_answer(asked + Duration::from_millis(millis), ping));
+            least.push(liveness.least_round_trip().as_millis());
+        }
+        assert_eq!(least, [50, 50, 40, 40, 90]);
     }
 
     #[test]

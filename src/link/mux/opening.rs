@@ -62,7 +62,7 @@ impl Mux {
         !self.going_away
             && self.numbers.len() < self.peer.streams as usize
             && self.outbox.control_len() < CONTROL_FULL
-            && !self.outbox.exceeds(0)
+            && !self.outbox.is_full()
     }
 
     /// No new streams: who waits for a number is refused.

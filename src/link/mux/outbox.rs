@@ -100,6 +100,11 @@ impl Outbox {
         }
     }
 
+    /// Whether more DATA waits than its queue is meant to hold.
+    pub(super) fn is_full(&self) -> bool {
+        self.data.exceeds(0)
+    }
+
     /// Whether so much waits that the peer must be at fault: `excess` bytes more than DATA alone can fill.
     pub(super) fn exceeds(&self, excess: usize) -> bool {
         self.control_len() > excess || self.data.exceeds(excess)

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 /// The largest window of a stream.
 const MAX_WINDOW: u64 = 4 * 1024 * 1024;
-/// A round trip shorter than this is as good as this: a loop's turn takes its time too, and memory is there to be used.
-const LEAST_ROUND_TRIP: Duration = Duration::from_millis(10);
+/// A round trip shorter than this is as good as this: the turns of two loops take their time, too.
+const LEAST_ROUND_TRIP: Duration = Duration::from_micros(500);
 /// A stream that was silent for so long starts again with a small window.
 const IDLE: Duration = Duration::from_secs(10);
 

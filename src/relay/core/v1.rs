@@ -21,8 +21,6 @@ const ECHO_TIMEOUT: Duration = Duration::from_secs(30);
 const ID_TIMEOUT: Duration = Duration::from_secs(1);
 /// New clients that may wait for a number at once.
 const MAX_WAITING: usize = 256;
-/// Streams that are off the link and only deliver what is left; past it the oldest is reset.
-const MAX_LINGERING: usize = 64;
 /// Bytes of control frames that may wait beyond a full send queue before the device counts as hostile.
 const MAX_BACKLOG: usize = 64 * 1024;
 
@@ -35,13 +33,15 @@ pub(super) struct Relay {
     streams: Streams<Client>,
     /// Clients without a number, in the order they came.
     waiting: VecDeque<StreamKey>,
-    /// Streams off the link with bytes left to deliver, oldest first.
-    lingering: VecDeque<StreamKey>,
     half_close: Duration,
     rule: QueueRule,
     /// When a full queue last kept the link unread: before that, nobody can tell a silent device.
     unread_until: Instant,
     timers: Timers<Timer>,
+    /// Bytes that the link ever took.
+    taken: u64,
+    /// Timers that begin once the link has taken so many: what they wait for cannot come before.
+    departing: VecDeque<(u64, Timer, Duration)>,
     outputs: VecDeque<Output>,
     counters: Counters,
 }
@@ -84,11 +84,12 @@ impl Relay {
             ids: Ids::new(),
             streams: Streams::new(rule),
             waiting: VecDeque::new(),
-            lingering: VecDeque::new(),
             half_close,
             rule,
             unread_until: now,
             timers: Timers::new(),
+            taken: 0,
+            departing: VecDeque::new(),
             outputs: VecDeque::new(),
             counters: Counters::default(),
         }
@@ -128,8 +129,8 @@ impl Relay {
             let connect = Connect { service: stream.state.service.as_ref().clone() };
             self.queue.push(&connect.frame(client));
             self.outputs.push_back(Output::Opened { stream: key, client: client.into() });
-            if let Some(ended) = stream.state.ended {
-                self.wait_half_closed(now, key, ended);
+            if stream.state.ended.is_some() {
+                self.wait_half_closed(now, key);
             }
         }
     }
@@ -137,7 +138,7 @@ impl Relay {
     /// For each client that waits for a number, one that has only waited for its service, the longest first, gives
     /// its own.
     fn free_ids_for_waiting(&mut self, now: Instant) {
-        while self.ids.awaiting_echo() < self.waiting.len() {
+        while self.ids.free() + self.ids.awaiting_echo() < self.waiting.len() {
             let open = self.ids.open().filter_map(|key| Some((self.streams.get(key)?.state.ended?, key)));
             let Some((_, key)) = open.min() else { return };
             self.close_stream(now, key);
@@ -145,13 +146,33 @@ impl Relay {
     }
 
     /// The client sends no more: its service may still answer.
-    fn wait_half_closed(&mut self, now: Instant, key: StreamKey, ended: Instant) {
+    fn wait_half_closed(&mut self, now: Instant, key: StreamKey) {
         if self.half_close.is_zero() {
             self.close_stream(now, key);
         } else {
-            self.timers.set(Timer::HalfClose(key), ended.max(now) + self.half_close);
+            self.set_when_taken(now, Timer::HalfClose(key), self.half_close);
             self.free_ids_for_waiting(now);
         }
+    }
+
+    /// Sets a timer for what the device does about all that is queued now: it begins when the link has taken that.
+    fn set_when_taken(&mut self, now: Instant, timer: Timer, after: Duration) {
+        self.departing.push_back((self.taken + self.queue.unsent().len() as u64, timer, after));
+        self.begin_timers(now);
+    }
+
+    fn begin_timers(&mut self, now: Instant) {
+        while let Some(&(at, timer, after)) = self.departing.front()
+            && at <= self.taken
+        {
+            self.departing.pop_front();
+            self.timers.set(timer, now + after);
+        }
+    }
+
+    fn cancel(&mut self, timer: Timer) {
+        self.timers.cancel(timer);
+        self.departing.retain(|&(_, departing, _)| departing != timer);
     }
 
     /// From our side: CLOSE now, the number is free when the device has answered.
@@ -167,7 +188,7 @@ impl Relay {
                 self.counters.open -= 1;
                 self.queue.push(&Header::close(client).encode());
                 self.ids.set(client, Id::AwaitingEcho);
-                self.timers.set(Timer::Echo(client), now + ECHO_TIMEOUT);
+                self.set_when_taken(now, Timer::Echo(client), ECHO_TIMEOUT);
             }
             OnLink::Waiting => {
                 self.waiting.retain(|&waiting| waiting != key);
@@ -175,7 +196,7 @@ impl Relay {
             }
             OnLink::Done => {}
         }
-        self.timers.cancel(Timer::HalfClose(key));
+        self.cancel(Timer::HalfClose(key));
     }
 
     /// From the device's side.
@@ -200,7 +221,7 @@ impl Relay {
     }
 
     fn release(&mut self, now: Instant, client: u8) {
-        self.timers.cancel(Timer::Echo(client));
+        self.cancel(Timer::Echo(client));
         self.ids.release(client);
         self.assign_ids(now);
     }
@@ -209,15 +230,9 @@ impl Relay {
     fn linger(&mut self, now: Instant, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.state.progress = now;
-        if self.finish_if_delivered(key) || self.lingering.contains(&key) {
-            return;
-        }
-        self.lingering.push_back(key);
-        self.timers.set(Timer::Linger(key), now + self.rule.stall);
-        if self.lingering.len() > MAX_LINGERING
-            && let Some(&oldest) = self.lingering.front()
-        {
-            self.reset(oldest, Reset::Stalled);
+        if !self.finish_if_delivered(key) {
+            self.streams.linger(now, key);
+            self.timers.set(Timer::Linger(key), now + self.rule.stall);
         }
     }
 
@@ -241,13 +256,14 @@ impl Relay {
     fn forget(&mut self, key: StreamKey) {
         self.streams.remove(key);
         for timer in [Timer::Id(key), Timer::HalfClose(key), Timer::Linger(key)] {
-            self.timers.cancel(timer);
+            self.cancel(timer);
         }
-        self.lingering.retain(|&lingering| lingering != key);
     }
 
     fn handle_timer(&mut self, now: Instant, timer: Timer) {
         match timer {
+            // There are numbers: it is the link that takes nothing.
+            Timer::Id(_) if self.ids.free() > 0 => self.timers.set(timer, now + ID_TIMEOUT),
             Timer::Id(key) => {
                 self.waiting.retain(|&waiting| waiting != key);
                 self.reset(key, Reset::NoPlace);
@@ -366,7 +382,7 @@ impl Endpoint for Relay {
             stream.state.ended = Some(now);
             stream.state.progress = stream.state.progress.max(now);
             if matches!(stream.state.link, OnLink::Open(_)) {
-                self.wait_half_closed(now, key, now);
+                self.wait_half_closed(now, key);
             }
         }
     }
@@ -392,6 +408,8 @@ impl Endpoint for Relay {
 
     fn advance_link(&mut self, now: Instant, count: usize) {
         self.queue.advance(count);
+        self.taken += count as u64;
+        self.begin_timers(now);
         self.assign_ids(now);
     }
 
@@ -416,6 +434,7 @@ impl Endpoint for Relay {
         self.waiting.clear();
         self.ids = Ids::new();
         self.queue = SendQueue::default();
+        self.departing.clear();
         for client in 0..=u8::MAX {
             self.timers.cancel(Timer::Echo(client));
         }

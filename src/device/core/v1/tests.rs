@@ -68,7 +68,7 @@ impl Bench {
     fn assert_empty(&mut self) {
         assert_eq!((self.device.streams(), self.device.counters().open), (0, 0));
         assert_eq!(self.device.early_bytes, 0);
-        assert!(self.device.timers.is_empty() && self.device.lingering.is_empty());
+        assert!(self.device.timers.is_empty());
     }
 }
 
@@ -365,15 +365,37 @@ fn a_service_that_stands_still_after_its_client_has_closed_is_reset_in_the_end()
 }
 
 #[test]
-fn only_so_many_streams_may_deliver_their_last_bytes_at_once() {
+fn no_stream_that_still_delivers_is_reset_for_the_number_of_the_others() {
     let mut bench = Bench::new();
-    let streams: Vec<_> = (0..=MAX_LINGERING as u8).map(|client| bench.open(client)).collect();
-    for (client, &stream) in streams.iter().enumerate() {
-        bench.device.delivered(bench.now, stream, b"x", 0);
-        bench.receive(&close(client as u8));
+    let streams: Vec<_> = (0..=u8::MAX).map(|client| bench.open(client)).collect();
+    for (client, &stream) in (0..=u8::MAX).zip(&streams) {
+        bench.device.delivered(bench.now, stream, &[b'x'; 8 * KIB], 0);
+        bench.receive(&close(client));
     }
-    assert_eq!(bench.outputs(), [Output::Reset { stream: streams[0], reason: Reset::Stalled }]);
-    assert_eq!(bench.device.streams(), MAX_LINGERING);
+    assert!(bench.device.wants_input(), "the others go on");
+    for _ in 0..8 {
+        bench.pass(Duration::from_secs(20));
+        assert_eq!(bench.outputs(), []);
+        streams.iter().for_each(|&stream| bench.device.advance(bench.now, stream, KIB));
+    }
+    let finished: Vec<_> = streams.iter().map(|&stream| Output::Finish { stream }).collect();
+    assert_eq!(bench.outputs(), finished);
+    bench.assert_empty();
+}
+
+#[test]
+fn more_streams_than_two_for_a_number_are_refused() {
+    let mut bench = Bench::new();
+    for client in (0..=u8::MAX).chain(0..=u8::MAX) {
+        let stream = bench.open(client);
+        bench.device.delivered(bench.now, stream, b"x", 0);
+        bench.receive(&close(client));
+    }
+    bench.sent();
+    assert!(!bench.device.wants_input() && bench.device.streams() == MAX_STREAMS);
+    bench.receive(&connect(7));
+    assert_eq!((bench.outputs(), bench.sent()), (vec![], close(7).to_vec()));
+    assert_eq!(bench.receive(&data(7, b"lost")), []);
 }
 
 #[test]

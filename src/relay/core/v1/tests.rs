@@ -92,6 +92,23 @@ fn a_client_that_ends_is_closed_when_its_service_has_been_silent_for_the_half_cl
 }
 
 #[test]
+fn a_request_that_the_link_has_not_taken_is_not_left_unanswered() {
+    let mut bench = Bench::new();
+    let stream = bench.open(1);
+    bench.client_sends(stream, b"hello\n");
+    bench.relay.handle_end(bench.now, stream);
+    bench.pass(20 * 1000 * MS);
+    assert_eq!(bench.relay.unsent(), b"\x00\x06\x03\x01hello\n");
+    bench.relay.advance_link(bench.now, 9);
+    bench.pass(20 * 1000 * MS);
+    assert_eq!(bench.sent(), b"\n", "its last byte goes out now");
+    bench.pass(999 * MS);
+    assert_eq!(bench.sent(), b"");
+    bench.pass(MS);
+    assert_eq!(bench.sent(), close(1));
+}
+
+#[test]
 fn without_a_half_close_time_a_client_that_ends_is_closed_at_once_as_in_2012() {
     let now = Instant::now();
     let mut bench = Bench { relay: Relay::new(now, Duration::ZERO, QueueRule::DEFAULT), now };
@@ -171,10 +188,15 @@ fn a_number_is_free_when_both_closes_have_passed_or_thirty_seconds_after_ours() 
     bench.receive(&close(5));
     assert_eq!(bench.outputs(), [Output::Opened { stream: waiting, client: 5 }]);
 
-    bench.relay.handle_failure(bench.now, waiting, Code::Normal, "");
-    bench.pass(Duration::from_secs(30));
-    bench.outputs();
     bench.sent();
+    bench.relay.handle_failure(bench.now, waiting, Code::Normal, "");
+    bench.pass(Duration::from_secs(60));
+    assert_eq!(bench.sent(), close(5), "the link had not taken it: the time begins now");
+    bench.outputs();
+    let refused = bench.arrive();
+    bench.pass(Duration::from_secs(29));
+    assert_eq!(bench.outputs(), [Output::Reset { stream: refused, reason: Reset::NoPlace }]);
+    bench.pass(Duration::from_secs(1));
     bench.open(5);
 }
 
@@ -228,6 +250,28 @@ fn only_so_many_clients_may_wait_for_a_number() {
 }
 
 #[test]
+fn a_client_that_waits_for_the_link_is_not_refused_for_want_of_a_number_and_takes_none_from_another() {
+    let mut bench = Bench::new();
+    let [half_closed, busy] = [bench.open(1), bench.open(2)];
+    bench.relay.handle_end(bench.now, half_closed);
+    while let Room::Free(room) = bench.relay.reserve(busy, false) {
+        let count = room.len();
+        bench.relay.commit(bench.now, busy, count);
+    }
+    let mut streams = vec![];
+    while streams.is_empty() || !bench.outputs().is_empty() {
+        streams.push(bench.arrive());
+    }
+    bench.pass(999 * MS);
+    assert_eq!(bench.outputs(), []);
+    bench.pass(100 * ID_TIMEOUT);
+    assert_eq!(bench.outputs(), [Output::Finish { stream: half_closed }], "only its own time is up");
+    bench.sent();
+    let opened = Output::Opened { stream: streams[streams.len() - 1], client: 2 + streams.len() as u32 };
+    assert_eq!(bench.outputs(), [opened]);
+}
+
+#[test]
 fn data_for_a_client_that_is_not_open_is_skipped_and_counted() {
     let mut bench = Bench::new();
     // The relay of 2012 executes the payload and answers three CLOSEs.
@@ -270,6 +314,24 @@ fn a_client_that_takes_nothing_is_reset_after_the_stall_time_and_the_others_go_o
     assert_eq!(bench.outputs(), [Output::Reset { stream: slow, reason: Reset::Stalled }]);
     assert_eq!(bench.sent(), close(1));
     assert_eq!(bench.receive(b"\x00\x01\x03\x02x"), [(other, b"x".to_vec())]);
+}
+
+#[test]
+fn no_client_that_still_reads_is_reset_for_the_number_of_the_others_that_have_ended() {
+    let mut bench = Bench::new();
+    let streams = bench.fill();
+    for (number, &stream) in (1..=u8::MAX).chain([0]).zip(&streams) {
+        bench.relay.delivered(bench.now, stream, &[b'x'; 8 * 1024], 0);
+        bench.receive(&close(number));
+    }
+    assert!(bench.relay.wants_input(), "the others go on");
+    for _ in 0..8 {
+        bench.pass(Duration::from_secs(20));
+        assert_eq!(bench.outputs(), []);
+        streams.iter().for_each(|&stream| bench.relay.advance(bench.now, stream, 1024));
+    }
+    let finished: Vec<_> = streams.iter().map(|&stream| Output::Finish { stream }).collect();
+    assert_eq!(bench.outputs(), finished);
 }
 
 #[test]
