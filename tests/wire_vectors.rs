@@ -65,7 +65,7 @@ mod device {
         // The answer of 2012 to what it does not know.
         peer.send(&hex("00 00 02 f2"));
         expect_nothing_before_the_next_answer(&mut Link { peer });
-        assert_eq!(device.status().protocol, Some(1));
+        eventually("version 1 is spoken", DEADLINE, || device.status().protocol == Some(1));
     }
 
     #[test]
@@ -79,7 +79,7 @@ mod device {
         let mut served = open(&mut link, 1, &service);
         served.send(b"in the frames of version 1");
         link.expect_data(1, b"in the frames of version 1");
-        assert_eq!(device.status().protocol, Some(1));
+        eventually("version 1 is spoken", DEADLINE, || device.status().protocol == Some(1));
     }
 
     #[test]
