@@ -259,7 +259,8 @@ impl Mux {
             }
         }
         while self.outbox.control_len() < CONTROL_BATCH
-            && let Some(owed) = self.closes.pop_front_if(|owed| owed.after <= self.outbox.sent())
+            && self.closes.front().is_some_and(|owed| owed.after <= self.outbox.sent())
+            && let Some(owed) = self.closes.pop_front()
         {
             self.outbox.push_control(&owed.close.frame(owed.number));
         }

@@ -138,16 +138,14 @@ mod tests {
                 outbox.advance(bytes.len());
                 let mut input = &bytes[..];
                 while let Some(item) = decoder.next(&mut input).expect("whole frames") {
-                    match item {
-                        Item::Data { bytes, fin, .. } => {
-                            read += bytes.len() as u64;
-                            finished += u32::from(fin);
-                        }
-                        Item::Credit { limit, .. } => {
-                            credits_read += 1;
-                            assert_eq!(limit, credits_read, "control frames keep their order");
-                        }
-                        other => panic!("nobody queued {other:?}"),
+                    if let Item::Data { bytes, fin, .. } = item {
+                        read += bytes.len() as u64;
+                        finished += u32::from(fin);
+                    } else if let Item::Credit { limit, .. } = item {
+                        credits_read += 1;
+                        assert_eq!(limit, credits_read, "control frames keep their order");
+                    } else {
+                        panic!("nobody queued {item:?}");
                     }
                 }
                 bytes.len()

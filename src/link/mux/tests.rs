@@ -99,12 +99,12 @@ impl Pair {
     }
 
     /// Frames by hand, for the device.
-    fn to_device(&mut self, frame: &[u8]) -> Result<(), ProtocolError> {
+    fn device_receives(&mut self, frame: &[u8]) -> Result<(), ProtocolError> {
         receive(self.now, &mut self.device, frame, &mut self.at_device, &self.stuck)
     }
 
     /// Frames by hand, for the relay.
-    fn to_relay(&mut self, frame: &[u8]) -> Result<(), ProtocolError> {
+    fn relay_receives(&mut self, frame: &[u8]) -> Result<(), ProtocolError> {
         receive(self.now, &mut self.relay, frame, &mut self.at_relay, &self.stuck)
     }
 
@@ -309,7 +309,7 @@ fn control_frames_pass_the_bytes_that_are_queued_and_close_does_not() {
     let mut pair = Pair::new();
     let [bulk, other] = [pair.open(), pair.open()];
     send(pair.now, &mut pair.device, bulk.device, &[b'x'; 20 * KIB]);
-    pair.to_device(&v2::ping(*b"somebody", Flags::NONE)).expect("a PING");
+    pair.device_receives(&v2::ping(*b"somebody", Flags::NONE)).expect("a PING");
     pair.device.handle_failure(pair.now, bulk.device, Code::Normal, "");
     pair.device.handle_end(pair.now, other.device);
     let (ping, data, close) = (Type::Ping.number(), Type::Data.number(), Type::Close.number());
@@ -333,7 +333,7 @@ fn before_settings_a_peer_is_given_what_any_can_take_and_more_once_it_has_said_s
     let clients: Vec<_> = (0..17).map(|_| pair.arrive()).collect();
     assert_eq!(pair.relay_outputs().len(), 16, "sixteen streams");
     assert_eq!(send(pair.now, &mut pair.relay, clients[0], &[0; 64 * KIB]), 16 * KIB);
-    pair.to_device(&hello).expect("SETTINGS");
+    pair.device_receives(&hello).expect("SETTINGS");
     pair.run();
     assert_eq!(pair.relay_outputs().len(), 2, "SETTINGS, and the seventeenth");
     assert_eq!(pair.relay.poll_unblocked(), Some(clients[0]));
@@ -375,7 +375,7 @@ fn a_relay_that_opens_more_than_it_may_is_answered_with_overload() {
     let mut pair = Pair::with_limits(Limits { open_rate: 20, ..limits() });
     let connect = v2::Connect { service: "127.0.0.1:22".parse().expect("an address"), client: None };
     for number in 1..=25 {
-        pair.to_device(&connect.frame(number)).expect("a CONNECT");
+        pair.device_receives(&connect.frame(number)).expect("a CONNECT");
     }
     assert_eq!(pair.device_outputs().len(), 20);
     let overload = Close { code: Code::Overload, reason: "more streams than this device takes".into() };
@@ -391,7 +391,7 @@ fn a_close_that_is_owed_is_dropped_when_the_peers_comes_first() {
     pair.relay.handle_failure(pair.now, open.relay, Code::Normal, "");
     let close = pair.relay.unsent().to_vec();
     pair.relay.advance_link(pair.now, close.len());
-    pair.to_device(&close).expect("a CLOSE");
+    pair.device_receives(&close).expect("a CLOSE");
     assert!(!pair.device.has_unsent());
     pair.device_outputs();
     pair.relay_outputs();
@@ -404,9 +404,9 @@ fn bytes_in_flight_for_a_stream_that_is_over_are_passed_over_as_far_as_their_cre
     let open = pair.open();
     pair.device.handle_failure(pair.now, open.device, Code::Normal, "");
     for _ in 0..32 {
-        pair.to_device(&data(open.number, &[0; KIB], false)).expect("it had credit for these");
+        pair.device_receives(&data(open.number, &[0; KIB], false)).expect("it had credit for these");
     }
-    let error = pair.to_device(&data(open.number, &[0; 1], false)).expect_err("and for no more");
+    let error = pair.device_receives(&data(open.number, &[0; 1], false)).expect_err("and for no more");
     assert_eq!(error, ProtocolError::FlowControl(open.number));
 }
 
@@ -429,13 +429,13 @@ fn what_a_device_must_not_send_ends_the_link_with_a_reason() {
     for (frames, expected) in cases {
         let mut pair = Pair::new();
         pair.open();
-        let error = pair.to_relay(&frames).expect_err("a violation");
+        let error = pair.relay_receives(&frames).expect_err("a violation");
         assert_eq!(error, expected);
         assert_eq!(kinds(&mut pair.relay, pair.now).pop(), Some(Type::GoAway.number()), "{error}");
     }
     let mut pair = Pair::new();
     pair.announce();
-    assert_eq!(pair.to_relay(&data(1, b"x", false)), Err(ProtocolError::NotConnected(1)));
+    assert_eq!(pair.relay_receives(&data(1, b"x", false)), Err(ProtocolError::NotConnected(1)));
 }
 
 #[test]
@@ -443,11 +443,11 @@ fn what_a_relay_must_not_send_ends_the_link() {
     let connect = v2::Connect { service: "127.0.0.1:22".parse().expect("an address"), client: None };
     let mut pair = Pair::new();
     pair.open();
-    assert_eq!(pair.to_device(&connect.frame(3)), Err(ProtocolError::BadNumber { got: 3, expected: 2 }));
+    assert_eq!(pair.device_receives(&connect.frame(3)), Err(ProtocolError::BadNumber { got: 3, expected: 2 }));
     let mut pair = Pair::new();
     pair.open();
-    assert_eq!(pair.to_device(&connect.frame(1)), Err(ProtocolError::BadNumber { got: 1, expected: 2 }));
-    assert_eq!(Pair::new().to_device(&bare(Type::Connected, 1)), Err(ProtocolError::WrongDirection("CONNECTED")));
+    assert_eq!(pair.device_receives(&connect.frame(1)), Err(ProtocolError::BadNumber { got: 1, expected: 2 }));
+    assert_eq!(Pair::new().device_receives(&bare(Type::Connected, 1)), Err(ProtocolError::WrongDirection("CONNECTED")));
 }
 
 #[test]
@@ -458,13 +458,13 @@ fn frames_of_no_use_are_forgiven_a_hundred_times_and_ten_times_a_second() {
     for frame in [&ping[..], &v2::ping([9; 8], Flags::ACK), &settings, &unknown, &v2::credit(1, 32 * KIB as u64)] {
         let mut pair = Pair::new();
         pair.open();
-        let error = (0..200).find_map(|count| pair.to_relay(frame).err().map(|error| (count, error)));
+        let error = (0..200).find_map(|count| pair.relay_receives(frame).err().map(|error| (count, error)));
         assert_eq!(error, Some((99, ProtocolError::Flood)), "the first PING was the device's own");
         let mut pair = Pair::new();
         pair.open();
         for _ in 0..1000 {
             pair.now += SECOND / 10;
-            pair.to_relay(frame).expect("ten a second are endured");
+            pair.relay_receives(frame).expect("ten a second are endured");
         }
         assert!(pair.relay.outbox.len() < 64 * KIB && pair.relay.unsent().len() < 100, "one answer is owed");
     }
@@ -473,14 +473,14 @@ fn frames_of_no_use_are_forgiven_a_hundred_times_and_ten_times_a_second() {
 #[test]
 fn a_peer_that_does_not_introduce_itself_first_in_time_and_briefly_is_given_up() {
     let mut pair = Pair::strangers(limits());
-    assert_eq!(pair.to_relay(&v2::ping([0; 8], Flags::NONE)), Err(ProtocolError::NoSettings));
+    assert_eq!(pair.relay_receives(&v2::ping([0; 8], Flags::NONE)), Err(ProtocolError::NoSettings));
     let mut pair = Pair::strangers(limits());
     pair.now += 10 * SECOND;
     assert_eq!(pair.relay.handle_timeout(pair.now), Err(ProtocolError::NoSettings));
     let mut pair = Pair::strangers(limits());
     let endless = Header { size: 4096, kind: Type::Settings, flags: Flags::NONE, stream: 0 }.encode();
-    pair.to_relay(&endless).expect("it may be long");
-    assert_eq!(pair.to_relay(&[0; 4096]), Err(ProtocolError::NoSettings));
+    pair.relay_receives(&endless).expect("it may be long");
+    assert_eq!(pair.relay_receives(&[0; 4096]), Err(ProtocolError::NoSettings));
 }
 
 #[test]
@@ -589,7 +589,7 @@ fn a_window_grows_for_a_fast_reader_until_one_write_fills_it_no_more() {
             sent += count;
             let bytes = pair.device.unsent().to_vec();
             pair.device.advance_link(pair.now, bytes.len());
-            pair.to_relay(&bytes).expect("no violation");
+            pair.relay_receives(&bytes).expect("no violation");
             if count == 0 {
                 break;
             }

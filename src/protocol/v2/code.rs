@@ -61,11 +61,11 @@ const CODES: [(Code, &str); 15] = [
 impl Code {
     /// The number on the wire.
     pub fn number(self) -> u16 {
-        match self {
-            Self::Other(number) => number,
-            // Found, since every other variant is in the table.
-            known => CODES.iter().position(|&(code, _)| code == known).unwrap_or(0) as u16,
+        if let Self::Other(number) = self {
+            return number;
         }
+        // Found, since every other variant is in the table.
+        CODES.iter().position(|&(code, _)| code == self).unwrap_or(0) as u16
     }
 
     /// A stable lowercase word, `other` for a number that is not known.
@@ -82,10 +82,7 @@ impl From<u16> for Code {
 
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Other(number) => write!(f, "code {number}"),
-            known => f.write_str(known.name()),
-        }
+        if let Self::Other(number) = self { write!(f, "code {number}") } else { f.write_str(self.name()) }
     }
 }
 

@@ -150,7 +150,13 @@ impl Decoder {
             }
             _ if size > MAX_CONTROL => return Err(ProtocolError::TooLong(header)),
             _ if size == 0 => return decode(header, &[]).map(Some),
-            _ => self.state = State::Control { header, payload: Vec::with_capacity(size) },
+            Type::Connect
+            | Type::Close
+            | Type::Settings
+            | Type::Connected
+            | Type::Credit
+            | Type::Ping
+            | Type::GoAway => self.state = State::Control { header, payload: Vec::with_capacity(size) },
         }
         Ok(None)
     }
