@@ -29,7 +29,7 @@ pub struct Device {
 /// What the shell is to carry out.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output {
-    /// The relay has answered: this version is spoken from here on.
+    /// This version is spoken from here on: the relay has answered, or nothing else was offered to it.
     Version(u8),
     /// Connect to a service; then [`Device::handle_connected`] or [`Endpoint::handle_failure`].
     Connect {
@@ -101,14 +101,18 @@ impl Device {
     /// A link that was just made: LISTEN waits to be sent.
     pub fn new(protocol: Protocol, limits: Limits) -> Self {
         let listen = Header::LISTEN.encode();
+        let mut outputs = VecDeque::new();
         let speaking = match protocol {
-            Protocol::V1 => Speaking::V1(Box::new(v1::Device::new(limits.rule, &listen))),
+            Protocol::V1 => {
+                outputs.push_back(Output::Version(1));
+                Speaking::V1(Box::new(v1::Device::new(limits.rule, &listen)))
+            }
             Protocol::V2 => {
                 let unsent = [listen, v2::HELLO.encode()].concat();
                 Speaking::Greeting(Greeting { unsent, first: [0; Header::LEN], have: 0, closed: false })
             }
         };
-        Self { speaking, limits, outputs: VecDeque::new() }
+        Self { speaking, limits, outputs }
     }
 
     /// The connection that [`Output::Connect`] asked for is made.
@@ -127,15 +131,19 @@ impl Device {
             return Ok(());
         }
         let closed = greeting.closed;
-        if v2::version_in(Header::decode(greeting.first)) == Some(2) {
+        let first = Header::decode(greeting.first);
+        if v2::version_in(first) == Some(2) {
             self.outputs.push_back(Output::Version(2));
             self.speaking = Speaking::V2(Box::new(Mux::new(now, Role::Device, self.limits, &greeting.unsent)));
         } else {
             self.outputs.push_back(Output::Version(1));
             let mut device = v1::Device::new(self.limits.rule, &greeting.unsent);
-            // A header alone carries nothing for a service.
-            let delivery = device.receive(now, &mut &greeting.first[..])?;
-            debug_assert!(delivery.is_none());
+            // What a relay of 2012 answers to HELLO is expected, and is no frame of a client.
+            if first != Header::close(v2::HELLO.client) {
+                // A header alone carries nothing for a service.
+                let delivery = device.receive(now, &mut &greeting.first[..])?;
+                debug_assert!(delivery.is_none());
+            }
             self.speaking = Speaking::V1(Box::new(device));
         }
         if closed {

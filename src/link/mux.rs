@@ -253,8 +253,7 @@ impl Mux {
             let Some(number) = stream.number() else { continue };
             let (connected, credit) = stream.take_owed();
             if connected {
-                let header = Header { size: 0, kind: v2::Type::Connected, flags: Flags::NONE, stream: number };
-                self.outbox.push_control(&header.encode());
+                self.outbox.push_control(&connected_frame(number));
             }
             if credit {
                 self.outbox.push_control(&v2::credit(number, stream.window.limit()));
@@ -353,6 +352,12 @@ impl Mux {
             Place::On(number) => {
                 if stream.receiving == Receiving::Open {
                     self.stale_credit += stream.window.unused();
+                }
+                // What it has sent must not come before this.
+                if let (true, _) = stream.take_owed()
+                    && (stream.sent > 0 || stream.fin_sent)
+                {
+                    self.outbox.push_control(&connected_frame(number));
                 }
                 self.numbers.remove(&number);
                 self.timers.cancel(Timer::Connect(key));
@@ -576,6 +581,10 @@ impl Endpoint for Mux {
     fn streams(&self) -> usize {
         self.streams.len()
     }
+}
+
+fn connected_frame(stream: u32) -> [u8; Header::LEN] {
+    Header { size: 0, kind: v2::Type::Connected, flags: Flags::NONE, stream }.encode()
 }
 
 #[cfg(test)]

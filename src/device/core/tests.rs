@@ -19,6 +19,7 @@ fn listen_and_hello_leave_together_and_a_device_held_to_version_1_says_listen_al
     assert_eq!(device().0.unsent(), LISTEN_AND_HELLO);
     let mut old = Device::new(Protocol::V1, Limits::DEVICE);
     assert_eq!(old.unsent(), &LISTEN_AND_HELLO[..4]);
+    assert_eq!((old.poll_output(), old.poll_output()), (Some(Output::Version(1)), None), "and waits for no answer");
 }
 
 #[test]
@@ -37,6 +38,7 @@ fn any_other_first_frame_means_version_1_and_counts() {
     let (mut device, now) = device();
     device.advance_link(now, 8);
     assert_eq!(receive(&mut device, now, &CLOSE), [Output::Version(1)]);
+    assert_eq!(device.counters().ignored, 0, "the answer to HELLO is none of the frames that mean nothing");
     let connect = b"\x00\x0d\x01\x01\x00\x09127.0.0.1\xe1\xf7";
     assert!(matches!(&receive(&mut device, now, connect)[..], [Output::Connect { client: 1, .. }]));
     let (mut device, now) = self::device();

@@ -213,6 +213,29 @@ fn a_client_that_sends_at_once_loses_nothing_while_its_service_is_connected() {
 }
 
 #[test]
+fn a_service_that_is_connected_and_over_in_one_turn_was_connected_first() {
+    let mut pair = Pair::new();
+    let finished = pair.announce();
+    pair.relay.handle_end(pair.now, finished.relay);
+    pair.run();
+    let failed = pair.announce();
+    for open in [finished, failed] {
+        pair.device.handle_connected(pair.now, open.device);
+        send(pair.now, &mut pair.device, open.device, b"hello");
+    }
+    pair.device.handle_end(pair.now, finished.device);
+    pair.device.handle_failure(pair.now, failed.device, Code::Normal, "reset");
+    pair.run();
+    assert_eq!(
+        (&pair.at_relay[&finished.relay][..], &pair.at_relay[&failed.relay][..]),
+        (&b"hello"[..], &b"hello"[..])
+    );
+    let outputs = pair.relay_outputs();
+    assert_eq!(outputs.iter().filter(|output| matches!(output, Output::Connected { .. })).count(), 2, "{outputs:?}");
+    pair.assert_empty();
+}
+
+#[test]
 fn a_service_that_cannot_be_had_is_told_with_code_and_reason_and_nothing_is_answered() {
     let mut pair = Pair::new();
     let open = pair.announce();
