@@ -27,8 +27,12 @@ use crate::protocol::v2::Code;
 pub(crate) const LINK_BUFFER: usize = 128 * 1024;
 /// Reads of the link in one turn, before the streams have theirs.
 const LINK_READS: usize = 4;
-/// Rounds over the readable streams in one turn, each with one write of the link behind it.
-const STREAM_ROUNDS: usize = 8;
+/// A read that brings so much is one of many: whoever has it may wait for those who have little.
+const BULK: usize = 16 * 1024;
+/// Writes of the link in one turn.
+const LINK_WRITES: usize = 8;
+/// Rounds over the readable streams that one write of the link carries, while all of them are bulk.
+const ROUNDS_A_WRITE: usize = 3;
 
 /// One link, its endpoint, and the sockets of its streams.
 #[derive(Debug)]
@@ -40,6 +44,8 @@ pub(crate) struct Session<E> {
     sockets: Vec<Option<Socket>>,
     /// Streams that may have something to read, in the order of their turns.
     readable: VecDeque<StreamKey>,
+    /// How many of them have little to say, as far as one can tell: nobody's bulk is to keep them waiting.
+    brief: usize,
 }
 
 /// Why there is no link any more.
@@ -71,6 +77,8 @@ struct Socket {
     token: Token,
     /// Whether the stream stands in `readable`.
     queued: bool,
+    /// Its last read brought much; before the first that is not known.
+    bulk: bool,
     readable: bool,
     writable: bool,
     /// The end may stand behind a short read.
@@ -87,7 +95,7 @@ impl<E: Endpoint> Session<E> {
         // An edge may have come before the session was there to see it: try both first.
         let flight = Flight::Landed;
         let link = Some(Link { io, token, readable: true, writable: true, ended: false, flight });
-        Self { endpoint, number, link, sockets: Vec::new(), readable: VecDeque::new() }
+        Self { endpoint, number, link, sockets: Vec::new(), readable: VecDeque::new(), brief: 0 }
     }
 
     /// The connected socket of a stream, registered under `token`.
@@ -103,6 +111,7 @@ impl<E: Endpoint> Session<E> {
             io,
             token,
             queued: false,
+            bulk: false,
             readable: true,
             writable: true,
             ended: false,
@@ -196,8 +205,13 @@ impl<E: Endpoint> Session<E> {
         while let Some(key) = self.endpoint.poll_unblocked() {
             self.enqueue(key);
         }
-        for _ in 0..STREAM_ROUNDS {
-            let more = self.read_streams(now, event_loop);
+        for _ in 0..LINK_WRITES {
+            let mut more = self.read_streams(now, event_loop);
+            for _ in 1..ROUNDS_A_WRITE {
+                if more && self.brief == 0 {
+                    more = self.read_streams(now, event_loop);
+                }
+            }
             self.flush_link(now)?;
             if !more {
                 break;
@@ -387,7 +401,7 @@ impl<E: Endpoint> Session<E> {
 
     /// One read of the first stream in `readable`; false if the link must be written first.
     fn read_stream(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey) -> bool {
-        let contended = self.readable.len() > 1;
+        let contended = self.brief > usize::from(self.socket(key).is_some_and(|socket| !socket.bulk));
         let result = match self.sockets.get_mut(key.index as usize).and_then(Option::as_mut) {
             Some(socket) if socket.key == key && socket.readable => match self.endpoint.reserve(key, contended) {
                 Room::Full => return false,
@@ -399,6 +413,12 @@ impl<E: Endpoint> Session<E> {
         self.readable.pop_front();
         let Some(socket) = self.socket(key) else { return true };
         socket.queued = false;
+        let was_bulk = socket.bulk;
+        if let Some((Ok(count), _)) = result {
+            socket.bulk = count >= BULK;
+        }
+        self.brief -= usize::from(!was_bulk);
+        let Some(socket) = self.socket(key) else { return true };
         match result {
             None => {}
             Some((Ok(0), _)) => {
@@ -458,6 +478,7 @@ impl<E: Endpoint> Session<E> {
             && !socket.queued
         {
             socket.queued = true;
+            self.brief += usize::from(!socket.bulk);
             self.readable.push_back(key);
         }
     }
@@ -467,7 +488,9 @@ impl<E: Endpoint> Session<E> {
     }
 
     fn take(&mut self, key: StreamKey) -> Option<Socket> {
-        self.sockets.get_mut(key.index as usize)?.take_if(|socket| socket.key == key)
+        let socket = self.sockets.get_mut(key.index as usize)?.take_if(|socket| socket.key == key)?;
+        self.brief -= usize::from(socket.queued && !socket.bulk);
+        Some(socket)
     }
 }
 
