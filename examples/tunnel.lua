@@ -13,6 +13,8 @@ local tunnel, message, code = tcpremote.connect {
   server_address = server_address,
   server_port = tonumber(server_port),
   allow = { "127.0.0.1:22", "127.0.0.1:8000-8999" },
+  -- Else the link would be made anew, and this would never end.
+  reconnect = false,
 }
 if not tunnel then
   io.stderr:write(("%s (%s)\n"):format(message, code))

@@ -59,7 +59,8 @@ describe("TCPRemoteConnect", function()
     end)
 
     it("returns what is wrong with the call, and never raises", function()
-      local list = "the options are allow, connect_timeout, local_address, local_port, server_address, server_port"
+      local list = "the options are allow, connect_timeout, local_address, local_port, "
+        .. "protocol, reconnect, server_address, server_port"
       local cases = {
         { 5, "the arguments must be a table or \"host:port\", got number" },
         { true, "the arguments must be a table or \"host:port\", got boolean" },
@@ -178,6 +179,36 @@ describe("TCPRemoteConnect", function()
       end, "a line in the log")
       assert.matches("^TCPTUNNEL ERROR the link to 127%.0%.0%.1:" .. port .. " was lost: ", lines[2])
       assert.equal(0, sched.watched())
+    end)
+
+    it("does not reconnect, unless the call or the configuration says so", function()
+      local section = { addr = "127.0.0.1", port = port }
+      for _, case in ipairs {
+        { arguments = {}, waits = false },
+        { arguments = { reconnect = true }, waits = true },
+        { arguments = {}, configured = true, waits = true },
+        { arguments = { reconnect = false }, configured = true, waits = false },
+      } do
+        section.reconnect = case.configured
+        local lines, sched = agent.install { device = { tcprconnect = section } }
+        assert.equal("ok", agent.strictly(command(), case.arguments))
+        accept_device():close()
+        net.eventually(function()
+          agent.strictly(sched.step)
+          return lines[2]
+        end, "a line in the log")
+        assert.matches(" was lost: ", lines[2])
+        assert.equal(case.waits, lines[2]:match("^TCPTUNNEL WARNING .+; trying again in %d+%.%d s$") ~= nil, lines[2])
+        if case.waits then
+          accept_device()
+          net.eventually(function()
+            agent.strictly(sched.step)
+            return lines[3]
+          end, "the link")
+          assert.matches("^TCPTUNNEL INFO the link to .+ is up", lines[3])
+        end
+        agent.remove()
+      end
     end)
 
     it("writes why a call failed to the log, with control characters escaped", function()

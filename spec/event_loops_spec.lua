@@ -13,7 +13,7 @@ describe("an event loop", function()
   before_each(function()
     local port
     relay, port = net.listen()
-    tunnel = assert(tcpremote.connect { server_address = "127.0.0.1", server_port = port })
+    tunnel = assert(tcpremote.connect { server_address = "127.0.0.1", server_port = port, reconnect = false })
     link = net.accept_device(relay)
     assert.equal("listening", tunnel:next_event().type)
   end)

@@ -17,7 +17,7 @@ describe("in its host", function()
   local function with_tunnel(code)
     return ([[
       local tcpremote = require "tcpremote"
-      local options = { server_address = "127.0.0.1", server_port = %d }
+      local options = { server_address = "127.0.0.1", server_port = %d, reconnect = false }
       local tunnel = assert(tcpremote.connect(options))
     ]]):format(port) .. code
   end

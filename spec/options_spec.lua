@@ -10,6 +10,8 @@ describe("the options' check", function()
       local_port = 22,
       allow = "any",
       connect_timeout = 0.5,
+      reconnect = false,
+      protocol = 2,
     })
     assert.is_nil(options.mistake { allow = { "127.0.0.1:22", "10.0.0.0/8" } })
   end)
@@ -20,6 +22,9 @@ describe("the options' check", function()
       { { server_port = "22" }, "option 'server_port': number wanted, got string '22'" },
       { { server_port = true }, "option 'server_port': number wanted, got boolean true" },
       { { connect_timeout = {} }, "option 'connect_timeout': number wanted, got table" },
+      { { reconnect = "yes" }, "option 'reconnect': boolean wanted, got string 'yes'" },
+      { { reconnect = 1 }, "option 'reconnect': boolean wanted, got number 1" },
+      { { protocol = "2" }, "option 'protocol': number wanted, got string '2'" },
       { { allow = 5 }, "option 'allow': string or table wanted, got number 5" },
       { { allow = { "127.0.0.1:22", {} } }, "option 'allow', item 2: string wanted, got table" },
     }
@@ -35,7 +40,8 @@ describe("the options' check", function()
   end)
 
   it("lists the options for any other unknown one", function()
-    local list = "the options are allow, connect_timeout, local_address, local_port, server_address, server_port"
+    local list = "the options are allow, connect_timeout, local_address, local_port, "
+      .. "protocol, reconnect, server_address, server_port"
     assert.equal("unknown option 'port'; " .. list, options.mistake { port = 1 })
     assert.equal("unknown option '1'; " .. list, options.mistake { "relay.example.com" })
   end)

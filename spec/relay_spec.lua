@@ -1,6 +1,7 @@
 --- The whole way: a client, the relay binary, the device in this process, a service.
 local net = require "support.net"
 local process = require "support.process"
+local tcpremote = require "tcpremote"
 
 describe("through the relay", function()
   local relay, device_port, client_port, service, service_port
@@ -30,6 +31,18 @@ describe("through the relay", function()
       local ok, client = pcall(net.connect, client_port)
       return ok and client
     end, "the client port")
+  end
+
+  --- The tunnel's next event of this type; those before it are passed over.
+  local function event(tunnel, kind)
+    while true do
+      local found = tunnel:next_event()
+      if found and found.type == kind then
+        return found
+      elseif not found then
+        assert(tunnel:wait(net.DEADLINE))
+      end
+    end
   end
 
   it("a client reaches the service", function()
@@ -71,18 +84,64 @@ describe("through the relay", function()
     end
   end)
 
-  it("the tunnel ends with the relay, and says so", function()
-    local tcpremote = require "tcpremote"
+  it("a service that needs the end of the question sees it, and its answer arrives", function()
+    assert.equal("ok", TCPRemoteConnect("127.0.0.1:" .. device_port))
+    local client = connect_client()
+    client:send("question")
+    client:shutdown("send")
+    local connection = net.accept(service)
+    assert.same({ "question", "closed" }, { net.read_all(connection) })
+    connection:send("answer")
+    connection:close()
+    assert.same({ "answer", "closed" }, { net.read_all(client) })
+  end)
+
+  it("the tunnel's status tells version 2, and how far away the relay is", function()
     local tunnel = assert(tcpremote.connect { server_address = "127.0.0.1", server_port = device_port })
-    tunnel:next_event()
+    local status = net.eventually(function()
+      local status = tunnel:status()
+      return status.round_trip and status
+    end, "a round trip")
+    assert.equal(2, status.protocol)
+    assert.is_true(status.round_trip > 0 and status.round_trip < net.DEADLINE)
+    tunnel:close()
+    assert.is_nil(tunnel:status().protocol)
+  end)
+
+  it("a newer device takes the place of this one, which is told", function()
+    local options = { server_address = "127.0.0.1", server_port = device_port, reconnect = false }
+    local patient = { server_address = "127.0.0.1", server_port = device_port }
+    local tunnels = {}
+    for i, each in ipairs { options, patient, options } do
+      tunnels[i] = assert(tcpremote.connect(each))
+      net.eventually(function()
+        return tunnels[i]:status().protocol
+      end, "the relay's answer")
+    end
+    local closed = event(tunnels[1], "closed")
+    assert.equal("replaced", closed.code)
+    assert.matches("^another device took the place of this one at 127%.0%.0%.1:" .. device_port, closed.message)
+    assert.equal("replaced", tunnels[1]:status().last_error_code)
+    -- With reconnect it stays away for a minute at least, so that the two do not fight.
+    assert.equal("replaced", event(tunnels[2], "waiting").code)
+    local status = tunnels[2]:status()
+    assert.same({ "waiting", "replaced" }, { status.state, status.last_error_code })
+    assert.is_true(status.next_attempt > 60 - net.DEADLINE and status.next_attempt < 90, status.next_attempt)
+    assert.equal("listening", tunnels[3]:status().state)
+    for _, tunnel in ipairs(tunnels) do
+      tunnel:close()
+    end
+  end)
+
+  it("the tunnel ends with the relay, and says so", function()
+    local tunnel = assert(tcpremote.connect {
+      server_address = "127.0.0.1", server_port = device_port, reconnect = false,
+    })
     connect_client():close()
     relay.stop()
     relay = nil
-    local event
-    repeat
-      assert(tunnel:wait(net.DEADLINE))
-      event = tunnel:next_event()
-    until event.type == "closed"
-    assert.matches("^the link to 127%.0%.0%.1:" .. device_port .. " was lost: ", event.message)
+    local closed = event(tunnel, "closed")
+    assert.equal("lost", closed.code)
+    assert.matches("^the link to 127%.0%.0%.1:" .. device_port .. " was lost: ", closed.message)
   end)
 end)

@@ -30,6 +30,9 @@ describe("tcpremote", function()
     options = options or {}
     options.server_address = options.server_address or "127.0.0.1"
     options.server_port = options.server_port or port
+    if options.reconnect == nil then
+      options.reconnect = false
+    end
     return tcpremote.connect(options)
   end
 
@@ -41,9 +44,19 @@ describe("tcpremote", function()
     it("returns a tunnel when LISTEN is on the wire", function()
       local tunnel = assert(connect())
       link = net.accept(relay)
-      assert.equal("\0\0\4\0", link:receive(4))
+      -- And HELLO behind it, by which version 2 is offered.
+      assert.equal("\0\0\4\0\0\0\5\242", link:receive(8))
+      assert.is_nil(tunnel:status().protocol)
       tunnel:close()
       assert.same({ nil, "closed", "" }, { link:receive(1) })
+    end)
+
+    it("offers no version 2 when it is held to version 1", function()
+      local tunnel = assert(connect { protocol = 1 })
+      link = net.accept(relay)
+      assert.equal(1, tunnel:status().protocol)
+      tunnel:close()
+      assert.equal("\0\0\4\0", (link:receive("*a")))
     end)
 
     it("resolves names, and tries every address of one", function()
@@ -111,6 +124,10 @@ describe("tcpremote", function()
         { { connect_timeout = 0 }, "connect_timeout: 0 is not a number of seconds above 0 and at most 3600" },
         { { connect_timeout = 3601 }, "connect_timeout: 3601 is not a number of seconds above 0 and at most 3600" },
         { { connect_timeout = 0 / 0 }, "connect_timeout: NaN is not a number of seconds above 0 and at most 3600" },
+        { { protocol = 3 }, "protocol: 3 is not a version; give 1, as the programs of 2012, or 2, which is used where "
+          .. "the relay knows it" },
+        { { protocol = 1.5 }, "protocol: 1.5 is not a version; give 1, as the programs of 2012, or 2, which is used "
+          .. "where the relay knows it" },
         { { allow = "all" }, "allow: 'all' is neither \"any\" nor a list; write { \"127.0.0.1:22\" }" },
       }
       for _, case in ipairs(cases) do
@@ -185,6 +202,9 @@ describe("tcpremote", function()
     before_each(function()
       tunnel = assert(connect())
       link = net.accept_device(relay)
+      net.eventually(function()
+        return tunnel:status().protocol
+      end, "the relay's answer")
     end)
 
     after_each(function()

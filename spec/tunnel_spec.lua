@@ -9,7 +9,7 @@ describe("a tunnel's link", function()
     local server, port = net.listen()
     relay = server
     options = options or {}
-    options.server_address, options.server_port = "127.0.0.1", port
+    options.server_address, options.server_port, options.reconnect = "127.0.0.1", port, false
     tunnel = assert(tcpremote.connect(options))
     link = net.accept_device(relay)
     assert.equal("listening", tunnel:next_event().type)
@@ -146,7 +146,7 @@ describe("a tunnel's link", function()
     start()
     send(net.frame(net.CONNECT, 3, "\0\9" .. "1274"))
     assert.same({ net.CLOSE, 3, "" }, { net.read_frame(link) })
-    assert.matches("00 06 01 03", event("protocol").message)
+    assert.matches("00 09 31 32 37 34", event("protocol").message)
     connect_client()
   end)
 

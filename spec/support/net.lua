@@ -9,7 +9,7 @@ net.DEADLINE = 10
 --- A name that has no address anywhere: its label is too long for a name server to be asked.
 net.NO_SUCH_NAME = ("x"):rep(64) .. ".invalid"
 
-net.CONNECT, net.CLOSE, net.DATA, net.LISTEN = 1, 2, 3, 4
+net.CONNECT, net.CLOSE, net.DATA, net.LISTEN, net.HELLO = 1, 2, 3, 4, 5
 
 --- A listening socket on the loopback, and its port.
 function net.listen()
@@ -103,10 +103,15 @@ function net.read_frame(link)
   return command, client, size > 0 and assert(link:receive(size)) or ""
 end
 
---- Accepts a device and takes its LISTEN.
+--- Accepts a device and takes its LISTEN. HELLO behind it, with which it offers version 2, has the answer of 2012, and
+-- version 1 is spoken.
 function net.accept_device(server)
   local link = net.accept(server)
   assert(net.read_frame(link) == net.LISTEN, "the first frame is not LISTEN")
+  local command, version = net.read_frame(link)
+  assert(command == net.HELLO, "HELLO does not follow")
+  -- The device may be gone already.
+  link:send(net.frame(net.CLOSE, version))
   return link
 end
 

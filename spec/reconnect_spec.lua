@@ -1,0 +1,106 @@
+--- What becomes of a tunnel whose link is lost.
+local net = require "support.net"
+local tcpremote = require "tcpremote"
+
+describe("a tunnel that loses its link", function()
+  local relay, port, link, tunnel
+
+  local function connect(options)
+    options = options or {}
+    options.server_address, options.server_port = "127.0.0.1", port
+    tunnel = assert(tcpremote.connect(options))
+    link = net.accept_device(relay)
+    assert.equal("listening", tunnel:next_event().type)
+  end
+
+  --- The next event, which must be of this type.
+  local function expect_event(kind)
+    assert(tunnel:wait(net.DEADLINE))
+    local event = tunnel:next_event()
+    assert.equal(kind, event.type)
+    return event
+  end
+
+  before_each(function()
+    relay, port = net.listen()
+  end)
+
+  after_each(function()
+    link:close()
+    tunnel:close()
+    relay:close()
+  end)
+
+  it("makes it anew, and tells so", function()
+    connect()
+    for reconnects = 1, 2 do
+      link:close()
+      local event = expect_event "waiting"
+      assert.equal("WARNING", event.severity)
+      assert.equal("lost", event.code)
+      assert.matches("^the link to 127%.0%.0%.1:" .. port .. " was lost: .+; trying again in %d+%.%d s$", event.message)
+      link = net.accept_device(relay)
+      expect_event "listening"
+      local status = tunnel:status()
+      assert.same({ "listening", reconnects, "lost" }, { status.state, status.reconnects, status.last_error_code })
+      assert.is_nil(status.next_attempt)
+    end
+  end)
+
+  it("is told by the relay how long to stay away", function()
+    connect { protocol = 2 }
+    link:close()
+    expect_event "waiting"
+    link = net.accept(relay)
+    expect_event "listening"
+    assert.equal("\0\0\4\0\0\0\5\242", link:receive(8))
+    -- HELLO, SETTINGS without a field, and GOAWAY (SHUTDOWN, 600 s, no stream, "for repairs").
+    link:send("\0\0\5\242" .. "\0\0\6\0\0\0\0\0" .. "\0\19\10\0\0\0\0\0" .. "\0\11\2\88\0\0\0\0for repairs")
+    local event = expect_event "waiting"
+    assert.matches("the relay ended it %(shutdown, for repairs%); trying again in 60%d%.%d s$", event.message)
+    local status = tunnel:status()
+    assert.equal("waiting", status.state)
+    assert.is_true(status.next_attempt > 600 - net.DEADLINE and status.next_attempt <= 601, status.next_attempt)
+    assert.matches(", waiting%)$", tostring(tunnel))
+  end)
+
+  it("waits between attempts, and longer", function()
+    connect()
+    relay:close()
+    link:close()
+    assert.equal("lost", expect_event("waiting").code)
+    for _ = 1, 2 do
+      local event = expect_event "waiting"
+      assert.equal("refused", event.code)
+      assert.matches("refused the connection; .+; trying again in %d+%.%d s$", event.message)
+    end
+    assert.equal("refused", tunnel:status().last_error_code)
+    assert.equal(0, tunnel:status().reconnects)
+  end)
+
+  it("can be closed while it waits", function()
+    connect()
+    relay:close()
+    link:close()
+    expect_event "waiting"
+    assert.is_true(tunnel:close())
+    assert.equal("closed", tunnel:status().state)
+  end)
+
+  it("is over where it is not to reconnect", function()
+    connect { reconnect = false }
+    link:close()
+    assert.equal("lost", expect_event("closed").code)
+    assert.same({ nil, "closed", "closed" }, { tunnel:wait(0) })
+    local status = tunnel:status()
+    assert.same({ "closed", 0 }, { status.state, status.reconnects })
+    assert.is_nil(status.next_attempt)
+  end)
+
+  it("is over where there was no link yet", function()
+    connect()
+    relay:close()
+    -- A first link that cannot be made is an error of the call, and no reason to try for ever.
+    assert.equal("refused", (select(3, tcpremote.connect { server_address = "127.0.0.1", server_port = port })))
+  end)
+end)
