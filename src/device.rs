@@ -4,21 +4,20 @@
 //! and [`Handle::wait`] tell what becomes of it; [`Handle::close`] ends it.
 
 mod access;
+mod attempt;
+mod backoff;
 mod config;
-mod connect;
-
 mod core;
 mod dial;
 mod driver;
-mod early;
 mod handle;
+mod link;
 mod notice;
 mod report;
 mod resolver;
 
 pub use access::{Access, Rule, RuleError, RuleProblem};
 pub use config::Config;
-
-pub use core::{Device, Output, ResetReason};
+pub use core::{Device, Output};
 pub use handle::{Handle, Wait};
 pub use notice::{Event, EventKind, Severity, State, Status};

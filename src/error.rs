@@ -49,6 +49,9 @@ pub enum Error {
         /// What ended the link.
         reason: String,
     },
+    /// Another link of this device, or a device that poses as it, took this one's place.
+    #[error("another device took the place of this one at {0}; let each device have a relay, or a port, of its own")]
+    Replaced(Address),
     /// The peer sent what it must not.
     #[error("the peer broke the protocol: {0}")]
     Protocol(#[from] ProtocolError),
@@ -73,7 +76,7 @@ pub enum Error {
 
 impl Error {
     /// A stable lowercase word for programs: `usage`, `unresolved`, `refused`, `unreachable`, `timeout`,
-    /// `lost`, `protocol`, `closed`, `internal`, `forked` or `system`.
+    /// `lost`, `replaced`, `protocol`, `closed`, `internal`, `forked` or `system`.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Usage(_) | Self::Address(_) => "usage",
@@ -82,6 +85,7 @@ impl Error {
             Self::Unreachable { .. } => "unreachable",
             Self::Timeout { .. } => "timeout",
             Self::Lost { .. } => "lost",
+            Self::Replaced(_) => "replaced",
             Self::Protocol(_) => "protocol",
             Self::Closed => "closed",
             Self::Internal(_) => "internal",

@@ -4,18 +4,22 @@
 //! what it asks for. The grammar, from the shell's side:
 //!
 //! 1. Bytes from the link: [`receive`](Endpoint::receive) until it gives `None`, while
-//!    [`wants_input`](Endpoint::wants_input); each [`Delivery`] is written to its stream's socket, and what the
-//!    socket does not take goes back with [`keep`](Endpoint::keep).
+//!    [`wants_input`](Endpoint::wants_input); each [`Delivery`] is written to its stream's socket, and how much the
+//!    socket took is told with [`delivered`](Endpoint::delivered).
 //! 2. A stream's socket is writable: [`pending`](Endpoint::pending), write, [`advance`](Endpoint::advance).
 //! 3. A stream's socket is readable: [`reserve`](Endpoint::reserve), read into the room, then
 //!    [`commit`](Endpoint::commit), [`handle_end`](Endpoint::handle_end) or
-//!    [`handle_failure`](Endpoint::handle_failure).
+//!    [`handle_failure`](Endpoint::handle_failure). A stream for which there is no room now is tried again when
+//!    [`poll_unblocked`](Endpoint::poll_unblocked) names it, or when the link has been written.
 //! 4. The link is writable: [`unsent`](Endpoint::unsent), write, [`advance_link`](Endpoint::advance_link).
 //! 5. After any of these: [`poll_output`](Endpoint::poll_output) until it gives `None`, then
 //!    [`poll_timeout`](Endpoint::poll_timeout); when that time has come, [`handle_timeout`](Endpoint::handle_timeout).
 
 mod byte_queue;
+#[cfg_attr(not(feature = "relay"), expect(dead_code, reason = "a device uses its half"))]
+mod mux;
 mod send_queue;
+mod slab;
 mod stall;
 mod streams;
 mod timers;
@@ -23,11 +27,14 @@ mod timers;
 use std::time::{Duration, Instant};
 
 pub(crate) use byte_queue::ByteQueue;
+pub(crate) use mux::{Mux, Output as MuxOutput, Role};
 pub(crate) use send_queue::SendQueue;
+pub(crate) use slab::Slab;
 pub(crate) use streams::Streams;
 pub(crate) use timers::Timers;
 
 use crate::protocol::ProtocolError;
+use crate::protocol::v2::{Close, Code};
 
 /// Names one stream of a link inside this process: a slot, and how often the slot was used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,8 +59,29 @@ pub enum Room<'a> {
     Free(&'a mut [u8]),
     /// The link has to be written first: try again after [`Endpoint::advance_link`].
     Full,
+    /// The peer takes no more of this stream for now: try again when [`Endpoint::poll_unblocked`] names it.
+    Blocked,
     /// This stream is not to be read, now or any more; an output tells when that changes.
     Unwanted,
+}
+
+/// Why a stream's socket is to be reset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reset {
+    /// There was no place for it on the link in time.
+    NoPlace,
+    /// No connection to the service within 10 s.
+    ConnectTimeout,
+    /// It stood still, and held up others or was owed its last bytes for too long.
+    Stalled,
+    /// The relay of 2012 took the client's number for another client.
+    Replaced,
+    /// The link is gone.
+    LinkLost,
+    /// This end is about to end.
+    Shutdown,
+    /// The peer ended it, and told why.
+    Closed(Close),
 }
 
 /// The version 1 rule for a receiver that has no way to slow down one sender alone, the same on both sides.
@@ -69,10 +97,42 @@ pub struct QueueRule {
     pub stall: Duration,
 }
 
-impl Default for QueueRule {
-    fn default() -> Self {
-        Self { queue: 1024 * 1024, stall: Duration::from_secs(30) }
-    }
+impl QueueRule {
+    /// What every link has unless a test wants it smaller.
+    pub const DEFAULT: Self = Self { queue: 1024 * 1024, stall: Duration::from_secs(30) };
+}
+
+/// The newest version of the protocol that an end may speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// As the programs of 2012.
+    V1,
+    /// With credit, half-close and reasons, where the peer knows it too.
+    #[default]
+    V2,
+}
+
+/// What one end of a link takes, and how much it keeps.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// What version 1 does with a slow reader; its `stall` is also how long a stream that is over may take nothing.
+    pub rule: QueueRule,
+    /// Version 2: bytes that a stream may send before it is given credit; at least 16 KiB, 32 KiB by default.
+    pub window: u32,
+    /// Version 2: streams at once; at least 16, 256 by default.
+    pub streams: u32,
+    /// Version 2: streams that may be opened in a second, and at once; 10,000 by default.
+    pub open_rate: u32,
+    /// Version 2: bytes that all streams of a link may have in flight or waiting; at least `window` for each.
+    pub budget: u64,
+}
+
+impl Limits {
+    /// A device's: 16 MiB.
+    pub const DEVICE: Self =
+        Self { rule: QueueRule::DEFAULT, window: 32 * 1024, streams: 256, open_rate: 10_000, budget: 16 * 1024 * 1024 };
+    /// A relay's, for each link: 32 MiB.
+    pub const RELAY: Self = Self { budget: 32 * 1024 * 1024, ..Self::DEVICE };
 }
 
 /// What was moved over a link since its start.
@@ -88,7 +148,21 @@ pub struct Counters {
     pub received: u64,
     /// Frames that were skipped: unknown commands, empty DATA, frames for a client that is not open.
     pub ignored: u64,
+    /// The smoothed time that a PING takes there and back; version 2, once measured.
+    pub round_trip: Option<Duration>,
 }
+
+/// Calls the end of the version that is spoken; before there is one, gives what stands behind `else`.
+macro_rules! with_version {
+    ($speaking:expr, $end:ident => $call:expr, else $before:expr) => {
+        match $speaking {
+            Speaking::Greeting(_) => $before,
+            Speaking::V1($end) => $call,
+            Speaking::V2($end) => $call,
+        }
+    };
+}
+pub(crate) use with_version;
 
 /// One end of one link. See the [module](self) for the order of calls.
 pub trait Endpoint {
@@ -101,8 +175,8 @@ pub trait Endpoint {
     /// The peer broke the protocol: the link is to be closed, and [`handle_link_lost`](Self::handle_link_lost) called.
     fn receive<'a>(&mut self, now: Instant, input: &mut &'a [u8]) -> Result<Option<Delivery<'a>>, ProtocolError>;
 
-    /// Keeps what the stream's socket did not take of a [`Delivery`].
-    fn keep(&mut self, now: Instant, stream: StreamKey, rest: &[u8]);
+    /// The stream's socket took `taken` of the `bytes` of a [`Delivery`]; the rest is kept for it.
+    fn delivered(&mut self, now: Instant, stream: StreamKey, bytes: &[u8], taken: usize);
 
     /// Whether the link may be read.
     fn wants_input(&self) -> bool;
@@ -113,8 +187,8 @@ pub trait Endpoint {
     /// The stream's socket took `count` bytes of [`pending`](Self::pending).
     fn advance(&mut self, now: Instant, stream: StreamKey, count: usize);
 
-    /// Where the stream's socket is to be read into.
-    fn reserve(&mut self, stream: StreamKey) -> Room<'_>;
+    /// Where the stream's socket is to be read into; `contended` if other streams wait to be read.
+    fn reserve(&mut self, stream: StreamKey, contended: bool) -> Room<'_>;
 
     /// The stream's socket was read: the first `count` (at least 1) bytes of the room go out as DATA.
     fn commit(&mut self, now: Instant, stream: StreamKey, count: usize);
@@ -122,14 +196,28 @@ pub trait Endpoint {
     /// The stream's socket is at its end: its peer sends no more.
     fn handle_end(&mut self, now: Instant, stream: StreamKey);
 
-    /// The stream's socket failed; the shell has closed it, or will. The key is void from here on.
-    fn handle_failure(&mut self, now: Instant, stream: StreamKey);
+    /// The stream's socket failed; the shell has closed it, or will. The key is void from here on. Version 2 tells
+    /// the peer the code and the reason.
+    fn handle_failure(&mut self, now: Instant, stream: StreamKey, code: Code, reason: &str);
 
-    /// What is to be written to the link.
-    fn unsent(&self) -> &[u8];
+    /// A stream that was [`Room::Blocked`] and may be read again.
+    fn poll_unblocked(&mut self) -> Option<StreamKey>;
+
+    /// Whether there is something to write to the link.
+    fn has_unsent(&self) -> bool;
+
+    /// What is to be written to the link next.
+    fn unsent(&mut self) -> &[u8];
 
     /// The link took `count` bytes of [`unsent`](Self::unsent).
     fn advance_link(&mut self, now: Instant, count: usize);
+
+    /// No new streams from here on; the peer is told, where the protocol can. Open ones go on.
+    fn go_away(&mut self, now: Instant, code: Code, retry_after: u16, reason: &str);
+
+    /// This end is about to end: every stream is closed behind what was read of it, and what its socket is still owed
+    /// is delivered.
+    fn close(&mut self, now: Instant);
 
     /// The link is gone, for whatever reason.
     fn handle_link_lost(&mut self, now: Instant);
@@ -138,7 +226,10 @@ pub trait Endpoint {
     fn poll_timeout(&self) -> Option<Instant>;
 
     /// The time has come.
-    fn handle_timeout(&mut self, now: Instant);
+    ///
+    /// # Errors
+    /// The peer did not do in time what it must: as in [`receive`](Self::receive).
+    fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError>;
 
     /// The next thing to carry out.
     fn poll_output(&mut self) -> Option<Self::Output>;

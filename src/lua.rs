@@ -13,6 +13,7 @@ use mlua::{FromLua, IntoLua, IntoLuaMulti, Lua, MultiValue, Table, UserData, Use
 use crate::Error;
 use crate::address::{Address, AddressError};
 use crate::device::{Access, Config, Event, Handle, Rule, State, Status, Wait};
+use crate::link::Protocol;
 
 /// Where the registry keeps the thread that loaded the module.
 const LOADER: &str = "tcpremote.loader";
@@ -174,6 +175,19 @@ fn config(options: &Table) -> Result<Config, Error> {
         }
         config.connect_timeout = Duration::from_secs_f64(seconds);
     }
+    if let Some(reconnect) = option::<bool>(options, "reconnect")? {
+        config.reconnect = reconnect;
+    }
+    if let Some(version) = option::<f64>(options, "protocol")? {
+        config.protocol = if version == 1.0 {
+            Protocol::V1
+        } else if version == 2.0 {
+            Protocol::V2
+        } else {
+            let known = "1, as the programs of 2012, or 2, which is used where the relay knows it";
+            return Err(Error::Usage(format!("protocol: {version} is not a version; give {known}")));
+        };
+    }
     Ok(config)
 }
 
@@ -244,8 +258,9 @@ fn status_table(lua: &Lua, server: &Address, status: Status) -> mlua::Result<Tab
     table.set("ignored_frames", status.ignored_frames)?;
     table.set("events_dropped", status.events_dropped)?;
     table.set("since", status.since.as_secs_f64())?;
-    // A tunnel lives as long as its one link.
-    table.set("reconnects", 0)?;
+    table.set("reconnects", status.reconnects)?;
+    table.set("round_trip", status.round_trip.map(|time| time.as_secs_f64()))?;
+    table.set("next_attempt", status.next_attempt.map(|time| time.as_secs_f64()))?;
     if let Some((message, code)) = status.last_error {
         table.set("last_error", message)?;
         table.set("last_error_code", code)?;
@@ -260,7 +275,7 @@ fn event_table(lua: &Lua, event: Event) -> mlua::Result<Table> {
     table.set("time", event.time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64())?;
     table.set("message", event.message)?;
     table.set("client", event.client)?;
-    table.set("service", event.service)?;
+    table.set("service", event.service.as_deref())?;
     table.set("code", event.code)?;
     Ok(table)
 }

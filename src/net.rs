@@ -1,5 +1,8 @@
 //! TCP done properly: the options of every kind of socket, in one place.
 
+#[cfg(target_os = "linux")]
+mod queued;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -15,17 +18,51 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 /// Time between probes; after three without an answer the link is dead: 45 s when idle.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
+/// After this time without a byte the peer of a half-closed stream is asked whether it is there.
+const HALF_CLOSED_IDLE: Duration = Duration::from_secs(60);
+/// A version 2 link that does not move answers PING; bytes that nobody acknowledges for so long are lost.
+const USER_TIMEOUT_V2: Duration = Duration::from_secs(45);
+/// What the kernel may hold of a version 2 link before it is on its way: what comes later may still pass it here.
+const NOTSENT_LOWAT: u32 = 128 * 1024;
 /// A version 1 link may stand still for two stalls of 30 s; bytes unacknowledged for longer mean that it is dead.
-const USER_TIMEOUT: Duration = Duration::from_secs(75);
+const USER_TIMEOUT_V1: Duration = Duration::from_secs(75);
 
-/// Options of the one connection that carries everything.
+/// Options of the one connection that carries everything. They find an idle link that is dead within 45 s.
 pub(crate) fn tune_link(stream: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(stream);
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))?;
+    socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))
+}
+
+/// Whether a version 1 link has bytes in flight, which may take as long as a link may stand still. While it has none the
+/// keepalive probes rule: with TCP_USER_TIMEOUT set nobody counts them (tcp(7)).
+pub(crate) fn set_in_flight(stream: &impl AsFd, in_flight: bool) -> io::Result<()> {
     #[cfg(any(target_os = "android", target_os = "linux"))]
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    SockRef::from(stream).set_tcp_user_timeout(in_flight.then_some(USER_TIMEOUT_V1))?;
+    Ok(())
+}
+
+/// Whether the peer has acknowledged everything that was written, as far as the system tells; where it does not,
+/// [`set_in_flight`] stays `true` if it means anything there.
+pub(crate) fn is_acknowledged(stream: &impl AsFd) -> bool {
+    #[cfg(target_os = "linux")]
+    return queued::is_empty(stream);
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = stream;
+        !cfg!(target_os = "android")
+    }
+}
+
+/// More options, once version 2 is spoken.
+pub(crate) fn tune_link_v2(stream: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    {
+        socket.set_tcp_user_timeout(Some(USER_TIMEOUT_V2))?;
+        socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
+    }
     Ok(())
 }
 
@@ -35,6 +72,12 @@ pub(crate) fn tune_stream(stream: &impl AsFd) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     // A peer that vanished must not hold its place for ever.
     socket.set_keepalive(true)
+}
+
+/// A peer that sends no more may still read, or have gone without a word: it is asked every so often.
+pub(crate) fn watch_half_closed(stream: &impl AsFd) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new().with_time(HALF_CLOSED_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))
 }
 
 /// Makes the coming close an abortive one: RST instead of FIN.

@@ -1,29 +1,13 @@
 //! The wire: what both ends of a link write and read. The only code that knows byte order.
 //!
-//! # Version 1
-//!
-//! Every frame, in both directions, is a 4-byte header and a payload, integers big-endian:
-//!
-//! ```text
-//! u16 size | u8 command | u8 client | size bytes of payload
-//! ```
-//!
-//! | command | from | payload |
-//! | --- | --- | --- |
-//! | 1 CONNECT | relay | `u16 length, length bytes of host, u16 port`; the device resolves names |
-//! | 2 CLOSE | either | none |
-//! | 3 DATA | either | 1 to 65,535 bytes |
-//! | 4 LISTEN | device | none, client 0; the first frame on the link |
-//!
-//! Source: "Platform : TCP Remote Connection", section 1.3, and bytes captured from the programs of 2012.
+//! A link begins in [version 1](v1). The device that also speaks [version 2](v2) says so with [`v2::HELLO`] behind its
+//! LISTEN; a relay that does answers with the same, and from there on every frame is of version 2. Neither frame harms
+//! a peer of 2012.
 
-mod connect;
-mod decoder;
-mod header;
+pub mod v1;
+pub mod v2;
 
-pub use connect::{Connect, Malformed};
-pub use decoder::{Decoder, Item};
-pub use header::{Command, Header};
+pub use v1::Malformed;
 
 /// The most payload bytes one frame can carry.
 pub const MAX_PAYLOAD: usize = u16::MAX as usize;
@@ -33,17 +17,85 @@ pub const MAX_PAYLOAD: usize = u16::MAX as usize;
 pub enum ProtocolError {
     /// A device opens a link with LISTEN; this connection began with something else.
     #[error("the first frame is not LISTEN but {0}; is this a device?")]
-    NotListen(Header),
+    NotListen(v1::Header),
+    /// LISTEN did not come in time.
+    #[error("it sent no LISTEN within 5 s")]
+    NoListen,
     /// LISTEN came twice on one link.
     #[error("LISTEN came twice ({0})")]
-    ListenAgain(Header),
+    ListenAgain(v1::Header),
     /// LISTEN came with a payload or for a client.
     #[error("LISTEN carries no payload and is for client 0 (got {0})")]
-    BadListen(Header),
+    BadListen(v1::Header),
     /// CONNECT is the relay's to send.
     #[error("the device sent CONNECT ({0})")]
-    ConnectFromDevice(Header),
+    ConnectFromDevice(v1::Header),
     /// The peer makes us answer and does not read the answers.
     #[error("the peer does not read the answers that its frames ask for ({0} bytes wait)")]
     Backlog(usize),
+    /// A frame of a stream without a stream, or one of the link with a stream.
+    #[error("a frame that must name a stream has none, or the other way round ({0})")]
+    WrongStream(v2::Header),
+    /// DATA that carries neither bytes nor FIN.
+    #[error("DATA without a byte and without FIN ({0})")]
+    EmptyData(v2::Header),
+    /// A control frame that is longer than any can be.
+    #[error("a control frame is too long ({0})")]
+    TooLong(v2::Header),
+    /// A payload, or a field in it, is cut short.
+    #[error("a payload is cut short, or a field in it")]
+    TruncatedField,
+    /// A frame that we do not know and that must not be passed over.
+    #[error("a critical frame of a type that is not known here ({0})")]
+    Critical(v2::Header),
+    /// SETTINGS did not come first, or not in time.
+    #[error("SETTINGS is not the first frame, or did not come within 10 s")]
+    NoSettings,
+    /// A frame that only the other side of a link sends.
+    #[error("{0} is not for this side to send")]
+    WrongDirection(&'static str),
+    /// CONNECT does not have the next number.
+    #[error("CONNECT for stream {got}, where {expected} is the next")]
+    BadNumber {
+        /// The number it has.
+        got: u32,
+        /// The number it must have.
+        expected: u32,
+    },
+    /// A frame for a stream that was never opened.
+    #[error("a frame for stream {0}, which was never opened")]
+    NeverOpened(u32),
+    /// DATA on a stream before CONNECTED, or CONNECTED twice.
+    #[error("DATA before CONNECTED, or CONNECTED twice, on stream {0}")]
+    NotConnected(u32),
+    /// DATA behind FIN.
+    #[error("DATA behind FIN on stream {0}")]
+    AfterFin(u32),
+    /// More bytes than there was credit for.
+    #[error("more was sent on stream {0} than it had credit for")]
+    FlowControl(u32),
+    /// CREDIT below one that was given before.
+    #[error("the credit of stream {0} went backwards")]
+    CreditBackwards(u32),
+    /// Too many frames that are of no use.
+    #[error("too many frames that are of no use (PING, SETTINGS, CREDIT, unknown ones)")]
+    Flood,
+    /// Nothing came for too long, not even the answer to a PING.
+    #[error("nothing came for 45 s, not even the answer to a PING")]
+    Silent,
+}
+
+impl ProtocolError {
+    /// What a GOAWAY tells the peer of it.
+    pub(crate) fn code(&self) -> v2::Code {
+        if matches!(self, Self::FlowControl(_) | Self::CreditBackwards(_)) {
+            v2::Code::FlowControl
+        } else if matches!(self, Self::Flood | Self::Backlog(_)) {
+            v2::Code::Overload
+        } else if matches!(self, Self::Silent) {
+            v2::Code::Timeout
+        } else {
+            v2::Code::Protocol
+        }
+    }
 }

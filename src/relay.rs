@@ -2,10 +2,11 @@
 
 mod config;
 mod core;
-mod ids;
 mod listener;
 mod server;
 
 pub use config::{Config, Mapping};
-pub use core::{Output, Relay, ResetReason};
+pub use core::{Output, Relay, Settings};
 pub use server::{Outcome, Server, Stopper};
+
+pub use crate::link::Protocol;

@@ -3,12 +3,16 @@
 //! The session moves bytes between sockets and an [`Endpoint`]; which sockets there are is the shell's to say
 //! ([`attach`](Session::attach), [`finish`](Session::finish), [`reset`](Session::reset)).
 
+mod flight;
+
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 #[cfg(feature = "relay")]
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use flight::Flight;
 use mio::Token;
 use mio::net::TcpStream;
 
@@ -17,6 +21,7 @@ use crate::linger::Lingering;
 use crate::link::{Delivery, Endpoint, Room, StreamKey};
 use crate::net;
 use crate::protocol::ProtocolError;
+use crate::protocol::v2::Code;
 
 /// Bytes that one read of the link takes at most.
 pub(crate) const LINK_BUFFER: usize = 128 * 1024;
@@ -56,6 +61,7 @@ struct Link {
     writable: bool,
     /// The end may stand behind a short read.
     ended: bool,
+    flight: Flight,
 }
 
 #[derive(Debug)]
@@ -71,15 +77,16 @@ struct Socket {
     ended: bool,
     /// The peer's end of stream was read.
     at_end: bool,
-    /// The peer takes no more bytes; what it sent before may still be there to read.
-    write_failed: bool,
+    /// The peer takes no more bytes, and why; what it sent before may still be there to read.
+    write_error: Option<io::Error>,
 }
 
 impl<E: Endpoint> Session<E> {
     /// A session on a connected link, registered as [`Source::Link`] of `number`.
     pub(crate) fn new(endpoint: E, number: usize, io: TcpStream, token: Token) -> Self {
         // An edge may have come before the session was there to see it: try both first.
-        let link = Some(Link { io, token, readable: true, writable: true, ended: false });
+        let flight = Flight::Landed;
+        let link = Some(Link { io, token, readable: true, writable: true, ended: false, flight });
         Self { endpoint, number, link, sockets: Vec::new(), readable: VecDeque::new() }
     }
 
@@ -100,7 +107,7 @@ impl<E: Endpoint> Session<E> {
             writable: true,
             ended: false,
             at_end: false,
-            write_failed: false,
+            write_error: None,
         });
     }
 
@@ -108,6 +115,14 @@ impl<E: Endpoint> Session<E> {
     pub(crate) fn start(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey) {
         self.enqueue(key);
         self.flush_stream(now, event_loop, key);
+    }
+
+    /// Ends the sending side of the stream's socket with FIN; what its peer sends is still read.
+    pub(crate) fn shutdown_write(&mut self, key: StreamKey) {
+        if let Some(socket) = self.socket(key) {
+            // It fails only where the socket has failed, which its next event tells.
+            let _ = socket.io.shutdown(Shutdown::Write);
+        }
     }
 
     /// Ends the stream's socket with FIN; its peer is given a little time to do the same.
@@ -119,7 +134,7 @@ impl<E: Endpoint> Session<E> {
         key: StreamKey,
     ) {
         let Some(mut socket) = self.take(key) else { return };
-        if socket.at_end || socket.write_failed {
+        if socket.at_end || socket.write_error.is_some() {
             event_loop.deregister(&mut socket.io, socket.token);
         } else {
             lingering.add(now, event_loop, socket.io, socket.token);
@@ -157,7 +172,8 @@ impl<E: Endpoint> Session<E> {
             socket.readable = true;
             socket.ended |= event.ended;
             if event.failed && socket.at_end {
-                self.fail(now, event_loop, key);
+                let error = socket.io.take_error().ok().flatten();
+                self.fail(now, event_loop, key, &error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
                 return;
             }
             self.enqueue(key);
@@ -177,6 +193,9 @@ impl<E: Endpoint> Session<E> {
                 break;
             }
         }
+        while let Some(key) = self.endpoint.poll_unblocked() {
+            self.enqueue(key);
+        }
         for _ in 0..STREAM_ROUNDS {
             let more = self.read_streams(now, event_loop);
             self.flush_link(now)?;
@@ -187,14 +206,41 @@ impl<E: Endpoint> Session<E> {
         Ok(self.has_work())
     }
 
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let flight = self.link.as_ref().and_then(|link| link.flight.poll_timeout());
+        [flight, self.endpoint.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// The time may have come.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
+        if let Some(link) = &mut self.link {
+            link.flight.handle_timeout(now, &link.io);
+        }
+        if self.endpoint.poll_timeout().is_some_and(|at| at <= now) {
+            self.endpoint.handle_timeout(now)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Whether [`turn`](Self::turn) would find something to do without a new event.
     fn has_work(&self) -> bool {
         let Some(link) = &self.link else { return false };
         let input = link.readable && self.endpoint.wants_input();
-        let output = link.writable && !self.endpoint.unsent().is_empty();
+        let output = link.writable && self.endpoint.has_unsent();
         // Streams wait for the link to be writable, unless it is.
         let streams = link.writable && !self.readable.is_empty();
         input || output || streams
+    }
+
+    /// Version 2 is spoken from here on.
+    pub(crate) fn tune_link_v2(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.flight = Flight::Unwatched;
+            // The options only hasten what the protocol does without them.
+            let _ = net::tune_link_v2(&link.io);
+        }
     }
 
     /// Whether the link is still there.
@@ -219,7 +265,7 @@ impl<E: Endpoint> Session<E> {
 
     /// Ends a link that carries nothing, without a wait: there is nothing that a RST could destroy.
     pub(crate) fn close_idle_link(&mut self, now: Instant, event_loop: &mut EventLoop) {
-        if self.endpoint.streams() == 0 && self.endpoint.unsent().is_empty() {
+        if self.endpoint.streams() == 0 && !self.endpoint.has_unsent() {
             if let Some(mut link) = self.link.take() {
                 event_loop.deregister(&mut link.io, link.token);
             }
@@ -227,8 +273,13 @@ impl<E: Endpoint> Session<E> {
         }
     }
 
-    /// Ends the link with RST: it is lost, or its other end broke the protocol.
+    /// Ends the link with RST: it is lost, or its other end is not to have it any more. The last word has one try, and
+    /// waits for nothing.
     pub(crate) fn abort_link(&mut self, now: Instant, event_loop: &mut EventLoop) {
+        if self.endpoint.has_unsent() {
+            // If it fails the link was lost before.
+            let _ = self.flush_link(now);
+        }
         if let Some(mut link) = self.link.take() {
             event_loop.deregister(&mut link.io, link.token);
             net::reset(&link.io);
@@ -272,19 +323,19 @@ impl<E: Endpoint> Session<E> {
 
     fn deliver(&mut self, now: Instant, event_loop: &mut EventLoop, delivery: &Delivery<'_>) {
         let key = delivery.stream;
-        let Some(socket) = self.socket(key) else { return };
-        if socket.write_failed {
-            return;
-        }
-        let mut rest = delivery.bytes;
-        if socket.writable {
-            match write(&mut socket.io, &mut socket.writable, rest) {
-                Ok(count) => rest = &rest[count..],
-                Err(_) => return self.handle_write_failure(now, event_loop, key),
+        let taken = match self.socket(key) {
+            // Nobody is there to take them.
+            None => Ok(delivery.bytes.len()),
+            Some(socket) if socket.write_error.is_some() => Ok(delivery.bytes.len()),
+            Some(socket) if !socket.writable => Ok(0),
+            Some(socket) => write(&mut socket.io, &mut socket.writable, delivery.bytes),
+        };
+        match taken {
+            Ok(taken) => self.endpoint.delivered(now, key, delivery.bytes, taken),
+            Err(error) => {
+                self.endpoint.delivered(now, key, delivery.bytes, delivery.bytes.len());
+                self.handle_write_failure(now, event_loop, key, error);
             }
-        }
-        if !rest.is_empty() {
-            self.endpoint.keep(now, key, rest);
         }
     }
 
@@ -296,28 +347,28 @@ impl<E: Endpoint> Session<E> {
             if socket.key != key || pending.is_empty() || !socket.writable {
                 return;
             }
-            let result = if socket.write_failed {
+            let result = if socket.write_error.is_some() {
                 Ok(pending.len())
             } else {
                 write(&mut socket.io, &mut socket.writable, pending)
             };
             match result {
                 Ok(count) => self.endpoint.advance(now, key, count),
-                Err(_) => return self.handle_write_failure(now, event_loop, key),
+                Err(error) => return self.handle_write_failure(now, event_loop, key, error),
             }
         }
     }
 
     /// The peer takes no more. What it sent before is read first, then the stream fails.
-    fn handle_write_failure(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey) {
+    fn handle_write_failure(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey, error: io::Error) {
         let Some(socket) = self.socket(key) else { return };
-        let at_end = socket.at_end;
-        socket.write_failed = true;
-        socket.readable = true;
-        socket.ended = true;
-        if at_end || matches!(self.endpoint.reserve(key), Room::Unwanted) {
-            self.fail(now, event_loop, key);
+        if socket.at_end || matches!(self.endpoint.reserve(key, false), Room::Unwanted) {
+            self.fail(now, event_loop, key, &error);
         } else {
+            let Some(socket) = self.socket(key) else { return };
+            socket.write_error = Some(error);
+            socket.readable = true;
+            socket.ended = true;
             self.enqueue(key);
             self.flush_stream(now, event_loop, key);
         }
@@ -336,10 +387,11 @@ impl<E: Endpoint> Session<E> {
 
     /// One read of the first stream in `readable`; false if the link must be written first.
     fn read_stream(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey) -> bool {
+        let contended = self.readable.len() > 1;
         let result = match self.sockets.get_mut(key.index as usize).and_then(Option::as_mut) {
-            Some(socket) if socket.key == key && socket.readable => match self.endpoint.reserve(key) {
+            Some(socket) if socket.key == key && socket.readable => match self.endpoint.reserve(key, contended) {
                 Room::Full => return false,
-                Room::Unwanted => None,
+                Room::Unwanted | Room::Blocked => None,
                 Room::Free(room) => Some((socket.io.read(room), room.len())),
             },
             _ => None,
@@ -352,10 +404,13 @@ impl<E: Endpoint> Session<E> {
             Some((Ok(0), _)) => {
                 socket.readable = false;
                 socket.at_end = true;
-                if socket.write_failed {
-                    self.fail(now, event_loop, key);
-                } else {
-                    self.endpoint.handle_end(now, key);
+                match socket.write_error.take() {
+                    Some(error) => self.fail(now, event_loop, key, &error),
+                    None => {
+                        // It only hastens what the peer's next byte would tell.
+                        let _ = net::watch_half_closed(&socket.io);
+                        self.endpoint.handle_end(now, key);
+                    }
                 }
             }
             Some((Ok(count), room)) => {
@@ -368,28 +423,31 @@ impl<E: Endpoint> Session<E> {
             Some((Err(error), _)) if error.kind() == io::ErrorKind::WouldBlock => {
                 // A socket that failed has nothing more to come; an ended one tells so at the next event.
                 socket.readable = false;
-                if socket.write_failed {
-                    self.fail(now, event_loop, key);
+                if let Some(error) = socket.write_error.take() {
+                    self.fail(now, event_loop, key, &error);
                 }
             }
             Some((Err(error), _)) if error.kind() == io::ErrorKind::Interrupted => self.enqueue(key),
-            Some((Err(_), _)) => self.fail(now, event_loop, key),
+            Some((Err(error), _)) => self.fail(now, event_loop, key, &error),
         }
         true
     }
 
     /// The stream's socket is of no more use.
-    fn fail(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey) {
+    fn fail(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey, error: &io::Error) {
         if let Some(mut socket) = self.take(key) {
             event_loop.deregister(&mut socket.io, socket.token);
-            self.endpoint.handle_failure(now, key);
+            let vanished = error.kind() == io::ErrorKind::TimedOut;
+            let code = if vanished { Code::Idle } else { Code::Normal };
+            self.endpoint.handle_failure(now, key, code, &error.to_string());
         }
     }
 
     fn flush_link(&mut self, now: Instant) -> io::Result<()> {
         let Some(link) = &mut self.link else { return Ok(()) };
-        while link.writable && !self.endpoint.unsent().is_empty() {
+        while link.writable && self.endpoint.has_unsent() {
             let count = write(&mut link.io, &mut link.writable, self.endpoint.unsent())?;
+            link.flight.handle_write(now, &link.io);
             self.endpoint.advance_link(now, count);
         }
         Ok(())

@@ -8,6 +8,8 @@ use proptest::prelude::*;
 
 #[path = "../fuzz/entries/decoder.rs"]
 mod decoder;
+#[path = "../fuzz/entries/decoder_v2.rs"]
+mod decoder_v2;
 #[path = "../fuzz/entries/pair.rs"]
 mod pair;
 
@@ -29,7 +31,13 @@ fn the_decoders_corpus_holds() {
 
 #[test]
 fn the_pairs_corpus_holds() {
-    replay("pair", pair::run);
+    replay("pair", pair::run_v1);
+}
+
+#[test]
+fn the_corpora_of_version_2_hold() {
+    replay("decoder_v2", decoder_v2::run);
+    replay("pair_v2", pair::run_v2);
 }
 
 proptest! {
@@ -40,6 +48,18 @@ proptest! {
 
     #[test]
     fn no_orders_confuse_the_pair(data in prop::collection::vec(any::<u8>(), 0..1200)) {
-        pair::run(&data);
+        pair::run_v1(&data);
+    }
+
+    #[test]
+    fn no_bytes_make_the_decoder_of_version_2_depend_on_how_they_were_cut(
+        data in prop::collection::vec(any::<u8>(), 0..400)
+    ) {
+        decoder_v2::run(&data);
+    }
+
+    #[test]
+    fn no_orders_confuse_the_pair_in_version_2(data in prop::collection::vec(any::<u8>(), 0..1200)) {
+        pair::run_v2(&data);
     }
 }

@@ -10,6 +10,7 @@ mod device {
     use std::time::{Duration, Instant};
 
     use tcpremote::device::{EventKind, State};
+    use tcpremote::link::Protocol;
 
     use crate::common::device::Device;
     use crate::common::wire::{self, Link, hex};
@@ -45,12 +46,40 @@ mod device {
     }
 
     #[test]
-    fn section_1_the_device_connects_and_sends_listen_in_one_segment() {
+    fn section_1_a_device_held_to_version_1_connects_and_sends_listen_alone() {
         let relay = Listener::bind();
-        let _device = Device::start(relay.address());
+        let device = Device::start_with(relay.address(), |config| config.protocol = Protocol::V1);
         let mut peer = relay.accept();
         assert_eq!(peer.try_read(DEADLINE).unwrap(), hex("00 00 04 00"));
         expect_nothing_before_the_next_answer(&mut Link { peer });
+        assert_eq!(device.status().protocol, Some(1));
+    }
+
+    #[test]
+    fn section_1_a_device_that_knows_version_2_says_so_in_the_segment_of_listen() {
+        let relay = Listener::bind();
+        let device = Device::start(relay.address());
+        let mut peer = relay.accept();
+        assert_eq!(peer.try_read(DEADLINE).unwrap(), hex("00 00 04 00 00 00 05 f2"));
+        assert_eq!(device.status().protocol, None);
+        // The answer of 2012 to what it does not know.
+        peer.send(&hex("00 00 02 f2"));
+        expect_nothing_before_the_next_answer(&mut Link { peer });
+        eventually("version 1 is spoken", DEADLINE, || device.status().protocol == Some(1));
+    }
+
+    #[test]
+    fn section_1_a_relay_that_passes_over_hello_is_one_of_version_1() {
+        let relay = Listener::bind();
+        let device = Device::start(relay.address());
+        let mut peer = relay.accept();
+        peer.expect(&hex("00 00 04 00 00 00 05 f2"));
+        let service = Listener::bind();
+        let mut link = Link { peer };
+        let mut served = open(&mut link, 1, &service);
+        served.send(b"in the frames of version 1");
+        link.expect_data(1, b"in the frames of version 1");
+        eventually("version 1 is spoken", DEADLINE, || device.status().protocol == Some(1));
     }
 
     #[test]
@@ -99,7 +128,7 @@ mod device {
         let failed = device.wait_for(EventKind::Failed);
         assert_eq!(failed.code, Some("refused"));
         assert_eq!(failed.client, Some(1));
-        assert_eq!(failed.service, Some(format!("127.0.0.1:{}", refusing.port())));
+        assert_eq!(failed.service.as_deref(), Some(&*format!("127.0.0.1:{}", refusing.port())));
     }
 
     #[test]
@@ -529,7 +558,8 @@ mod relay {
 
     #[test]
     fn section_8_a_relay_that_is_told_to_end_closes_its_clients_and_exits_with_3() {
-        let (mut relay, mut link, clients) = start(&[]);
+        // Version 1 has no word for it, so the document's relay ends at once.
+        let (mut relay, mut link, clients) = start(&["--drain", "0"]);
         let mut client = Peer::connect(clients);
         link.expect(&hex(CONNECT));
         relay.signal("TERM");
@@ -585,7 +615,7 @@ mod relay {
             "00 08 03 09 00 00 04 0b 00 00 04 0c",
             "00 00 07 09",
             "00 00 03 09",
-            "00 00 05 f2",
+            "00 00 05 02",
             "00 04 02 09 00 00 04 0b",
         ]
         .into_iter()
@@ -597,6 +627,21 @@ mod relay {
             link.send(&wire::close(number));
             link.expect(&wire::close(number));
         }
+    }
+
+    #[test]
+    fn section_10_hello_is_answered_as_in_2012_by_a_relay_of_version_1_and_where_it_comes_too_late() {
+        let (relay, mut link, clients) = start(&["--protocol", "1"]);
+        link.send(&wire::HELLO);
+        link.expect(&hex("00 00 02 f2"));
+        expect_nothing_before_the_next_client(&mut link, clients, 1);
+        relay.wait_for_log("version=1");
+        // CONNECT is not sent before the relay has given up to wait for HELLO.
+        let (_relay, mut link, clients) = start(&[]);
+        let _client = expect_nothing_before_the_next_client(&mut link, clients, 1);
+        link.send(&wire::HELLO);
+        link.expect(&hex("00 00 02 f2"));
+        expect_nothing_before_the_next_client(&mut link, clients, 2);
     }
 
     #[test]

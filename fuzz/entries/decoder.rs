@@ -1,6 +1,6 @@
 //! Any bytes, cut anywhere, decode to the same items as in one piece.
 
-use tcpremote::protocol::{Decoder, Item};
+use tcpremote::protocol::v1::{Decoder, Item};
 
 /// The first byte of `data` tells how long the pieces are; the rest is the stream.
 pub(crate) fn run(data: &[u8]) {

@@ -1,14 +1,21 @@
-//! A device and a relay, driven by bytes: each is an order, and what it needs follows it.
+//! A device and a relay, driven by bytes: each is an order, and what it needs follows it. In version 1 or in version 2.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tcpremote::device::{self, Device};
-use tcpremote::link::{Endpoint, QueueRule, Room, StreamKey};
-use tcpremote::relay::{self, Relay};
+use tcpremote::link::{Endpoint, Limits, Protocol, QueueRule, Room, StreamKey};
+use tcpremote::protocol::v2::Code;
+use tcpremote::relay::{self, Relay, Settings};
 
-/// Small enough that full queues are met often.
-const RULE: QueueRule = QueueRule { queue: 4096, stall: Duration::from_secs(30) };
+/// Small enough that full queues and empty credit are met often.
+const LIMITS: Limits = Limits {
+    rule: QueueRule { queue: 4096, stall: Duration::from_secs(30) },
+    window: 16 * 1024,
+    streams: 20,
+    open_rate: 50,
+    budget: 512 * 1024,
+};
 
 struct Side<E> {
     endpoint: E,
@@ -27,10 +34,20 @@ impl<E: Endpoint> Side<E> {
         }
         loop {
             match self.endpoint.receive(now, &mut input) {
-                Ok(Some(delivery)) => self.endpoint.keep(now, delivery.stream, delivery.bytes),
+                Ok(Some(delivery)) => {
+                    // The socket takes as much as a byte of the payload tells.
+                    let taken = usize::from(delivery.bytes[0]).min(delivery.bytes.len());
+                    self.endpoint.delivered(now, delivery.stream, delivery.bytes, taken);
+                }
                 Ok(None) => return,
                 Err(_) => return self.lose(now),
             }
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if !self.lost && self.endpoint.handle_timeout(now).is_err() {
+            self.lose(now);
         }
     }
 
@@ -40,9 +57,9 @@ impl<E: Endpoint> Side<E> {
     }
 
     fn send(&mut self, now: Instant, key: StreamKey, count: usize) {
-        if let Room::Free(room) = self.endpoint.reserve(key) {
+        if let Room::Free(room) = self.endpoint.reserve(key, count.is_multiple_of(2)) {
             let count = count.clamp(1, room.len());
-            room[..count].fill(b'x');
+            room[..count].fill(count as u8);
             self.endpoint.commit(now, key, count);
         }
     }
@@ -58,7 +75,7 @@ impl<E: Endpoint> Side<E> {
             0 => self.send(now, key, count),
             1 => self.take(now, key, count),
             2 => self.endpoint.handle_end(now, key),
-            _ => self.endpoint.handle_failure(now, key),
+            _ => self.endpoint.handle_failure(now, key, Code::Normal, "failed"),
         }
     }
 
@@ -68,7 +85,7 @@ impl<E: Endpoint> Side<E> {
         drain(self);
         while let Some(at) = self.endpoint.poll_timeout() {
             now = now.max(at);
-            self.endpoint.handle_timeout(now);
+            self.endpoint.handle_timeout(now).expect("there is no link any more whose peer could fail");
             drain(self);
         }
         assert_eq!((self.endpoint.streams(), self.endpoint.counters().open), (0, 0));
@@ -85,21 +102,30 @@ fn carry<A: Endpoint, B: Endpoint>(now: Instant, from: &mut Side<A>, to: &mut Si
     }
 }
 
-/// Runs the orders in `data`.
-pub(crate) fn run(data: &[u8]) {
+/// Runs the orders in `data`, in version 1.
+pub(crate) fn run_v1(data: &[u8]) {
+    run(Protocol::V1, data);
+}
+
+/// Runs the orders in `data`, in version 2.
+pub(crate) fn run_v2(data: &[u8]) {
+    run(Protocol::V2, data);
+}
+
+fn run(protocol: Protocol, data: &[u8]) {
     let mut now = Instant::now();
     let service = Arc::new("127.0.0.1:22".parse().expect("an address"));
-    let mut device = Side::new(Device::new(RULE));
-    let mut relay = Side::new(Relay::new(now, Duration::from_secs(1), RULE));
+    let mut device = Side::new(Device::new(protocol, LIMITS));
+    let settings = Settings { protocol, half_close: Duration::from_secs(1), limits: LIMITS };
+    let mut relay = Side::new(Relay::new(now, settings));
     let mut data = data.iter().copied();
     while let Some(order) = data.next() {
         let (place, high, low) = (data.next().unwrap_or(0), data.next().unwrap_or(0), data.next().unwrap_or(0));
         let count = usize::from(u16::from_be_bytes([high, low]));
         match order % 16 {
-            0 if relay.endpoint.is_listening() && !relay.lost => {
+            0 if relay.endpoint.is_ready() && !relay.lost => {
                 for _ in 0..=place {
-                    let key = relay.endpoint.open(now, Arc::clone(&service));
-                    relay.streams.push(key);
+                    relay.streams.extend(relay.endpoint.open(now, &service, None));
                 }
             }
             0 | 1 => carry(now, &mut device, &mut relay, count),
@@ -113,8 +139,8 @@ pub(crate) fn run(data: &[u8]) {
             }
             12 => {
                 now += Duration::from_millis(count as u64);
-                device.endpoint.handle_timeout(now);
-                relay.endpoint.handle_timeout(now);
+                device.handle_timeout(now);
+                relay.handle_timeout(now);
             }
             13 => device.receive(now, &data.by_ref().take(usize::from(place)).collect::<Vec<_>>()),
             14 => relay.receive(now, &data.by_ref().take(usize::from(place)).collect::<Vec<_>>()),
@@ -136,7 +162,11 @@ fn drain_device(device: &mut Side<Device>) {
             device::Output::Finish { stream }
             | device::Output::Reset { stream, .. }
             | device::Output::Gone { stream } => end(&mut device.streams, stream),
-            device::Output::Malformed { .. } | device::Output::EarlyDropped { .. } => {}
+            device::Output::Version(_)
+            | device::Output::ShutdownWrite { .. }
+            | device::Output::GoAway(_)
+            | device::Output::Malformed { .. }
+            | device::Output::EarlyDropped { .. } => {}
         }
     }
 }
@@ -147,7 +177,13 @@ fn drain_relay(relay: &mut Side<Relay>) {
             relay::Output::Finish { stream } | relay::Output::Reset { stream, .. } | relay::Output::Gone { stream } => {
                 end(&mut relay.streams, stream);
             }
-            relay::Output::Listening | relay::Output::ListenOverdue | relay::Output::Opened { .. } => {}
+            relay::Output::Listening
+            | relay::Output::Version(_)
+            | relay::Output::Introduced(_)
+            | relay::Output::Connected { .. }
+            | relay::Output::ShutdownWrite { .. }
+            | relay::Output::GoAway(_)
+            | relay::Output::Opened { .. } => {}
         }
     }
 }

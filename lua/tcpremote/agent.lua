@@ -137,6 +137,8 @@ function agent.connect(arguments)
     log("WARNING", mistake)
     return nil, mistake, "usage"
   end
+  -- The server that sent the command sends it again where it wants another link, unless told otherwise.
+  settings.reconnect = settings.reconnect or false
   local tunnel, message, code = tcpremote.connect(settings)
   if not tunnel then
     log("WARNING", message)

@@ -31,18 +31,20 @@ local function handle_of(tunnel, method)
 end
 
 ---@class tcpremote.Status
----@field state "connecting"|"listening"|"closed"
+---@field state "connecting"|"listening"|"waiting"|"closed"
 ---@field since number seconds in that state
 ---@field server string the relay as it was given, host:port
 ---@field peer? string the address that it resolved to
----@field protocol integer the version spoken on the link
+---@field protocol? integer the version spoken on the link, once the relay has answered
+---@field round_trip? number seconds that a PING takes to the relay and back; version 2
 ---@field clients integer open now
 ---@field clients_total integer since the start
 ---@field bytes_sent integer payload from services to clients
 ---@field bytes_received integer payload from clients to services
 ---@field ignored_frames integer frames that the relay should not have sent, skipped
 ---@field events_dropped integer events that nobody took in time; 1,024 are kept
----@field reconnects integer
+---@field reconnects integer how often the link was made anew
+---@field next_attempt? number seconds until the next attempt, while waiting for it
 ---@field last_error? string
 ---@field last_error_code? string
 
@@ -55,7 +57,7 @@ function Tunnel:status()
 end
 
 ---@class tcpremote.Event
----@field type "listening"|"closed"|"connect"|"disconnect"|"failed"|"denied"|"stalled"|"protocol"
+---@field type "listening"|"waiting"|"closed"|"connect"|"disconnect"|"failed"|"denied"|"stalled"|"protocol"
 ---@field severity "ERROR"|"WARNING"|"INFO"|"DETAIL"
 ---@field time number seconds since 1970
 ---@field message string one line for a person
@@ -122,9 +124,12 @@ end
 ---@field allow? "any"|string[] what the relay may reach: addresses, networks, names, ports and ranges. Without this
 --- and local_address: any port of the device itself
 ---@field connect_timeout? number seconds, 10 without it
+---@field reconnect? boolean whether a link that is lost is made anew, for ever; true without it
+---@field protocol? 1|2 the newest version of the protocol to speak, 2 without it
 
 --- Connects to a relay and offers it this device's services. Returns once the relay can use the tunnel, or
---- `nil, message, code` within `connect_timeout`. Inside a task of the ReadyAgent's scheduler the other tasks go on.
+--- `nil, message, code` within `connect_timeout`. A link that is lost later is made anew, after a wait that grows from
+--- 1 s to 60 s, until the tunnel is closed. Inside a task of the ReadyAgent's scheduler the other tasks go on.
 ---@param options tcpremote.Options
 ---@return tcpremote.Tunnel? tunnel
 ---@return string? message

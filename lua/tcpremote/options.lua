@@ -9,6 +9,8 @@ options.types = {
   local_port = { "number" },
   allow = { "string", "table" },
   connect_timeout = { "number" },
+  reconnect = { "boolean" },
+  protocol = { "number" },
 }
 
 local function contains(list, item)

@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tcpremote::Error;
 use tcpremote::address::{Address, AddressError};
-use tcpremote::relay::{Config, Mapping, Outcome, Server};
+use tcpremote::relay::{Config, Mapping, Outcome, Protocol, Server};
 use tracing::level_filters::LevelFilter;
 
 /// Open clients had to be cut.
@@ -48,10 +48,18 @@ struct CommandLine {
 
     /// How long a service may be silent after its client ended sending, until the client is closed
     ///
-    /// Version 1 of the protocol cannot tell a client that has sent all its request from one that has gone. 0 closes
-    /// at once, as the 2012 relay did.
+    /// Only with devices that speak version 1 of the protocol, which cannot tell a client that has sent all its request
+    /// from one that has gone. 0 closes at once, as the 2012 relay did.
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds, allow_negative_numbers = true)]
     half_close: Duration,
+
+    /// How long open clients may go on after SIGTERM or SIGINT; a second signal ends it
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds, allow_negative_numbers = true)]
+    drain: Duration,
+
+    /// The newest version of the protocol to speak with devices: 1, as in 2012, or 2, where the device knows it
+    #[arg(long, value_name = "VERSION", default_value = "2", value_parser = protocol)]
+    protocol: Protocol,
 
     /// The least grave events to log on standard error
     #[arg(long, value_name = "LEVEL", default_value = "info")]
@@ -101,7 +109,7 @@ Exit status:
   3  ended by SIGTERM or SIGINT, and clients that were open had to be cut
 
 Security:
-  Version 1 of the protocol knows neither passwords nor encryption. Who
+  The protocol knows neither passwords nor encryption. Who
   reaches SERVER can pose as the device; who reaches CLIENT reaches the
   service; who sits between can read and change what passes. Bind CLIENT to
   loopback (127.0.0.1) unless the service is meant to be public, and let a
@@ -154,7 +162,9 @@ fn config(command_line: &CommandLine) -> Result<Config, String> {
         let service = service.parse().map_err(|error| unreadable("service", service, &error))?;
         mappings.push(Mapping { client, service });
     }
-    Config::new(command_line.server.clone(), mappings, command_line.half_close).map_err(|error| error.to_string())
+    let CommandLine { server, half_close, drain, protocol, .. } = command_line;
+    let config = Config::new(server.clone(), mappings, *half_close).map_err(|error| error.to_string())?;
+    Ok(Config { drain: *drain, protocol: *protocol, ..config })
 }
 
 fn unreadable(what: &str, text: &str, error: &AddressError) -> String {
@@ -165,6 +175,14 @@ fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     let seconds = seconds.filter(|seconds| *seconds <= Config::MAX_HALF_CLOSE);
     seconds.ok_or_else(|| "write a number of seconds from 0 to 3600, for example 0.5".into())
+}
+
+fn protocol(text: &str) -> Result<Protocol, String> {
+    match text {
+        "1" => Ok(Protocol::V1),
+        "2" => Ok(Protocol::V2),
+        _ => Err("write 1 or 2".into()),
+    }
 }
 
 /// One line an event on standard error, coloured only for a person.

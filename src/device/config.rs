@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Access;
 use crate::address::Address;
-use crate::link::QueueRule;
+use crate::link::{Limits, Protocol};
 
 /// The settings of one tunnel.
 #[derive(Clone, Debug)]
@@ -15,16 +15,27 @@ pub struct Config {
     pub access: Access,
     /// How long resolving and connecting to the server may take in all.
     pub connect_timeout: Duration,
-    /// What is kept for a service that does not read, and for how long it may hold up the others.
-    pub rule: QueueRule,
+    /// Whether a link that is lost is made anew, for ever, once there was one.
+    pub reconnect: bool,
+    /// The newest version of the protocol to speak.
+    pub protocol: Protocol,
+    /// What is taken from the relay, and how much is kept.
+    pub limits: Limits,
 }
 
 impl Config {
     /// 10 s, over every address of the server's name.
     pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// The defaults: any port of the device itself may be reached.
+    /// The defaults: any port of the device itself may be reached, and a lost link is made anew.
     pub fn new(server: Address) -> Self {
-        Self { server, access: Access::default(), connect_timeout: Self::CONNECT_TIMEOUT, rule: QueueRule::default() }
+        Self {
+            server,
+            access: Access::default(),
+            connect_timeout: Self::CONNECT_TIMEOUT,
+            reconnect: true,
+            protocol: Protocol::default(),
+            limits: Limits::DEVICE,
+        }
     }
 }

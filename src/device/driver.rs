@@ -1,77 +1,77 @@
-//! The mio shell around the device's core: the loop thread's life from the server's name to the last byte.
+//! The loop thread's life: from the relay's name to the last byte, over as many links as it takes.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::Config;
-use super::access::{Access, Refusal};
-use super::connect::{Answer, LINK, Names, connect};
-use super::core::{Device, Output, ResetReason};
-use super::dial::{Dial, Progress};
-use super::notice::{Event, EventKind, Severity};
+use super::attempt::Attempt;
+use super::backoff::Backoff;
+use super::core::Device;
+use super::link::{Context, Link, Lookup};
 use super::report::Report;
-use super::resolver::{self, Resolver};
+use super::resolver::Resolver;
 use crate::Error;
-use crate::address::Address;
-use crate::event_loop::{EventLoop, Readiness, Source};
+use crate::event_loop::{EventLoop, Source};
 use crate::linger::Lingering;
-use crate::link::{Endpoint, StreamKey};
-use crate::net;
-use crate::session::{LINK_BUFFER, LinkLost, Session};
+use crate::link::{Counters, Endpoint};
+use crate::protocol::v2::{Code, GoAway};
+use crate::session::{LINK_BUFFER, LinkLost};
 
 /// How long the last bytes may take once the tunnel is to end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Lives as long as the tunnel. `Ok` when its owner closed it.
-pub(super) fn run(config: &Config, mut event_loop: EventLoop, report: &Report) -> Result<(), Error> {
-    let resolver = Resolver::new(event_loop.waker());
-    let Some((io, token, peer)) = connect(config, &mut event_loop, report, &resolver)? else { return Ok(()) };
-    // The options only hasten what the protocol does without them.
-    let _ = net::tune_link(&io);
-    let mut driver = Driver {
-        access: Arc::new(config.access.clone()),
-        session: Session::new(Device::new(config.rule), LINK, io, token),
+pub(super) fn run(config: &Config, event_loop: EventLoop, report: &Report) -> Result<(), Error> {
+    let context = Context {
+        names: Resolver::new(event_loop.waker()),
         event_loop,
-        resolver,
         report,
-        dials: BTreeMap::new(),
-        services: BTreeMap::new(),
+        access: Arc::new(config.access.clone()),
         lingering: Lingering::default(),
     };
+    let mut driver = Driver {
+        config,
+        context,
+        links: BTreeMap::new(),
+        current: None,
+        attempt: None,
+        retry_at: None,
+        backoff: Backoff::new(),
+        next_number: 0,
+        past: Counters::default(),
+    };
     let mut buffer = vec![0; LINK_BUFFER];
-    let result = driver.serve(peer, &mut buffer);
+    let result = driver.serve(&mut buffer);
     driver.finish(result.is_ok(), &mut buffer);
-    result.map_err(|lost| Error::Lost { address: config.server.clone(), reason: lost.to_string() })
+    result
 }
 
-/// The loop's state while there is a link.
+/// The loop's state.
 struct Driver<'a> {
-    access: Arc<Access>,
-    session: Session<Device>,
-    event_loop: EventLoop,
-    resolver: Names,
-    report: &'a Report,
-    /// Connections to services that are being made.
-    dials: BTreeMap<StreamKey, Dial>,
-    /// What the owner is told of a stream.
-    services: BTreeMap<StreamKey, (u8, Address)>,
-    lingering: Lingering,
+    config: &'a Config,
+    context: Context<'a>,
+    /// The one that is in use, and those that only finish what they have.
+    links: BTreeMap<usize, Link>,
+    /// The link on which clients come.
+    current: Option<usize>,
+    /// The next one, being made.
+    attempt: Option<Attempt>,
+    /// When the next attempt begins.
+    retry_at: Option<Instant>,
+    backoff: Backoff,
+    next_number: usize,
+    /// What was moved over links that are gone.
+    past: Counters,
 }
 
 impl Driver<'_> {
-    /// Until the owner closes the tunnel (`Ok`) or the link is lost.
-    fn serve(&mut self, peer: SocketAddr, buffer: &mut [u8]) -> Result<(), LinkLost> {
-        let mut told = false;
-        while !self.report.stop_requested() {
+    /// Until the owner closes the tunnel (`Ok`), or it is over.
+    fn serve(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
+        self.begin_attempt(Instant::now())?;
+        while !self.context.report.stop_requested() {
             let busy = self.step(buffer)?;
-            if !told && self.session.endpoint.unsent().is_empty() {
-                self.report.listening(peer);
-                told = true;
-            }
             self.wait(busy, None)?;
         }
         Ok(())
@@ -81,62 +81,245 @@ impl Driver<'_> {
     fn finish(&mut self, closed_by_owner: bool, buffer: &mut [u8]) {
         let now = Instant::now();
         let deadline = now + FLUSH_TIMEOUT;
-        if closed_by_owner {
-            self.session.close_idle_link(now, &mut self.event_loop);
-            self.session.endpoint.close(now);
-        } else {
-            self.session.abort_link(now, &mut self.event_loop);
+        if let Some(attempt) = self.attempt.take() {
+            attempt.cancel(&mut self.context.event_loop);
+        }
+        for link in self.links.values_mut() {
+            if closed_by_owner {
+                link.session.close_idle_link(now, &mut self.context.event_loop);
+                link.session.endpoint.close(now);
+            } else {
+                link.session.abort_link(now, &mut self.context.event_loop);
+            }
         }
         while Instant::now() < deadline {
-            let Ok(busy) = self.step(buffer) else {
-                self.session.abort_link(Instant::now(), &mut self.event_loop);
-                continue;
-            };
-            if self.session.has_link() && self.session.endpoint.unsent().is_empty() {
-                self.session.close_link(Instant::now(), &mut self.event_loop, &mut self.lingering);
+            let now = Instant::now();
+            let mut busy = false;
+            self.context.lingering.handle_timeout(now, &mut self.context.event_loop);
+            for link in self.links.values_mut() {
+                match link.step(now, &mut self.context, buffer) {
+                    Ok(more) => busy |= more,
+                    Err(_) => link.session.abort_link(now, &mut self.context.event_loop),
+                }
+                let Context { event_loop, lingering, .. } = &mut self.context;
+                if link.session.has_link() && !link.session.endpoint.has_unsent() {
+                    link.session.close_link(now, event_loop, lingering);
+                }
+                link.carry_out_all(now, &mut self.context);
             }
-            if !self.session.has_link() && self.session.endpoint.streams() == 0 && self.lingering.len() == 0 {
+            self.links.retain(|_, link| !link.is_over());
+            if self.links.is_empty() && self.context.lingering.len() == 0 {
                 return;
             }
             if self.wait(busy, Some(deadline)).is_err() {
                 break;
             }
         }
-        self.session.abort(Instant::now(), &mut self.event_loop);
+        for link in self.links.values_mut() {
+            link.session.abort(Instant::now(), &mut self.context.event_loop);
+        }
     }
 
-    /// Moves bytes, carries out outputs, and keeps time; true if there is more to do at once.
-    fn step(&mut self, buffer: &mut [u8]) -> Result<bool, LinkLost> {
+    /// Moves bytes, carries out what is asked for, and keeps time; true if there is more to do at once.
+    fn step(&mut self, buffer: &mut [u8]) -> Result<bool, Error> {
         let now = Instant::now();
-        if self.session.endpoint.poll_timeout().is_some_and(|at| at <= now) {
-            self.session.endpoint.handle_timeout(now);
+        self.context.lingering.handle_timeout(now, &mut self.context.event_loop);
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            self.context.report.connecting();
+            let begun = self.begin_attempt(now);
+            self.try_again_after(now, begun)?;
         }
-        self.lingering.handle_timeout(now, &mut self.event_loop);
-        self.poll_dials(now);
-        while let Some((tag, answer)) = self.resolver.poll() {
-            if let Some(key) = tag {
-                self.dial(now, key, answer);
-            }
-        }
-        let result = self.session.turn(now, &mut self.event_loop, buffer);
-        let mut busy = result?;
-        while let Some(output) = self.session.endpoint.poll_output() {
-            self.carry_out(now, output);
-            busy = true;
+        self.take_answers(now)?;
+        self.poll_attempt(now)?;
+        let mut busy = false;
+        for number in self.links.keys().copied().collect::<Vec<_>>() {
+            busy |= self.step_link(now, number, buffer)?;
         }
         self.count();
         Ok(busy)
     }
 
-    fn wait(&mut self, busy: bool, deadline: Option<Instant>) -> io::Result<()> {
+    fn begin_attempt(&mut self, now: Instant) -> Result<(), Error> {
+        let number = self.next_number;
+        self.next_number += 1;
+        self.attempt = Some(Attempt::new(self.config, number, now, &self.context.names)?);
+        Ok(())
+    }
+
+    fn take_answers(&mut self, now: Instant) -> Result<(), Error> {
+        while let Some((lookup, answer)) = self.context.names.poll() {
+            match lookup {
+                Lookup::Service(number, key) => {
+                    if let Some(link) = self.links.get_mut(&number) {
+                        link.dial(now, &mut self.context, key, answer);
+                    }
+                }
+                Lookup::Server(number) => {
+                    let Some(attempt) = self.attempt.as_mut().filter(|attempt| attempt.number == number) else {
+                        continue;
+                    };
+                    let taken = attempt.handle_answer(self.config, answer);
+                    self.try_again_after(now, taken)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_attempt(&mut self, now: Instant) -> Result<(), Error> {
+        let Some(attempt) = &mut self.attempt else { return Ok(()) };
+        match attempt.poll(self.config, now, &mut self.context.event_loop) {
+            None => Ok(()),
+            Some(Ok(reached)) => {
+                let number = attempt.number;
+                self.attempt = None;
+                let device = Device::new(self.config.protocol, self.config.limits);
+                self.links.insert(number, Link::new(device, number, reached, now));
+                self.current = Some(number);
+                Ok(())
+            }
+            Some(Err(error)) => self.try_again_after(now, Err(error)),
+        }
+    }
+
+    /// After a failed attempt: the next one is planned, unless there never was a link or this is to be the only one.
+    fn try_again_after(&mut self, now: Instant, result: Result<(), Error>) -> Result<(), Error> {
+        let Err(error) = result else { return Ok(()) };
+        if let Some(attempt) = self.attempt.take() {
+            attempt.cancel(&mut self.context.event_loop);
+        }
+        if !self.config.reconnect || !self.context.report.was_listening() {
+            return Err(error);
+        }
+        let wait = self.backoff.next_wait(now, None);
+        self.plan(now, wait, error);
+        Ok(())
+    }
+
+    fn plan(&mut self, now: Instant, wait: Duration, reason: Error) {
+        self.retry_at = Some(now + wait);
+        self.context.report.waiting(reason, now + wait, wait);
+    }
+
+    fn step_link(&mut self, now: Instant, number: usize, buffer: &mut [u8]) -> Result<bool, Error> {
+        let Some(link) = self.links.get_mut(&number) else { return Ok(false) };
+        let was_away = link.away.is_some();
+        let result = link.step(now, &mut self.context, buffer);
+        if !link.told && link.session.has_link() && !link.session.endpoint.has_unsent() {
+            link.told = true;
+            self.context.report.listening(link.peer);
+        }
+        match result {
+            Err(reason) => {
+                self.lose(now, number, &reason)?;
+                Ok(false)
+            }
+            Ok(busy) => {
+                if !was_away && link.away.is_some() {
+                    self.leave(now, number)?;
+                }
+                self.finish_link(now, number)?;
+                Ok(busy)
+            }
+        }
+    }
+
+    /// The relay wants no more of this link: the next one is made beside it.
+    fn leave(&mut self, now: Instant, number: usize) -> Result<(), Error> {
+        let Some(link) = self.links.get(&number) else { return Ok(()) };
+        let Some(away) = link.away.clone() else { return Ok(()) };
+        // A link that was replaced is about to be cut, and what follows is decided then.
+        if away.code != Code::Replaced && self.current == Some(number) && self.config.reconnect {
+            self.current = None;
+            let wait = self.backoff.wait_as_told(away.retry_after);
+            self.plan(now, wait, self.gone_away(&away));
+        }
+        Ok(())
+    }
+
+    /// A link that the relay sent away is closed once its last client is gone; one that is over is forgotten.
+    fn finish_link(&mut self, now: Instant, number: usize) -> Result<(), Error> {
+        let Some(link) = self.links.get_mut(&number) else { return Ok(()) };
+        if link.away.is_some() && link.session.endpoint.streams() == 0 && link.session.has_link() {
+            let Context { event_loop, lingering, .. } = &mut self.context;
+            link.session.close_link(now, event_loop, lingering);
+            if self.current == Some(number) {
+                self.lose_current(now, number, "its last client is gone")?;
+            }
+        }
+        if self.links.get(&number).is_some_and(Link::is_over) {
+            self.forget(number);
+        }
+        Ok(())
+    }
+
+    fn lose(&mut self, now: Instant, number: usize, reason: &LinkLost) -> Result<(), Error> {
+        let Some(link) = self.links.get_mut(&number) else { return Ok(()) };
+        link.session.abort_link(now, &mut self.context.event_loop);
+        link.carry_out_all(now, &mut self.context);
+        if self.current != Some(number) {
+            return Ok(());
+        }
+        self.lose_current(now, number, &reason.to_string())
+    }
+
+    /// The link in use is no more: for `reason`, unless the relay told a better one before.
+    fn lose_current(&mut self, now: Instant, number: usize, reason: &str) -> Result<(), Error> {
+        self.current = None;
+        let Some(link) = self.links.get(&number) else { return Ok(()) };
+        let reason = match &link.away {
+            Some(away) => self.gone_away(away),
+            None => Error::Lost { address: self.config.server.clone(), reason: reason.into() },
+        };
+        if !self.config.reconnect || !self.context.report.was_listening() {
+            return Err(reason);
+        }
+        let wait = match &link.away {
+            Some(away) if away.code == Code::Replaced => self.backoff.wait_replaced(),
+            Some(away) if away.retry_after > 0 => self.backoff.wait_as_told(away.retry_after),
+            _ => self.backoff.next_wait(now, Some(link.up_since)),
+        };
+        self.plan(now, wait, reason);
+        Ok(())
+    }
+
+    /// A GOAWAY, as the end of a link.
+    fn gone_away(&self, away: &GoAway) -> Error {
+        let address = self.config.server.clone();
+        if away.code == Code::Replaced {
+            return Error::Replaced(address);
+        }
+        let why = if away.reason.is_empty() { String::new() } else { format!(", {}", away.reason) };
+        Error::Lost { address, reason: format!("the relay ended it ({}{why})", away.code) }
+    }
+
+    fn forget(&mut self, number: usize) {
+        if let Some(link) = self.links.remove(&number) {
+            add(&mut self.past, link.counters());
+        }
+    }
+
+    fn wait(&mut self, busy: bool, deadline: Option<Instant>) -> Result<(), Error> {
+        let poll_failed = |reason| Error::System { what: "cannot wait for events".into(), reason };
         let deadline = if busy { Some(Instant::now()) } else { self.next_deadline(deadline) };
-        self.event_loop.wait(deadline)?;
+        self.context.event_loop.wait(deadline).map_err(poll_failed)?;
         let now = Instant::now();
-        while let Some(event) = self.event_loop.next_ready() {
+        while let Some(event) = self.context.event_loop.next_ready() {
             match event.source {
-                Source::Link(_) => self.session.handle_link_event(event),
-                Source::Stream(_, key) => self.handle_stream_event(now, key, event),
-                Source::Lingering(place) => self.lingering.handle_event(&mut self.event_loop, place),
+                Source::Link(number) => {
+                    if let Some(link) = self.links.get_mut(&number) {
+                        link.session.handle_link_event(event);
+                    }
+                }
+                Source::Stream(number, key) => {
+                    if let Some(link) = self.links.get_mut(&number) {
+                        link.handle_stream_event(now, &mut self.context, key, event);
+                    }
+                }
+                Source::Lingering(place) => {
+                    self.context.lingering.handle_event(&mut self.context.event_loop, place);
+                }
                 Source::Waker | Source::Listener(_) => {}
             }
         }
@@ -144,161 +327,33 @@ impl Driver<'_> {
     }
 
     fn next_deadline(&mut self, own: Option<Instant>) -> Option<Instant> {
-        let dials = self.dials.values().filter_map(Dial::poll_timeout).min();
-        let others = [own, dials, self.session.endpoint.poll_timeout(), self.lingering.poll_timeout()];
+        let links = self.links.values().filter_map(Link::poll_timeout).min();
+        let attempt = self.attempt.as_ref().and_then(Attempt::poll_timeout);
+        let others = [own, links, attempt, self.retry_at, self.context.lingering.poll_timeout()];
         others.into_iter().flatten().min()
     }
 
-    fn handle_stream_event(&mut self, now: Instant, key: StreamKey, event: Readiness) {
-        if self.dials.contains_key(&key) {
-            self.poll_dial(now, key);
-        } else {
-            self.session.handle_stream_event(now, &mut self.event_loop, key, event);
-        }
-    }
-
-    fn carry_out(&mut self, now: Instant, output: Output) {
-        match output {
-            Output::Connect { stream, client, service } => self.connect_service(now, stream, client, service),
-            Output::Finish { stream } => {
-                self.session.finish(now, &mut self.event_loop, &mut self.lingering, stream);
-                self.tell_gone(stream, EventKind::Disconnect, Severity::Detail, "is done");
-            }
-            Output::Reset { stream, reason } => {
-                if let Some(dial) = self.dials.remove(&stream) {
-                    dial.cancel(&mut self.event_loop);
-                }
-                self.session.reset(&mut self.event_loop, stream);
-                let (kind, severity, text) = match reason {
-                    ResetReason::Stalled => (
-                        EventKind::Stalled,
-                        Severity::Warning,
-                        "was reset: its service stood still and held up the others",
-                    ),
-                    ResetReason::ConnectTimeout => {
-                        (EventKind::Failed, Severity::Warning, "got no connection: its service did not answer in 10 s")
-                    }
-                    ResetReason::Replaced => {
-                        (EventKind::Disconnect, Severity::Detail, "was cut: the relay gave its number to another")
-                    }
-                    ResetReason::LinkLost => (EventKind::Disconnect, Severity::Detail, "was cut with the link"),
-                };
-                self.tell_gone(stream, kind, severity, text);
-            }
-            Output::Gone { stream } => {
-                self.tell_gone(stream, EventKind::Disconnect, Severity::Detail, "is done: its service reset it");
-            }
-            Output::Malformed { header, reason } => {
-                let message = format!("the relay sent what cannot be read: {header}, {reason}");
-                let event = Event::new(EventKind::Protocol, Severity::Warning, message);
-                self.report.event(event.about(header.client.into(), None));
-            }
-            Output::EarlyDropped { client } => {
-                let message = format!("dropped what came for client {client}, which the relay never announced");
-                let event = Event::new(EventKind::Protocol, Severity::Warning, message);
-                self.report.event(event.about(client.into(), None));
-            }
-        }
-    }
-
-    fn connect_service(&mut self, now: Instant, key: StreamKey, client: u8, service: Address) {
-        let shown = net::shown(&service);
-        let event = Event::new(EventKind::Connect, Severity::Detail, format!("client {client} asks for {shown}"));
-        self.report.event(event.about(client.into(), Some(shown)));
-        self.services.insert(key, (client, service.clone()));
-        let access = Arc::clone(&self.access);
-        let needs_lookup = access.needs_lookup(service.host(), service.port());
-        let work = move || access.permit(service.host(), service.port(), &mut resolver::lookup);
-        if !needs_lookup {
-            self.dial(now, key, work());
-        } else if let Err(error) = self.resolver.submit(Some(key), work) {
-            self.connect_failed(now, key, EventKind::Failed, &error.to_string(), "system");
-        }
-    }
-
-    fn dial(&mut self, now: Instant, key: StreamKey, answer: Answer) {
-        if !self.services.contains_key(&key) {
-            return;
-        }
-        match answer {
-            Ok(addresses) => {
-                // The core keeps the deadline of the whole; this one only shares it among the addresses.
-                let deadline = now + Duration::from_secs(10);
-                self.dials.insert(key, Dial::new(Source::Stream(LINK, key), addresses, deadline));
-                self.poll_dial(now, key);
-            }
-            Err(refusal) => {
-                let (kind, code) = match refusal {
-                    Refusal::Denied { .. } => (EventKind::Denied, "denied"),
-                    Refusal::Unresolved { .. } => (EventKind::Failed, "unresolved"),
-                };
-                self.connect_failed(now, key, kind, &refusal.to_string(), code);
-            }
-        }
-    }
-
-    fn poll_dials(&mut self, now: Instant) {
-        let due = self.dials.iter().filter(|(_, dial)| dial.poll_timeout().is_some_and(|at| at <= now));
-        let due: Vec<StreamKey> = due.map(|(&key, _)| key).collect();
-        for key in due {
-            self.poll_dial(now, key);
-        }
-    }
-
-    fn poll_dial(&mut self, now: Instant, key: StreamKey) {
-        let Some(dial) = self.dials.get_mut(&key) else { return };
-        match dial.poll(now, &mut self.event_loop) {
-            Progress::Pending => {}
-            Progress::Connected { io, token, .. } => {
-                self.dials.remove(&key);
-                // As with the link's: only hastens.
-                let _ = net::tune_stream(&io);
-                self.session.attach(&mut self.event_loop, key, io, token);
-                self.session.endpoint.handle_connected(now, key);
-                self.session.start(now, &mut self.event_loop, key);
-            }
-            Progress::Failed(error) => {
-                self.dials.remove(&key);
-                let (code, reason) = if error.kind() == io::ErrorKind::TimedOut {
-                    ("timeout", "it did not answer".to_owned())
-                } else if error.kind() == io::ErrorKind::ConnectionRefused {
-                    ("refused", error.to_string())
-                } else {
-                    ("unreachable", error.to_string())
-                };
-                self.connect_failed(now, key, EventKind::Failed, &reason, code);
-            }
-        }
-    }
-
-    fn connect_failed(&mut self, now: Instant, key: StreamKey, kind: EventKind, reason: &str, code: &'static str) {
-        if let Some((client, service)) = self.services.remove(&key) {
-            let shown = net::shown(&service);
-            let message = if kind == EventKind::Denied {
-                format!("client {client}: {reason}")
-            } else {
-                format!("client {client} cannot reach {shown}: {reason}")
-            };
-            let event = Event::new(kind, Severity::Warning, message).with_code(code);
-            self.report.event(event.about(client.into(), Some(shown)));
-        }
-        self.session.endpoint.handle_connect_failed(now, key);
-    }
-
-    fn tell_gone(&mut self, key: StreamKey, kind: EventKind, severity: Severity, text: &str) {
-        if let Some((client, service)) = self.services.remove(&key) {
-            let event = Event::new(kind, severity, format!("client {client} {text}"));
-            self.report.event(event.about(client.into(), Some(net::shown(&service))));
-        }
-    }
-
     fn count(&self) {
-        let counters = self.session.endpoint.counters();
-        let traffic = &self.report.traffic;
-        traffic.clients.store(counters.open, Relaxed);
-        traffic.clients_total.store(counters.opened, Relaxed);
-        traffic.bytes_sent.store(counters.sent, Relaxed);
-        traffic.bytes_received.store(counters.received, Relaxed);
-        traffic.ignored_frames.store(counters.ignored, Relaxed);
+        let mut all = self.past;
+        for link in self.links.values() {
+            add(&mut all, link.counters());
+        }
+        let current = self.current.and_then(|number| self.links.get(&number));
+        let round_trip = current.and_then(|link| link.counters().round_trip).unwrap_or_default();
+        let traffic = &self.context.report.traffic;
+        traffic.clients.store(all.open, Relaxed);
+        traffic.clients_total.store(all.opened, Relaxed);
+        traffic.bytes_sent.store(all.sent, Relaxed);
+        traffic.bytes_received.store(all.received, Relaxed);
+        traffic.ignored_frames.store(all.ignored, Relaxed);
+        traffic.round_trip_micros.store(round_trip.as_micros().try_into().unwrap_or(u64::MAX), Relaxed);
     }
+}
+
+fn add(sum: &mut Counters, more: Counters) {
+    sum.open += more.open;
+    sum.opened += more.opened;
+    sum.sent += more.sent;
+    sum.received += more.received;
+    sum.ignored += more.ignored;
 }

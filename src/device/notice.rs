@@ -1,6 +1,7 @@
 //! What a tunnel tells its owner: its status, and events as they happen.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// Where a tunnel is in its life.
@@ -10,16 +11,19 @@ pub enum State {
     Connecting,
     /// LISTEN is on the wire; the relay may send clients.
     Listening,
+    /// There is no link; the next attempt has its time ([`Status::next_attempt`]).
+    Waiting,
     /// Over: closed by its owner, or lost (then [`Status::last_error`] says why).
     Closed,
 }
 
 impl State {
-    /// `connecting`, `listening` or `closed`.
+    /// `connecting`, `listening`, `waiting` or `closed`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connecting => "connecting",
             Self::Listening => "listening",
+            Self::Waiting => "waiting",
             Self::Closed => "closed",
         }
     }
@@ -32,8 +36,14 @@ pub struct Status {
     pub state: State,
     /// The address that the server's name resolved to, once connected.
     pub peer: Option<SocketAddr>,
-    /// The protocol spoken on the link; 1 today.
-    pub protocol: u8,
+    /// The version that is spoken on the link, once the relay has answered.
+    pub protocol: Option<u8>,
+    /// The time that a PING takes to the relay and back, smoothed; version 2, once measured.
+    pub round_trip: Option<Duration>,
+    /// How often a link was made anew.
+    pub reconnects: u64,
+    /// Until the next attempt to reach the relay, while waiting for it.
+    pub next_attempt: Option<Duration>,
     /// Clients open now.
     pub clients: u64,
     /// Clients since the start.
@@ -82,6 +92,8 @@ impl Severity {
 pub enum EventKind {
     /// The link is up and LISTEN is on the wire.
     Listening,
+    /// The link is lost, or could not be made; the message says why, and when it is tried again.
+    Waiting,
     /// The tunnel is over; the message says why.
     Closed,
     /// A client asked for a service.
@@ -99,10 +111,11 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    /// `listening`, `closed`, `connect`, `disconnect`, `failed`, `denied`, `stalled` or `protocol`.
+    /// `listening`, `waiting`, `closed`, `connect`, `disconnect`, `failed`, `denied`, `stalled` or `protocol`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Listening => "listening",
+            Self::Waiting => "waiting",
             Self::Closed => "closed",
             Self::Connect => "connect",
             Self::Disconnect => "disconnect",
@@ -128,7 +141,7 @@ pub struct Event {
     /// The client's number on the link, where the event is about a client.
     pub client: Option<u32>,
     /// The service (`host:port`), where the event is about one.
-    pub service: Option<String>,
+    pub service: Option<Arc<str>>,
     /// The stable code of the error ([`crate::Error::code`]), where the event is a failure.
     pub code: Option<&'static str>,
 }
@@ -144,7 +157,7 @@ impl Event {
         Self { code: Some(code), ..self }
     }
 
-    pub(crate) fn about(self, client: u32, service: Option<String>) -> Self {
+    pub(crate) fn about(self, client: u32, service: Option<Arc<str>>) -> Self {
         Self { client: Some(client), service, ..self }
     }
 }

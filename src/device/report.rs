@@ -42,6 +42,8 @@ pub(super) struct Traffic {
     pub(super) bytes_sent: AtomicU64,
     pub(super) bytes_received: AtomicU64,
     pub(super) ignored_frames: AtomicU64,
+    /// 0 until it is measured.
+    pub(super) round_trip_micros: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -49,6 +51,10 @@ struct Inner {
     state: State,
     since: Instant,
     peer: Option<SocketAddr>,
+    protocol: Option<u8>,
+    /// How often there was a link.
+    links: u64,
+    next_attempt: Option<Instant>,
     last_error: Option<(String, &'static str)>,
     events: VecDeque<Event>,
     events_dropped: u64,
@@ -65,6 +71,9 @@ impl Report {
                 state: State::Connecting,
                 since: Instant::now(),
                 peer: None,
+                protocol: None,
+                links: 0,
+                next_attempt: None,
                 last_error: None,
                 events: VecDeque::new(),
                 events_dropped: 0,
@@ -83,10 +92,14 @@ impl Report {
 
     pub(super) fn status(&self) -> Status {
         let inner = self.lock();
+        let micros = self.traffic.round_trip_micros.load(Relaxed);
         Status {
             state: inner.state,
             peer: inner.peer,
-            protocol: 1,
+            protocol: inner.protocol,
+            round_trip: (micros > 0).then_some(Duration::from_micros(micros)),
+            reconnects: inner.links.saturating_sub(1),
+            next_attempt: inner.next_attempt.map(|at| at.saturating_duration_since(Instant::now())),
             clients: self.traffic.clients.load(Relaxed),
             clients_total: self.traffic.clients_total.load(Relaxed),
             bytes_sent: self.traffic.bytes_sent.load(Relaxed),
@@ -145,11 +158,37 @@ impl Report {
 
     pub(super) fn listening(&self, peer: SocketAddr) {
         let mut inner = self.lock();
-        inner.state = State::Listening;
-        inner.since = Instant::now();
+        inner.enter(State::Listening);
         inner.peer = Some(peer);
+        inner.links += 1;
         let message = format!("the link to {peer} is up, waiting for clients");
         self.push(&mut inner, Event::new(EventKind::Listening, Severity::Info, message));
+    }
+
+    /// The relay has answered.
+    pub(super) fn version(&self, version: u8) {
+        self.lock().protocol = Some(version);
+    }
+
+    /// Whether there ever was a link.
+    pub(super) fn was_listening(&self) -> bool {
+        self.lock().links > 0
+    }
+
+    /// There is no link, for this reason; the next attempt begins at `at`, `wait` from now.
+    pub(super) fn waiting(&self, reason: Error, at: Instant, wait: Duration) {
+        let mut inner = self.lock();
+        inner.enter(State::Waiting);
+        inner.next_attempt = Some(at);
+        inner.last_error = Some((reason.to_string(), reason.code()));
+        let message = format!("{reason}; trying again in {:.1} s", wait.as_secs_f64());
+        let event = Event::new(EventKind::Waiting, Severity::Warning, message).with_code(reason.code());
+        self.push(&mut inner, event);
+    }
+
+    /// The next attempt begins.
+    pub(super) fn connecting(&self) {
+        self.lock().enter(State::Connecting);
     }
 
     pub(super) fn event(&self, event: Event) {
@@ -166,8 +205,7 @@ impl Report {
                 Event::new(EventKind::Closed, Severity::Error, error.to_string()).with_code(error.code())
             }
         };
-        inner.state = State::Closed;
-        inner.since = Instant::now();
+        inner.enter(State::Closed);
         self.traffic.clients.store(0, Relaxed);
         self.push(&mut inner, event);
         self.over.notify_all();
@@ -188,6 +226,17 @@ impl Report {
     /// A panic while the lock was held leaves nothing half done that matters here.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn enter(&mut self, state: State) {
+        self.state = state;
+        self.since = Instant::now();
+        self.next_attempt = None;
+        if state != State::Listening {
+            self.protocol = None;
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is to be written to the link, in one piece of memory.
 
-use crate::protocol::{Header, MAX_PAYLOAD};
+use crate::protocol::MAX_PAYLOAD;
 
 /// DATA is taken as long as this many bytes wait; one `write` carries many frames.
 const CAPACITY: usize = 256 * 1024;
@@ -17,23 +17,25 @@ pub(crate) struct SendQueue {
 }
 
 impl SendQueue {
-    /// Room for a DATA payload: write into it, then [`commit`](Self::commit). `None` while the queue is full.
-    pub(crate) fn reserve(&mut self) -> Option<&mut [u8]> {
+    /// Room for at most `most` bytes of a DATA payload behind a header of `header` bytes: write into it, then
+    /// [`commit`](Self::commit). `None` while the queue is full.
+    pub(crate) fn reserve(&mut self, header: usize, most: usize) -> Option<&mut [u8]> {
         if self.buffer.len() < CAPACITY {
             self.buffer.resize(CAPACITY, 0);
         }
-        if self.buffer.len() - self.tail < Header::LEN + MAX_PAYLOAD {
+        if self.buffer.len() - self.tail < header + MAX_PAYLOAD {
             self.compact();
         }
-        let start = self.tail + Header::LEN;
+        let start = self.tail + header;
         let end = CAPACITY.min(start + MAX_PAYLOAD);
-        if start + LEAST_ROOM > end { None } else { Some(&mut self.buffer[start..end]) }
+        if start + LEAST_ROOM > end { None } else { Some(&mut self.buffer[start..end.min(start + most)]) }
     }
 
-    /// The first `size` bytes of the room that was reserved last become the payload behind `header`.
-    pub(crate) fn commit(&mut self, header: Header) {
-        self.buffer[self.tail..self.tail + Header::LEN].copy_from_slice(&header.encode());
-        self.tail += Header::LEN + usize::from(header.size);
+    /// The first `size` bytes of the room that was reserved last become the payload behind `header`, which has the
+    /// length that was told then.
+    pub(crate) fn commit(&mut self, header: &[u8], size: usize) {
+        self.buffer[self.tail..self.tail + header.len()].copy_from_slice(header);
+        self.tail += header.len() + size;
     }
 
     /// Appends a whole frame, even past the capacity: the caller bounds what it sends without being asked.
@@ -73,7 +75,7 @@ impl SendQueue {
     }
 
     /// Frees the memory, if nothing waits.
-    pub(crate) fn give_back(&mut self) {
+    fn give_back(&mut self) {
         if self.head == self.tail {
             *self = Self::default();
         }
@@ -96,6 +98,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::protocol::v1::Header;
+
+    fn reserve(queue: &mut SendQueue) -> Option<&mut [u8]> {
+        queue.reserve(Header::LEN, MAX_PAYLOAD)
+    }
+
+    fn commit(queue: &mut SendQueue, header: Header) {
+        queue.commit(&header.encode(), usize::from(header.size));
+    }
 
     #[test]
     fn a_queue_that_was_never_used_owns_no_memory() {
@@ -105,15 +116,15 @@ mod tests {
     #[test]
     fn a_full_queue_offers_no_room_but_takes_control_frames() {
         let mut queue = SendQueue::default();
-        while let Some(room) = queue.reserve() {
+        while let Some(room) = reserve(&mut queue) {
             let size = room.len() as u16;
-            queue.commit(Header::data(1, size));
+            commit(&mut queue, Header::data(1, size));
         }
         assert!(queue.unsent().len() <= CAPACITY && queue.unsent().len() > CAPACITY - 2 * LEAST_ROOM);
         queue.push(&[0; 8 * 1024]);
         assert!(queue.exceeds(0) && !queue.exceeds(8 * 1024));
         queue.advance(queue.unsent().len());
-        assert!(queue.reserve().is_some());
+        assert!(reserve(&mut queue).is_some());
     }
 
     proptest! {
@@ -127,12 +138,12 @@ mod tests {
                 match step {
                     0 => {
                         let fill = index.index(251) as u8;
-                        if let Some(room) = queue.reserve() {
+                        if let Some(room) = reserve(&mut queue) {
                             prop_assert!(room.len() <= MAX_PAYLOAD);
                             let size = 1 + index.index(room.len());
                             room[..size].fill(fill);
                             let header = Header::data(7, size as u16);
-                            queue.commit(header);
+                            commit(&mut queue, header);
                             model.extend(header.encode());
                             model.extend(std::iter::repeat_n(fill, size));
                         }

@@ -1,25 +1,26 @@
 //! The streams of one link, what waits for their sockets, and the rule that bounds it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::stall::StallMeter;
-use super::{ByteQueue, QueueRule, StreamKey};
+use super::{ByteQueue, QueueRule, Slab, StreamKey};
+
+/// As many streams may linger, and as many full queues all streams together may hold, as there are client numbers.
+/// Past it the link is not read until some of the lingering ones are done.
+const CROWD: usize = 256;
 
 /// A slab of streams with state `S`, each with the bytes that its socket did not take yet.
 #[derive(Debug)]
 pub(crate) struct Streams<S> {
-    slots: Vec<Slot<S>>,
-    free: Vec<u32>,
+    slab: Slab<Stream<S>>,
     rule: QueueRule,
     /// The streams whose queues are full, and when each is to be looked at.
     full: BTreeMap<StreamKey, Instant>,
-}
-
-#[derive(Debug)]
-struct Slot<S> {
-    generation: u32,
-    stream: Option<Stream<S>>,
+    /// The streams that are off the link and only deliver what is left, the longest first.
+    lingering: BTreeSet<(Instant, StreamKey)>,
+    /// Bytes in all queues.
+    held: usize,
 }
 
 /// One stream.
@@ -27,6 +28,8 @@ struct Slot<S> {
 pub(crate) struct Stream<S> {
     pub(crate) state: S,
     inbound: ByteQueue,
+    /// Since when it only delivers what is left.
+    lingers: Option<Instant>,
     /// Made when the queue fills for the first time.
     stall: Option<Box<StallMeter>>,
 }
@@ -40,50 +43,49 @@ impl<S> Stream<S> {
 
 impl<S> Streams<S> {
     pub(crate) fn new(rule: QueueRule) -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), rule, full: BTreeMap::new() }
+        Self { slab: Slab::default(), rule, full: BTreeMap::new(), lingering: BTreeSet::new(), held: 0 }
     }
 
     pub(crate) fn insert(&mut self, state: S) -> StreamKey {
-        let index = self.free.pop().unwrap_or(self.slots.len() as u32);
-        if index as usize == self.slots.len() {
-            self.slots.push(Slot { generation: 0, stream: None });
-        }
-        let slot = &mut self.slots[index as usize];
-        slot.stream = Some(Stream { state, inbound: ByteQueue::default(), stall: None });
-        StreamKey { index, generation: slot.generation }
+        self.slab.insert(Stream { state, inbound: ByteQueue::default(), lingers: None, stall: None })
     }
 
     pub(crate) fn get(&self, key: StreamKey) -> Option<&Stream<S>> {
-        let slot = self.slots.get(key.index as usize)?;
-        if slot.generation == key.generation { slot.stream.as_ref() } else { None }
+        self.slab.get(key)
     }
 
     pub(crate) fn get_mut(&mut self, key: StreamKey) -> Option<&mut Stream<S>> {
-        let slot = self.slots.get_mut(key.index as usize)?;
-        if slot.generation == key.generation { slot.stream.as_mut() } else { None }
+        self.slab.get_mut(key)
     }
 
     pub(crate) fn remove(&mut self, key: StreamKey) -> Option<Stream<S>> {
-        let slot = self.slots.get_mut(key.index as usize)?;
-        if slot.generation != key.generation {
-            return None;
-        }
-        let stream = slot.stream.take()?;
-        slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(key.index);
         self.full.remove(&key);
+        let stream = self.slab.remove(key)?;
+        self.held -= stream.inbound.len();
+        if let Some(since) = stream.lingers {
+            self.lingering.remove(&(since, key));
+        }
         Some(stream)
+    }
+
+    /// The stream is off the link: from now on it only delivers what is left.
+    pub(crate) fn linger(&mut self, now: Instant, key: StreamKey) {
+        if let Some(stream) = self.get_mut(key)
+            && stream.lingers.is_none()
+        {
+            stream.lingers = Some(now);
+            self.lingering.insert((now, key));
+        }
     }
 
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.slab.len()
     }
 
     /// All keys, in the order of their slots.
     pub(crate) fn keys(&self) -> Vec<StreamKey> {
-        let live = self.slots.iter().enumerate().filter(|(_, slot)| slot.stream.is_some());
-        live.map(|(index, slot)| StreamKey { index: index as u32, generation: slot.generation }).collect()
+        self.slab.keys()
     }
 
     /// Keeps `bytes` for the stream's socket.
@@ -98,6 +100,7 @@ impl<S> Streams<S> {
             let due = meter.due(now).unwrap_or(now);
             self.full.insert(key, due);
         }
+        self.held += bytes.len();
     }
 
     /// The stream's socket took `count` bytes.
@@ -112,20 +115,32 @@ impl<S> Streams<S> {
             }
             self.full.remove(&key);
         }
+        self.held -= count;
     }
 
-    /// Whether a full queue keeps the link from being read.
+    /// Whether a full queue, or a crowd of lingering streams, keeps the link from being read.
     pub(crate) fn is_blocked(&self) -> bool {
-        !self.full.is_empty()
+        !self.full.is_empty() || self.crowd_timeout().is_some()
     }
 
     /// When [`next_stalled`](Self::next_stalled) is to be asked.
     pub(crate) fn stall_timeout(&self) -> Option<Instant> {
-        self.full.values().min().copied()
+        self.full.values().copied().chain(self.crowd_timeout()).min()
+    }
+
+    /// When the lingering streams are too many: the time of the one that has lingered the longest. Until then each
+    /// may go on, so that a stream that is delivered within `stall` is never reset for the number of the others.
+    fn crowd_timeout(&self) -> Option<Instant> {
+        let crowded = self.lingering.len() > CROWD || self.held >= CROWD.saturating_mul(self.rule.queue);
+        let longest = self.lingering.first().filter(|_| crowded);
+        longest.map(|&(since, _)| since + self.rule.stall)
     }
 
     /// A stream that has kept the link unread for too long.
     pub(crate) fn next_stalled(&mut self, now: Instant) -> Option<StreamKey> {
+        if self.crowd_timeout().is_some_and(|at| at <= now) {
+            return self.lingering.first().map(|&(_, key)| key);
+        }
         let due: Vec<StreamKey> = self.full.iter().filter(|&(_, &at)| at <= now).map(|(&key, _)| key).collect();
         for key in due {
             let meter = self.get_mut(key).and_then(|stream| stream.stall.as_mut());
@@ -150,17 +165,6 @@ mod tests {
     const RULE: QueueRule = QueueRule { queue: 10, stall: Duration::from_secs(30) };
 
     #[test]
-    fn a_key_of_the_past_reaches_nothing() {
-        let mut streams = Streams::new(RULE);
-        let old = streams.insert('a');
-        streams.remove(old);
-        let new = streams.insert('b');
-        assert_eq!(old.index, new.index);
-        assert!(streams.get(old).is_none() && streams.remove(old).is_none());
-        assert_eq!(streams.get(new).map(|stream| stream.state), Some('b'));
-    }
-
-    #[test]
     fn one_full_queue_blocks_until_it_has_room_or_its_time_is_up() {
         let start = Instant::now();
         let mut streams = Streams::new(RULE);
@@ -177,5 +181,39 @@ mod tests {
         assert_eq!(streams.next_stalled(start + Duration::from_secs(40)), Some(slow));
         streams.remove(slow);
         assert!(!streams.is_blocked() && streams.len() == 0);
+    }
+
+    #[test]
+    fn a_crowd_of_lingering_streams_holds_up_the_link_and_only_the_longest_is_reset_for_it() {
+        let start = Instant::now();
+        let mut streams = Streams::new(RULE);
+        let keys: Vec<_> = (0..=CROWD).map(|_| streams.insert(())).collect();
+        for (at, &key) in keys.iter().enumerate() {
+            assert!(!streams.is_blocked());
+            streams.linger(start + Duration::from_millis(at as u64), key);
+        }
+        assert!(streams.is_blocked());
+        assert_eq!(streams.stall_timeout(), Some(start + RULE.stall));
+        assert_eq!(streams.next_stalled(start + RULE.stall - Duration::from_nanos(1)), None);
+        assert_eq!(streams.next_stalled(start + RULE.stall), Some(keys[0]));
+        streams.remove(keys[0]);
+        assert!(!streams.is_blocked() && streams.next_stalled(start + 9 * RULE.stall).is_none());
+    }
+
+    #[test]
+    fn all_queues_together_are_bounded_by_those_that_linger() {
+        let start = Instant::now();
+        let mut streams = Streams::new(RULE);
+        let keys: Vec<_> = (0..CROWD + 29).map(|_| streams.insert(())).collect();
+        for &key in &keys {
+            streams.push(start, key, &[0; 9]);
+        }
+        assert!(!streams.is_blocked(), "each has room");
+        streams.linger(start, keys[7]);
+        assert!(streams.is_blocked());
+        streams.advance(start, keys[0], 9);
+        assert!(!streams.is_blocked());
+        streams.push(start, keys[0], &[0; 9]);
+        assert_eq!(streams.next_stalled(start + RULE.stall), Some(keys[7]));
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::Error;
 use crate::address::Address;
-use crate::link::QueueRule;
+use crate::link::{Limits, Protocol};
 
 /// The settings of a relay.
 #[derive(Clone, Debug)]
@@ -15,8 +15,12 @@ pub struct Config {
     pub mappings: Vec<Mapping>,
     /// How long a service may be silent once its client has ended its sending side; then the client is closed.
     pub half_close: Duration,
-    /// What is kept for a client that does not read, and for how long it may hold up the others.
-    pub rule: QueueRule,
+    /// How long clients that are open may go on once the relay is told to end.
+    pub drain: Duration,
+    /// The newest version of the protocol to speak.
+    pub protocol: Protocol,
+    /// What is taken from a device, and how much is kept.
+    pub limits: Limits,
 }
 
 /// One client port and what is behind it.
@@ -33,8 +37,10 @@ impl Config {
     pub const HALF_CLOSE: Duration = Duration::from_secs(1);
     /// The longest `half_close`.
     pub const MAX_HALF_CLOSE: Duration = Duration::from_secs(3600);
+    /// 10 s.
+    pub const DRAIN: Duration = Duration::from_secs(10);
 
-    /// A relay that takes devices at `device`.
+    /// A relay that takes devices at `device`, with defaults for all else.
     ///
     /// # Errors
     /// [`Error::Usage`] if there is no mapping, an address is given twice to listen at, or `half_close` is too long.
@@ -61,7 +67,8 @@ impl Config {
                 return Err(Error::Usage(message));
             }
         }
-        Ok(Self { device, mappings, half_close, rule: QueueRule::default() })
+        let (drain, protocol, limits) = (Self::DRAIN, Protocol::default(), Limits::RELAY);
+        Ok(Self { device, mappings, half_close, drain, protocol, limits })
     }
 }
 

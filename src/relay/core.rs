@@ -1,46 +1,47 @@
-//! The relay's end of a link, version 1: sans-IO, see [`Endpoint`] for the order of calls.
+//! The relay's end of a link: sans-IO, see [`Endpoint`] for the order of calls.
+//!
+//! It takes LISTEN, and then waits a little for a HELLO: version 2 is spoken with a device that sends it at once, as
+//! ours does, and version 1 with any other.
+
+mod v1;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::ids::{Id, Ids};
 use crate::address::Address;
-use crate::link::{Counters, Delivery, Endpoint, QueueRule, Room, SendQueue, StreamKey, Streams, Timers};
-use crate::protocol::{Connect, Decoder, Header, Item, MAX_PAYLOAD, ProtocolError};
+use crate::link::{
+    Counters, Delivery, Endpoint, Limits, Mux, MuxOutput, Protocol, Reset, Role, Room, StreamKey, with_version,
+};
+use crate::protocol::ProtocolError;
+use crate::protocol::v1::{Command, Header};
+use crate::protocol::v2::{self, Code, GoAway};
 
 /// How long a connection may take until its LISTEN is here.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a number waits for the device's echo of our CLOSE.
-const ECHO_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a new client waits for a number before it is refused.
-const ID_TIMEOUT: Duration = Duration::from_secs(1);
-/// New clients that may wait for a number at once.
-const MAX_WAITING: usize = 256;
-/// Streams that are off the link and only deliver what is left; past it the oldest is reset.
-const MAX_LINGERING: usize = 64;
-/// Bytes of control frames that may wait beyond a full send queue before the device counts as hostile.
-const MAX_BACKLOG: usize = 64 * 1024;
+/// How long HELLO may take behind LISTEN.
+const HELLO_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// The relay's end of a link.
 #[derive(Debug)]
 pub struct Relay {
-    decoder: Decoder,
-    queue: SendQueue,
-    listening: bool,
-    ids: Ids,
-    streams: Streams<Client>,
-    /// Clients without a number, in the order they came.
-    waiting: VecDeque<StreamKey>,
-    /// Streams off the link with bytes left to deliver, oldest first.
-    lingering: VecDeque<StreamKey>,
-    half_close: Duration,
-    rule: QueueRule,
-    /// When a full queue last kept the link unread: before that, nobody can tell a silent device.
-    unread_until: Instant,
-    timers: Timers<Timer>,
+    speaking: Speaking,
+    settings: Settings,
+    /// What the end of the version that was chosen does not tell itself.
     outputs: VecDeque<Output>,
-    counters: Counters,
+}
+
+/// How a relay treats each of its links.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// The newest version that it speaks.
+    pub protocol: Protocol,
+    /// Version 1: how long a service may be silent after its client's end of stream before the client counts as gone;
+    /// zero is the document's behaviour.
+    pub half_close: Duration,
+    /// What it takes.
+    pub limits: Limits,
 }
 
 /// What the shell is to carry out.
@@ -48,14 +49,26 @@ pub struct Relay {
 pub enum Output {
     /// LISTEN is here: open the client ports.
     Listening,
-    /// LISTEN did not come within 5 s: close the connection.
-    ListenOverdue,
+    /// The version is fixed: clients may be [opened](Relay::open).
+    Version(u8),
+    /// The device has introduced itself: its software's name and version.
+    Introduced(String),
     /// The client has its number, and CONNECT is queued: its socket may be read.
     Opened {
         /// The stream.
         stream: StreamKey,
         /// Its number.
-        client: u8,
+        client: u32,
+    },
+    /// The client's service is connected; version 1 does not tell.
+    Connected {
+        /// The stream.
+        stream: StreamKey,
+    },
+    /// The service sends no more, and everything is delivered: end the sending side of the client's socket.
+    ShutdownWrite {
+        /// The stream.
+        stream: StreamKey,
     },
     /// Everything is delivered: end the client's socket with FIN. The key is void.
     Finish {
@@ -67,288 +80,134 @@ pub enum Output {
         /// The stream.
         stream: StreamKey,
         /// Why.
-        reason: ResetReason,
+        reason: Reset,
     },
     /// The client's socket failed, as the shell has told. The key is void.
     Gone {
         /// The stream.
         stream: StreamKey,
     },
-}
-
-/// Why a client's socket is to be reset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResetReason {
-    /// All 256 numbers are in use.
-    NoId,
-    /// The client stood still and held up every other.
-    Stalled,
-    /// The link is gone.
-    LinkLost,
+    /// The device takes no new clients on this link.
+    GoAway(GoAway),
 }
 
 #[derive(Debug)]
-struct Client {
-    service: Arc<Address>,
-    link: OnLink,
-    /// The client sends no more; since when.
-    ended: Option<Instant>,
-    /// When bytes last moved towards the client.
-    progress: Instant,
+enum Speaking {
+    Greeting(Greeting),
+    V1(Box<v1::Relay>),
+    V2(Box<Mux>),
 }
 
-/// Where a client is on its way over the link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum OnLink {
-    Waiting,
-    Open(u8),
-    Done,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Timer {
-    Listen,
-    Id(StreamKey),
-    HalfClose(StreamKey),
-    Linger(StreamKey),
-    Echo(u8),
+/// The frames before the version is fixed.
+#[derive(Debug)]
+struct Greeting {
+    /// LISTEN has come; what comes now may be HELLO.
+    listening: bool,
+    bytes: [u8; Header::LEN],
+    have: usize,
+    /// When the wait for the next of them is over.
+    deadline: Option<Instant>,
 }
 
 impl Relay {
     /// The end of a connection that was just accepted on the device port.
-    ///
-    /// `half_close` is how long a service may be silent after its client's end of stream before the client
-    /// counts as gone; zero is the document's behaviour.
-    pub fn new(now: Instant, half_close: Duration, rule: QueueRule) -> Self {
-        let mut timers = Timers::new();
-        timers.set(Timer::Listen, now + LISTEN_TIMEOUT);
-        Self {
-            decoder: Decoder::default(),
-            queue: SendQueue::default(),
-            listening: false,
-            ids: Ids::new(),
-            streams: Streams::new(rule),
-            waiting: VecDeque::new(),
-            lingering: VecDeque::new(),
-            half_close,
-            rule,
-            unread_until: now,
-            timers,
-            outputs: VecDeque::new(),
-            counters: Counters::default(),
-        }
+    pub fn new(now: Instant, settings: Settings) -> Self {
+        let deadline = Some(now + LISTEN_TIMEOUT);
+        let greeting = Greeting { listening: false, bytes: [0; Header::LEN], have: 0, deadline };
+        Self { speaking: Speaking::Greeting(greeting), settings, outputs: VecDeque::new() }
     }
 
     /// Whether LISTEN has come.
     pub fn is_listening(&self) -> bool {
-        self.listening
+        match &self.speaking {
+            Speaking::Greeting(greeting) => greeting.listening,
+            Speaking::V1(_) | Speaking::V2(_) => true,
+        }
+    }
+
+    /// Whether the version is fixed, so that clients can be [opened](Self::open).
+    pub fn is_ready(&self) -> bool {
+        !matches!(self.speaking, Speaking::Greeting(_))
+    }
+
+    /// Whether there will be no new clients on this link, by either side's wish.
+    pub fn is_going_away(&self) -> bool {
+        match &self.speaking {
+            Speaking::V2(end) => end.is_going_away(),
+            Speaking::Greeting(_) | Speaking::V1(_) => false,
+        }
     }
 
     /// Clients that are on the link or wait for a number.
     pub fn clients(&self) -> usize {
-        self.counters.open as usize + self.waiting.len()
+        with_version!(&self.speaking, end => end.clients(), else 0)
     }
 
-    /// A client was accepted for `service`. Its socket is not read before [`Output::Opened`].
-    pub fn open(&mut self, now: Instant, service: Arc<Address>) -> StreamKey {
-        let client = Client { service, link: OnLink::Waiting, ended: None, progress: now };
-        let key = self.streams.insert(client);
-        self.waiting.push_back(key);
-        self.timers.set(Timer::Id(key), now + ID_TIMEOUT);
-        self.assign_ids(now);
-        if self.waiting.len() > MAX_WAITING {
-            self.waiting.pop_back();
-            self.reset(key, ResetReason::NoId);
-        } else {
-            self.free_ids_for_waiting(now);
-        }
-        key
-    }
-
-    /// The relay is to end: CLOSE for every client, and what clients are owed is delivered.
-    pub fn close(&mut self, now: Instant) {
-        for key in self.streams.keys() {
-            self.close_stream(now, key);
+    /// A client, who is at `from`, was accepted for `service`. Its socket is not read before [`Output::Opened`]. To be
+    /// called only when the end [is ready](Self::is_ready).
+    pub fn open(&mut self, now: Instant, service: &Arc<Address>, from: Option<SocketAddr>) -> Option<StreamKey> {
+        match &mut self.speaking {
+            Speaking::Greeting(_) => None,
+            Speaking::V1(end) => Some(end.open(now, Arc::clone(service))),
+            Speaking::V2(end) => Some(end.open(now, Address::clone(service), from)),
         }
     }
 
-    fn assign_ids(&mut self, now: Instant) {
-        while !self.waiting.is_empty() && !self.queue.exceeds(0) {
-            let Some(client) = self.ids.take() else { return };
-            let Some(key) = self.waiting.pop_front() else { return };
-            self.timers.cancel(Timer::Id(key));
-            let Some(stream) = self.streams.get_mut(key) else { continue };
-            stream.state.link = OnLink::Open(client);
-            self.ids.set(client, Id::Open(key));
-            self.counters.open += 1;
-            self.counters.opened += 1;
-            self.queue.push(&Connect::frame(&stream.state.service, client));
-            self.outputs.push_back(Output::Opened { stream: key, client });
-            if let Some(ended) = stream.state.ended {
-                self.wait_half_closed(now, key, ended);
-            }
-        }
-    }
-
-    /// For each client that waits for a number, one that has only waited for its service, the longest first, gives
-    /// its own.
-    fn free_ids_for_waiting(&mut self, now: Instant) {
-        while self.ids.awaiting_echo() < self.waiting.len() {
-            let open = self.ids.open().filter_map(|key| Some((self.streams.get(key)?.state.ended?, key)));
-            let Some((_, key)) = open.min() else { return };
-            self.close_stream(now, key);
-        }
-    }
-
-    /// The client sends no more: its service may still answer.
-    fn wait_half_closed(&mut self, now: Instant, key: StreamKey, ended: Instant) {
-        if self.half_close.is_zero() {
-            self.close_stream(now, key);
-        } else {
-            self.timers.set(Timer::HalfClose(key), ended.max(now) + self.half_close);
-            self.free_ids_for_waiting(now);
-        }
-    }
-
-    /// From our side: CLOSE now, the number is free when the device has answered.
-    fn close_stream(&mut self, now: Instant, key: StreamKey) {
-        self.send_close(now, key);
-        self.linger(now, key);
-    }
-
-    fn send_close(&mut self, now: Instant, key: StreamKey) {
-        let Some(stream) = self.streams.get_mut(key) else { return };
-        match std::mem::replace(&mut stream.state.link, OnLink::Done) {
-            OnLink::Open(client) => {
-                self.counters.open -= 1;
-                self.queue.push(&Header::close(client).encode());
-                self.ids.set(client, Id::AwaitingEcho);
-                self.timers.set(Timer::Echo(client), now + ECHO_TIMEOUT);
-            }
-            OnLink::Waiting => {
-                self.waiting.retain(|&waiting| waiting != key);
-                self.timers.cancel(Timer::Id(key));
-            }
-            OnLink::Done => {}
-        }
-        self.timers.cancel(Timer::HalfClose(key));
-    }
-
-    /// From the device's side.
-    fn handle_close(&mut self, now: Instant, client: u8) {
-        match self.ids.get(client) {
-            Id::Open(key) => {
-                // The device knows that its number is free for reuse only by our CLOSE: exactly one.
-                self.send_close(now, key);
-                self.release(now, client);
-                self.linger(now, key);
-            }
-            Id::AwaitingEcho => self.release(now, client),
-            Id::Free => self.counters.ignored += 1,
-        }
-    }
-
-    /// To be called before whatever may let the link be read again.
-    fn note_unread(&mut self, now: Instant) {
-        if self.streams.is_blocked() {
-            self.unread_until = now;
-        }
-    }
-
-    fn release(&mut self, now: Instant, client: u8) {
-        self.timers.cancel(Timer::Echo(client));
-        self.ids.release(client);
-        self.assign_ids(now);
-    }
-
-    /// The stream is off the link: it ends when everything is delivered, or when its client stands still.
-    fn linger(&mut self, now: Instant, key: StreamKey) {
-        let Some(stream) = self.streams.get_mut(key) else { return };
-        stream.state.progress = now;
-        if self.finish_if_delivered(key) || self.lingering.contains(&key) {
-            return;
-        }
-        self.lingering.push_back(key);
-        self.timers.set(Timer::Linger(key), now + self.rule.stall);
-        if self.lingering.len() > MAX_LINGERING
-            && let Some(&oldest) = self.lingering.front()
+    /// Takes LISTEN, and HELLO where it comes.
+    fn greet(&mut self, now: Instant, input: &mut &[u8]) -> Result<(), ProtocolError> {
+        while let Speaking::Greeting(greeting) = &mut self.speaking
+            && !input.is_empty()
         {
-            self.reset(oldest, ResetReason::Stalled);
-        }
-    }
-
-    fn finish_if_delivered(&mut self, key: StreamKey) -> bool {
-        let done = self
-            .streams
-            .get(key)
-            .is_some_and(|stream| stream.state.link == OnLink::Done && stream.pending().is_empty());
-        if done {
-            self.forget(key);
-            self.outputs.push_back(Output::Finish { stream: key });
-        }
-        done
-    }
-
-    fn reset(&mut self, key: StreamKey, reason: ResetReason) {
-        self.forget(key);
-        self.outputs.push_back(Output::Reset { stream: key, reason });
-    }
-
-    fn forget(&mut self, key: StreamKey) {
-        self.streams.remove(key);
-        for timer in [Timer::Id(key), Timer::HalfClose(key), Timer::Linger(key)] {
-            self.timers.cancel(timer);
-        }
-        self.lingering.retain(|&lingering| lingering != key);
-    }
-
-    fn handle_timer(&mut self, now: Instant, timer: Timer) {
-        match timer {
-            Timer::Listen => self.outputs.push_back(Output::ListenOverdue),
-            Timer::Id(key) => {
-                self.waiting.retain(|&waiting| waiting != key);
-                self.reset(key, ResetReason::NoId);
+            let (taken, rest) = input.split_at((Header::LEN - greeting.have).min(input.len()));
+            greeting.bytes[greeting.have..][..taken.len()].copy_from_slice(taken);
+            greeting.have += taken.len();
+            *input = rest;
+            if greeting.have < Header::LEN {
+                return Ok(());
             }
-            Timer::HalfClose(key) => {
-                let Some(stream) = self.streams.get(key) else { return };
-                let quiet_until = stream.state.progress.max(self.unread_until) + self.half_close;
-                if quiet_until > now {
-                    self.timers.set(timer, quiet_until);
-                } else {
-                    self.close_stream(now, key);
-                }
-            }
-            Timer::Linger(key) => {
-                let Some(stream) = self.streams.get(key) else { return };
-                let due = stream.state.progress + self.rule.stall;
-                if due > now {
-                    self.timers.set(timer, due);
-                } else {
-                    self.reset(key, ResetReason::Stalled);
-                }
-            }
-            Timer::Echo(client) => {
-                // An echo that waits unread would close the number's next client.
-                let due = self.unread_until + ECHO_TIMEOUT;
-                if due > now {
-                    self.timers.set(timer, due);
-                } else {
-                    self.release(now, client);
+            let header = Header::decode(greeting.bytes);
+            if greeting.listening {
+                self.decide(now, v2::version_in(header))?;
+            } else {
+                greeting.listen(now, header)?;
+                self.outputs.push_back(Output::Listening);
+                if self.settings.protocol == Protocol::V1 {
+                    self.decide(now, None)?;
                 }
             }
         }
+        Ok(())
     }
 
-    fn handle_listen(&mut self, header: Header) -> Result<(), ProtocolError> {
-        if self.listening {
-            return Err(ProtocolError::ListenAgain(header));
+    /// The version is fixed: by HELLO, or by anything else.
+    fn decide(&mut self, now: Instant, hello: Option<u8>) -> Result<(), ProtocolError> {
+        let Speaking::Greeting(greeting) = &self.speaking else { return Ok(()) };
+        let Settings { half_close, limits, .. } = self.settings;
+        if hello.is_some_and(|version| version >= 2) {
+            self.outputs.push_back(Output::Version(2));
+            let hello = v2::HELLO.encode();
+            self.speaking = Speaking::V2(Box::new(Mux::new(now, Role::Relay, limits, &hello)));
+        } else {
+            self.outputs.push_back(Output::Version(1));
+            let mut relay = v1::Relay::new(now, half_close, limits.rule);
+            // Fewer bytes than a header are for nobody yet, and a header alone for no client.
+            let delivery = relay.receive(now, &mut &greeting.bytes[..greeting.have])?;
+            debug_assert!(delivery.is_none());
+            self.speaking = Speaking::V1(Box::new(relay));
+        }
+        Ok(())
+    }
+}
+
+impl Greeting {
+    fn listen(&mut self, now: Instant, header: Header) -> Result<(), ProtocolError> {
+        if header.command != Command::Listen {
+            return Err(ProtocolError::NotListen(header));
         }
         if header != Header::LISTEN {
             return Err(ProtocolError::BadListen(header));
         }
-        self.listening = true;
-        self.timers.cancel(Timer::Listen);
-        self.outputs.push_back(Output::Listening);
+        *self = Self { listening: true, bytes: [0; Header::LEN], have: 0, deadline: Some(now + HELLO_TIMEOUT) };
         Ok(())
     }
 }
@@ -357,144 +216,136 @@ impl Endpoint for Relay {
     type Output = Output;
 
     fn receive<'a>(&mut self, now: Instant, input: &mut &'a [u8]) -> Result<Option<Delivery<'a>>, ProtocolError> {
-        while let Some(item) = self.decoder.next(input) {
-            if !self.listening && !matches!(item, Item::Listen(_)) {
-                return Err(ProtocolError::NotListen(item.header()));
-            }
-            match item {
-                Item::Data { client, bytes } => match self.ids.get(client) {
-                    Id::Open(key) => {
-                        self.counters.received += bytes.len() as u64;
-                        let Some(stream) = self.streams.get_mut(key) else { continue };
-                        stream.state.progress = now;
-                        if stream.pending().is_empty() {
-                            return Ok(Some(Delivery { stream: key, bytes }));
-                        }
-                        self.streams.push(now, key, bytes);
-                    }
-                    Id::Free | Id::AwaitingEcho => self.counters.ignored += 1,
-                },
-                Item::Close { client } => self.handle_close(now, client),
-                Item::Listen(header) => self.handle_listen(header)?,
-                Item::Connect { header, .. } => return Err(ProtocolError::ConnectFromDevice(header)),
-                Item::Ignored(_) => self.counters.ignored += 1,
-            }
-            if self.queue.exceeds(MAX_BACKLOG) {
-                return Err(ProtocolError::Backlog(self.queue.unsent().len()));
-            }
-        }
-        Ok(None)
+        self.greet(now, input)?;
+        with_version!(&mut self.speaking, end => end.receive(now, input), else Ok(None))
     }
 
-    fn keep(&mut self, now: Instant, stream: StreamKey, rest: &[u8]) {
-        self.streams.push(now, stream, rest);
+    fn delivered(&mut self, now: Instant, stream: StreamKey, bytes: &[u8], taken: usize) {
+        with_version!(&mut self.speaking, end => end.delivered(now, stream, bytes, taken), else ());
     }
 
     fn wants_input(&self) -> bool {
-        !self.streams.is_blocked()
+        with_version!(&self.speaking, end => end.wants_input(), else true)
     }
 
     fn pending(&self, stream: StreamKey) -> &[u8] {
-        self.streams.get(stream).map_or(&[], |stream| stream.pending())
+        with_version!(&self.speaking, end => end.pending(stream), else &[])
     }
 
-    fn advance(&mut self, now: Instant, key: StreamKey, count: usize) {
-        self.note_unread(now);
-        self.streams.advance(now, key, count);
-        if let Some(stream) = self.streams.get_mut(key)
-            && stream.state.link == OnLink::Done
-        {
-            stream.state.progress = now;
-        }
-        self.finish_if_delivered(key);
+    fn advance(&mut self, now: Instant, stream: StreamKey, count: usize) {
+        with_version!(&mut self.speaking, end => end.advance(now, stream, count), else ());
     }
 
-    fn reserve(&mut self, key: StreamKey) -> Room<'_> {
-        let open = self
-            .streams
-            .get(key)
-            .is_some_and(|stream| matches!(stream.state.link, OnLink::Open(_)) && stream.state.ended.is_none());
-        if open { self.queue.reserve().map_or(Room::Full, Room::Free) } else { Room::Unwanted }
+    fn reserve(&mut self, stream: StreamKey, contended: bool) -> Room<'_> {
+        with_version!(&mut self.speaking, end => end.reserve(stream, contended), else Room::Unwanted)
     }
 
-    fn commit(&mut self, _now: Instant, key: StreamKey, count: usize) {
-        debug_assert!((1..=MAX_PAYLOAD).contains(&count));
-        if let Some(OnLink::Open(client)) = self.streams.get(key).map(|stream| stream.state.link) {
-            self.queue.commit(Header::data(client, count as u16));
-            self.counters.sent += count as u64;
-        }
+    fn commit(&mut self, now: Instant, stream: StreamKey, count: usize) {
+        with_version!(&mut self.speaking, end => end.commit(now, stream, count), else ());
     }
 
-    fn handle_end(&mut self, now: Instant, key: StreamKey) {
-        let Some(stream) = self.streams.get_mut(key) else { return };
-        if stream.state.ended.is_none() {
-            stream.state.ended = Some(now);
-            stream.state.progress = stream.state.progress.max(now);
-            if matches!(stream.state.link, OnLink::Open(_)) {
-                self.wait_half_closed(now, key, now);
-            }
-        }
+    fn handle_end(&mut self, now: Instant, stream: StreamKey) {
+        with_version!(&mut self.speaking, end => end.handle_end(now, stream), else ());
     }
 
-    fn handle_failure(&mut self, now: Instant, key: StreamKey) {
-        self.note_unread(now);
-        self.send_close(now, key);
-        self.forget(key);
-        self.outputs.push_back(Output::Gone { stream: key });
+    fn handle_failure(&mut self, now: Instant, stream: StreamKey, code: Code, reason: &str) {
+        with_version!(&mut self.speaking, end => end.handle_failure(now, stream, code, reason), else ());
     }
 
-    fn unsent(&self) -> &[u8] {
-        self.queue.unsent()
+    fn poll_unblocked(&mut self) -> Option<StreamKey> {
+        with_version!(&mut self.speaking, end => end.poll_unblocked(), else None)
+    }
+
+    fn has_unsent(&self) -> bool {
+        with_version!(&self.speaking, end => end.has_unsent(), else false)
+    }
+
+    fn unsent(&mut self) -> &[u8] {
+        with_version!(&mut self.speaking, end => end.unsent(), else &[])
     }
 
     fn advance_link(&mut self, now: Instant, count: usize) {
-        self.queue.advance(count);
-        self.assign_ids(now);
+        with_version!(&mut self.speaking, end => end.advance_link(now, count), else ());
     }
 
-    fn handle_link_lost(&mut self, _now: Instant) {
-        for key in self.streams.keys() {
-            let on_link = self.streams.get(key).is_some_and(|stream| stream.state.link != OnLink::Done);
-            if on_link {
-                self.reset(key, ResetReason::LinkLost);
-            }
+    fn go_away(&mut self, now: Instant, code: Code, retry_after: u16, reason: &str) {
+        with_version!(&mut self.speaking, end => end.go_away(now, code, retry_after, reason), else ());
+    }
+
+    fn close(&mut self, now: Instant) {
+        with_version!(&mut self.speaking, end => end.close(now), else ());
+    }
+
+    fn handle_link_lost(&mut self, now: Instant) {
+        match &mut self.speaking {
+            Speaking::Greeting(greeting) => greeting.deadline = None,
+            Speaking::V1(end) => end.handle_link_lost(now),
+            Speaking::V2(end) => end.handle_link_lost(now),
         }
-        self.counters.open = 0;
-        self.waiting.clear();
-        self.ids = Ids::new();
-        self.queue = SendQueue::default();
-        for client in 0..=u8::MAX {
-            self.timers.cancel(Timer::Echo(client));
-        }
-        self.timers.cancel(Timer::Listen);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.next().into_iter().chain(self.streams.stall_timeout()).min()
+        match &self.speaking {
+            Speaking::Greeting(greeting) => greeting.deadline,
+            Speaking::V1(end) => end.poll_timeout(),
+            Speaking::V2(end) => end.poll_timeout(),
+        }
     }
 
-    fn handle_timeout(&mut self, now: Instant) {
-        self.note_unread(now);
-        while let Some(timer) = self.timers.pop_due(now) {
-            self.handle_timer(now, timer);
-        }
-        while let Some(key) = self.streams.next_stalled(now) {
-            self.send_close(now, key);
-            self.reset(key, ResetReason::Stalled);
+    fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
+        match &mut self.speaking {
+            Speaking::Greeting(Greeting { deadline: Some(deadline), listening, .. }) if *deadline <= now => {
+                if *listening {
+                    self.decide(now, None)
+                } else {
+                    Err(ProtocolError::NoListen)
+                }
+            }
+            Speaking::Greeting(_) => Ok(()),
+            Speaking::V1(end) => end.handle_timeout(now),
+            Speaking::V2(end) => end.handle_timeout(now),
         }
     }
 
     fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        if let Some(output) = self.outputs.pop_front() {
+            return Some(output);
+        }
+        match &mut self.speaking {
+            Speaking::Greeting(_) => None,
+            Speaking::V1(end) => end.poll_output(),
+            Speaking::V2(end) => loop {
+                let output = end.poll_output()?;
+                if let Some(output) = translate(end, output) {
+                    return Some(output);
+                }
+            },
+        }
     }
 
     fn counters(&self) -> Counters {
-        self.counters
+        with_version!(&self.speaking, end => end.counters(), else Counters::default())
     }
 
     fn streams(&self) -> usize {
-        self.streams.len()
+        with_version!(&self.speaking, end => end.streams(), else 0)
     }
+}
+
+/// What the multiplexer asks for, in the relay's words.
+fn translate(end: &Mux, output: MuxOutput) -> Option<Output> {
+    Some(match output {
+        MuxOutput::Settings => Output::Introduced(end.peer_software().escape_debug().to_string()),
+        MuxOutput::Opened { stream, number } => Output::Opened { stream, client: number },
+        MuxOutput::Connected { stream } => Output::Connected { stream },
+        MuxOutput::ShutdownWrite { stream } => Output::ShutdownWrite { stream },
+        MuxOutput::Finish { stream } => Output::Finish { stream },
+        MuxOutput::Reset { stream, reason } => Output::Reset { stream, reason },
+        MuxOutput::Gone { stream } => Output::Gone { stream },
+        MuxOutput::GoAway(away) => Output::GoAway(away),
+        // A device's.
+        MuxOutput::Connect { .. } | MuxOutput::Malformed { .. } => return None,
+    })
 }
 
 #[cfg(test)]

@@ -3,27 +3,32 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use mio::Waker;
 use tracing::{debug, info, warn};
 
-use super::core::{Output, Relay, ResetReason};
+use super::core::{Output, Relay, Settings};
 use super::listener::{Listener, bind};
 use super::{Config, Mapping};
 use crate::Error;
 use crate::address::Address;
 use crate::event_loop::{EventLoop, Source};
 use crate::linger::Lingering;
-use crate::link::{Endpoint, StreamKey};
+use crate::link::{Endpoint, Reset, StreamKey};
 use crate::net;
+use crate::protocol::v2::Code;
 use crate::session::{LINK_BUFFER, LinkLost, Session};
 
 /// Connections on the device port that may be without LISTEN at once.
 const MAX_PENDING: usize = 64;
 /// How long the last bytes may take once the relay is to end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Seconds after which a device may come back when the relay ends: the time that a restart takes.
+const RETRY_AFTER: u16 = 1;
+/// Clients taken from one port in a turn, before bytes are moved again.
+const ACCEPTS: usize = 16;
 /// How long until a client port that could not be opened is tried again.
 const REOPEN: Duration = Duration::from_secs(1);
 
@@ -32,7 +37,8 @@ const REOPEN: Duration = Duration::from_secs(1);
 pub struct Server {
     config: Config,
     event_loop: EventLoop,
-    stop: Arc<AtomicBool>,
+    /// How often the relay was told to end.
+    stop: Arc<AtomicUsize>,
     device_listeners: Vec<Listener>,
     /// Open while there is a device; each with the place of its mapping.
     client_listeners: Vec<(Listener, usize)>,
@@ -48,7 +54,7 @@ pub struct Server {
 /// Ends a running [`Server`] from another thread.
 #[derive(Clone, Debug)]
 pub struct Stopper {
-    stop: Arc<AtomicBool>,
+    stop: Arc<AtomicUsize>,
     waker: Arc<Waker>,
 }
 
@@ -66,9 +72,10 @@ struct Peer {
 }
 
 impl Stopper {
-    /// Makes [`Server::run`] end: what was read is delivered, within a second, and every client ended.
+    /// Makes [`Server::run`] end: nobody new is taken, and who is there has the time of [`Config::drain`]. Called once
+    /// more, it ends that time. What was read is delivered, within a second.
     pub fn stop(&self) {
-        self.stop.store(true, Relaxed);
+        self.stop.fetch_add(1, Relaxed);
         // It can fail only if the server's poll is gone already.
         let _ = self.waker.wake();
     }
@@ -125,7 +132,7 @@ impl Server {
     /// [`Error::System`] if the system's poll fails; nothing that a client or a device does ends it.
     pub fn run(mut self) -> Result<Outcome, Error> {
         let mut buffer = vec![0; LINK_BUFFER];
-        while !self.stop.load(Relaxed) {
+        while self.stop.load(Relaxed) == 0 {
             let busy = self.step(&mut buffer);
             self.wait(busy, None)?;
         }
@@ -133,21 +140,23 @@ impl Server {
     }
 
     fn finish(mut self, buffer: &mut [u8]) -> Result<Outcome, Error> {
-        let deadline = Instant::now() + FLUSH_TIMEOUT;
-        let mut clients_cut = 0;
         self.close_client_ports();
         for listener in std::mem::take(&mut self.device_listeners) {
             listener.close(&mut self.event_loop);
         }
+        self.active = None;
+        self.drain(buffer)?;
+        let now = Instant::now();
+        let clients_cut = self.clients();
         for peer in self.sessions.iter_mut().flatten() {
-            clients_cut += peer.session.endpoint.clients() as u64;
-            peer.session.close_idle_link(Instant::now(), &mut self.event_loop);
-            peer.session.endpoint.close(Instant::now());
+            peer.session.close_idle_link(now, &mut self.event_loop);
+            peer.session.endpoint.close(now);
         }
+        let deadline = now + FLUSH_TIMEOUT;
         while Instant::now() < deadline {
             let busy = self.step(buffer);
             for number in 0..self.sessions.len() {
-                if self.sessions[number].as_ref().is_some_and(|peer| peer.session.endpoint.unsent().is_empty()) {
+                if self.sessions[number].as_ref().is_some_and(|peer| !peer.session.endpoint.has_unsent()) {
                     self.close_link(number);
                 }
             }
@@ -160,6 +169,30 @@ impl Server {
             peer.session.abort(Instant::now(), &mut self.event_loop);
         }
         Ok(Outcome { clients_cut })
+    }
+
+    /// No new clients, and devices are told; until the last client is gone, the time is up, or the relay is told to
+    /// end once more.
+    fn drain(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
+        let now = Instant::now();
+        let deadline = now + self.config.drain;
+        if self.clients() == 0 || self.config.drain.is_zero() {
+            return Ok(());
+        }
+        info!(clients = self.clients(), seconds = self.config.drain.as_secs_f64(), "waiting for clients to end");
+        for peer in self.sessions.iter_mut().flatten() {
+            peer.session.endpoint.go_away(now, Code::Shutdown, RETRY_AFTER, "the relay is about to end");
+        }
+        while Instant::now() < deadline && self.clients() > 0 && self.stop.load(Relaxed) == 1 {
+            let busy = self.step(buffer);
+            self.wait(busy, Some(deadline))?;
+        }
+        Ok(())
+    }
+
+    /// Clients on every link.
+    fn clients(&self) -> u64 {
+        self.sessions.iter().flatten().map(|peer| peer.session.endpoint.clients() as u64).sum()
     }
 
     /// Moves bytes, carries out outputs, and keeps time; true if there is more to do at once.
@@ -179,10 +212,8 @@ impl Server {
 
     fn step_session(&mut self, now: Instant, number: usize, buffer: &mut [u8]) -> bool {
         let Some(Some(peer)) = self.sessions.get_mut(number) else { return false };
-        if peer.session.endpoint.poll_timeout().is_some_and(|at| at <= now) {
-            peer.session.endpoint.handle_timeout(now);
-        }
-        let mut busy = match peer.session.turn(now, &mut self.event_loop, buffer) {
+        let timely = peer.session.handle_timeout(now).map_err(LinkLost::from);
+        let mut busy = match timely.and_then(|()| peer.session.turn(now, &mut self.event_loop, buffer)) {
             Ok(busy) => busy,
             Err(reason) => {
                 self.lose_link(now, number, &reason);
@@ -190,8 +221,18 @@ impl Server {
             }
         };
         busy |= self.carry_out_all(now, number);
+        self.leave_if_going_away(number);
         self.forget_if_over(number);
         busy
+    }
+
+    /// A link that takes no new clients is not the one to bring them to.
+    fn leave_if_going_away(&mut self, number: usize) {
+        let going = |peer: &Peer| peer.session.endpoint.is_going_away();
+        if self.active == Some(number) && self.sessions[number].as_ref().is_some_and(going) {
+            self.active = None;
+            self.close_client_ports();
+        }
     }
 
     fn wait(&mut self, busy: bool, deadline: Option<Instant>) -> Result<(), Error> {
@@ -224,7 +265,7 @@ impl Server {
     }
 
     fn next_deadline(&mut self, own: Option<Instant>) -> Option<Instant> {
-        let sessions = self.sessions.iter().flatten().filter_map(|peer| peer.session.endpoint.poll_timeout()).min();
+        let sessions = self.sessions.iter().flatten().filter_map(|peer| peer.session.poll_timeout()).min();
         let lingering = self.lingering.poll_timeout();
         let listeners = self.all_listeners().filter_map(|listener| listener.paused_until()).min();
         [own, sessions, lingering, listeners, self.reopen_at].into_iter().flatten().min()
@@ -253,7 +294,8 @@ impl Server {
                 }
             };
             debug!(%address, "a connection on the device port");
-            let endpoint = Relay::new(now, self.config.half_close, self.config.rule);
+            let Config { protocol, half_close, limits, .. } = self.config;
+            let endpoint = Relay::new(now, Settings { protocol, half_close, limits });
             let peer = Peer { session: Session::new(endpoint, number, io, token), address };
             if number == self.sessions.len() {
                 self.sessions.push(None);
@@ -266,28 +308,41 @@ impl Server {
     fn accept_clients(&mut self, now: Instant) -> bool {
         let mut busy = false;
         for place in 0..self.client_listeners.len() {
-            let Some(number) = self.active else { break };
-            // A stream that is over must have left its slot before a new one takes it.
-            self.carry_out_all(now, number);
-            let Some((listener, mapping)) = self.client_listeners.get_mut(place) else { break };
-            let Some((mut io, address)) = listener.accept(now) else { continue };
-            let service = Arc::clone(&self.services[*mapping]);
-            busy = true;
-            let Some(peer) = &mut self.sessions[number] else { break };
-            // As with the link's: only hastens.
-            let _ = net::tune_stream(&io);
-            debug!(%address, %service, "a client");
-            let key = peer.session.endpoint.open(now, service);
-            match self.event_loop.register(&mut io, Source::Stream(number, key)) {
-                Ok(token) => peer.session.attach(&mut self.event_loop, key, io, token),
-                Err(error) => {
-                    warn!(%address, "cannot watch a client: {error}");
-                    peer.session.endpoint.handle_failure(now, key);
+            for _ in 0..ACCEPTS {
+                if !self.accept_client(now, place) {
+                    break;
                 }
+                busy = true;
             }
-            self.carry_out_all(now, number);
         }
         busy
+    }
+
+    /// One client of the port at `place`; false if there is none to take now.
+    fn accept_client(&mut self, now: Instant, place: usize) -> bool {
+        let Some(number) = self.active else { return false };
+        let Some(Some(peer)) = self.sessions.get_mut(number) else { return false };
+        // Until then they wait in the port's backlog.
+        if !peer.session.endpoint.is_ready() {
+            return false;
+        }
+        let Some((listener, mapping)) = self.client_listeners.get_mut(place) else { return false };
+        let Some((mut io, address)) = listener.accept(now) else { return false };
+        let service = &self.services[*mapping];
+        // As with the link's: only hastens.
+        let _ = net::tune_stream(&io);
+        debug!(%address, %service, "a client");
+        let Some(key) = peer.session.endpoint.open(now, service, Some(address)) else { return false };
+        match self.event_loop.register(&mut io, Source::Stream(number, key)) {
+            Ok(token) => peer.session.attach(&mut self.event_loop, key, io, token),
+            Err(error) => {
+                warn!(%address, "cannot watch a client: {error}");
+                peer.session.endpoint.handle_failure(now, key, Code::Internal, "the relay cannot watch its socket");
+            }
+        }
+        // A stream that is over must have left its slot before a new one takes it.
+        self.carry_out_all(now, number);
+        true
     }
 
     fn carry_out_all(&mut self, now: Instant, number: usize) -> bool {
@@ -305,18 +360,26 @@ impl Server {
         let (session, address) = (&mut peer.session, peer.address);
         match output {
             Output::Listening => self.activate(now, number),
-            Output::ListenOverdue => {
-                warn!(%address, "dropped a connection on the device port: it sent no LISTEN within 5 s");
-                session.abort_link(now, &mut self.event_loop);
+            Output::Version(version) => {
+                info!(%address, version, "the version of the protocol is agreed");
+                if version == 2 {
+                    session.tune_link_v2();
+                }
             }
+            Output::Introduced(software) => debug!(%address, software, "the device has introduced itself"),
             Output::Opened { stream, client } => {
                 debug!(client, "CONNECT is on its way");
                 session.start(now, &mut self.event_loop, stream);
             }
+            Output::Connected { .. } => debug!("a client's service is connected"),
+            Output::ShutdownWrite { stream } => session.shutdown_write(stream),
             Output::Finish { stream } => session.finish(now, &mut self.event_loop, &mut self.lingering, stream),
             Output::Reset { stream, reason } => {
-                tell_reset(session, stream, reason);
+                tell_reset(session, stream, &reason);
                 session.reset(&mut self.event_loop, stream);
+            }
+            Output::GoAway(away) => {
+                info!(%address, code = %away.code, "the device takes no new clients on this link: {}", away.reason);
             }
             Output::Gone { .. } => debug!("a client reset its connection"),
         }
@@ -331,6 +394,7 @@ impl Server {
         if let Some(Some(old)) = replaced.and_then(|old| self.sessions.get_mut(old)) {
             let clients = old.session.endpoint.clients();
             info!(address = %old.address, clients, "a newer device takes the place of this one");
+            old.session.endpoint.go_away(now, Code::Replaced, 0, "a newer link took the place of this one");
             old.session.abort_link(now, &mut self.event_loop);
         }
         self.open_client_ports(now);
@@ -418,14 +482,21 @@ fn drop_oldest_stranger(now: Instant, event_loop: &mut EventLoop, sessions: &mut
     }
 }
 
-fn tell_reset(session: &Session<Relay>, stream: StreamKey, reason: ResetReason) {
+fn tell_reset(session: &Session<Relay>, stream: StreamKey, reason: &Reset) {
     let client = session.peer_addr(stream).map_or_else(String::new, |address| address.to_string());
     match reason {
-        ResetReason::NoId => {
-            warn!(client, "refused a client: all 256 numbers of the link are in use; try again when one has ended");
+        Reset::NoPlace => {
+            warn!(client, "refused a client: the link has no place for more; try again when one has ended");
         }
-        ResetReason::Stalled => warn!(client, "reset a client: it stood still and held up the others"),
-        ResetReason::LinkLost => debug!(client, "cut a client with its link"),
+        Reset::Stalled => warn!(client, "reset a client: it stood still for too long"),
+        Reset::LinkLost => debug!(client, "cut a client with its link"),
+        Reset::Shutdown => debug!(client, "cut a client, since the relay ends"),
+        Reset::Closed(close) if close.code == Code::Normal => debug!(client, "ended a client: {}", close.reason),
+        Reset::Closed(close) => {
+            info!(client, code = %close.code, "ended a client, as the device asks: {}", close.reason);
+        }
+        // A device's reasons.
+        Reset::ConnectTimeout | Reset::Replaced => {}
     }
 }
 

@@ -17,13 +17,14 @@ pub struct Device {
 }
 
 impl Device {
-    /// Begins to connect to the relay.
+    /// Begins to connect to the relay. A link that is lost is the end, unless configured otherwise.
     pub fn start(relay: SocketAddr) -> Self {
         Self::start_with(relay, |_| {})
     }
 
     pub fn start_with(relay: SocketAddr, configure: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::new(Address::new(&relay.ip().to_string(), relay.port()).unwrap());
+        config.reconnect = false;
         configure(&mut config);
         let handle = Handle::start(config).unwrap();
         Self { handle, events: Vec::new() }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where its own means fail")]
 
 pub mod device;
+pub mod pairing;
 pub mod relay;
 pub mod service;
 pub mod usage;
@@ -214,8 +215,12 @@ impl Refusing {
         Self { socket }
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.socket.local_addr().unwrap().as_socket().unwrap()
+    }
+
     pub fn port(&self) -> u16 {
-        self.socket.local_addr().unwrap().as_socket().unwrap().port()
+        self.address().port()
     }
 }
 

@@ -84,3 +84,10 @@ impl Drop for Service {
         let _ = self.acceptor.take().map(JoinHandle::join);
     }
 }
+
+/// An echo answers, through whatever stands between.
+pub fn expect_echo(address: SocketAddr) {
+    let mut client = Peer::connect(address);
+    client.send(b"are you there?");
+    client.expect(b"are you there?");
+}

@@ -8,6 +8,8 @@ pub const CONNECT: u8 = 1;
 pub const CLOSE: u8 = 2;
 pub const DATA: u8 = 3;
 pub const LISTEN: [u8; 4] = [0, 0, 4, 0];
+/// "I speak version 2."
+pub const HELLO: [u8; 4] = [0, 0, 5, 0xf2];
 
 /// Bytes as the captures print them: `00 0d 01 01`.
 pub fn hex(text: &str) -> Vec<u8> {
@@ -46,10 +48,13 @@ impl Link {
         Self { peer }
     }
 
-    /// What a relay does: takes a device's connection and its LISTEN.
+    /// What a relay of 2012 does: takes a device's connection and its LISTEN, and answers HELLO as any command that it
+    /// does not know.
     pub fn accept(listener: &Listener) -> Self {
         let mut peer = listener.accept();
         peer.expect(&LISTEN);
+        peer.expect(&HELLO);
+        peer.send(&close(HELLO[3]));
         Self { peer }
     }
 

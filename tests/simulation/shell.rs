@@ -44,7 +44,7 @@ pub(crate) trait Core: Endpoint {
 
 impl Core for Relay {
     const SIDE: usize = CLIENT;
-    const MOST_STREAMS: usize = 256 + 256 + 64;
+    const MOST_STREAMS: usize = 256 + 256 + 512;
     const EXTRA: usize = 0;
 
     fn task(output: relay::Output) -> Task {
@@ -76,7 +76,7 @@ impl Core for Relay {
 
 impl Core for Device {
     const SIDE: usize = SERVICE;
-    const MOST_STREAMS: usize = 256 + 64;
+    const MOST_STREAMS: usize = 512;
     const EXTRA: usize = 1024 * 1024;
 
     fn task(output: device::Output) -> Task {

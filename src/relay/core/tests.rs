@@ -1,349 +1,127 @@
 use super::*;
 
-/// A relay whose device has sent LISTEN, on a clock that only moves when told.
+const MS: Duration = Duration::from_millis(1);
+const LISTEN: [u8; 4] = [0, 0, 4, 0];
+const HELLO: [u8; 4] = [0, 0, 5, 0xf2];
+
+/// A relay's end of a connection that was just made, on a clock that only moves when told.
 struct Bench {
     relay: Relay,
     now: Instant,
 }
 
 impl Bench {
-    fn new() -> Self {
+    fn new(protocol: Protocol) -> Self {
         let now = Instant::now();
-        let mut bench = Self { relay: Relay::new(now, Duration::from_secs(1), QueueRule::default()), now };
-        bench.receive(&[0, 0, 4, 0]);
-        assert_eq!(bench.outputs(), [Output::Listening]);
-        assert_eq!(bench.sent(), b"", "LISTEN is not answered");
-        bench
+        let settings = Settings { protocol, half_close: Duration::from_secs(1), limits: Limits::RELAY };
+        Self { relay: Relay::new(now, settings), now }
     }
 
-    fn receive(&mut self, mut bytes: &[u8]) -> Vec<(StreamKey, Vec<u8>)> {
-        let mut deliveries = Vec::new();
-        while let Some(Delivery { stream, bytes }) = self.relay.receive(self.now, &mut bytes).expect("no violation") {
-            deliveries.push((stream, bytes.to_vec()));
-        }
-        deliveries
+    fn receive(&mut self, mut bytes: &[u8]) -> Vec<Output> {
+        assert_eq!(self.relay.receive(self.now, &mut bytes).expect("no violation"), None);
+        assert!(bytes.is_empty());
+        self.outputs()
     }
 
-    fn sent(&mut self) -> Vec<u8> {
-        let bytes = self.relay.unsent().to_vec();
-        self.relay.advance_link(self.now, bytes.len());
-        bytes
+    fn violation(&mut self, mut bytes: &[u8]) -> String {
+        self.relay.receive(self.now, &mut bytes).expect_err("a violation").to_string()
+    }
+
+    fn pass(&mut self, time: Duration) -> Vec<Output> {
+        self.now += time;
+        self.relay.handle_timeout(self.now).expect("in time");
+        self.outputs()
     }
 
     fn outputs(&mut self) -> Vec<Output> {
         std::iter::from_fn(|| self.relay.poll_output()).collect()
     }
 
-    /// A client that may get its number, or may have to wait.
-    fn arrive(&mut self) -> StreamKey {
-        self.relay.open(self.now, Arc::new("127.0.0.1:57847".parse().expect("an address")))
-    }
-
-    /// A client that got `number`.
-    fn open(&mut self, number: u8) -> StreamKey {
-        let stream = self.arrive();
-        assert_eq!(self.outputs(), [Output::Opened { stream, client: number }]);
-        let mut connect = b"\x00\x0d\x01\x00\x00\x09127.0.0.1\xe1\xf7".to_vec();
-        connect[3] = number;
-        assert_eq!(self.sent(), connect);
-        stream
-    }
-
-    /// 256 clients, numbers 1 to 255 and 0.
-    fn fill(&mut self) -> Vec<StreamKey> {
-        (1..=u8::MAX).chain([0]).map(|number| self.open(number)).collect()
-    }
-
-    fn client_sends(&mut self, stream: StreamKey, bytes: &[u8]) {
-        let Room::Free(room) = self.relay.reserve(stream) else { panic!("no room") };
-        room[..bytes.len()].copy_from_slice(bytes);
-        self.relay.commit(self.now, stream, bytes.len());
-    }
-
-    fn pass(&mut self, time: Duration) {
-        self.now += time;
-        self.relay.handle_timeout(self.now);
-    }
-
-    fn violation(&mut self, mut bytes: &[u8]) -> String {
-        self.relay.receive(self.now, &mut bytes).expect_err("a violation").to_string()
+    fn sent(&mut self) -> Vec<u8> {
+        let mut sent = Vec::new();
+        while self.relay.has_unsent() {
+            let bytes = self.relay.unsent().to_vec();
+            self.relay.advance_link(self.now, bytes.len());
+            sent.extend(bytes);
+        }
+        sent
     }
 }
 
-fn close(client: u8) -> [u8; 4] {
-    Header::close(client).encode()
-}
-
-const MS: Duration = Duration::from_millis(1);
-
 #[test]
-fn a_client_that_ends_is_closed_when_its_service_has_been_silent_for_the_half_close_time() {
-    let mut bench = Bench::new();
-    let stream = bench.open(1);
-    bench.client_sends(stream, b"hello\n");
-    bench.relay.handle_end(bench.now, stream);
-    assert_eq!(bench.sent(), b"\x00\x06\x03\x01hello\n");
-    bench.pass(900 * MS);
-    assert_eq!(bench.receive(b"\x00\x06\x03\x01world\n"), [(stream, b"world\n".to_vec())], "it gets its answer");
-    bench.pass(999 * MS);
-    assert_eq!(bench.sent(), b"", "the answer began the time anew");
-    bench.pass(MS);
-    assert_eq!(bench.sent(), close(1));
-    assert_eq!(bench.outputs(), [Output::Finish { stream }]);
-    bench.receive(&close(1));
-    assert_eq!(bench.sent(), b"", "the echo ends it");
-    assert_eq!(bench.relay.poll_timeout(), None);
-}
-
-#[test]
-fn without_a_half_close_time_a_client_that_ends_is_closed_at_once_as_in_2012() {
-    let now = Instant::now();
-    let mut bench = Bench { relay: Relay::new(now, Duration::ZERO, QueueRule::default()), now };
-    bench.receive(&[0, 0, 4, 0]);
-    bench.outputs();
-    let stream = bench.open(1);
-    bench.relay.handle_end(bench.now, stream);
-    assert_eq!(bench.sent(), close(1));
-}
-
-#[test]
-fn a_client_whose_socket_fails_is_closed_at_once() {
-    let mut bench = Bench::new();
-    let stream = bench.open(1);
-    bench.relay.handle_end(bench.now, stream);
-    bench.relay.handle_failure(bench.now, stream);
-    assert_eq!(bench.sent(), close(1));
-    assert_eq!(bench.outputs(), [Output::Gone { stream }]);
-}
-
-#[test]
-fn a_service_that_closes_is_answered_with_exactly_one_close() {
-    let mut bench = Bench::new();
-    let stream = bench.open(1);
-    assert_eq!(bench.receive(b"\x00\x04\x03\x01bye\n\x00\x00\x02\x01"), [(stream, b"bye\n".to_vec())]);
-    assert_eq!(bench.sent(), close(1));
-    assert_eq!(bench.outputs(), [Output::Finish { stream }]);
-    bench.receive(&close(1));
-    assert_eq!(bench.sent(), b"");
-}
-
-#[test]
-fn a_client_gets_all_of_the_answer_before_its_end() {
-    let mut bench = Bench::new();
-    let stream = bench.open(1);
-    bench.receive(b"\x00\x04\x03\x01bye\n");
-    bench.relay.keep(bench.now, stream, b"bye\n");
-    bench.receive(&close(1));
-    assert_eq!(bench.outputs(), []);
-    assert_eq!(bench.relay.pending(stream), b"bye\n");
-    bench.relay.advance(bench.now, stream, 4);
-    assert_eq!(bench.outputs(), [Output::Finish { stream }]);
-}
-
-#[test]
-fn connect_goes_out_before_anything_a_client_says() {
-    let mut bench = Bench::new();
-    bench.fill();
-    bench.sent();
-    let waiting = bench.arrive();
-    assert!(matches!(bench.relay.reserve(waiting), Room::Unwanted), "a client without a number is not read");
-}
-
-#[test]
-fn numbers_go_from_1_to_255_and_0_and_the_least_recently_used_is_next() {
-    let mut bench = Bench::new();
-    let clients = bench.fill();
-    assert_eq!(bench.relay.counters().open, 256);
-    for number in [7, 3] {
-        bench.receive(&close(number));
-        bench.sent();
-        bench.outputs();
+fn frames_that_cannot_be_the_first_end_the_link_and_are_told_by_their_bytes() {
+    for protocol in [Protocol::V1, Protocol::V2] {
+        assert_eq!(
+            Bench::new(protocol).violation(b"GET / HTTP/1.0"),
+            "the first frame is not LISTEN but 47 45 54 20; is this a device?"
+        );
+        assert_eq!(
+            Bench::new(protocol).violation(b"\x00\x02\x04\x00ab"),
+            "LISTEN carries no payload and is for client 0 (got 00 02 04 00)"
+        );
     }
-    bench.open(7);
-    bench.open(3);
-    assert_eq!(clients.len(), 256);
-}
-
-#[test]
-fn a_number_is_free_when_both_closes_have_passed_or_thirty_seconds_after_ours() {
-    let mut bench = Bench::new();
-    let clients = bench.fill();
-    bench.relay.handle_failure(bench.now, clients[4]);
-    bench.outputs();
-    assert_eq!(bench.sent(), close(5));
-    let waiting = bench.arrive();
-    assert_eq!(bench.outputs(), [], "the echo is not here");
-    bench.receive(&close(5));
-    assert_eq!(bench.outputs(), [Output::Opened { stream: waiting, client: 5 }]);
-
-    bench.relay.handle_failure(bench.now, waiting);
-    bench.pass(Duration::from_secs(30));
-    bench.outputs();
-    bench.sent();
-    bench.open(5);
-}
-
-#[test]
-fn when_all_numbers_are_taken_a_client_waits_a_second_and_is_refused() {
-    let mut bench = Bench::new();
-    bench.fill();
-    let waiting = bench.arrive();
-    bench.pass(999 * MS);
-    assert_eq!((bench.outputs(), bench.sent()), (vec![], vec![]), "no open client suffers");
-    bench.pass(MS);
-    assert_eq!(bench.outputs(), [Output::Reset { stream: waiting, reason: ResetReason::NoId }]);
-    assert_eq!(bench.relay.streams(), 256);
-}
-
-#[test]
-fn when_all_numbers_are_taken_the_longest_half_closed_client_gives_its_own() {
-    let mut bench = Bench::new();
-    let clients = bench.fill();
-    for place in [9, 2] {
-        bench.relay.handle_end(bench.now, clients[place]);
-        bench.now += 10 * MS;
-    }
-    let waiting = bench.arrive();
-    assert_eq!(bench.sent(), close(10));
-    assert_eq!(bench.outputs(), [Output::Finish { stream: clients[9] }]);
-    bench.receive(&close(10));
-    assert_eq!(bench.outputs(), [Output::Opened { stream: waiting, client: 10 }]);
-}
-
-#[test]
-fn a_client_that_ends_while_another_waits_for_a_number_gives_its_own() {
-    let mut bench = Bench::new();
-    let clients = bench.fill();
-    bench.arrive();
-    bench.relay.handle_end(bench.now, clients[0]);
-    bench.relay.handle_end(bench.now, clients[1]);
-    assert_eq!(bench.sent(), close(1), "one for one");
-}
-
-#[test]
-fn only_so_many_clients_may_wait_for_a_number() {
-    let mut bench = Bench::new();
-    bench.fill();
-    for _ in 0..MAX_WAITING {
-        bench.arrive();
-    }
-    assert_eq!(bench.outputs(), []);
-    let stream = bench.arrive();
-    assert_eq!(bench.outputs(), [Output::Reset { stream, reason: ResetReason::NoId }]);
-}
-
-#[test]
-fn data_for_a_client_that_is_not_open_is_skipped_and_counted() {
-    let mut bench = Bench::new();
-    // The relay of 2012 executes the payload and answers three CLOSEs.
-    bench.receive(b"\x00\x08\x03\x09\x00\x00\x04\x0b\x00\x00\x04\x0c");
-    bench.receive(b"\x00\x00\x07\x09");
-    bench.receive(&close(9));
-    let stream = bench.open(1);
-    bench.receive(b"\x00\x00\x03\x01");
-    bench.receive(b"\x00\x03\x07\x01abc");
-    assert_eq!((bench.sent(), bench.relay.counters().ignored), (vec![], 5));
-    assert_eq!(bench.receive(b"\x00\x01\x03\x01x"), [(stream, b"x".to_vec())]);
-}
-
-#[test]
-fn data_behind_the_devices_close_is_skipped() {
-    let mut bench = Bench::new();
-    bench.open(1);
-    assert_eq!(bench.receive(b"\x00\x00\x02\x01\x00\x04\x03\x01abcd"), []);
-    assert_eq!(bench.sent(), close(1));
-}
-
-#[test]
-fn frames_that_cannot_be_end_the_link_and_are_told_by_their_bytes() {
-    let unheard = || {
-        let now = Instant::now();
-        Bench { relay: Relay::new(now, Duration::ZERO, QueueRule::default()), now }
-    };
-    assert_eq!(
-        unheard().violation(b"GET / HTTP/1.0"),
-        "the first frame is not LISTEN but 47 45 54 20; is this a device?"
-    );
-    assert_eq!(
-        unheard().violation(b"\x00\x02\x04\x00ab"),
-        "LISTEN carries no payload and is for client 0 (got 00 02 04 00)"
-    );
-    assert_eq!(Bench::new().violation(&[0, 0, 4, 0]), "LISTEN came twice (00 00 04 00)");
-    assert!(
-        Bench::new()
-            .violation(b"\x00\x05\x01\x01\x00\x01a\x00\x16")
-            .starts_with("the device sent CONNECT (00 05 01 01)")
-    );
 }
 
 #[test]
 fn a_connection_without_listen_is_given_five_seconds() {
-    let now = Instant::now();
-    let mut bench = Bench { relay: Relay::new(now, Duration::ZERO, QueueRule::default()), now };
+    let mut bench = Bench::new(Protocol::V2);
     bench.receive(&[0, 0]);
-    bench.pass(Duration::from_millis(4_999));
-    assert_eq!(bench.outputs(), []);
-    bench.pass(MS);
-    assert_eq!(bench.outputs(), [Output::ListenOverdue]);
+    assert_eq!(bench.pass(Duration::from_millis(4_999)), []);
+    bench.now += MS;
+    let error = bench.relay.handle_timeout(bench.now).expect_err("too late");
+    assert_eq!(error.to_string(), "it sent no LISTEN within 5 s");
 }
 
 #[test]
-fn a_client_that_takes_nothing_is_reset_after_the_stall_time_and_the_others_go_on() {
-    let mut bench = Bench::new();
-    let slow = bench.open(1);
-    let other = bench.open(2);
-    bench.relay.keep(bench.now, slow, &vec![0; 1024 * 1024]);
-    assert!(!bench.relay.wants_input());
-    bench.pass(Duration::from_secs(30));
-    assert_eq!(bench.outputs(), [Output::Reset { stream: slow, reason: ResetReason::Stalled }]);
-    assert_eq!(bench.sent(), close(1));
-    assert_eq!(bench.receive(b"\x00\x01\x03\x02x"), [(other, b"x".to_vec())]);
-}
-
-#[test]
-fn a_link_that_stands_still_is_not_a_silent_service() {
-    let mut bench = Bench::new();
-    let slow = bench.open(1);
-    let ended = bench.open(2);
-    bench.relay.handle_end(bench.now, ended);
-    bench.relay.keep(bench.now, slow, &vec![0; 1024 * 1024]);
-    bench.pass(Duration::from_secs(10));
-    assert_eq!(bench.sent(), b"");
-    bench.now += 900 * MS;
-    bench.relay.advance(bench.now, slow, 1);
-    bench.pass(999 * MS);
-    assert_eq!(bench.sent(), b"", "its answer may have waited in the link");
-    bench.pass(MS);
-    assert_eq!(bench.sent(), close(2));
-}
-
-#[test]
-fn an_echo_that_waits_in_an_unread_link_closes_nobody() {
-    let mut bench = Bench::new();
-    let clients = bench.fill();
-    bench.relay.handle_failure(bench.now, clients[4]);
-    bench.pass(Duration::from_secs(20));
-    bench.relay.keep(bench.now, clients[0], &vec![0; 1024 * 1024]);
-    bench.pass(Duration::from_secs(20));
-    bench.relay.advance(bench.now, clients[0], 1);
-    bench.outputs();
-    bench.sent();
-    let waiting = bench.arrive();
-    assert_eq!(bench.outputs(), [], "the number is not free");
-    bench.receive(&close(5));
-    assert_eq!(bench.outputs(), [Output::Opened { stream: waiting, client: 5 }]);
-}
-
-#[test]
-fn a_lost_link_resets_its_clients_and_those_that_wait() {
-    let mut bench = Bench::new();
-    let clients = bench.fill();
-    let waiting = bench.arrive();
-    bench.relay.handle_link_lost(bench.now);
-    let outputs = bench.outputs();
-    assert_eq!(outputs.len(), 257);
-    for stream in clients.into_iter().chain([waiting]) {
-        assert!(outputs.contains(&Output::Reset { stream, reason: ResetReason::LinkLost }));
+fn hello_behind_listen_is_answered_first_and_with_settings_at_once() {
+    for cut in 0..=8 {
+        let mut bench = Bench::new(Protocol::V2);
+        let both = [LISTEN, HELLO].concat();
+        let mut outputs = bench.receive(&both[..cut]);
+        outputs.extend(bench.receive(&both[cut..]));
+        assert_eq!(outputs, [Output::Listening, Output::Version(2)], "cut after {cut} bytes");
+        let sent = bench.sent();
+        assert_eq!(sent[..4], HELLO);
+        assert_eq!(sent[4 + 2], 6, "SETTINGS is the first frame of version 2");
+        assert!(bench.relay.is_ready());
     }
-    assert_eq!((bench.relay.streams(), bench.relay.clients(), bench.relay.poll_timeout()), (0, 0, None));
+}
+
+#[test]
+fn a_device_that_sends_no_hello_within_250_ms_is_one_of_2012() {
+    for early in [&[][..], &[0], &[0, 0, 5]] {
+        let mut bench = Bench::new(Protocol::V2);
+        assert_eq!(bench.receive(&LISTEN), [Output::Listening]);
+        assert_eq!(bench.receive(early), []);
+        assert!(!bench.relay.is_ready() && bench.pass(249 * MS).is_empty());
+        assert_eq!(bench.pass(MS), [Output::Version(1)]);
+        assert_eq!(bench.sent(), b"", "a device of 2012 is told nothing");
+        bench.receive(&HELLO[early.len()..]);
+        assert_eq!(bench.sent(), [0, 0, 2, 0xf2], "a late HELLO has the answer of 2012");
+        assert!(bench.relay.is_ready());
+    }
+}
+
+#[test]
+fn any_other_frame_behind_listen_means_version_1_and_counts() {
+    let mut bench = Bench::new(Protocol::V2);
+    assert_eq!(bench.receive(&[LISTEN, [0, 0, 2, 9]].concat()), [Output::Listening, Output::Version(1)]);
+    assert_eq!(bench.relay.counters().ignored, 1);
+    assert_eq!(Bench::new(Protocol::V2).violation(&[LISTEN, LISTEN].concat()), "LISTEN came twice (00 00 04 00)");
+}
+
+#[test]
+fn a_relay_held_to_version_1_answers_hello_as_one_of_2012() {
+    let mut bench = Bench::new(Protocol::V1);
+    assert_eq!(bench.receive(&[LISTEN, HELLO].concat()), [Output::Listening, Output::Version(1)]);
+    assert_eq!(bench.sent(), [0, 0, 2, 0xf2]);
+}
+
+#[test]
+fn a_newer_device_is_answered_with_what_both_speak_and_an_older_one_in_version_1() {
+    let mut bench = Bench::new(Protocol::V2);
+    bench.receive(&[LISTEN, [0, 0, 5, 0xf7]].concat());
+    assert_eq!(bench.sent()[..4], HELLO);
+    let mut bench = Bench::new(Protocol::V2);
+    assert_eq!(bench.receive(&[LISTEN, [0, 0, 5, 0xf1]].concat()), [Output::Listening, Output::Version(1)]);
 }

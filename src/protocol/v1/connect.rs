@@ -32,25 +32,35 @@ pub enum Malformed {
 
 impl Connect {
     /// The whole frame that asks for `service` on behalf of `client`.
-    pub fn frame(service: &Address, client: u8) -> Vec<u8> {
-        let host = service.host().as_bytes();
-        // An Address has at most 253 bytes of host.
-        let length = host.len() as u16;
-        let mut frame = Header { size: length + 4, command: Command::Connect, client }.encode().to_vec();
-        frame.extend_from_slice(&length.to_be_bytes());
-        frame.extend_from_slice(host);
-        frame.extend_from_slice(&service.port().to_be_bytes());
-        frame
+    pub fn frame(self, client: u8) -> Vec<u8> {
+        let payload = self.payload();
+        let header = Header { size: payload.len() as u16, command: Command::Connect, client };
+        [&header.encode()[..], &payload].concat()
     }
 
-    /// Reads a payload. Bytes behind the port are passed over, as the programs of 2012 do.
-    pub(super) fn decode(payload: &[u8]) -> Result<Self, Malformed> {
-        let short = || Malformed::Short(hex(payload));
+    /// Host and port, as both versions carry them.
+    pub(in crate::protocol) fn payload(&self) -> Vec<u8> {
+        let host = self.service.host().as_bytes();
+        // An Address has at most 253 bytes of host.
+        let length = host.len() as u16;
+        [&length.to_be_bytes()[..], host, &self.service.port().to_be_bytes()].concat()
+    }
+
+    /// Reads a payload, and gives back what stands behind the port.
+    pub(in crate::protocol) fn decode(payload: &[u8]) -> Result<(Self, &[u8]), Malformed> {
+        let short = || Malformed::short(payload);
         let (length, rest) = payload.split_first_chunk::<2>().ok_or_else(short)?;
         let (host, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length))).ok_or_else(short)?;
-        let (port, _) = rest.split_first_chunk::<2>().ok_or_else(short)?;
+        let (port, rest) = rest.split_first_chunk::<2>().ok_or_else(short)?;
         let host = str::from_utf8(host).map_err(|_| Malformed::NotUtf8(hex(payload)))?;
-        Ok(Self { service: Address::new(host, u16::from_be_bytes(*port))? })
+        Ok((Self { service: Address::new(host, u16::from_be_bytes(*port))? }, rest))
+    }
+}
+
+impl Malformed {
+    /// A payload whose lengths ask for more bytes than it has.
+    pub(in crate::protocol) fn short(payload: &[u8]) -> Self {
+        Self::Short(hex(payload))
     }
 }
 
@@ -68,15 +78,17 @@ mod tests {
     #[test]
     fn the_frame_is_the_one_captured_in_2012() {
         let service: Address = "127.0.0.1:57847".parse().expect("an address");
-        let frame = Connect::frame(&service, 1);
+        let connect = Connect { service };
+        let frame = connect.clone().frame(1);
         assert_eq!(frame, b"\x00\x0d\x01\x01\x00\x09127.0.0.1\xe1\xf7");
-        assert_eq!(Connect::decode(&frame[4..]), Ok(Connect { service }));
+        assert_eq!(Connect::decode(&frame[4..]), Ok((connect, &[][..])));
     }
 
     #[test]
-    fn bytes_behind_the_port_are_passed_over() {
+    fn bytes_behind_the_port_are_given_back() {
         let payload = b"\x00\x09127.0.0.1\x00\x16xyz";
-        assert_eq!(Connect::decode(payload).expect("a CONNECT").service.to_string(), "127.0.0.1:22");
+        let (connect, rest) = Connect::decode(payload).expect("a CONNECT");
+        assert_eq!((connect.service.to_string().as_str(), rest), ("127.0.0.1:22", &b"xyz"[..]));
     }
 
     #[test]

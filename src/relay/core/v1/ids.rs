@@ -48,6 +48,11 @@ impl Ids {
         self.free.push_back(client);
     }
 
+    /// How many numbers can be had now.
+    pub(super) fn free(&self) -> usize {
+        self.free.len()
+    }
+
     /// How many numbers wait for the device's CLOSE.
     pub(super) fn awaiting_echo(&self) -> usize {
         self.awaiting_echo

@@ -1,7 +1,8 @@
 //! Bytes to frames, however the bytes were cut.
 
 use super::connect::MAX_CONNECT;
-use super::{Command, Connect, Header, Malformed};
+use super::{Command, Connect, Header};
+use crate::protocol::Malformed;
 
 /// Reads frames from a byte stream. DATA is handed on piece by piece as it arrives, without a copy.
 #[derive(Debug, Default)]
@@ -89,7 +90,7 @@ impl Decoder {
                 State::Connect { header, payload } => {
                     payload.extend_from_slice(take(input, usize::from(header.size) - payload.len()));
                     if payload.len() == usize::from(header.size) {
-                        let item = Item::Connect { header: *header, connect: Connect::decode(payload) };
+                        let item = Item::Connect { header: *header, connect: decode(payload) };
                         self.state = State::default();
                         return Some(item);
                     }
@@ -116,7 +117,7 @@ impl Decoder {
                 (skip, Some(Item::Connect { header, connect: Err(Malformed::Long(header.size)) }))
             }
             Command::Connect if size > 0 => (State::Connect { header, payload: Vec::with_capacity(size) }, None),
-            Command::Connect => (skip, Some(Item::Connect { header, connect: Connect::decode(&[]) })),
+            Command::Connect => (skip, Some(Item::Connect { header, connect: decode(&[]) })),
             Command::Close => (skip, Some(Item::Close { client })),
             Command::Listen => (skip, Some(Item::Listen(header))),
             Command::Data | Command::Other(_) => (skip, Some(Item::Ignored(header))),
@@ -124,6 +125,11 @@ impl Decoder {
         self.state = state;
         item
     }
+}
+
+/// A CONNECT whose payload is complete. Bytes behind the port are passed over, as the programs of 2012 do.
+fn decode(payload: &[u8]) -> Result<Connect, Malformed> {
+    Connect::decode(payload).map(|(connect, _)| connect)
 }
 
 /// Cuts at most `most` bytes off the front of `input`.

@@ -1,0 +1,8 @@
+#![no_main]
+//! RUSTC_BOOTSTRAP=1 cargo fuzz run pair_v2
+
+#[allow(dead_code, reason = "each target runs one version")]
+#[path = "../entries/pair.rs"]
+mod entry;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| entry::run_v2(data));

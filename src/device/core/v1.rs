@@ -1,0 +1,420 @@
+//! The device's end of a version 1 link.
+
+mod early;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use early::Early;
+
+use super::Output;
+use crate::address::Address;
+use crate::link::{Counters, Delivery, Endpoint, QueueRule, Reset, Room, SendQueue, StreamKey, Streams, Timers};
+use crate::protocol::v1::{Decoder, Header, Item};
+use crate::protocol::v2::Code;
+use crate::protocol::{MAX_PAYLOAD, Malformed, ProtocolError};
+
+/// Resolving and connecting to a service, over every address of its name.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long DATA that came before its CONNECT is kept.
+const EARLY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Early bytes kept for all clients together.
+const MAX_EARLY: usize = 4 * 1024 * 1024;
+/// Streams that exist at once: those on the link, and as many that only deliver what is left. Our relay never asks
+/// for more; past it a CONNECT is refused.
+const MAX_STREAMS: usize = 512;
+/// Bytes of answers that may wait beyond a full send queue before the relay counts as hostile.
+const MAX_BACKLOG: usize = 64 * 1024;
+
+/// The device's end of a link.
+#[derive(Debug)]
+pub(super) struct Device {
+    decoder: Decoder,
+    queue: SendQueue,
+    ids: Box<[Id; 256]>,
+    streams: Streams<Service>,
+    early_bytes: usize,
+    rule: QueueRule,
+    timers: Timers<Timer>,
+    outputs: VecDeque<Output>,
+    counters: Counters,
+}
+
+/// What a client's number means at the moment.
+#[derive(Debug)]
+enum Id {
+    Idle,
+    /// DATA came, CONNECT did not yet.
+    Early(Early),
+    Open(StreamKey),
+    /// Early DATA was dropped and our CLOSE is out: the CONNECT it belongs to may still come, and DATA behind it.
+    Refused,
+    /// Our own CLOSE is out: DATA is still the old client's until a CLOSE or a CONNECT comes.
+    Discarding,
+}
+
+#[derive(Debug)]
+struct Service {
+    /// The client's number, while the stream is on the link.
+    id: Option<u8>,
+    connected: bool,
+    /// When the service last took bytes, once the stream is off the link.
+    progress: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Early(u8),
+    Connect(StreamKey),
+    Linger(StreamKey),
+}
+
+impl Device {
+    /// A link on which `unsent` waits to be sent: LISTEN, or what is left of it and of what came behind.
+    pub(super) fn new(rule: QueueRule, unsent: &[u8]) -> Self {
+        let mut queue = SendQueue::default();
+        queue.push(unsent);
+        Self {
+            decoder: Decoder::default(),
+            queue,
+            ids: Box::new([const { Id::Idle }; 256]),
+            streams: Streams::new(rule),
+            early_bytes: 0,
+            rule,
+            timers: Timers::new(),
+            outputs: VecDeque::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// The connection that [`Output::Connect`] asked for is made.
+    pub(super) fn handle_connected(&mut self, now: Instant, key: StreamKey) {
+        self.timers.cancel(Timer::Connect(key));
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        stream.state.connected = true;
+        stream.state.progress = now;
+        self.finish_if_delivered(key);
+    }
+
+    /// The number of the client that the stream belongs to, while it is on the link.
+    pub(super) fn client(&self, key: StreamKey) -> Option<u8> {
+        self.streams.get(key)?.state.id
+    }
+
+    fn handle_connect(&mut self, now: Instant, client: u8, service: Address) {
+        if matches!(self.ids[usize::from(client)], Id::Refused) {
+            // A service must not be given the rest of a stream whose first bytes are gone.
+            self.ids[usize::from(client)] = Id::Discarding;
+            return;
+        }
+        if let Id::Open(old) = self.ids[usize::from(client)] {
+            // The relay of 2012 takes a number again while it is in use. No CLOSE: it would hit the new client.
+            self.set_id(client, Id::Idle);
+            let delivered = self.streams.get(old).is_some_and(|old| old.pending().is_empty());
+            self.leave_link(old);
+            if delivered {
+                self.linger(now, old);
+            } else {
+                self.reset(old, Reset::Replaced);
+            }
+        }
+        if self.streams.len() >= MAX_STREAMS {
+            self.refuse(client, Id::Discarding);
+            return;
+        }
+        let stream = self.streams.insert(Service { id: Some(client), connected: false, progress: now });
+        self.counters.open += 1;
+        self.counters.opened += 1;
+        self.timers.set(Timer::Connect(stream), now + CONNECT_TIMEOUT);
+        self.outputs.push_back(Output::Connect { stream, client: client.into(), service, from: None });
+        if let Id::Early(early) = self.set_id(client, Id::Open(stream)) {
+            self.streams.push(now, stream, early.bytes());
+            if early.is_closed() {
+                self.handle_close(now, client);
+            }
+        }
+    }
+
+    /// The relay says that the client is gone.
+    fn handle_close(&mut self, now: Instant, client: u8) {
+        match &mut self.ids[usize::from(client)] {
+            Id::Open(key) => {
+                let key = *key;
+                self.take_off_link(now, key, Id::Idle);
+                self.linger(now, key);
+            }
+            Id::Early(early) => early.close(),
+            Id::Refused | Id::Discarding => self.ids[usize::from(client)] = Id::Idle,
+            Id::Idle => self.counters.ignored += 1,
+        }
+    }
+
+    /// DATA for a client that is not open.
+    fn handle_early(&mut self, now: Instant, client: u8, bytes: &[u8]) {
+        if matches!(self.ids[usize::from(client)], Id::Idle) {
+            self.ids[usize::from(client)] = Id::Early(Early::default());
+            self.timers.set(Timer::Early(client), now + EARLY_TIMEOUT);
+        }
+        let room = MAX_EARLY - self.early_bytes;
+        let Id::Early(early) = &mut self.ids[usize::from(client)] else { return };
+        if early.is_closed() {
+            self.counters.ignored += 1;
+        } else if bytes.len() > room || !early.push(bytes) {
+            self.drop_early(client);
+        } else {
+            self.early_bytes += bytes.len();
+        }
+    }
+
+    /// Early DATA that no CONNECT came for, or too much of it: answered with CLOSE.
+    fn drop_early(&mut self, client: u8) {
+        self.refuse(client, Id::Refused);
+        self.outputs.push_back(Output::EarlyDropped { client: client.into() });
+    }
+
+    /// CLOSE for a number without a stream; it means `after` until the relay's CLOSE, if that is not here already.
+    fn refuse(&mut self, client: u8, after: Id) {
+        let closed = matches!(&self.ids[usize::from(client)], Id::Early(early) if early.is_closed());
+        self.set_id(client, if closed { Id::Idle } else { after });
+        self.queue.push(&Header::close(client).encode());
+    }
+
+    fn handle_malformed(&mut self, now: Instant, header: Header, reason: Malformed) {
+        let client = header.client;
+        if let Id::Open(key) = self.ids[usize::from(client)] {
+            self.take_off_link(now, key, Id::Discarding);
+            self.linger(now, key);
+        } else {
+            self.refuse(client, Id::Discarding);
+        }
+        self.outputs.push_back(Output::Malformed { client: header.client.into(), reason });
+    }
+
+    /// Gives a number another meaning; what it meant goes back.
+    fn set_id(&mut self, client: u8, id: Id) -> Id {
+        let old = std::mem::replace(&mut self.ids[usize::from(client)], id);
+        if let Id::Early(early) = &old {
+            self.early_bytes -= early.bytes().len();
+            self.timers.cancel(Timer::Early(client));
+        }
+        old
+    }
+
+    /// Sends the stream's one CLOSE, if it is on the link; its number means `after` from here on.
+    fn take_off_link(&mut self, _now: Instant, key: StreamKey, after: Id) {
+        if let Some(client) = self.leave_link(key) {
+            self.set_id(client, after);
+            self.queue.push(&Header::close(client).encode());
+        }
+    }
+
+    fn leave_link(&mut self, key: StreamKey) -> Option<u8> {
+        let client = self.streams.get_mut(key)?.state.id.take()?;
+        self.counters.open -= 1;
+        Some(client)
+    }
+
+    /// The stream is off the link: it ends when everything is delivered, or when its service stands still.
+    fn linger(&mut self, now: Instant, key: StreamKey) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        stream.state.progress = now;
+        if !self.finish_if_delivered(key) {
+            self.streams.linger(now, key);
+            self.timers.set(Timer::Linger(key), now + self.rule.stall);
+        }
+    }
+
+    fn finish_if_delivered(&mut self, key: StreamKey) -> bool {
+        let done = self
+            .streams
+            .get(key)
+            .is_some_and(|stream| stream.state.id.is_none() && stream.state.connected && stream.pending().is_empty());
+        if done {
+            self.forget(key);
+            self.outputs.push_back(Output::Finish { stream: key });
+        }
+        done
+    }
+
+    fn reset(&mut self, key: StreamKey, reason: Reset) {
+        self.forget(key);
+        self.outputs.push_back(Output::Reset { stream: key, reason });
+    }
+
+    fn forget(&mut self, key: StreamKey) {
+        self.streams.remove(key);
+        self.timers.cancel(Timer::Connect(key));
+        self.timers.cancel(Timer::Linger(key));
+    }
+
+    fn handle_timer(&mut self, now: Instant, timer: Timer) {
+        match timer {
+            Timer::Early(client) => self.drop_early(client),
+            Timer::Connect(key) => {
+                self.take_off_link(now, key, Id::Discarding);
+                self.reset(key, Reset::ConnectTimeout);
+            }
+            Timer::Linger(key) => {
+                let Some(stream) = self.streams.get(key) else { return };
+                let due = stream.state.progress + self.rule.stall;
+                if due > now {
+                    self.timers.set(timer, due);
+                } else {
+                    self.reset(key, Reset::Stalled);
+                }
+            }
+        }
+    }
+}
+
+impl Endpoint for Device {
+    type Output = Output;
+
+    fn receive<'a>(&mut self, now: Instant, input: &mut &'a [u8]) -> Result<Option<Delivery<'a>>, ProtocolError> {
+        while let Some(item) = self.decoder.next(input) {
+            match item {
+                Item::Data { client, bytes } => match self.ids[usize::from(client)] {
+                    Id::Open(key) => {
+                        self.counters.received += bytes.len() as u64;
+                        let stream = self.streams.get(key);
+                        if stream.is_some_and(|stream| stream.state.connected && stream.pending().is_empty()) {
+                            return Ok(Some(Delivery { stream: key, bytes }));
+                        }
+                        self.streams.push(now, key, bytes);
+                    }
+                    Id::Idle | Id::Early(_) => self.handle_early(now, client, bytes),
+                    Id::Refused | Id::Discarding => self.counters.ignored += 1,
+                },
+                Item::Connect { header, connect: Ok(connect) } => {
+                    self.handle_connect(now, header.client, connect.service);
+                }
+                Item::Connect { header, connect: Err(reason) } => self.handle_malformed(now, header, reason),
+                Item::Close { client } => self.handle_close(now, client),
+                Item::Listen(_) | Item::Ignored(_) => self.counters.ignored += 1,
+            }
+            if self.queue.exceeds(MAX_BACKLOG) {
+                return Err(ProtocolError::Backlog(self.queue.unsent().len()));
+            }
+        }
+        Ok(None)
+    }
+
+    fn delivered(&mut self, now: Instant, stream: StreamKey, bytes: &[u8], taken: usize) {
+        if taken < bytes.len() {
+            self.streams.push(now, stream, &bytes[taken..]);
+        }
+    }
+
+    fn wants_input(&self) -> bool {
+        !self.streams.is_blocked()
+    }
+
+    fn pending(&self, stream: StreamKey) -> &[u8] {
+        self.streams.get(stream).filter(|stream| stream.state.connected).map_or(&[], |stream| stream.pending())
+    }
+
+    fn advance(&mut self, now: Instant, key: StreamKey, count: usize) {
+        self.streams.advance(now, key, count);
+        if let Some(stream) = self.streams.get_mut(key) {
+            stream.state.progress = now;
+        }
+        self.finish_if_delivered(key);
+    }
+
+    fn reserve(&mut self, key: StreamKey, _contended: bool) -> Room<'_> {
+        match self.streams.get(key) {
+            Some(stream) if stream.state.id.is_some() && stream.state.connected => {
+                self.queue.reserve(Header::LEN, MAX_PAYLOAD).map_or(Room::Full, Room::Free)
+            }
+            _ => Room::Unwanted,
+        }
+    }
+
+    fn commit(&mut self, _now: Instant, key: StreamKey, count: usize) {
+        debug_assert!((1..=MAX_PAYLOAD).contains(&count));
+        if let Some(client) = self.client(key) {
+            self.queue.commit(&Header::data(client, count as u16).encode(), count);
+            self.counters.sent += count as u64;
+        }
+    }
+
+    fn handle_end(&mut self, now: Instant, key: StreamKey) {
+        self.take_off_link(now, key, Id::Discarding);
+        self.linger(now, key);
+    }
+
+    fn handle_failure(&mut self, now: Instant, key: StreamKey, _code: Code, _reason: &str) {
+        self.take_off_link(now, key, Id::Discarding);
+        self.forget(key);
+        self.outputs.push_back(Output::Gone { stream: key });
+    }
+
+    fn poll_unblocked(&mut self) -> Option<StreamKey> {
+        None
+    }
+
+    fn has_unsent(&self) -> bool {
+        !self.queue.unsent().is_empty()
+    }
+
+    fn unsent(&mut self) -> &[u8] {
+        self.queue.unsent()
+    }
+
+    fn advance_link(&mut self, _now: Instant, count: usize) {
+        self.queue.advance(count);
+    }
+
+    fn go_away(&mut self, _now: Instant, _code: Code, _retry_after: u16, _reason: &str) {
+        // The relay goes on sending CONNECT, since version 1 has no way to stop it.
+    }
+
+    fn close(&mut self, now: Instant) {
+        for key in self.streams.keys() {
+            self.take_off_link(now, key, Id::Discarding);
+            self.linger(now, key);
+        }
+    }
+
+    fn handle_link_lost(&mut self, _now: Instant) {
+        for client in 0..=u8::MAX {
+            self.set_id(client, Id::Idle);
+        }
+        for key in self.streams.keys() {
+            if self.leave_link(key).is_some() {
+                self.reset(key, Reset::LinkLost);
+            }
+        }
+        self.queue = SendQueue::default();
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next().into_iter().chain(self.streams.stall_timeout()).min()
+    }
+
+    fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
+        while let Some(timer) = self.timers.pop_due(now) {
+            self.handle_timer(now, timer);
+        }
+        while let Some(key) = self.streams.next_stalled(now) {
+            self.take_off_link(now, key, Id::Discarding);
+            self.reset(key, Reset::Stalled);
+        }
+        Ok(())
+    }
+
+    fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    fn streams(&self) -> usize {
+        self.streams.len()
+    }
+}
+
+#[cfg(test)]
+mod tests;

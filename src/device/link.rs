@@ -1,0 +1,307 @@
+//! One link of a device with its sockets: what its core asks for is carried out here, and told to the owner.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::access::{Access, Refusal};
+use super::attempt::Reached;
+use super::core::{Device, Output};
+use super::dial::{Dial, Progress};
+use super::notice::{Event, EventKind, Severity};
+use super::report::Report;
+use super::resolver::{self, Resolver};
+use crate::address::Address;
+use crate::event_loop::{EventLoop, Readiness, Source};
+use crate::linger::Lingering;
+use crate::link::{Counters, Endpoint, Reset, StreamKey};
+use crate::net;
+use crate::protocol::v2::{Code, GoAway};
+use crate::session::{LinkLost, Session};
+
+/// Connecting to a service, over every address of its name. The core keeps the deadline of the whole.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The answer to a lookup.
+pub(super) type Answer = Result<Vec<SocketAddr>, Refusal>;
+/// The lookups of a tunnel.
+pub(super) type Names = Resolver<Lookup, Answer>;
+
+/// What a name is looked up for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lookup {
+    /// The relay, in the attempt with this number.
+    Server(usize),
+    /// A service, of this link's stream.
+    Service(usize, StreamKey),
+}
+
+/// What all links of a tunnel share.
+pub(super) struct Context<'a> {
+    pub(super) event_loop: EventLoop,
+    pub(super) names: Names,
+    pub(super) report: &'a Report,
+    pub(super) access: Arc<Access>,
+    pub(super) lingering: Lingering,
+}
+
+/// One link.
+pub(super) struct Link {
+    pub(super) session: Session<Device>,
+    pub(super) peer: SocketAddr,
+    pub(super) up_since: Instant,
+    /// LISTEN has left, and the owner knows.
+    pub(super) told: bool,
+    /// The relay wants no more of this link.
+    pub(super) away: Option<GoAway>,
+    number: usize,
+    /// Connections to services that are being made.
+    dials: BTreeMap<StreamKey, Dial>,
+    /// What the owner is told of a stream: the client's number, and the service.
+    services: BTreeMap<StreamKey, (u32, Arc<str>)>,
+}
+
+/// A service that cannot be had: for the owner, and for the relay.
+struct Failure {
+    kind: EventKind,
+    code: Code,
+    reason: String,
+}
+
+impl Link {
+    pub(super) fn new(device: Device, number: usize, reached: Reached, now: Instant) -> Self {
+        // The options only hasten what the protocol does without them.
+        let _ = net::tune_link(&reached.io);
+        Self {
+            session: Session::new(device, number, reached.io, reached.token),
+            peer: reached.peer,
+            up_since: now,
+            told: false,
+            away: None,
+            number,
+            dials: BTreeMap::new(),
+            services: BTreeMap::new(),
+        }
+    }
+
+    /// Moves bytes, carries out outputs, and keeps time; true if there is more to do at once.
+    pub(super) fn step(
+        &mut self,
+        now: Instant,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Result<bool, LinkLost> {
+        self.session.handle_timeout(now)?;
+        self.poll_dials(now, context);
+        let mut busy = self.session.turn(now, &mut context.event_loop, buffer)?;
+        while let Some(output) = self.session.endpoint.poll_output() {
+            self.carry_out(now, context, output);
+            busy = true;
+        }
+        Ok(busy)
+    }
+
+    /// What the core still asks for when there is no link any more.
+    pub(super) fn carry_out_all(&mut self, now: Instant, context: &mut Context<'_>) {
+        while let Some(output) = self.session.endpoint.poll_output() {
+            self.carry_out(now, context, output);
+        }
+    }
+
+    pub(super) fn handle_stream_event(
+        &mut self,
+        now: Instant,
+        context: &mut Context<'_>,
+        key: StreamKey,
+        event: Readiness,
+    ) {
+        if self.dials.contains_key(&key) {
+            self.poll_dial(now, context, key);
+        } else {
+            self.session.handle_stream_event(now, &mut context.event_loop, key, event);
+        }
+    }
+
+    /// A service's name is resolved and permitted, or not.
+    pub(super) fn dial(&mut self, now: Instant, context: &mut Context<'_>, key: StreamKey, answer: Answer) {
+        if !self.services.contains_key(&key) {
+            return;
+        }
+        match answer {
+            Ok(addresses) => {
+                let source = Source::Stream(self.number, key);
+                self.dials.insert(key, Dial::new(source, addresses, now + CONNECT_TIMEOUT));
+                self.poll_dial(now, context, key);
+            }
+            Err(refusal) => {
+                let (kind, code) = match refusal {
+                    Refusal::Denied { .. } => (EventKind::Denied, Code::Denied),
+                    Refusal::Unresolved { .. } => (EventKind::Failed, Code::Unresolved),
+                };
+                self.connect_failed(now, context, key, Failure { kind, code, reason: refusal.to_string() });
+            }
+        }
+    }
+
+    /// When something is due here.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let dials = self.dials.values().filter_map(Dial::poll_timeout).min();
+        [dials, self.session.poll_timeout()].into_iter().flatten().min()
+    }
+
+    pub(super) fn counters(&self) -> Counters {
+        self.session.endpoint.counters()
+    }
+
+    /// Nothing is left to do, or to deliver.
+    pub(super) fn is_over(&self) -> bool {
+        !self.session.has_link() && self.session.endpoint.streams() == 0
+    }
+
+    fn carry_out(&mut self, now: Instant, context: &mut Context<'_>, output: Output) {
+        match output {
+            Output::Version(version) => {
+                context.report.version(version);
+                if version == 2 {
+                    self.session.tune_link_v2();
+                }
+            }
+            Output::Connect { stream, client, service, from } => {
+                self.connect_service(now, context, stream, client, service, from);
+            }
+            Output::ShutdownWrite { stream } => self.session.shutdown_write(stream),
+            Output::Finish { stream } => {
+                self.session.finish(now, &mut context.event_loop, &mut context.lingering, stream);
+                self.tell_gone(context, stream, EventKind::Disconnect, Severity::Detail, "is done");
+            }
+            Output::Reset { stream, reason } => {
+                if let Some(dial) = self.dials.remove(&stream) {
+                    dial.cancel(&mut context.event_loop);
+                }
+                self.session.reset(&mut context.event_loop, stream);
+                self.tell_reset(context, stream, &reason);
+            }
+            Output::Gone { stream } => {
+                let text = "is done: its service reset it";
+                self.tell_gone(context, stream, EventKind::Disconnect, Severity::Detail, text);
+            }
+            Output::Malformed { client, reason } => {
+                let message = format!("the relay sent what cannot be read for client {client}: {reason}");
+                let event = Event::new(EventKind::Protocol, Severity::Warning, message);
+                context.report.event(event.about(client, None));
+            }
+            Output::EarlyDropped { client } => {
+                let message = format!("dropped what came for client {client}, which the relay never announced");
+                let event = Event::new(EventKind::Protocol, Severity::Warning, message);
+                context.report.event(event.about(client, None));
+            }
+            Output::GoAway(away) => self.away = Some(away),
+        }
+    }
+
+    fn connect_service(
+        &mut self,
+        now: Instant,
+        context: &mut Context<'_>,
+        key: StreamKey,
+        client: u32,
+        service: Address,
+        from: Option<SocketAddr>,
+    ) {
+        let shown: Arc<str> = net::shown(&service).into();
+        let from = from.map_or_else(String::new, |from| format!(" at {from}"));
+        let event = Event::new(EventKind::Connect, Severity::Detail, format!("client {client}{from} asks for {shown}"));
+        context.report.event(event.about(client, Some(Arc::clone(&shown))));
+        self.services.insert(key, (client, shown));
+        let access = Arc::clone(&context.access);
+        let needs_lookup = access.needs_lookup(service.host(), service.port());
+        let work = move || access.permit(service.host(), service.port(), &mut resolver::lookup);
+        if !needs_lookup {
+            self.dial(now, context, key, work());
+        } else if let Err(error) = context.names.submit(Lookup::Service(self.number, key), work) {
+            let failure = Failure { kind: EventKind::Failed, code: Code::Internal, reason: error.to_string() };
+            self.connect_failed(now, context, key, failure);
+        }
+    }
+
+    fn poll_dials(&mut self, now: Instant, context: &mut Context<'_>) {
+        let due = self.dials.iter().filter(|(_, dial)| dial.poll_timeout().is_some_and(|at| at <= now));
+        let due: Vec<StreamKey> = due.map(|(&key, _)| key).collect();
+        for key in due {
+            self.poll_dial(now, context, key);
+        }
+    }
+
+    fn poll_dial(&mut self, now: Instant, context: &mut Context<'_>, key: StreamKey) {
+        let Some(dial) = self.dials.get_mut(&key) else { return };
+        match dial.poll(now, &mut context.event_loop) {
+            Progress::Pending => {}
+            Progress::Connected { io, token, .. } => {
+                self.dials.remove(&key);
+                // As with the link's: only hastens.
+                let _ = net::tune_stream(&io);
+                self.session.attach(&mut context.event_loop, key, io, token);
+                self.session.endpoint.handle_connected(now, key);
+                self.session.start(now, &mut context.event_loop, key);
+            }
+            Progress::Failed(error) => {
+                self.dials.remove(&key);
+                let (code, reason) = if error.kind() == io::ErrorKind::TimedOut {
+                    (Code::Timeout, "it did not answer".to_owned())
+                } else if error.kind() == io::ErrorKind::ConnectionRefused {
+                    (Code::Refused, error.to_string())
+                } else {
+                    (Code::Unreachable, error.to_string())
+                };
+                self.connect_failed(now, context, key, Failure { kind: EventKind::Failed, code, reason });
+            }
+        }
+    }
+
+    fn connect_failed(&mut self, now: Instant, context: &mut Context<'_>, key: StreamKey, failure: Failure) {
+        let Failure { kind, code, reason } = failure;
+        if let Some((client, shown)) = self.services.remove(&key) {
+            let message = if kind == EventKind::Denied {
+                format!("client {client}: {reason}")
+            } else {
+                format!("client {client} cannot reach {shown}: {reason}")
+            };
+            let event = Event::new(kind, Severity::Warning, message).with_code(code.name());
+            context.report.event(event.about(client, Some(shown)));
+        }
+        self.session.endpoint.handle_failure(now, key, code, &reason);
+    }
+
+    fn tell_reset(&mut self, context: &Context<'_>, key: StreamKey, reason: &Reset) {
+        let (kind, severity, text) = match reason {
+            Reset::Stalled => {
+                (EventKind::Stalled, Severity::Warning, "was reset: its service stood still for too long".to_owned())
+            }
+            Reset::ConnectTimeout => (
+                EventKind::Failed,
+                Severity::Warning,
+                "got no connection: its service did not answer in 10 s".to_owned(),
+            ),
+            Reset::Replaced => {
+                (EventKind::Disconnect, Severity::Detail, "was cut: the relay gave its number to another".to_owned())
+            }
+            Reset::LinkLost => (EventKind::Disconnect, Severity::Detail, "was cut with the link".to_owned()),
+            Reset::Shutdown => (EventKind::Disconnect, Severity::Detail, "was cut with the tunnel".to_owned()),
+            Reset::Closed(close) => {
+                let why = if close.reason.is_empty() { close.code.to_string() } else { close.reason.clone() };
+                (EventKind::Disconnect, Severity::Detail, format!("is gone: {why}"))
+            }
+            Reset::NoPlace => (EventKind::Disconnect, Severity::Detail, "was refused".to_owned()),
+        };
+        self.tell_gone(context, key, kind, severity, &text);
+    }
+
+    fn tell_gone(&mut self, context: &Context<'_>, key: StreamKey, kind: EventKind, severity: Severity, text: &str) {
+        if let Some((client, service)) = self.services.remove(&key) {
+            let event = Event::new(kind, severity, format!("client {client} {text}"));
+            context.report.event(event.about(client, Some(service)));
+        }
+    }
+}

@@ -1,0 +1,591 @@
+//! One end of a version 2 link: streams with credit of their own. Device and relay are both built on it.
+//!
+//! It is driven as every [`Endpoint`](super::Endpoint) is. What is owed to the peer is state, not a queue: at most
+//! one CREDIT, one CONNECTED and one CLOSE for a stream, and one answer to PING, wait at any time; and the link is
+//! read whatever waits to be written. So no two peers can wait for each other.
+
+mod bucket;
+mod liveness;
+mod opening;
+mod outbox;
+mod receiving;
+mod stream;
+mod window;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use bucket::Bucket;
+use liveness::{Due, Liveness};
+use outbox::Outbox;
+use stream::{Place, Receiving, Stream};
+use window::Budget;
+
+use super::{Counters, Delivery, Endpoint, Limits, Reset, Room, Slab, StreamKey, Timers};
+use crate::protocol::v2::{self, Close, Code, Flags, GoAway, Header, Settings};
+use crate::protocol::{MAX_PAYLOAD, Malformed, ProtocolError};
+
+/// The most that a stream may put on the link at a time while another waits.
+const QUANTUM: usize = 16 * 1024;
+/// Bytes of control frames that are made ready at a time.
+const CONTROL_BATCH: usize = 4 * 1024;
+/// Bytes of control frames past which no stream is opened.
+const CONTROL_FULL: usize = 64 * 1024;
+/// Bytes beyond a full queue that mark a peer as hostile.
+const MAX_BACKLOG: usize = 256 * 1024;
+/// From the start of version 2 until SETTINGS are here.
+const SETTINGS_TIMEOUT: Duration = Duration::from_secs(10);
+/// Input that may come before SETTINGS are complete.
+const MAX_GREETING: usize = 4 * 1024;
+/// Frames of no use that are forgiven: so many at once, and so many a second.
+const ABUSE: (u32, u32) = (100, 10);
+
+/// Which end of the link this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Device,
+    Relay,
+}
+
+/// One end of a version 2 link.
+#[derive(Debug)]
+pub(crate) struct Mux {
+    role: Role,
+    limits: Limits,
+    decoder: v2::Decoder,
+    outbox: Outbox,
+    streams: Slab<Stream>,
+    /// The streams that are on the link.
+    numbers: BTreeMap<u32, StreamKey>,
+    /// The newest number that was opened.
+    newest: u32,
+    /// What the peer can take; the least that any can, until it has said so.
+    peer: Settings,
+    greeting: Greeting,
+    budget: Budget,
+    /// Credit of streams that we ended and whose bytes may still come.
+    stale_credit: u64,
+    /// Streams that owe CREDIT or CONNECTED.
+    owing: VecDeque<StreamKey>,
+    /// CLOSEs to be sent, in the order in which they will be.
+    closes: VecDeque<OwedClose>,
+    owed_answer: Option<[u8; 8]>,
+    /// Streams whose sockets may be read again.
+    unblocked: VecDeque<StreamKey>,
+    /// Streams without a number, in the order they came.
+    waiting: VecDeque<Wanted>,
+    lingering: Lingering,
+    liveness: Liveness,
+    abuse: Bucket,
+    opens: Bucket,
+    /// We, or the peer, have said that there will be no new streams.
+    going_away: bool,
+    timers: Timers<Timer>,
+    outputs: VecDeque<Output>,
+    counters: Counters,
+}
+
+/// What the owner of an end is told; the shells carry it out.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// The peer's SETTINGS are here.
+    Settings,
+    /// The stream has its number: its socket may be read.
+    Opened { stream: StreamKey, number: u32 },
+    /// The relay wants a stream.
+    Connect { stream: StreamKey, number: u32, connect: v2::Connect },
+    /// The relay wants a stream, and where to cannot be read.
+    Malformed { number: u32, reason: Malformed },
+    /// The stream's service is connected.
+    Connected { stream: StreamKey },
+    /// Everything is delivered and no more will come: end the sending side of the stream's socket.
+    ShutdownWrite { stream: StreamKey },
+    /// Both sides have finished: end the stream's socket. The key is void.
+    Finish { stream: StreamKey },
+    /// End the stream's socket with RST. The key is void.
+    Reset { stream: StreamKey, reason: Reset },
+    /// The stream's socket failed, as the shell has told. The key is void.
+    Gone { stream: StreamKey },
+    /// The peer wants no new streams.
+    GoAway(GoAway),
+}
+
+/// How far the peer has introduced itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Greeting {
+    /// Its SETTINGS are to come; so many bytes came.
+    Awaited(usize),
+    Done,
+}
+
+/// A stream that waits for a number, and what it is for.
+#[derive(Debug)]
+struct Wanted {
+    key: StreamKey,
+    connect: v2::Connect,
+}
+
+#[derive(Debug)]
+struct OwedClose {
+    number: u32,
+    close: Close,
+    /// It leaves once so much of the queue of DATA has: never before the stream's own bytes.
+    after: u64,
+}
+
+/// Streams that are off the link and only deliver what is left.
+#[derive(Debug, Default)]
+struct Lingering {
+    /// When the socket of each last took something.
+    progress: BTreeMap<StreamKey, Instant>,
+    /// What they hold together.
+    bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Settings,
+    Liveness,
+    /// A stream waits for a number.
+    Place(StreamKey),
+    /// Streams wait for the open rate.
+    OpenRate,
+    Connect(StreamKey),
+    Linger(StreamKey),
+}
+
+impl Mux {
+    /// An end whose SETTINGS are to be sent, behind `first`: what was decided to be sent before version 2 was.
+    pub(crate) fn new(now: Instant, role: Role, limits: Limits, first: &[u8]) -> Self {
+        let mut outbox = Outbox::new(first);
+        let software = concat!("tcpremote ", env!("CARGO_PKG_VERSION")).to_owned();
+        let Limits { window, streams, open_rate, .. } = limits;
+        outbox.push_control(&Settings { window, streams, open_rate, software }.frame());
+        let mut timers = Timers::new();
+        timers.set(Timer::Settings, now + SETTINGS_TIMEOUT);
+        let liveness = Liveness::new(now);
+        timers.set(Timer::Liveness, liveness.poll_timeout());
+        let peer = Settings::default();
+        let rate = if role == Role::Device { open_rate } else { peer.open_rate };
+        Self {
+            role,
+            limits,
+            decoder: v2::Decoder::default(),
+            outbox,
+            streams: Slab::default(),
+            numbers: BTreeMap::new(),
+            newest: 0,
+            peer,
+            greeting: Greeting::Awaited(0),
+            budget: Budget::new(limits.budget, streams, window.into()),
+            stale_credit: 0,
+            owing: VecDeque::new(),
+            closes: VecDeque::new(),
+            owed_answer: None,
+            unblocked: VecDeque::new(),
+            waiting: VecDeque::new(),
+            lingering: Lingering::default(),
+            liveness,
+            abuse: Bucket::new(now, ABUSE.0, ABUSE.1),
+            opens: Bucket::new(now, rate, rate),
+            going_away: false,
+            timers,
+            outputs: VecDeque::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// The name and version that the peer gave itself.
+    pub(crate) fn peer_software(&self) -> &str {
+        &self.peer.software
+    }
+
+    /// Whether there will be no new streams, by either side's wish.
+    pub(crate) fn is_going_away(&self) -> bool {
+        self.going_away
+    }
+
+    /// Streams on the link, or waiting for a place on it.
+    pub(crate) fn clients(&self) -> usize {
+        self.numbers.len() + self.waiting.len()
+    }
+
+    fn handle_timer(&mut self, now: Instant, timer: Timer) -> Result<(), ProtocolError> {
+        match timer {
+            Timer::Settings => return Err(ProtocolError::NoSettings),
+            Timer::Liveness => {
+                match self.liveness.handle_timeout(now) {
+                    Due::Nothing => {}
+                    Due::Ping(payload) => self.push_ping(payload),
+                    Due::Dead => return Err(ProtocolError::Silent),
+                }
+                self.timers.set(timer, self.liveness.poll_timeout());
+            }
+            Timer::Place(key) => self.reset(key, Reset::NoPlace),
+            Timer::OpenRate => self.assign_numbers(now),
+            Timer::Connect(key) => {
+                let reason = "the service did not answer in 10 s";
+                self.owe_close(key, Code::Timeout, reason);
+                self.reset(key, Reset::ConnectTimeout);
+            }
+            Timer::Linger(key) => {
+                let Some(&progress) = self.lingering.progress.get(&key) else { return Ok(()) };
+                let due = progress + self.limits.rule.stall;
+                if due > now {
+                    self.timers.set(timer, due);
+                } else {
+                    self.reset(key, Reset::Stalled);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Turns what is owed into frames, as long as they are few.
+    fn make_control_frames(&mut self) {
+        if let Some(payload) = self.owed_answer.take() {
+            self.outbox.push_control(&v2::ping(payload, Flags::ACK));
+        }
+        while self.outbox.control_len() < CONTROL_BATCH
+            && let Some(key) = self.owing.pop_front()
+        {
+            let Some(stream) = self.streams.get_mut(key) else { continue };
+            let Some(number) = stream.number() else { continue };
+            let (connected, credit) = stream.take_owed();
+            if connected {
+                self.outbox.push_control(&connected_frame(number));
+            }
+            if credit {
+                self.outbox.push_control(&v2::credit(number, stream.window.limit()));
+            }
+        }
+        while self.outbox.control_len() < CONTROL_BATCH
+            && self.closes.front().is_some_and(|owed| owed.after <= self.outbox.sent())
+            && let Some(owed) = self.closes.pop_front()
+        {
+            self.outbox.push_control(&owed.close.frame(owed.number));
+        }
+    }
+
+    /// The stream's socket consumed bytes: there may be credit for more, and the stream may be at its end.
+    fn consume(&mut self, now: Instant, key: StreamKey, count: usize) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        let round_trip = self.liveness.least_round_trip();
+        let more = stream.window.consume(now, count, round_trip, &mut self.budget);
+        if more && stream.number().is_some() && stream.receiving == Receiving::Open {
+            if stream.owe_credit() {
+                self.owing.push_back(key);
+            }
+            if stream.window.has_grown()
+                && let Some(payload) = self.liveness.measure(now)
+            {
+                self.push_ping(payload);
+            }
+        }
+        self.finish_if_delivered(key);
+    }
+
+    /// Once both sides have sent FIN the stream is off the link.
+    fn leave_if_finished(&mut self, now: Instant, key: StreamKey) {
+        let Some(stream) = self.streams.get(key) else { return };
+        if stream.fin_sent && stream.receiving != Receiving::Open {
+            self.leave_link(key);
+            self.linger(now, key);
+        }
+        self.finish_if_delivered(key);
+    }
+
+    fn finish_if_delivered(&mut self, key: StreamKey) {
+        let Some(stream) = self.streams.get(key) else { return };
+        if !self.has_socket(stream) || !stream.pending.is_empty() {
+            return;
+        }
+        if let Some(reason) = stream.reset.clone() {
+            self.reset(key, *reason);
+        } else if stream.receiving != Receiving::Open && stream.fin_sent {
+            self.forget(key);
+            self.outputs.push_back(Output::Finish { stream: key });
+        } else if stream.receiving == Receiving::Ended
+            && let Some(stream) = self.streams.get_mut(key)
+        {
+            stream.receiving = Receiving::Told;
+            self.outputs.push_back(Output::ShutdownWrite { stream: key });
+        }
+    }
+
+    /// The stream is over, and not in peace: its socket gets what it is owed, and then RST.
+    fn end_after_delivery(&mut self, now: Instant, key: StreamKey, reason: Reset) {
+        self.leave_link(key);
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        if stream.reset.is_none() {
+            stream.reset = Some(Box::new(reason.clone()));
+        }
+        let stream = self.streams.get(key);
+        if stream.is_some_and(|stream| self.has_socket(stream) && !stream.pending.is_empty()) {
+            self.linger(now, key);
+        } else {
+            self.reset(key, reason);
+        }
+    }
+
+    /// Whether there is a socket that bytes can be delivered to.
+    fn has_socket(&self, stream: &Stream) -> bool {
+        stream.connected || self.role == Role::Relay
+    }
+
+    /// Sends the stream's one CLOSE, if it is on the link.
+    fn owe_close(&mut self, key: StreamKey, code: Code, reason: &str) {
+        if let Some(number) = self.leave_link(key) {
+            self.push_close(number, code, reason);
+        }
+    }
+
+    fn push_close(&mut self, number: u32, code: Code, reason: &str) {
+        let after = self.outbox.queued();
+        self.closes.push_back(OwedClose { number, close: Close { code, reason: reason.into() }, after });
+    }
+
+    /// Takes the stream off the link, or out of those that wait for it; its number, if it had one.
+    fn leave_link(&mut self, key: StreamKey) -> Option<u32> {
+        let stream = self.streams.get_mut(key)?;
+        match std::mem::replace(&mut stream.place, Place::Off) {
+            Place::On(number) => {
+                if stream.receiving == Receiving::Open {
+                    self.stale_credit += stream.window.unused();
+                }
+                // What it has sent must not come before this.
+                if let (true, _) = stream.take_owed()
+                    && (stream.sent > 0 || stream.fin_sent)
+                {
+                    self.outbox.push_control(&connected_frame(number));
+                }
+                self.numbers.remove(&number);
+                self.timers.cancel(Timer::Connect(key));
+                Some(number)
+            }
+            Place::Waiting => {
+                self.waiting.retain(|wanted| wanted.key != key);
+                self.timers.cancel(Timer::Place(key));
+                None
+            }
+            Place::Off => None,
+        }
+    }
+
+    /// Bounds what streams off the link hold: each by time, all by their number and bytes. Who has waited for the
+    /// longest time without taking a byte goes first.
+    fn linger(&mut self, now: Instant, key: StreamKey) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        if self.lingering.progress.insert(key, now).is_some() {
+            return;
+        }
+        self.lingering.bytes += stream.pending.len() as u64;
+        self.timers.set(Timer::Linger(key), now + self.limits.rule.stall);
+        let (most, most_bytes) = (self.limits.streams as usize, self.limits.budget);
+        while self.lingering.progress.len() > most || self.lingering.bytes > most_bytes {
+            let Some((&slowest, _)) = self.lingering.progress.iter().min_by_key(|&(_, &at)| at) else { return };
+            self.reset(slowest, Reset::Stalled);
+        }
+    }
+
+    fn reset(&mut self, key: StreamKey, reason: Reset) {
+        self.forget(key);
+        self.outputs.push_back(Output::Reset { stream: key, reason });
+    }
+
+    fn forget(&mut self, key: StreamKey) {
+        self.leave_link(key);
+        let Some(mut stream) = self.streams.remove(key) else { return };
+        stream.window.give_back(&mut self.budget);
+        if self.lingering.progress.remove(&key).is_some() {
+            self.lingering.bytes -= stream.pending.len() as u64;
+            self.timers.cancel(Timer::Linger(key));
+        }
+    }
+
+    fn push_ping(&mut self, payload: [u8; 8]) {
+        self.outbox.push_control(&v2::ping(payload, Flags::NONE));
+        self.timers.set(Timer::Liveness, self.liveness.poll_timeout());
+    }
+
+    /// On an error, tells the peer why the link ends: there is one try to send it.
+    fn say_why<T>(&mut self, now: Instant, result: Result<T, ProtocolError>) -> Result<T, ProtocolError> {
+        if let Err(error) = &result {
+            self.go_away(now, error.code(), 0, &error.to_string());
+        }
+        result
+    }
+}
+
+impl Endpoint for Mux {
+    type Output = Output;
+
+    fn receive<'a>(&mut self, now: Instant, input: &mut &'a [u8]) -> Result<Option<Delivery<'a>>, ProtocolError> {
+        self.liveness.note_input(now);
+        let result = self.receive_items(now, input);
+        self.say_why(now, result)
+    }
+
+    fn wants_input(&self) -> bool {
+        // Whatever happens: credit bounds what can come.
+        true
+    }
+
+    fn go_away(&mut self, _now: Instant, code: Code, retry_after: u16, reason: &str) {
+        let last_stream = self.newest;
+        self.outbox.push_control(&GoAway { code, retry_after, last_stream, reason: reason.into() }.frame());
+        self.stop_opening();
+    }
+
+    fn close(&mut self, now: Instant) {
+        let reason = match self.role {
+            Role::Device => "the device closed the tunnel",
+            Role::Relay => "the relay has ended",
+        };
+        if !self.going_away {
+            self.go_away(now, Code::Shutdown, 0, reason);
+        }
+        for key in self.streams.keys() {
+            if self.streams.get(key).is_some_and(|stream| stream.place != Place::Off) {
+                self.owe_close(key, Code::Shutdown, reason);
+                self.end_after_delivery(now, key, Reset::Shutdown);
+            }
+        }
+    }
+
+    fn delivered(&mut self, now: Instant, key: StreamKey, bytes: &[u8], taken: usize) {
+        if let Some(stream) = self.streams.get_mut(key) {
+            stream.pending.push(&bytes[taken..]);
+            if self.lingering.progress.contains_key(&key) {
+                self.lingering.bytes += (bytes.len() - taken) as u64;
+            }
+            self.consume(now, key, taken);
+        }
+    }
+
+    fn pending(&self, key: StreamKey) -> &[u8] {
+        self.streams.get(key).filter(|stream| self.has_socket(stream)).map_or(&[], |stream| stream.pending.as_slice())
+    }
+
+    fn advance(&mut self, now: Instant, key: StreamKey, count: usize) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        stream.pending.advance(count);
+        if let Some(progress) = self.lingering.progress.get_mut(&key) {
+            *progress = now;
+            self.lingering.bytes -= count as u64;
+        }
+        self.consume(now, key, count);
+    }
+
+    fn reserve(&mut self, key: StreamKey, contended: bool) -> Room<'_> {
+        let Some(stream) = self.streams.get_mut(key) else { return Room::Unwanted };
+        // A relay may send before CONNECTED, a device has nothing to read from before it.
+        let has_socket = stream.connected || self.role == Role::Relay;
+        if !has_socket || stream.number().is_none() || stream.fin_sent {
+            return Room::Unwanted;
+        }
+        let credit = stream.credit - stream.sent;
+        if credit == 0 {
+            stream.blocked = true;
+            return Room::Blocked;
+        }
+        let most = if contended { QUANTUM } else { MAX_PAYLOAD };
+        self.outbox.reserve(most.min(credit.try_into().unwrap_or(most))).map_or(Room::Full, Room::Free)
+    }
+
+    fn commit(&mut self, _now: Instant, key: StreamKey, count: usize) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        let Some(number) = stream.number() else { return };
+        debug_assert!((1..=MAX_PAYLOAD).contains(&count) && count as u64 <= stream.credit - stream.sent);
+        stream.sent += count as u64;
+        self.counters.sent += count as u64;
+        self.outbox.commit(Header::data(number, count as u16, false));
+    }
+
+    fn handle_end(&mut self, now: Instant, key: StreamKey) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        if !stream.fin_sent
+            && let Some(number) = stream.number()
+        {
+            stream.fin_sent = true;
+            self.outbox.push_behind_data(&Header::data(number, 0, true).encode());
+            self.leave_if_finished(now, key);
+            self.assign_numbers(now);
+        }
+    }
+
+    fn handle_failure(&mut self, now: Instant, key: StreamKey, code: Code, reason: &str) {
+        self.owe_close(key, code, reason);
+        self.forget(key);
+        self.outputs.push_back(Output::Gone { stream: key });
+        self.assign_numbers(now);
+    }
+
+    fn poll_unblocked(&mut self) -> Option<StreamKey> {
+        self.unblocked.pop_front()
+    }
+
+    fn has_unsent(&self) -> bool {
+        let close = self.closes.front().is_some_and(|close| close.after <= self.outbox.sent());
+        self.outbox.len() > 0 || self.owed_answer.is_some() || close || !self.owing.is_empty()
+    }
+
+    fn unsent(&mut self) -> &[u8] {
+        if self.outbox.control_len() == 0 {
+            self.make_control_frames();
+        }
+        self.outbox.unsent()
+    }
+
+    fn advance_link(&mut self, now: Instant, count: usize) {
+        self.outbox.advance(count);
+        self.assign_numbers(now);
+    }
+
+    fn handle_link_lost(&mut self, _now: Instant) {
+        for key in self.streams.keys() {
+            if self.streams.get(key).is_some_and(|stream| stream.place != Place::Off) {
+                self.reset(key, Reset::LinkLost);
+            }
+        }
+        self.outbox = Outbox::default();
+        self.closes.clear();
+        self.owing.clear();
+        self.owed_answer = None;
+        self.going_away = true;
+        for timer in [Timer::Settings, Timer::Liveness, Timer::OpenRate] {
+            self.timers.cancel(timer);
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
+        while let Some(timer) = self.timers.pop_due(now) {
+            let result = self.handle_timer(now, timer);
+            self.say_why(now, result)?;
+        }
+        Ok(())
+    }
+
+    fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn counters(&self) -> Counters {
+        Counters { open: self.numbers.len() as u64, round_trip: self.liveness.round_trip(), ..self.counters }
+    }
+
+    fn streams(&self) -> usize {
+        self.streams.len()
+    }
+}
+
+fn connected_frame(stream: u32) -> [u8; Header::LEN] {
+    Header { size: 0, kind: v2::Type::Connected, flags: Flags::NONE, stream }.encode()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! Whether the peer is there, and how far away.
+
+use std::time::{Duration, Instant};
+
+/// Silence after which the peer is asked.
+const ASK_AFTER: Duration = Duration::from_secs(15);
+/// How long it may then stay silent: 45 s in all.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// How often the round trip is measured while a window grows.
+const MEASURE_EVERY: Duration = Duration::from_secs(1);
+/// The least round trip is forgotten after this time: the way may have become longer.
+const LEAST_LASTS: Duration = Duration::from_secs(10);
+
+/// The clock of one link.
+#[derive(Debug)]
+pub(super) struct Liveness {
+    last_byte_at: Instant,
+    /// The PING that is out: when it was sent, and the number that it carries.
+    asked: Option<(Instant, u64)>,
+    next_number: u64,
+    round_trip: Option<Duration>,
+    /// The least round trip, and when it was measured.
+    least: Option<(Duration, Instant)>,
+    measured_at: Instant,
+}
+
+/// What is to be done when the time has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    Nothing,
+    Ping([u8; 8]),
+    Dead,
+}
+
+impl Liveness {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { last_byte_at: now, asked: None, next_number: 1, round_trip: None, least: None, measured_at: now }
+    }
+
+    /// Something came.
+    pub(super) fn note_input(&mut self, now: Instant) {
+        self.last_byte_at = now;
+    }
+
+    /// The answer to a PING came; false if nobody had asked.
+    #[must_use]
+    pub(super) fn handle_answer(&mut self, now: Instant, payload: [u8; 8]) -> bool {
+        let Some((asked_at, number)) = self.asked else { return false };
+        if payload != number.to_be_bytes() {
+            return false;
+        }
+        self.asked = None;
+        let sample = now.saturating_duration_since(asked_at);
+        // As TCP smooths it (RFC 6298).
+        self.round_trip = Some(self.round_trip.map_or(sample, |smooth| (smooth * 7 + sample) / 8));
+        let lasts = |at: Instant| now.saturating_duration_since(at) < LEAST_LASTS;
+        if !self.least.is_some_and(|(least, at)| least < sample && lasts(at)) {
+            self.least = Some((sample, now));
+        }
+        true
+    }
+
+    /// A PING to be sent now, unless one is out.
+    pub(super) fn ask(&mut self, now: Instant) -> Option<[u8; 8]> {
+        if self.asked.is_some() {
+            return None;
+        }
+        let number = self.next_number;
+        self.next_number += 1;
+        self.asked = Some((now, number));
+        self.measured_at = now;
+        Some(number.to_be_bytes())
+    }
+
+    /// A window grew: a PING to be sent, if the last measurement is of no use any more.
+    pub(super) fn measure(&mut self, now: Instant) -> Option<[u8; 8]> {
+        if now.saturating_duration_since(self.measured_at) >= MEASURE_EVERY { self.ask(now) } else { None }
+    }
+
+    /// The smoothed round trip, once measured.
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
+    }
+
+    /// How long the way is without what waits on it: what our own bytes add must not make their window grow.
+    pub(super) fn least_round_trip(&self) -> Duration {
+        self.least.map_or(Duration::ZERO, |(least, _)| least)
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    pub(super) fn poll_timeout(&self) -> Instant {
+        match self.asked {
+            // Counted from the question: a clock that jumped must not kill a link that was never asked.
+            Some((asked_at, _)) => asked_at.max(self.last_byte_at) + ANSWER_WITHIN,
+            None => self.last_byte_at + ASK_AFTER,
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> Due {
+        if now < self.poll_timeout() {
+            return Due::Nothing;
+        }
+        self.ask(now).map_or(Due::Dead, Due::Ping)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_peer_is_asked_after_15_s_and_dead_after_45() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut liveness = Liveness::new(start);
+        assert_eq!(liveness.poll_timeout(), at(15));
+        assert_eq!(liveness.handle_timeout(at(14)), Due::Nothing);
+        assert_eq!(liveness.handle_timeout(at(15)), Due::Ping(1u64.to_be_bytes()));
+        assert_eq!((liveness.poll_timeout(), liveness.handle_timeout(at(44))), (at(45), Due::Nothing));
+        assert_eq!(liveness.handle_timeout(at(45)), Due::Dead);
+    }
+
+    #[test]
+    fn any_byte_is_life_and_an_answer_measures_the_way() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut liveness = Liveness::new(start);
+        let ping = liveness.ask(start).expect("a PING");
+        assert_eq!(liveness.ask(start), None, "one at a time");
+        liveness.note_input(at(40_000));
+        assert_eq!(liveness.poll_timeout(), at(70_000));
+        assert!(!liveness.handle_answer(at(41_000), [0; 8]), "not what was asked");
+        assert!(liveness.handle_answer(at(80), ping) && !liveness.handle_answer(at(90), ping));
+        assert_eq!(liveness.round_trip(), Some(Duration::from_millis(80)));
+    }
+
+    #[test]
+    fn the_least_round_trip_is_the_one_of_an_empty_way_and_is_forgotten_after_10_s() {
+        let start = Instant::now();
+        let mut liveness = Liveness::new(start);
+        let mut least = Vec::new();
+        for (second, millis) in [(0, 50), (1, 400), (2, 40), (5, 300), (13, 90)] {
+            let asked = start + Duration::from_secs(second);
+            let ping = liveness.ask(asked).expect("a PING");
+            assert!(liveness.handle_answer(asked + Duration::from_millis(millis), ping));
+            least.push(liveness.least_round_trip().as_millis());
+        }
+        assert_eq!(least, [50, 50, 40, 40, 90]);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_leads_to_a_question_first() {
+        let start = Instant::now();
+        let mut liveness = Liveness::new(start);
+        let later = start + Duration::from_secs(100_000);
+        assert!(matches!(liveness.handle_timeout(later), Due::Ping(_)));
+        assert_eq!(liveness.poll_timeout(), later + Duration::from_secs(30));
+    }
+}

@@ -1,0 +1,147 @@
+//! How streams come to be: the relay asks for them, the device takes them.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::stream::{Place, Stream};
+use super::{CONTROL_FULL, Mux, Output, Role, Timer, Wanted};
+use crate::address::Address;
+use crate::link::{Endpoint, Reset, StreamKey};
+use crate::protocol::v2::{Code, Connect};
+use crate::protocol::{Malformed, ProtocolError};
+
+/// How long a new client waits for a place on the link before it is refused.
+const PLACE_TIMEOUT: Duration = Duration::from_secs(1);
+/// New clients that may wait at once.
+const MAX_WAITING: usize = 256;
+/// Resolving and connecting to a service, over every address of its name.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a relay does.
+impl Mux {
+    /// A client was accepted for `service`. Its socket is not read before [`Output::Opened`].
+    pub(crate) fn open(&mut self, now: Instant, service: Address, client: Option<SocketAddr>) -> StreamKey {
+        let stream = Stream::new(now, Place::Waiting, self.peer.window.into(), &self.budget);
+        let key = self.streams.insert(stream);
+        if self.going_away || self.waiting.len() == MAX_WAITING {
+            self.reset(key, Reset::NoPlace);
+            return key;
+        }
+        self.waiting.push_back(Wanted { key, connect: Connect { service, client } });
+        self.timers.set(Timer::Place(key), now + PLACE_TIMEOUT);
+        self.assign_numbers(now);
+        key
+    }
+
+    /// Opens streams for those that wait, as far as the device can take them.
+    pub(super) fn assign_numbers(&mut self, now: Instant) {
+        while !self.waiting.is_empty() && self.has_place() {
+            let Some(number) = self.newest.checked_add(1) else {
+                self.go_away(now, Code::Normal, 0, "this link has no stream numbers left; make another");
+                return;
+            };
+            if !self.opens.take(now) {
+                self.timers.set(Timer::OpenRate, self.opens.next_at());
+                return;
+            }
+            let Some(Wanted { key, connect }) = self.waiting.pop_front() else { return };
+            self.timers.cancel(Timer::Place(key));
+            let Some(stream) = self.streams.get_mut(key) else { continue };
+            self.newest = number;
+            stream.place = Place::On(number);
+            // SETTINGS may have come while it waited.
+            stream.credit = self.peer.window.into();
+            self.numbers.insert(number, key);
+            self.counters.opened += 1;
+            self.outbox.push_control(&connect.frame(number));
+            self.outputs.push_back(Output::Opened { stream: key, number });
+        }
+    }
+
+    fn has_place(&self) -> bool {
+        !self.going_away
+            && self.numbers.len() < self.peer.streams as usize
+            && self.outbox.control_len() < CONTROL_FULL
+            && !self.outbox.is_full()
+    }
+
+    /// No new streams: who waits for a number is refused.
+    pub(super) fn stop_opening(&mut self) {
+        self.going_away = true;
+        for wanted in std::mem::take(&mut self.waiting) {
+            self.reset(wanted.key, Reset::NoPlace);
+        }
+    }
+
+    /// The device's service is connected.
+    pub(super) fn handle_connected_frame(&mut self, number: u32, key: StreamKey) -> Result<(), ProtocolError> {
+        let Some(stream) = self.streams.get_mut(key) else { return Ok(()) };
+        if stream.connected {
+            return Err(ProtocolError::NotConnected(number));
+        }
+        stream.connected = true;
+        self.outputs.push_back(Output::Connected { stream: key });
+        Ok(())
+    }
+}
+
+/// What a device does.
+impl Mux {
+    /// The connection that [`Output::Connect`] asked for is made.
+    pub(crate) fn handle_connected(&mut self, _now: Instant, key: StreamKey) {
+        self.timers.cancel(Timer::Connect(key));
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        stream.connected = true;
+        if stream.owe_connected() {
+            self.owing.push_back(key);
+        }
+        self.finish_if_delivered(key);
+    }
+
+    /// CONNECT came: the stream is taken, or answered with CLOSE.
+    pub(super) fn handle_connect(
+        &mut self,
+        now: Instant,
+        number: u32,
+        connect: Result<Connect, Malformed>,
+    ) -> Result<(), ProtocolError> {
+        if self.role == Role::Relay {
+            return Err(ProtocolError::WrongDirection("CONNECT"));
+        }
+        let expected = self.newest.saturating_add(1);
+        if number != expected {
+            return Err(ProtocolError::BadNumber { got: number, expected });
+        }
+        self.newest = number;
+        if self.going_away {
+            // It crossed our GOAWAY, which says that it was not taken.
+            self.stale_credit += u64::from(self.limits.window);
+            return Ok(());
+        }
+        let connect = match connect {
+            Ok(connect) => connect,
+            Err(reason) => {
+                self.refuse(number, Code::Protocol, &reason.to_string());
+                self.outputs.push_back(Output::Malformed { number, reason });
+                return Ok(());
+            }
+        };
+        if self.numbers.len() >= self.limits.streams as usize || !self.opens.take(now) {
+            self.refuse(number, Code::Overload, "more streams than this device takes");
+            return Ok(());
+        }
+        let stream = Stream::new(now, Place::On(number), self.peer.window.into(), &self.budget);
+        let key = self.streams.insert(stream);
+        self.numbers.insert(number, key);
+        self.counters.opened += 1;
+        self.timers.set(Timer::Connect(key), now + CONNECT_TIMEOUT);
+        self.outputs.push_back(Output::Connect { stream: key, number, connect });
+        Ok(())
+    }
+
+    /// A stream that never was.
+    fn refuse(&mut self, number: u32, code: Code, reason: &str) {
+        self.stale_credit += u64::from(self.limits.window);
+        self.push_close(number, code, reason);
+    }
+}

@@ -1,0 +1,178 @@
+//! What is to be written to a version 2 link: frames of the link first, then those of streams in their order.
+
+use crate::link::SendQueue;
+use crate::protocol::v2::Header;
+
+/// Two queues that leave as one sequence of whole frames.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    /// CREDIT, PING and their like: they pass what waits in `data`, between two of its frames.
+    control: Vec<u8>,
+    control_head: usize,
+    /// DATA, in the order in which it was read.
+    data: SendQueue,
+    /// How much of the first frame in `data` is still to leave, once a part of it has.
+    frame_left: usize,
+    queued: u64,
+    sent: u64,
+}
+
+impl Outbox {
+    /// An outbox whose first bytes were decided before version 2 was.
+    pub(super) fn new(first: &[u8]) -> Self {
+        Self { control: first.to_vec(), ..Self::default() }
+    }
+
+    /// Room for at most `most` bytes of a DATA payload; `None` while the queue is full.
+    pub(super) fn reserve(&mut self, most: usize) -> Option<&mut [u8]> {
+        self.data.reserve(Header::LEN, most)
+    }
+
+    /// The first bytes of the room that was reserved last become the payload behind `header`.
+    pub(super) fn commit(&mut self, header: Header) {
+        let size = usize::from(header.size);
+        self.data.commit(&header.encode(), size);
+        self.queued += (Header::LEN + size) as u64;
+    }
+
+    /// Appends a whole frame behind the DATA that is queued, even past the capacity.
+    pub(super) fn push_behind_data(&mut self, frame: &[u8]) {
+        self.data.push(frame);
+        self.queued += frame.len() as u64;
+    }
+
+    /// Appends a whole frame that passes the DATA that is queued.
+    pub(super) fn push_control(&mut self, frame: &[u8]) {
+        self.control.extend_from_slice(frame);
+    }
+
+    /// Bytes of frames that pass DATA.
+    pub(super) fn control_len(&self) -> usize {
+        self.control.len() - self.control_head
+    }
+
+    /// Where the queue of DATA ends, counted since the start; [`sent`](Self::sent) reaches it when all of it has left.
+    pub(super) fn queued(&self) -> u64 {
+        self.queued
+    }
+
+    /// Bytes of the queue of DATA that have left since the start.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Bytes that wait.
+    pub(super) fn len(&self) -> usize {
+        self.control_len() + self.data.unsent().len()
+    }
+
+    /// What the link is to be given next; not all of it where frames must pass each other.
+    pub(super) fn unsent(&self) -> &[u8] {
+        if self.control_len() == 0 {
+            self.data.unsent()
+        } else if self.frame_left > 0 {
+            &self.data.unsent()[..self.frame_left]
+        } else {
+            &self.control[self.control_head..]
+        }
+    }
+
+    /// The link took `count` bytes of [`unsent`](Self::unsent).
+    pub(super) fn advance(&mut self, count: usize) {
+        if self.control_len() > 0 && self.frame_left == 0 {
+            self.control_head += count;
+            if self.control_len() == 0 {
+                self.control.clear();
+                self.control_head = 0;
+            }
+            return;
+        }
+        self.sent += count as u64;
+        let mut left = count;
+        while left > 0 {
+            if self.frame_left == 0 {
+                self.frame_left = frame_len(self.data.unsent());
+            }
+            let step = left.min(self.frame_left);
+            self.data.advance(step);
+            self.frame_left -= step;
+            left -= step;
+        }
+    }
+
+    /// Whether more DATA waits than its queue is meant to hold.
+    pub(super) fn is_full(&self) -> bool {
+        self.data.exceeds(0)
+    }
+
+    /// Whether so much waits that the peer must be at fault: `excess` bytes more than DATA alone can fill.
+    pub(super) fn exceeds(&self, excess: usize) -> bool {
+        self.control_len() > excess || self.data.exceeds(excess)
+    }
+}
+
+/// The length of the whole frame that `bytes` begin with.
+fn frame_len(bytes: &[u8]) -> usize {
+    bytes.first_chunk().map_or(bytes.len(), |&header| Header::LEN + usize::from(Header::decode(header).size))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::protocol::v2::{Decoder, Item};
+
+    proptest! {
+        #[test]
+        fn frames_leave_whole_however_they_are_written_and_control_waits_for_one_frame_at_most(
+            steps in prop::collection::vec((0u8..4, 1usize..3000), 1..200)
+        ) {
+            let mut outbox = Outbox::default();
+            let mut decoder = Decoder::default();
+            let (mut queued, mut read, mut finished) = (0u64, 0u64, 0u32);
+            let (mut credits, mut credits_read) = (0u64, 0u64);
+            let mut take = |outbox: &mut Outbox, most: usize| {
+                let bytes = outbox.unsent();
+                let bytes = bytes[..bytes.len().min(most)].to_vec();
+                outbox.advance(bytes.len());
+                let mut input = &bytes[..];
+                while let Some(item) = decoder.next(&mut input).expect("whole frames") {
+                    if let Item::Data { bytes, fin, .. } = item {
+                        read += bytes.len() as u64;
+                        finished += u32::from(fin);
+                    } else {
+                        credits_read += 1;
+                        assert_eq!(item, Item::Credit { stream: 1, limit: credits_read }, "control keeps its order");
+                    }
+                }
+                bytes.len()
+            };
+            let mut fins = 0;
+            for (step, size) in steps {
+                match step {
+                    0 => {
+                        if let Some(room) = outbox.reserve(size) {
+                            let size = room.len().min(size);
+                            outbox.commit(Header::data(1, size as u16, false));
+                            queued += size as u64;
+                        }
+                    }
+                    1 => {
+                        credits += 1;
+                        outbox.push_control(&crate::protocol::v2::credit(1, credits));
+                        prop_assert!(outbox.unsent().len() <= Header::LEN + 3000 || outbox.frame_left == 0);
+                    }
+                    2 => {
+                        fins += 1;
+                        outbox.push_behind_data(&Header::data(2, 0, true).encode());
+                    }
+                    _ => { take(&mut outbox, size); }
+                }
+            }
+            while take(&mut outbox, 1000) > 0 {}
+            prop_assert_eq!((read, finished, credits_read), (queued, fins, credits));
+            prop_assert_eq!((outbox.len(), outbox.sent()), (0, outbox.queued()));
+        }
+    }
+}

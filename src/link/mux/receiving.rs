@@ -1,0 +1,195 @@
+//! What comes over the link.
+
+use std::time::Instant;
+
+use super::stream::Receiving;
+use super::{Greeting, MAX_BACKLOG, MAX_GREETING, Mux, Output, Role, Timer};
+use crate::link::{Delivery, Reset, StreamKey};
+use crate::protocol::ProtocolError;
+use crate::protocol::v2::{GoAway, Item, Settings};
+
+/// CLOSEs that may wait beyond one for every stream before the peer counts as hostile.
+const MAX_CLOSES: usize = 1024;
+
+impl Mux {
+    /// [`receive`](crate::link::Endpoint::receive), but that the peer is not told of an error.
+    pub(super) fn receive_items<'a>(
+        &mut self,
+        now: Instant,
+        input: &mut &'a [u8],
+    ) -> Result<Option<Delivery<'a>>, ProtocolError> {
+        loop {
+            let before = input.len();
+            let item = self.decoder.next(input)?;
+            if let Greeting::Awaited(came) = self.greeting {
+                let came = came + before - input.len();
+                self.greeting = Greeting::Awaited(came);
+                let is_first = matches!(item, None | Some(Item::Settings(_)));
+                if came > MAX_GREETING || !is_first {
+                    return Err(ProtocolError::NoSettings);
+                }
+            }
+            let Some(item) = item else { return Ok(None) };
+            let delivery = self.handle_item(now, item)?;
+            self.assign_numbers(now);
+            if delivery.is_some() {
+                return Ok(delivery);
+            }
+            if self.outbox.exceeds(MAX_BACKLOG) || self.closes.len() > self.limits.streams as usize + MAX_CLOSES {
+                return Err(ProtocolError::Backlog(self.outbox.len()));
+            }
+        }
+    }
+
+    fn handle_item<'a>(&mut self, now: Instant, item: Item<'a>) -> Result<Option<Delivery<'a>>, ProtocolError> {
+        match item {
+            Item::Data { stream, bytes, fin } => return self.handle_data(now, stream, bytes, fin),
+            Item::Connect { stream, connect } => self.handle_connect(now, stream, connect)?,
+            Item::Connected { .. } if self.role == Role::Device => {
+                return Err(ProtocolError::WrongDirection("CONNECTED"));
+            }
+            Item::Connected { stream } => {
+                if let Some(key) = self.lookup(stream)? {
+                    self.handle_connected_frame(stream, key)?;
+                }
+            }
+            Item::Close { stream, close } => match self.lookup(stream)? {
+                Some(key) => self.end_after_delivery(now, key, Reset::Closed(close)),
+                // Ours crossed it, and is of no use any more.
+                None => self.closes.retain(|owed| owed.number != stream),
+            },
+            Item::Credit { stream, limit } => self.handle_credit(now, stream, limit)?,
+            Item::Settings(settings) => self.handle_settings(now, settings)?,
+            Item::Ping { ack: true, payload } => {
+                if self.liveness.handle_answer(now, payload) {
+                    self.timers.set(Timer::Liveness, self.liveness.poll_timeout());
+                } else {
+                    self.note_abuse(now)?;
+                }
+            }
+            Item::Ping { ack: false, payload } => {
+                self.note_abuse(now)?;
+                self.owed_answer = Some(payload);
+            }
+            Item::GoAway(away) => self.handle_go_away(now, away),
+            Item::Unknown(_) => {
+                self.counters.ignored += 1;
+                self.note_abuse(now)?;
+            }
+        }
+        Ok(None)
+    }
+
+    fn handle_data<'a>(
+        &mut self,
+        now: Instant,
+        number: u32,
+        bytes: &'a [u8],
+        fin: bool,
+    ) -> Result<Option<Delivery<'a>>, ProtocolError> {
+        let Some(key) = self.lookup(number)? else {
+            // It was in flight when we ended the stream: as much as there was credit for.
+            let left = self.stale_credit.checked_sub(bytes.len() as u64);
+            self.stale_credit = left.ok_or(ProtocolError::FlowControl(number))?;
+            self.counters.ignored += 1;
+            return Ok(None);
+        };
+        let Some(stream) = self.streams.get_mut(key) else { return Ok(None) };
+        if self.role == Role::Relay && !stream.connected {
+            return Err(ProtocolError::NotConnected(number));
+        }
+        if stream.receiving != Receiving::Open {
+            return Err(ProtocolError::AfterFin(number));
+        }
+        if !stream.window.receive(now, bytes.len(), &mut self.budget) {
+            return Err(ProtocolError::FlowControl(number));
+        }
+        self.counters.received += bytes.len() as u64;
+        let deliverable =
+            !bytes.is_empty() && stream.pending.is_empty() && (stream.connected || self.role == Role::Relay);
+        if !deliverable {
+            stream.pending.push(bytes);
+        }
+        if fin {
+            stream.receiving = Receiving::Ended;
+            // What is delivered now is still to be counted: not before that can the end be told.
+            if !deliverable {
+                self.leave_if_finished(now, key);
+            } else if stream.fin_sent {
+                self.leave_link(key);
+                self.linger(now, key);
+            }
+        }
+        Ok(deliverable.then_some(Delivery { stream: key, bytes }))
+    }
+
+    fn handle_credit(&mut self, now: Instant, number: u32, limit: u64) -> Result<(), ProtocolError> {
+        let Some(key) = self.lookup(number)? else { return Ok(()) };
+        let Some(stream) = self.streams.get_mut(key) else { return Ok(()) };
+        if limit < stream.credit {
+            return Err(ProtocolError::CreditBackwards(number));
+        }
+        if limit == stream.credit {
+            return self.note_abuse(now);
+        }
+        stream.credit = limit;
+        self.unblock(key);
+        Ok(())
+    }
+
+    fn handle_settings(&mut self, now: Instant, settings: Settings) -> Result<(), ProtocolError> {
+        if self.greeting == Greeting::Done {
+            return self.note_abuse(now);
+        }
+        self.greeting = Greeting::Done;
+        self.timers.cancel(Timer::Settings);
+        // What was assumed is only ever raised, for open streams too.
+        for key in self.numbers.values().copied().collect::<Vec<_>>() {
+            if let Some(stream) = self.streams.get_mut(key) {
+                stream.credit = stream.credit.max(settings.window.into());
+                self.unblock(key);
+            }
+        }
+        if self.role == Role::Relay {
+            self.opens.set_rate(now, settings.open_rate, settings.open_rate);
+        }
+        self.peer = settings;
+        self.outputs.push_back(Output::Settings);
+        if let Some(payload) = self.liveness.ask(now) {
+            self.push_ping(payload);
+        }
+        Ok(())
+    }
+
+    fn handle_go_away(&mut self, now: Instant, away: GoAway) {
+        self.stop_opening();
+        if self.role == Role::Relay {
+            // The device did not take these, and will not answer for them.
+            let lost: Vec<StreamKey> =
+                self.numbers.range(away.last_stream.saturating_add(1)..).map(|(_, &key)| key).collect();
+            for key in lost {
+                self.end_after_delivery(now, key, Reset::NoPlace);
+            }
+        }
+        self.outputs.push_back(Output::GoAway(away));
+    }
+
+    fn unblock(&mut self, key: StreamKey) {
+        if let Some(stream) = self.streams.get_mut(key)
+            && std::mem::take(&mut stream.blocked)
+        {
+            self.unblocked.push_back(key);
+        }
+    }
+
+    /// The stream of that number; `None` if it is over.
+    fn lookup(&self, number: u32) -> Result<Option<StreamKey>, ProtocolError> {
+        let key = self.numbers.get(&number).copied();
+        if key.is_none() && number > self.newest { Err(ProtocolError::NeverOpened(number)) } else { Ok(key) }
+    }
+
+    /// Another frame of no use.
+    fn note_abuse(&mut self, now: Instant) -> Result<(), ProtocolError> {
+        if self.abuse.take(now) { Ok(()) } else { Err(ProtocolError::Flood) }
+    }
+}

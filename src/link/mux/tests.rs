@@ -1,0 +1,601 @@
+use super::*;
+use crate::protocol::v2::Type;
+
+const KIB: usize = 1024;
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Both ends of a link, on a clock that only moves when told. Sockets are the test's.
+struct Pair {
+    device: Mux,
+    relay: Mux,
+    now: Instant,
+    /// What each end got for its sockets, by stream.
+    at_device: BTreeMap<StreamKey, Vec<u8>>,
+    at_relay: BTreeMap<StreamKey, Vec<u8>>,
+    /// Streams whose sockets take nothing.
+    stuck: Vec<StreamKey>,
+}
+
+/// One client's stream at both ends.
+#[derive(Clone, Copy)]
+struct Open {
+    relay: StreamKey,
+    device: StreamKey,
+    number: u32,
+}
+
+fn limits() -> Limits {
+    Limits::DEVICE
+}
+
+impl Pair {
+    /// Both have introduced themselves.
+    fn new() -> Self {
+        Self::with_limits(limits())
+    }
+
+    fn with_limits(limits: Limits) -> Self {
+        let mut pair = Self::strangers(limits);
+        pair.run();
+        assert!(matches!(pair.device_outputs()[..], [Output::Settings]));
+        assert!(matches!(pair.relay_outputs()[..], [Output::Settings]));
+        pair
+    }
+
+    fn strangers(limits: Limits) -> Self {
+        let now = Instant::now() + 1000 * SECOND;
+        Self {
+            device: Mux::new(now, Role::Device, limits, &[]),
+            relay: Mux::new(now, Role::Relay, limits, &[]),
+            now,
+            at_device: BTreeMap::new(),
+            at_relay: BTreeMap::new(),
+            stuck: Vec::new(),
+        }
+    }
+
+    /// Carries everything over the link until nothing moves.
+    fn run(&mut self) {
+        while self.device.has_unsent() || self.relay.has_unsent() {
+            carry(self.now, &mut self.device, &mut self.relay, &mut self.at_relay, &self.stuck);
+            carry(self.now, &mut self.relay, &mut self.device, &mut self.at_device, &self.stuck);
+        }
+    }
+
+    fn device_outputs(&mut self) -> Vec<Output> {
+        std::iter::from_fn(|| self.device.poll_output()).collect()
+    }
+
+    fn relay_outputs(&mut self) -> Vec<Output> {
+        std::iter::from_fn(|| self.relay.poll_output()).collect()
+    }
+
+    fn arrive(&mut self) -> StreamKey {
+        self.relay.open(self.now, "127.0.0.1:22".parse().expect("an address"), None)
+    }
+
+    /// A client, its CONNECT at the device, and nothing more.
+    fn announce(&mut self) -> Open {
+        let relay = self.arrive();
+        let Some(Output::Opened { stream, number }) = self.relay_outputs().pop() else { panic!("no place") };
+        assert_eq!(stream, relay);
+        self.run();
+        let Some(Output::Connect { stream: device, .. }) = self.device_outputs().pop() else { panic!("no CONNECT") };
+        Open { relay, device, number }
+    }
+
+    fn open(&mut self) -> Open {
+        let open = self.announce();
+        self.device.handle_connected(self.now, open.device);
+        self.run();
+        assert!(matches!(self.relay_outputs()[..], [Output::Connected { .. }]));
+        open
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.device.handle_timeout(self.now).expect("the relay is there");
+        self.relay.handle_timeout(self.now).expect("the device is there");
+    }
+
+    /// Frames by hand, for the device.
+    fn hand_device(&mut self, frame: &[u8]) -> Result<(), ProtocolError> {
+        receive(self.now, &mut self.device, frame, &mut self.at_device, &self.stuck)
+    }
+
+    /// Frames by hand, for the relay.
+    fn hand_relay(&mut self, frame: &[u8]) -> Result<(), ProtocolError> {
+        receive(self.now, &mut self.relay, frame, &mut self.at_relay, &self.stuck)
+    }
+
+    fn assert_empty(&mut self) {
+        self.run();
+        for end in [&self.device, &self.relay] {
+            assert_eq!((end.streams(), end.counters().open, end.waiting.len()), (0, 0, 0));
+            assert_eq!((end.lingering.progress.len(), end.lingering.bytes), (0, 0));
+            assert!(end.closes.is_empty() && end.numbers.is_empty());
+        }
+    }
+}
+
+/// One write of the link and what follows.
+fn carry(now: Instant, from: &mut Mux, to: &mut Mux, sockets: &mut BTreeMap<StreamKey, Vec<u8>>, stuck: &[StreamKey]) {
+    let bytes = from.unsent().to_vec();
+    from.advance_link(now, bytes.len());
+    receive(now, to, &bytes, sockets, stuck).expect("no violation");
+}
+
+fn receive(
+    now: Instant,
+    end: &mut Mux,
+    mut bytes: &[u8],
+    sockets: &mut BTreeMap<StreamKey, Vec<u8>>,
+    stuck: &[StreamKey],
+) -> Result<(), ProtocolError> {
+    while let Some(Delivery { stream, bytes }) = end.receive(now, &mut bytes)? {
+        let taken = if stuck.contains(&stream) { 0 } else { bytes.len() };
+        sockets.entry(stream).or_default().extend(&bytes[..taken]);
+        end.delivered(now, stream, bytes, taken);
+    }
+    Ok(())
+}
+
+/// The stream's socket has these bytes for the link; how many it took.
+fn send(now: Instant, end: &mut Mux, key: StreamKey, bytes: &[u8]) -> usize {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        let Room::Free(room) = end.reserve(key, false) else { break };
+        let count = room.len().min(bytes.len() - sent);
+        room[..count].copy_from_slice(&bytes[sent..sent + count]);
+        end.commit(now, key, count);
+        sent += count;
+    }
+    sent
+}
+
+fn data(stream: u32, bytes: &[u8], fin: bool) -> Vec<u8> {
+    [&Header::data(stream, bytes.len() as u16, fin).encode()[..], bytes].concat()
+}
+
+fn bare(kind: Type, stream: u32) -> [u8; Header::LEN] {
+    Header { size: 0, kind, flags: Flags::NONE, stream }.encode()
+}
+
+/// The kinds of the frames that an end has to send, in their order.
+fn kinds(end: &mut Mux, now: Instant) -> Vec<u8> {
+    let mut kinds = Vec::new();
+    let mut bytes = Vec::new();
+    while end.has_unsent() {
+        bytes.extend(end.unsent());
+        let count = end.unsent().len();
+        end.advance_link(now, count);
+    }
+    let mut rest = &bytes[..];
+    while let Some((&header, more)) = rest.split_first_chunk::<8>() {
+        kinds.push(header[2]);
+        rest = &more[usize::from(Header::decode(header).size)..];
+    }
+    kinds
+}
+
+#[test]
+fn bytes_pass_both_ways_and_a_half_closed_client_gets_its_whole_answer() {
+    let mut pair = Pair::new();
+    let open = pair.open();
+    assert_eq!(send(pair.now, &mut pair.relay, open.relay, b"request"), 7);
+    pair.relay.handle_end(pair.now, open.relay);
+    pair.run();
+    assert_eq!(pair.at_device[&open.device], b"request");
+    assert!(matches!(pair.device_outputs()[..], [Output::ShutdownWrite { .. }]));
+    pair.pass(100 * SECOND);
+    pair.run();
+    assert_eq!(send(pair.now, &mut pair.device, open.device, b"answer"), 6);
+    pair.device.handle_end(pair.now, open.device);
+    pair.run();
+    assert_eq!(pair.at_relay[&open.relay], b"answer");
+    assert!(matches!(pair.relay_outputs()[..], [Output::Finish { .. }]));
+    assert!(matches!(pair.device_outputs()[..], [Output::Finish { .. }]));
+    pair.assert_empty();
+}
+
+#[test]
+fn a_client_that_sends_at_once_loses_nothing_while_its_service_is_connected() {
+    let mut pair = Pair::new();
+    let open = pair.announce();
+    assert_eq!(send(pair.now, &mut pair.relay, open.relay, b"at once"), 7);
+    pair.relay.handle_end(pair.now, open.relay);
+    pair.run();
+    assert!(pair.device.pending(open.device).is_empty() && pair.device_outputs().is_empty(), "there is no socket yet");
+    pair.device.handle_connected(pair.now, open.device);
+    assert_eq!(pair.device.pending(open.device), b"at once");
+    pair.device.advance(pair.now, open.device, 7);
+    assert!(matches!(pair.device_outputs()[..], [Output::ShutdownWrite { .. }]));
+}
+
+#[test]
+fn a_service_that_is_connected_and_over_in_one_turn_was_connected_first() {
+    let mut pair = Pair::new();
+    let finished = pair.announce();
+    pair.relay.handle_end(pair.now, finished.relay);
+    pair.run();
+    let failed = pair.announce();
+    for open in [finished, failed] {
+        pair.device.handle_connected(pair.now, open.device);
+        send(pair.now, &mut pair.device, open.device, b"hello");
+    }
+    pair.device.handle_end(pair.now, finished.device);
+    pair.device.handle_failure(pair.now, failed.device, Code::Normal, "reset");
+    pair.run();
+    assert_eq!(
+        (&pair.at_relay[&finished.relay][..], &pair.at_relay[&failed.relay][..]),
+        (&b"hello"[..], &b"hello"[..])
+    );
+    let outputs = pair.relay_outputs();
+    assert_eq!(outputs.iter().filter(|output| matches!(output, Output::Connected { .. })).count(), 2, "{outputs:?}");
+    pair.assert_empty();
+}
+
+#[test]
+fn a_service_that_cannot_be_had_is_told_with_code_and_reason_and_nothing_is_answered() {
+    let mut pair = Pair::new();
+    let open = pair.announce();
+    pair.device.handle_failure(pair.now, open.device, Code::Refused, "nobody listens there");
+    pair.run();
+    let Some(Output::Reset { reason: Reset::Closed(close), .. }) = pair.relay_outputs().pop() else {
+        panic!("not told")
+    };
+    assert_eq!(close, Close { code: Code::Refused, reason: "nobody listens there".into() });
+    pair.assert_empty();
+}
+
+#[test]
+fn what_was_read_goes_before_close_and_is_delivered_before_the_reset() {
+    let mut pair = Pair::new();
+    let open = pair.open();
+    pair.stuck.push(open.relay);
+    send(pair.now, &mut pair.device, open.device, b"the last words");
+    pair.device.handle_failure(pair.now, open.device, Code::Normal, "reset");
+    pair.run();
+    assert!(pair.relay_outputs().is_empty(), "its socket is owed something");
+    assert_eq!(pair.relay.pending(open.relay), b"the last words");
+    pair.relay.advance(pair.now, open.relay, 14);
+    assert!(matches!(pair.relay_outputs()[..], [Output::Reset { reason: Reset::Closed(_), .. }]));
+    pair.device_outputs();
+    pair.assert_empty();
+}
+
+#[test]
+fn a_socket_that_takes_nothing_of_its_last_bytes_is_reset_after_the_stall_time() {
+    let mut pair = Pair::new();
+    let open = pair.open();
+    pair.stuck.push(open.relay);
+    send(pair.now, &mut pair.device, open.device, b"the last words");
+    pair.device.handle_end(pair.now, open.device);
+    pair.relay.handle_end(pair.now, open.relay);
+    pair.run();
+    pair.device_outputs();
+    pair.pass(29 * SECOND);
+    assert!(pair.relay_outputs().is_empty());
+    pair.pass(SECOND);
+    assert!(matches!(pair.relay_outputs()[..], [Output::Reset { reason: Reset::Stalled, .. }]));
+    pair.assert_empty();
+}
+
+#[test]
+fn a_client_that_reads_nothing_holds_up_nobody_and_holds_no_more_than_its_window() {
+    let mut pair = Pair::new();
+    let [stuck, other] = [pair.open(), pair.open()];
+    pair.stuck.push(stuck.relay);
+    let endless = vec![b'x'; 1024 * KIB];
+    assert_eq!(send(pair.now, &mut pair.device, stuck.device, &endless), 32 * KIB);
+    assert!(matches!(pair.device.reserve(stuck.device, false), Room::Blocked));
+    for _ in 0..1000 {
+        pair.pass(SECOND);
+        pair.run();
+        assert_eq!(send(pair.now, &mut pair.device, other.device, b"tick"), 4);
+        pair.run();
+    }
+    assert_eq!(pair.at_relay[&other.relay].len(), 4000);
+    assert_eq!(pair.relay.pending(stuck.relay).len(), 32 * KIB);
+    // It reads again: so does its service.
+    pair.relay.advance(pair.now, stuck.relay, 20 * KIB);
+    pair.run();
+    assert_eq!(pair.device.poll_unblocked(), Some(stuck.device));
+    assert!(matches!(pair.device.reserve(stuck.device, false), Room::Free(_)));
+}
+
+#[test]
+fn control_frames_pass_the_bytes_that_are_queued_and_close_does_not() {
+    let mut pair = Pair::new();
+    let [bulk, other] = [pair.open(), pair.open()];
+    send(pair.now, &mut pair.device, bulk.device, &[b'x'; 20 * KIB]);
+    pair.hand_device(&v2::ping(*b"somebody", Flags::NONE)).expect("a PING");
+    pair.device.handle_failure(pair.now, bulk.device, Code::Normal, "");
+    pair.device.handle_end(pair.now, other.device);
+    let (ping, data, close) = (Type::Ping.number(), Type::Data.number(), Type::Close.number());
+    assert_eq!(kinds(&mut pair.device, pair.now), [ping, data, data, close]);
+}
+
+#[test]
+fn a_stream_puts_16_kib_on_the_link_at_a_time_while_others_wait() {
+    let mut pair = Pair::new();
+    let open = pair.open();
+    let room = |room: Room<'_>| if let Room::Free(room) = room { room.len() } else { 0 };
+    assert_eq!(room(pair.device.reserve(open.device, true)), 16 * KIB);
+    assert_eq!(room(pair.device.reserve(open.device, false)), 32 * KIB, "all of its credit");
+}
+
+#[test]
+fn before_settings_a_peer_is_given_what_any_can_take_and_more_once_it_has_said_so() {
+    let mut pair = Pair::strangers(limits());
+    let hello = pair.relay.unsent().to_vec();
+    pair.relay.advance_link(pair.now, hello.len());
+    let clients: Vec<_> = (0..17).map(|_| pair.arrive()).collect();
+    assert_eq!(pair.relay_outputs().len(), 16, "sixteen streams");
+    assert_eq!(send(pair.now, &mut pair.relay, clients[0], &[0; 64 * KIB]), 16 * KIB);
+    pair.hand_device(&hello).expect("SETTINGS");
+    pair.run();
+    assert_eq!(pair.relay_outputs().len(), 2, "SETTINGS, and the seventeenth");
+    assert_eq!(pair.relay.poll_unblocked(), Some(clients[0]));
+    assert_eq!(send(pair.now, &mut pair.relay, clients[0], &[0; 64 * KIB]), 16 * KIB);
+}
+
+#[test]
+fn a_client_without_a_place_waits_a_second_and_others_are_untouched() {
+    let mut pair = Pair::with_limits(Limits { streams: 16, ..limits() });
+    let clients: Vec<_> = (0..16).map(|_| pair.open()).collect();
+    let waiting = pair.arrive();
+    pair.pass(SECOND / 2);
+    assert!(pair.relay_outputs().is_empty());
+    pair.relay.handle_failure(pair.now, clients[3].relay, Code::Normal, "");
+    let outputs = pair.relay_outputs();
+    assert!(matches!(outputs[..], [Output::Gone { .. }, Output::Opened { number: 17, .. }]), "{outputs:?}");
+    let refused = pair.arrive();
+    pair.pass(SECOND);
+    let outputs = pair.relay_outputs();
+    assert!(matches!(outputs[..], [Output::Reset { stream, reason: Reset::NoPlace }] if stream == refused));
+    assert_ne!(waiting, refused);
+}
+
+#[test]
+fn streams_are_opened_no_faster_than_the_device_wants() {
+    let mut pair = Pair::with_limits(Limits { open_rate: 20, ..limits() });
+    let clients: Vec<_> = (0..30).map(|_| pair.arrive()).collect();
+    assert_eq!(pair.relay_outputs().len(), 20, "a burst");
+    for opened in 1..=10 {
+        pair.now += SECOND / 20;
+        pair.relay.handle_timeout(pair.now).expect("the device is there");
+        assert_eq!(pair.relay_outputs().len(), 1, "{opened}");
+    }
+    assert_eq!(clients.len(), 30);
+}
+
+#[test]
+fn a_relay_that_opens_more_than_it_may_is_answered_with_overload() {
+    let mut pair = Pair::with_limits(Limits { open_rate: 20, ..limits() });
+    let connect = v2::Connect { service: "127.0.0.1:22".parse().expect("an address"), client: None };
+    for number in 1..=25 {
+        pair.hand_device(&connect.frame(number)).expect("a CONNECT");
+    }
+    assert_eq!(pair.device_outputs().len(), 20);
+    let overload = Close { code: Code::Overload, reason: "more streams than this device takes".into() };
+    let expected: Vec<u8> = (21..=25).flat_map(|number| overload.frame(number)).collect();
+    assert_eq!(pair.device.unsent(), expected);
+}
+
+#[test]
+fn a_close_that_is_owed_is_dropped_when_the_peers_comes_first() {
+    let mut pair = Pair::new();
+    let open = pair.announce();
+    pair.device.handle_failure(pair.now, open.device, Code::Refused, "");
+    pair.relay.handle_failure(pair.now, open.relay, Code::Normal, "");
+    let close = pair.relay.unsent().to_vec();
+    pair.relay.advance_link(pair.now, close.len());
+    pair.hand_device(&close).expect("a CLOSE");
+    assert!(!pair.device.has_unsent());
+    pair.device_outputs();
+    pair.relay_outputs();
+    pair.assert_empty();
+}
+
+#[test]
+fn bytes_in_flight_for_a_stream_that_is_over_are_passed_over_as_far_as_their_credit_went() {
+    let mut pair = Pair::new();
+    let open = pair.open();
+    pair.device.handle_failure(pair.now, open.device, Code::Normal, "");
+    for _ in 0..32 {
+        pair.hand_device(&data(open.number, &[0; KIB], false)).expect("it had credit for these");
+    }
+    let error = pair.hand_device(&data(open.number, &[0; 1], false)).expect_err("and for no more");
+    assert_eq!(error, ProtocolError::FlowControl(open.number));
+}
+
+#[test]
+fn what_a_device_must_not_send_ends_the_link_with_a_reason() {
+    let connect = v2::Connect { service: "127.0.0.1:22".parse().expect("an address"), client: None };
+    let cases: [(Vec<u8>, ProtocolError); 8] = [
+        (connect.frame(2), ProtocolError::WrongDirection("CONNECT")),
+        (data(9, b"x", false), ProtocolError::NeverOpened(9)),
+        (v2::credit(9, 1 << 40).to_vec(), ProtocolError::NeverOpened(9)),
+        (v2::credit(1, 1).to_vec(), ProtocolError::CreditBackwards(1)),
+        (data(1, &[0; 33 * KIB], false), ProtocolError::FlowControl(1)),
+        ([data(1, b"x", true), data(1, b"y", false)].concat(), ProtocolError::AfterFin(1)),
+        (bare(Type::Connected, 1).to_vec(), ProtocolError::NotConnected(1)),
+        (
+            Header { size: 0, kind: Type::Other(99), flags: Flags::CRITICAL, stream: 0 }.encode().to_vec(),
+            ProtocolError::Critical(Header { size: 0, kind: Type::Other(99), flags: Flags::CRITICAL, stream: 0 }),
+        ),
+    ];
+    for (frames, expected) in cases {
+        let mut pair = Pair::new();
+        pair.open();
+        let error = pair.hand_relay(&frames).expect_err("a violation");
+        assert_eq!(error, expected);
+        assert_eq!(kinds(&mut pair.relay, pair.now).pop(), Some(Type::GoAway.number()), "{error}");
+    }
+    let mut pair = Pair::new();
+    pair.announce();
+    assert_eq!(pair.hand_relay(&data(1, b"x", false)), Err(ProtocolError::NotConnected(1)));
+}
+
+#[test]
+fn what_a_relay_must_not_send_ends_the_link() {
+    let connect = v2::Connect { service: "127.0.0.1:22".parse().expect("an address"), client: None };
+    let mut pair = Pair::new();
+    pair.open();
+    assert_eq!(pair.hand_device(&connect.frame(3)), Err(ProtocolError::BadNumber { got: 3, expected: 2 }));
+    let mut pair = Pair::new();
+    pair.open();
+    assert_eq!(pair.hand_device(&connect.frame(1)), Err(ProtocolError::BadNumber { got: 1, expected: 2 }));
+    assert_eq!(Pair::new().hand_device(&bare(Type::Connected, 1)), Err(ProtocolError::WrongDirection("CONNECTED")));
+}
+
+#[test]
+fn frames_of_no_use_are_forgiven_a_hundred_times_and_ten_times_a_second() {
+    let ping = v2::ping([0; 8], Flags::NONE);
+    let settings = Settings::default().frame();
+    let unknown = Header { size: 0, kind: Type::Other(77), flags: Flags::NONE, stream: 5 }.encode();
+    for frame in [&ping[..], &v2::ping([9; 8], Flags::ACK), &settings, &unknown, &v2::credit(1, 32 * KIB as u64)] {
+        let mut pair = Pair::new();
+        pair.open();
+        let error = (0..200).find_map(|count| pair.hand_relay(frame).err().map(|error| (count, error)));
+        assert_eq!(error, Some((99, ProtocolError::Flood)), "the first PING was the device's own");
+        let mut pair = Pair::new();
+        pair.open();
+        for _ in 0..1000 {
+            pair.now += SECOND / 10;
+            pair.hand_relay(frame).expect("ten a second are endured");
+        }
+        assert!(pair.relay.outbox.len() < 64 * KIB && pair.relay.unsent().len() < 100, "one answer is owed");
+    }
+}
+
+#[test]
+fn a_peer_that_does_not_introduce_itself_first_in_time_and_briefly_is_given_up() {
+    let mut pair = Pair::strangers(limits());
+    assert_eq!(pair.hand_relay(&v2::ping([0; 8], Flags::NONE)), Err(ProtocolError::NoSettings));
+    let mut pair = Pair::strangers(limits());
+    pair.now += 10 * SECOND;
+    assert_eq!(pair.relay.handle_timeout(pair.now), Err(ProtocolError::NoSettings));
+    let mut pair = Pair::strangers(limits());
+    let endless = Header { size: 4096, kind: Type::Settings, flags: Flags::NONE, stream: 0 }.encode();
+    pair.hand_relay(&endless).expect("it may be long");
+    assert_eq!(pair.hand_relay(&[0; 4096]), Err(ProtocolError::NoSettings));
+}
+
+#[test]
+fn a_silent_peer_is_dead_after_45_s_and_one_that_answers_is_measured() {
+    let mut pair = Pair::new();
+    for _ in 0..20 {
+        pair.pass(15 * SECOND);
+        pair.run();
+    }
+    assert_eq!(pair.relay.counters().round_trip, Some(Duration::ZERO));
+    pair.now += 15 * SECOND;
+    pair.relay.handle_timeout(pair.now).expect("it is only asked");
+    pair.now += 30 * SECOND;
+    assert_eq!(pair.relay.handle_timeout(pair.now), Err(ProtocolError::Silent));
+}
+
+#[test]
+fn after_goaway_open_streams_finish_and_no_new_ones_come() {
+    let mut pair = Pair::new();
+    let open = pair.open();
+    pair.relay.go_away(pair.now, Code::Shutdown, 7, "restarting");
+    pair.run();
+    let Some(Output::GoAway(away)) = pair.device_outputs().pop() else { panic!("not told") };
+    assert_eq!((away.code, away.retry_after, away.last_stream), (Code::Shutdown, 7, 1));
+    let refused = pair.arrive();
+    assert!(matches!(pair.relay_outputs()[..], [Output::Reset { stream, .. }] if stream == refused));
+    send(pair.now, &mut pair.device, open.device, b"still here");
+    pair.run();
+    assert_eq!(pair.at_relay[&open.relay], b"still here");
+}
+
+#[test]
+fn a_connect_that_crosses_the_devices_goaway_is_not_taken_and_its_client_is_told() {
+    let mut pair = Pair::new();
+    pair.open();
+    pair.device.go_away(pair.now, Code::Shutdown, 0, "");
+    let late = pair.arrive();
+    pair.relay_outputs();
+    send(pair.now, &mut pair.relay, late, b"too late");
+    pair.run();
+    assert!(pair.device_outputs().is_empty());
+    let outputs = pair.relay_outputs();
+    assert!(matches!(outputs[..], [Output::Reset { stream, .. }, Output::GoAway(_)] if stream == late), "{outputs:?}");
+}
+
+#[test]
+fn a_link_that_runs_out_of_numbers_says_goodbye() {
+    let mut pair = Pair::new();
+    pair.relay.newest = u32::MAX - 1;
+    pair.device.newest = u32::MAX - 1;
+    let last = pair.open();
+    assert_eq!(last.number, u32::MAX);
+    pair.arrive();
+    assert!(pair.relay.is_going_away());
+    pair.run();
+    assert!(matches!(pair.device_outputs()[..], [Output::GoAway(_)]));
+    send(pair.now, &mut pair.relay, last.relay, b"goes on");
+    pair.run();
+    assert_eq!(pair.at_device[&last.device], b"goes on");
+}
+
+#[test]
+fn closing_an_end_ends_every_stream_behind_what_was_read() {
+    let mut pair = Pair::new();
+    let open = pair.open();
+    send(pair.now, &mut pair.device, open.device, b"read before");
+    pair.device.close(pair.now);
+    pair.run();
+    assert_eq!(pair.at_relay[&open.relay], b"read before");
+    assert!(matches!(pair.device_outputs()[..], [Output::Reset { reason: Reset::Shutdown, .. }]));
+    let outputs = pair.relay_outputs();
+    let Some(Output::Reset { reason: Reset::Closed(close), .. }) = outputs.last() else { panic!("{outputs:?}") };
+    assert_eq!(close.code, Code::Shutdown);
+    pair.assert_empty();
+}
+
+#[test]
+fn a_lost_link_cuts_what_was_on_it_and_lets_the_rest_be_delivered() {
+    let mut pair = Pair::new();
+    let [cut, complete] = [pair.open(), pair.open()];
+    pair.stuck.push(complete.relay);
+    send(pair.now, &mut pair.device, complete.device, b"all of it");
+    pair.device.handle_end(pair.now, complete.device);
+    pair.relay.handle_end(pair.now, complete.relay);
+    pair.run();
+    pair.relay_outputs();
+    pair.relay.handle_link_lost(pair.now);
+    let outputs = pair.relay_outputs();
+    assert!(matches!(outputs[..], [Output::Reset { stream, reason: Reset::LinkLost }] if stream == cut.relay));
+    pair.relay.advance(pair.now, complete.relay, 9);
+    assert!(matches!(pair.relay_outputs()[..], [Output::Finish { .. }]));
+    assert_eq!((pair.relay.streams(), pair.relay.poll_timeout()), (0, None));
+}
+
+#[test]
+fn a_window_grows_for_a_fast_reader_until_one_write_fills_it_no_more() {
+    let mut pair = Pair::new();
+    let open = pair.open();
+    let endless = vec![b'x'; 8 * 1024 * KIB];
+    let mut most = 0;
+    for _ in 0..40 {
+        pair.now += Duration::from_micros(100);
+        let mut sent = 0;
+        loop {
+            let count = send(pair.now, &mut pair.device, open.device, &endless[..200 * KIB]);
+            sent += count;
+            let bytes = pair.device.unsent().to_vec();
+            pair.device.advance_link(pair.now, bytes.len());
+            pair.hand_relay(&bytes).expect("no violation");
+            if count == 0 {
+                break;
+            }
+        }
+        most = most.max(sent);
+        pair.run();
+    }
+    assert!(most >= 2048 * KIB, "{} KiB at most between two rounds", most / KIB);
+}

@@ -1,0 +1,320 @@
+//! Bytes to frames, however the bytes were cut.
+
+use super::frame::{Close, Connect, GoAway};
+use super::header::{Flags, Header, Type};
+use super::settings::Settings;
+use crate::protocol::{Malformed, ProtocolError};
+
+/// The longest payload of a control frame that is read.
+const MAX_CONTROL: usize = 4096;
+
+/// Reads frames from a byte stream. DATA is handed on piece by piece as it arrives, without a copy.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    state: State,
+}
+
+/// One thing that was read.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Item<'a> {
+    /// A piece of a DATA payload, in order.
+    Data {
+        /// Whose bytes they are.
+        stream: u32,
+        /// The piece, borrowed from the input; empty only where `fin` stands alone.
+        bytes: &'a [u8],
+        /// No more comes behind this piece.
+        fin: bool,
+    },
+    /// Open a stream.
+    Connect {
+        /// Its number.
+        stream: u32,
+        /// Where to connect, if it can be read.
+        connect: Result<Connect, Malformed>,
+    },
+    /// The stream's service is connected.
+    Connected {
+        /// The stream.
+        stream: u32,
+    },
+    /// A stream ends abruptly.
+    Close {
+        /// The stream.
+        stream: u32,
+        /// Why.
+        close: Close,
+    },
+    /// More may be sent on a stream.
+    Credit {
+        /// The stream.
+        stream: u32,
+        /// Bytes that may have been sent on it since its start.
+        limit: u64,
+    },
+    /// What the peer can take.
+    Settings(Settings),
+    /// A PING, or the answer to one.
+    Ping {
+        /// It is an answer.
+        ack: bool,
+        /// What is to come back, or has.
+        payload: [u8; 8],
+    },
+    /// No new streams.
+    GoAway(GoAway),
+    /// A type that is not known; the payload is skipped.
+    Unknown(Header),
+}
+
+#[derive(Debug)]
+enum State {
+    Header { bytes: [u8; Header::LEN], have: usize },
+    Data { header: Header, left: usize },
+    Control { header: Header, payload: Vec<u8> },
+    Skip { left: usize },
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::Header { bytes: [0; Header::LEN], have: 0 }
+    }
+}
+
+impl Decoder {
+    /// The next item in `input`, which is advanced past it; `None` when all of `input` was taken.
+    ///
+    /// # Errors
+    /// The bytes can be no frame of version 2: there is no going on after that.
+    pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Item<'a>>, ProtocolError> {
+        while !input.is_empty() {
+            match &mut self.state {
+                State::Header { bytes, have } => {
+                    let taken = take(input, Header::LEN - *have);
+                    bytes[*have..*have + taken.len()].copy_from_slice(taken);
+                    *have += taken.len();
+                    if *have == Header::LEN {
+                        let header = Header::decode(*bytes);
+                        if let Some(item) = self.begin(header)? {
+                            return Ok(Some(item));
+                        }
+                    }
+                }
+                State::Data { header, left } => {
+                    let (stream, bytes) = (header.stream, take(input, *left));
+                    *left -= bytes.len();
+                    let fin = *left == 0 && header.flags.has(Flags::FIN);
+                    if *left == 0 {
+                        self.state = State::default();
+                    }
+                    return Ok(Some(Item::Data { stream, bytes, fin }));
+                }
+                State::Control { header, payload } => {
+                    payload.extend_from_slice(take(input, usize::from(header.size) - payload.len()));
+                    if payload.len() == usize::from(header.size) {
+                        let item = decode(*header, payload)?;
+                        self.state = State::default();
+                        return Ok(Some(item));
+                    }
+                }
+                State::Skip { left } => {
+                    *left -= take(input, *left).len();
+                    if *left == 0 {
+                        self.state = State::default();
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// A header is complete: how to go on, and the item if the header alone makes one.
+    fn begin(&mut self, header: Header) -> Result<Option<Item<'static>>, ProtocolError> {
+        self.state = State::default();
+        let size = usize::from(header.size);
+        if header.kind.names_a_stream().is_some_and(|named| named == (header.stream == 0)) {
+            return Err(ProtocolError::WrongStream(header));
+        }
+        match header.kind {
+            Type::Data if size > 0 => self.state = State::Data { header, left: size },
+            Type::Data if header.flags.has(Flags::FIN) => {
+                return Ok(Some(Item::Data { stream: header.stream, bytes: &[], fin: true }));
+            }
+            Type::Data => return Err(ProtocolError::EmptyData(header)),
+            Type::Other(_) if header.flags.has(Flags::CRITICAL) => return Err(ProtocolError::Critical(header)),
+            Type::Other(_) => {
+                if size > 0 {
+                    self.state = State::Skip { left: size };
+                }
+                return Ok(Some(Item::Unknown(header)));
+            }
+            Type::Connect
+            | Type::Close
+            | Type::Settings
+            | Type::Connected
+            | Type::Credit
+            | Type::Ping
+            | Type::GoAway => {
+                if size > MAX_CONTROL {
+                    return Err(ProtocolError::TooLong(header));
+                }
+                if size == 0 {
+                    return decode(header, &[]).map(Some);
+                }
+                self.state = State::Control { header, payload: Vec::with_capacity(size) };
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A control frame whose payload is complete.
+fn decode(header: Header, payload: &[u8]) -> Result<Item<'static>, ProtocolError> {
+    let stream = header.stream;
+    let eight = || <[u8; 8]>::try_from(payload).map_err(|_| ProtocolError::TruncatedField);
+    Ok(match header.kind {
+        Type::Connect => Item::Connect { stream, connect: Connect::decode(payload) },
+        Type::Close => Item::Close { stream, close: Close::decode(payload)? },
+        Type::Settings => Item::Settings(Settings::decode(payload)?),
+        Type::Connected => Item::Connected { stream },
+        Type::Credit => Item::Credit { stream, limit: u64::from_be_bytes(eight()?) },
+        Type::Ping => Item::Ping { ack: header.flags.has(Flags::ACK), payload: eight()? },
+        Type::GoAway => Item::GoAway(GoAway::decode(payload)?),
+        Type::Data | Type::Other(_) => Item::Unknown(header),
+    })
+}
+
+/// Cuts at most `most` bytes off the front of `input`.
+fn take<'a>(input: &mut &'a [u8], most: usize) -> &'a [u8] {
+    let (taken, rest) = input.split_at(most.min(input.len()));
+    *input = rest;
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::{Code, credit, ping};
+    use super::*;
+
+    /// What is read, with the pieces of each DATA put together; the error, where there is one, last.
+    fn read(pieces: &[&[u8]]) -> Vec<String> {
+        let mut decoder = Decoder::default();
+        let mut items: Vec<String> = Vec::new();
+        let mut data: Option<(u32, Vec<u8>)> = None;
+        for piece in pieces {
+            let mut input = *piece;
+            loop {
+                match decoder.next(&mut input) {
+                    Ok(Some(Item::Data { stream, bytes, fin })) => {
+                        let (owner, all) = data.get_or_insert_with(|| (stream, Vec::new()));
+                        if *owner == stream {
+                            all.extend_from_slice(bytes);
+                        } else {
+                            items.extend(data.replace((stream, bytes.to_vec())).map(|data| format!("{data:?}")));
+                        }
+                        if fin {
+                            items.extend(data.take().map(|data| format!("{data:?} fin")));
+                        }
+                    }
+                    Ok(Some(item)) => {
+                        items.extend(data.take().map(|data| format!("{data:?}")));
+                        items.push(format!("{item:?}"));
+                    }
+                    Ok(None) => break,
+                    Err(error) => {
+                        items.extend(data.take().map(|data| format!("{data:?}")));
+                        items.push(error.to_string());
+                        return items;
+                    }
+                }
+            }
+        }
+        items.extend(data.map(|data| format!("{data:?}")));
+        items
+    }
+
+    fn one(frame: &[u8]) -> Item<'_> {
+        let mut input = frame;
+        Decoder::default().next(&mut input).expect("a frame").expect("an item")
+    }
+
+    #[test]
+    fn what_is_encoded_decodes() {
+        let service: crate::address::Address = "10.41.51.152:23".parse().expect("an address");
+        for client in [None, Some("[::1]:4000".parse().expect("an address"))] {
+            let connect = Connect { service: service.clone(), client };
+            assert_eq!(one(&connect.frame(7)), Item::Connect { stream: 7, connect: Ok(connect) });
+        }
+        let close = Close { code: Code::Refused, reason: "nobody listens there".into() };
+        assert_eq!(one(&close.frame(9)), Item::Close { stream: 9, close });
+        let away = GoAway { code: Code::Shutdown, retry_after: 5, last_stream: 77, reason: "bye".into() };
+        assert_eq!(one(&away.frame()), Item::GoAway(away));
+        assert_eq!(one(&credit(3, u64::MAX)), Item::Credit { stream: 3, limit: u64::MAX });
+        let payload = *b"8 bytes!";
+        assert_eq!(one(&ping(payload, Flags::ACK)), Item::Ping { ack: true, payload });
+        assert_eq!(one(&Header::data(4, 0, true).encode()), Item::Data { stream: 4, bytes: &[], fin: true });
+    }
+
+    #[test]
+    fn the_connect_of_the_documents_example_has_these_bytes() {
+        let service = "127.0.0.1:57847".parse().expect("an address");
+        let connect = Connect { service, client: "127.0.0.1:4000".parse().ok() };
+        let expected = b"\x00\x1f\x01\x00\x00\x00\x00\x01\x00\x09127.0.0.1\xe1\xf7\x00\x02\x00\x0e127.0.0.1:4000";
+        assert_eq!(connect.frame(1), expected);
+    }
+
+    #[test]
+    fn a_reason_is_cut_to_what_a_log_line_can_hold_and_escaped() {
+        let long = Close { code: Code::Internal, reason: "ü".repeat(300) };
+        let Item::Close { close, .. } = one(&long.frame(1)) else { panic!("no CLOSE") };
+        assert_eq!(close.reason, "ü".repeat(100));
+        let wild = Close { code: Code::Internal, reason: "a\nb\x1b[31m".into() };
+        let Item::Close { close, .. } = one(&wild.frame(1)) else { panic!("no CLOSE") };
+        assert_eq!(close.reason, "a\\nb\\u{1b}[31m");
+    }
+
+    #[test]
+    fn what_can_be_no_frame_is_told_with_its_bytes() {
+        let error = |bytes: &[u8]| Decoder::default().next(&mut &bytes[..]).expect_err("an error").to_string();
+        assert!(error(b"\0\0\x03\0\0\0\0\x01").starts_with("DATA without a byte"), "empty");
+        assert!(error(b"\0\0\x03\x01\0\0\0\0").contains("00 00 03 01 00 00 00 00"), "DATA of the link");
+        assert!(error(b"\0\x08\x09\0\0\0\0\x01").contains("stream"), "PING of a stream");
+        assert!(error(b"\x20\0\x06\0\0\0\0\0").contains("too long"), "endless SETTINGS");
+        assert!(error(b"\0\0\x63\x80\0\0\0\0").contains("critical"), "a critical unknown");
+        assert!(error(b"\0\x01\x08\0\0\0\0\x01\x07").contains("cut short"), "half a CREDIT");
+        assert!(error(b"\0\x01\x02\0\0\0\0\x01\x07").contains("cut short"), "half a code");
+    }
+
+    #[test]
+    fn an_unknown_type_is_skipped_by_its_size() {
+        let bytes = b"\0\x04\x63\x01\0\0\0\x05abcd\0\0\x07\0\0\0\0\x05";
+        let items = read(&[bytes]);
+        assert!(items[0].starts_with("Unknown") && items[1].starts_with("Connected"), "{items:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_of_any_stream_decodes_the_same(
+            frames in prop::collection::vec((0u16..40, 0u8..12, 0u8..3, 0u32..4, any::<u8>()), 0..20),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
+        ) {
+            let mut stream = Vec::new();
+            for (size, kind, flags, number, fill) in frames {
+                stream.extend(Header { size, kind: kind.into(), flags: Flags(flags), stream: number }.encode());
+                stream.extend((0..size).map(|i| fill.wrapping_add(i as u8)));
+            }
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+            cuts.extend([0, stream.len()]);
+            cuts.sort_unstable();
+            let pieces: Vec<&[u8]> = cuts.windows(2).map(|pair| &stream[pair[0]..pair[1]]).collect();
+            prop_assert_eq!(read(&pieces), read(&[&stream]));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(stream in prop::collection::vec(any::<u8>(), 0..300)) {
+            read(&[&stream]);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Which of TCP's clocks watches a link: one for what was written and is not acknowledged, one for silence.
+
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+
+use crate::net;
+
+/// How often a link that was written is asked whether all has arrived.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+
+/// What is known of the bytes that a link was given.
+#[derive(Debug)]
+pub(super) enum Flight {
+    /// All of them have arrived.
+    Landed,
+    /// Some may not have; it is looked at again at this time.
+    Pending(Instant),
+    /// It is version 2, which asks its peer itself.
+    Unwatched,
+}
+
+impl Flight {
+    /// Bytes were written.
+    pub(super) fn handle_write(&mut self, now: Instant, link: &TcpStream) {
+        if matches!(self, Self::Landed) {
+            *self = Self::Pending(now + CHECK_EVERY);
+            // The options only hasten what TCP finds without them.
+            let _ = net::set_in_flight(link, true);
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        if let Self::Pending(at) = self { Some(*at) } else { None }
+    }
+
+    /// The time may have come.
+    pub(super) fn handle_timeout(&mut self, now: Instant, link: &TcpStream) {
+        if self.poll_timeout().is_none_or(|at| at > now) {
+            return;
+        }
+        if net::is_acknowledged(link) {
+            *self = Self::Landed;
+            let _ = net::set_in_flight(link, false);
+        } else {
+            *self = Self::Pending(now + CHECK_EVERY);
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use socket2::SockRef;
+
+    use super::*;
+
+    #[test]
+    fn keepalive_rules_from_when_the_peer_has_acknowledged_everything() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let mut peer = std::net::TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        let io = listener.accept().expect("accept").0;
+        io.set_nonblocking(true).expect("mode");
+        let mut link = TcpStream::from_std(io);
+        let user_timeout = |link: &TcpStream| SockRef::from(link).tcp_user_timeout().expect("option");
+        let mut now = Instant::now();
+        let mut flight = Flight::Landed;
+
+        let mut written = 0;
+        while let Ok(count) = link.write(&[b'x'; 64 * 1024]) {
+            written += count;
+            flight.handle_write(now, &link);
+        }
+        assert_eq!(
+            (flight.poll_timeout(), user_timeout(&link)),
+            (Some(now + CHECK_EVERY), Some(Duration::from_secs(75)))
+        );
+        now += CHECK_EVERY;
+        flight.handle_timeout(now, &link);
+        assert_eq!(flight.poll_timeout(), Some(now + CHECK_EVERY), "the peer's kernel has no room for all");
+
+        peer.read_exact(&mut vec![0; written]).expect("all of it");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while flight.poll_timeout().is_some() && Instant::now() < deadline {
+            now += CHECK_EVERY;
+            flight.handle_timeout(now, &link);
+        }
+        assert_eq!((flight.poll_timeout(), user_timeout(&link)), (None, None));
+    }
+
+    #[test]
+    fn version_2_is_left_alone() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let link = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        let mut flight = Flight::Unwatched;
+        flight.handle_write(Instant::now(), &link);
+        assert_eq!(flight.poll_timeout(), None);
+    }
+}

@@ -1,0 +1,100 @@
+//! What is version 1's alone: no flow control, no half-close, and 256 numbers.
+#![cfg(feature = "relay")]
+#![allow(clippy::unwrap_used, reason = "a test ends where its own means fail")]
+
+mod common;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::device::Device;
+use common::pairing::Pairing;
+use common::relay::Relay;
+use common::service::{Service, expect_echo};
+use common::usage::Usage;
+use common::{DEADLINE, End, Listener, Peer, eventually};
+use tcpremote::device::EventKind;
+
+#[test]
+fn a_service_that_needs_the_end_of_the_request_sees_it_but_its_answer_is_lost() {
+    Pairing::each(&Pairing::OF_VERSION_1, |pairing| {
+        let count = Service::count();
+        let (_relay, _device, clients) = pairing.start(&[count.address()]);
+        let mut client = Peer::connect(clients[0]);
+        client.send(b"one request");
+        client.finish();
+        // CLOSE is all that version 1 has to tell of the end, and it takes the answer's way back.
+        assert_eq!(client.read_to_end(), (Vec::new(), End::Finished));
+    });
+}
+
+#[test]
+fn two_hundred_and_fifty_six_clients_are_served_at_once_and_the_next_when_one_has_gone() {
+    let echo = Service::echo();
+    let (relay, device, clients) = Pairing::OLD.start(&[echo.address()]);
+    let mut open: Vec<_> = (0..256).map(|_| Peer::connect(clients[0])).collect();
+    for (number, client) in open.iter_mut().enumerate() {
+        client.send(format!("client {number:03}").as_bytes());
+    }
+    for (number, client) in open.iter_mut().enumerate() {
+        client.expect(format!("client {number:03}").as_bytes());
+    }
+    assert_eq!(device.status().clients, 256);
+    let began = Instant::now();
+    let mut refused = Peer::connect(clients[0]);
+    assert_eq!(refused.read_to_end(), (Vec::new(), End::Reset));
+    assert!(began.elapsed() >= Duration::from_secs(1), "it waits a second for a number");
+    relay.wait_for_log("refused a client: the link has no place for more");
+    open.pop();
+    // Half-closed, so its number goes to whoever needs it, at once.
+    expect_echo(clients[0]);
+    for (number, client) in open.iter_mut().enumerate() {
+        client.send(format!("still {number:03}").as_bytes());
+        client.expect(format!("still {number:03}").as_bytes());
+    }
+}
+
+#[test]
+fn a_service_that_stops_reading_holds_up_the_others_for_the_stall_time_and_is_reset() {
+    let (service, echo) = (Listener::bind(), Service::echo());
+    let services = [service.address(), echo.address()].map(|address| address.to_string());
+    let relay = Relay::start_with(Pairing::OLD_RELAY.options(), &[&services[0], &services[1]]);
+    let stall = Duration::from_secs(1);
+    let mut device = Device::start_with(relay.device_addr(), |config| config.limits.rule.stall = stall);
+    let clients = relay.client_addrs();
+    let mut client = Peer::connect(clients[0]);
+    let mut served = service.accept();
+    let sending = thread::spawn(move || while client.try_send(&[b'x'; 65_536]).is_ok() {});
+    device.wait_for(EventKind::Stalled);
+    assert_eq!(served.read_to_end().1, End::Reset);
+    sending.join().unwrap();
+    expect_echo(clients[1]);
+}
+
+#[test]
+fn a_client_that_stops_reading_holds_up_the_others_for_the_stall_time_and_is_reset() {
+    let echo = Service::echo();
+    let endless = Service::start(|mut peer| while peer.try_send(&[b'x'; 65_536]).is_ok() {});
+    let (relay, device, clients) = Pairing::OLD_DEVICE.start(&[endless.address(), echo.address()]);
+    let mut other = Peer::connect(clients[1]);
+    let before = Usage::of(relay.process()).kib;
+    let mut stuck = Peer::connect(clients[0]);
+    stuck.read(65_536);
+    // Echoes go on until the stuck client's queue is full, stand still for the stall's 30 s, and go on.
+    let began = Instant::now();
+    let mut longest = Duration::ZERO;
+    while !relay.log().iter().any(|line| line.contains("it stood still")) {
+        assert!(began.elapsed() < Duration::from_secs(60), "the stuck client is never reset");
+        let asked = Instant::now();
+        other.send(b"patience");
+        other.expect_within(b"patience", Duration::from_secs(45));
+        longest = longest.max(asked.elapsed());
+    }
+    assert!((Duration::from_secs(20)..Duration::from_secs(35)).contains(&longest), "{longest:?}");
+    let grown = Usage::of(relay.process()).kib.saturating_sub(before) / 1024;
+    assert!(grown < 16, "the relay grew by {grown} MiB");
+    other.send(b"at last");
+    other.expect(b"at last");
+    assert_eq!(stuck.read_to_end().1, End::Reset);
+    eventually("one client is left", DEADLINE, || device.status().clients == 1);
+}
