@@ -37,9 +37,9 @@ bench:
 	$(MAKE) module LUA=lua5.4
 	cargo bench --bench tunnel -- $(ARGS)
 
-# Other tunnels, which the benchmark measures where it finds them. The lock file of rathole 0.5.0 holds a crate that no Rust
-# since 1.80 compiles, so it is built without; its features leave out encryption, and so OpenSSL. Debian's openssh-server
-# starts a server for all on a machine that boots with systemd; the benchmark has its own, on loopback.
+# Other tunnels, which the benchmark measures where it finds them. The lock file of rathole 0.5.0 holds a crate that no
+# Rust since 1.80 compiles, so it is built without; its features leave out encryption, and so OpenSSL. Beware: Debian's
+# openssh-server also starts a server on port 22 where systemd runs. The benchmark needs only the program.
 bench-peers:
 	@scripts/need-cargo
 	@scripts/need-packages openssh-client openssh-server

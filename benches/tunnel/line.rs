@@ -1,7 +1,7 @@
 //! A long line: what goes through it takes its time and is slowed to a rate, in each direction for itself.
 //!
-//! The kernels that this runs on have no netem, so a TCP proxy stands in. It holds what is under way in memory, as a line
-//! does in flight and a router in its queue, and takes no more than these would: then its sender has to wait.
+//! The kernels that this runs on have no netem, so a TCP proxy stands in. It holds what is under way in memory, as a
+//! line does in flight and a router in its queue, and takes no more than these would: then its sender has to wait.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};

@@ -1,6 +1,6 @@
 //! The tunnel beside plain loopback and whoever of its peers is installed, measured in one run (Linux only).
 //!
-//! `cargo bench --bench tunnel -- [FILTER] [--quick] [--verbose] [--write]`, or `make bench`, which builds the module too.
+//! `cargo bench --bench tunnel -- [FILTER] [--quick] [--verbose] [--write]`, or `make bench`, which builds the module.
 //! `make bench-peers` installs the peers that Debian does not have ready.
 //!
 //! Clients and services are threads of this process; every contestant carries the same load, one after the other within

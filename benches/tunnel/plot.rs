@@ -29,8 +29,8 @@ pub(crate) fn svg(report: &Report, cases: &[Case]) -> String {
     let (width, height) =
         (MARGIN * 2.0 + PANEL_WIDTH * PANELS_IN_A_LINE as f64, HEAD + heights.iter().sum::<f64>() + MARGIN);
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" \
-         font-family=\"DejaVu Sans, Verdana, sans-serif\" font-size=\"11\">\n\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
+         width=\"{width}\" height=\"{height}\" font-family=\"DejaVu Sans, Verdana, sans-serif\" font-size=\"11\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n"
     );
     text(
@@ -40,8 +40,8 @@ pub(crate) fn svg(report: &Report, cases: &[Case]) -> String {
         "font-size=\"18\" font-weight=\"bold\" fill=\"#1a1a1a\"",
         "The tunnel beside its peers",
     );
-    let legend = "Bars are medians of one run, blue is ours. A dashed line is the target for ours: a bar that is better \
-                  goes beyond it where more is better, else it stays before it.";
+    let legend = "Bars are medians of one run, blue is ours. The dashed line is the target for ours: to be passed where \
+                  more is better, else not to be passed.";
     text(&mut svg, MARGIN, 52.0, "fill=\"#555555\"", legend);
     let mut top = HEAD;
     for (line, height) in lines.iter().zip(heights) {

@@ -23,8 +23,8 @@ const PAGE: u64 = 4096;
 /// Every child, and the directory that its contestant uses.
 static RUNNING: Mutex<Vec<(Pid, PathBuf)>> = Mutex::new(Vec::new());
 
-/// A running program, ended when dropped, and so is what it has started itself, a process for each connection for example.
-/// Its standard input is an open pipe; what it says on standard error goes to a file.
+/// A running program, ended when dropped, and so is what it has started itself, a process for each connection for
+/// example. Its standard input is an open pipe; what it says on standard error goes to a file.
 pub(crate) struct Process {
     name: &'static str,
     child: Child,
@@ -142,7 +142,8 @@ pub(crate) fn target_directory() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_tcp-remote-relay")).ancestors().nth(2).unwrap_or_else(|| Path::new("target"))
 }
 
-/// Where a program is installed: by `make bench-peers`, or for all. A user's PATH lacks the directories of Debian's daemons.
+/// Where a program is installed: by `make bench-peers`, or for all. A user's PATH lacks the directories of Debian's
+/// daemons.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let peers = iter::once(target_directory().join("bench-peers/bin"));

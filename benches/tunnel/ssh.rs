@@ -1,4 +1,4 @@
-//! OpenSSH's `-R`, between an sshd of our own and its client; nothing of the user's configuration, keys or agent is used.
+//! OpenSSH's `-R`, between an sshd of our own and its client; the user's configuration, keys and agent are left alone.
 
 use std::fs;
 use std::io;

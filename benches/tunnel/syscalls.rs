@@ -1,5 +1,5 @@
-//! How many system calls a contestant makes, counted in the kernel by perf: strace would stop its processes at each, and a
-//! slow process makes others than a fast one.
+//! How many system calls a contestant makes, counted in the kernel by perf: strace would stop its processes at each, and
+//! a slow process makes others than a fast one.
 
 use std::io;
 use std::process::{self, Command};
