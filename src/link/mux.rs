@@ -69,6 +69,9 @@ pub(crate) struct Mux {
     owing: VecDeque<StreamKey>,
     /// CLOSEs to be sent, in the order in which they will be.
     closes: VecDeque<OwedClose>,
+    /// Streams that are over on our side and whose FIN waits among the DATA, by where it ends: the peer counts them as
+    /// open until then.
+    finishing: VecDeque<u64>,
     owed_answer: Option<[u8; 8]>,
     /// Streams whose sockets may be read again.
     unblocked: VecDeque<StreamKey>,
@@ -166,7 +169,11 @@ impl Mux {
         let liveness = Liveness::new(now);
         timers.set(Timer::Liveness, liveness.poll_timeout());
         let peer = Settings::default();
-        let rate = if role == Role::Device { open_rate } else { peer.open_rate };
+        // What waited on its way to a device comes all at once: ten seconds' worth is no breach.
+        let (burst, rate) = match role {
+            Role::Device => (open_rate.saturating_mul(10), open_rate),
+            Role::Relay => (peer.open_rate, peer.open_rate),
+        };
         Self {
             role,
             limits,
@@ -181,13 +188,14 @@ impl Mux {
             stale_credit: 0,
             owing: VecDeque::new(),
             closes: VecDeque::new(),
+            finishing: VecDeque::new(),
             owed_answer: None,
             unblocked: VecDeque::new(),
             waiting: VecDeque::new(),
             lingering: Lingering::default(),
             liveness,
             abuse: Bucket::new(now, ABUSE.0, ABUSE.1),
-            opens: Bucket::new(now, rate, rate),
+            opens: Bucket::new(now, burst, rate),
             going_away: false,
             timers,
             outputs: VecDeque::new(),
@@ -289,10 +297,16 @@ impl Mux {
     fn leave_if_finished(&mut self, now: Instant, key: StreamKey) {
         let Some(stream) = self.streams.get(key) else { return };
         if stream.fin_sent && stream.receiving != Receiving::Open {
-            self.leave_link(key);
-            self.linger(now, key);
+            self.leave_finished(now, key);
         }
         self.finish_if_delivered(key);
+    }
+
+    /// Both sides have sent FIN, but for what its socket is owed the stream is over.
+    fn leave_finished(&mut self, now: Instant, key: StreamKey) {
+        self.leave_link(key);
+        self.finishing.push_back(self.outbox.queued());
+        self.linger(now, key);
     }
 
     fn finish_if_delivered(&mut self, key: StreamKey) {
@@ -539,6 +553,9 @@ impl Endpoint for Mux {
 
     fn advance_link(&mut self, now: Instant, count: usize) {
         self.outbox.advance(count);
+        while self.finishing.front().is_some_and(|&end| end <= self.outbox.sent()) {
+            self.finishing.pop_front();
+        }
         self.assign_numbers(now);
     }
 
@@ -550,6 +567,7 @@ impl Endpoint for Mux {
         }
         self.outbox = Outbox::default();
         self.closes.clear();
+        self.finishing.clear();
         self.owing.clear();
         self.owed_answer = None;
         self.going_away = true;
