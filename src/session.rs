@@ -212,7 +212,10 @@ impl<E: Endpoint> Session<E> {
                     more = self.read_streams(now, event_loop);
                 }
             }
-            self.flush_link(now)?;
+            if let Err(error) = self.flush_link(now) {
+                self.read_rest_of_link(now, event_loop, buffer);
+                return Err(error.into());
+            }
             if !more {
                 break;
             }
@@ -333,6 +336,14 @@ impl<E: Endpoint> Session<E> {
             self.deliver(now, event_loop, &delivery);
         }
         Ok(more)
+    }
+
+    /// The link takes no more. What its other end sent before that is there to be read, such as why.
+    fn read_rest_of_link(&mut self, now: Instant, event_loop: &mut EventLoop, buffer: &mut [u8]) {
+        if let Some(link) = &mut self.link {
+            (link.readable, link.ended) = (true, true);
+        }
+        while let Ok(true) = self.read_link(now, event_loop, buffer) {}
     }
 
     fn deliver(&mut self, now: Instant, event_loop: &mut EventLoop, delivery: &Delivery<'_>) {
@@ -509,3 +520,6 @@ fn write(io: &mut TcpStream, writable: &mut bool, bytes: &[u8]) -> io::Result<us
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests;

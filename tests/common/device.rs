@@ -36,18 +36,23 @@ impl Device {
 
     /// The next event of this kind; those before it are passed over.
     pub fn wait_for(&mut self, kind: EventKind) -> Event {
+        self.wait_for_either(kind, kind, DEADLINE)
+    }
+
+    /// The next event of either kind.
+    pub fn wait_for_either(&mut self, one: EventKind, other: EventKind, limit: Duration) -> Event {
         loop {
             if let Some(event) = self.handle.next_event().unwrap() {
                 self.events.push(event.clone());
-                if event.kind == kind {
+                if event.kind == one || event.kind == other {
                     return event;
                 }
                 continue;
             }
-            let waited = self.handle.wait(Some(DEADLINE));
+            let waited = self.handle.wait(Some(limit));
             assert!(
                 matches!(waited, Ok(tcpremote::device::Wait::Ready | tcpremote::device::Wait::Interrupted)),
-                "no {kind:?}, but {waited:?} after {:?}",
+                "neither {one:?} nor {other:?}, but {waited:?} after {:?}",
                 self.events
             );
         }

@@ -9,6 +9,7 @@ pub mod relay;
 pub mod service;
 pub mod usage;
 pub mod wire;
+pub mod wire_v2;
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -111,6 +112,23 @@ impl Peer {
         bytes
     }
 
+    /// Exactly so many bytes, or how it ended before they came.
+    pub fn try_read_exactly(&mut self, count: usize, deadline: Instant) -> Result<Vec<u8>, End> {
+        let mut bytes = vec![0; count];
+        let mut filled = 0;
+        while filled < count {
+            let limit = left(deadline).unwrap_or_else(|_| panic!("{filled} of {count} bytes in time"));
+            self.stream.set_read_timeout(Some(limit)).unwrap();
+            match self.stream.read(&mut bytes[filled..]) {
+                Ok(0) => return Err(End::Finished),
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return Err(End::Reset),
+                Err(error) => panic!("{error}, after {filled} of {count} bytes"),
+            }
+        }
+        Ok(bytes)
+    }
+
     /// These bytes come next.
     #[track_caller]
     pub fn expect(&mut self, bytes: &[u8]) {
@@ -149,6 +167,11 @@ impl Peer {
     /// Sends FIN; what the peer sends can still be read.
     pub fn finish(&mut self) {
         self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// The socket itself, for a program to use.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
     }
 
     /// Ends with RST.

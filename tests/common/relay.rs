@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use super::wire::Link;
+use super::wire_v2;
 use super::{DEADLINE, eventually};
 
 /// A relay with its device port and client ports chosen by the system; killed when dropped.
@@ -83,6 +84,13 @@ impl Relay {
     pub fn listen(&self) -> (Link, Vec<SocketAddr>) {
         let before = self.log().iter().filter(|line| line.contains(CLIENTS)).count();
         let link = Link::listen(self.device_addr());
+        (link, self.client_addrs_after(before))
+    }
+
+    /// The same in version 2, with both ends introduced.
+    pub fn listen_v2(&self) -> (wire_v2::Link, Vec<SocketAddr>) {
+        let before = self.log().iter().filter(|line| line.contains(CLIENTS)).count();
+        let link = wire_v2::Link::listen(self.device_addr());
         (link, self.client_addrs_after(before))
     }
 

@@ -1,6 +1,8 @@
 //! Services that work by themselves, one thread a connection.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
@@ -57,6 +59,17 @@ impl Service {
             if end == End::Finished {
                 let _ = peer.try_send(format!("{} bytes\n", bytes.len()).as_bytes());
             }
+        })
+    }
+
+    /// Runs a program for each connection, which is its standard input and output, as inetd does.
+    pub fn program(command: impl Fn() -> Command + Send + Sync + 'static) -> Self {
+        Self::start(move |peer| {
+            let input = peer.into_stream();
+            let output = input.try_clone().unwrap();
+            // The command holds the sockets until it is dropped: then the program's end is the connection's.
+            let child = command().stdin(OwnedFd::from(input)).stdout(OwnedFd::from(output)).spawn();
+            child.unwrap().wait().unwrap();
         })
     }
 

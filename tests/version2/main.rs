@@ -1,0 +1,18 @@
+//! Version 2 on real sockets: what it has that version 1 has not, and what hostile peers make of it.
+#![cfg(feature = "relay")]
+#![allow(clippy::unwrap_used, reason = "a test ends where its own means fail")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod drain;
+mod floods;
+mod half_close;
+mod hostile_device;
+mod hostile_relay;
+mod many_clients;
+mod programs;
+mod reasons;
+mod reconnect;
+mod slow_readers;
+mod takeover;

@@ -1,0 +1,154 @@
+//! A link that is lost is made anew, once there was one.
+
+use std::time::{Duration, Instant};
+
+use tcpremote::device::{EventKind, State};
+use tcpremote::link::Protocol;
+
+use crate::common::device::Device;
+use crate::common::relay::{self, Relay};
+use crate::common::service::{Service, expect_echo};
+use crate::common::wire_v2::{self, Link, code};
+use crate::common::{DEADLINE, End, Listener, Peer, eventually};
+
+/// A relay at an address that is to be the same the next time. Nobody else has this one, so nobody takes its port.
+fn start(address: &str, options: &[&str], service: &Service) -> Relay {
+    let mut command = relay::command();
+    let service = service.address().to_string();
+    command.args(["--log", "debug"]).args(options).args([address, "127.0.0.1:0", &service]);
+    Relay::spawn(command, 1)
+}
+
+fn reconnecting(relay: &Relay) -> Device {
+    let mut device = Device::start_with(relay.device_addr(), |config| config.reconnect = true);
+    device.wait_for(EventKind::Listening);
+    device
+}
+
+/// The device tries often at first; by its jitter it may take some tries until the relay is there.
+fn wait_until_back(device: &mut Device) {
+    while device.wait_for_either(EventKind::Listening, EventKind::Waiting, DEADLINE * 4).kind != EventKind::Listening {}
+}
+
+#[test]
+fn a_relay_that_is_killed_and_comes_back_is_found_again() {
+    let echo = Service::echo();
+    let mut relay = start("127.77.1.1:0", &[], &echo);
+    let address = relay.device_addr().to_string();
+    let mut device = reconnecting(&relay);
+    let mut client = Peer::connect(relay.client_addrs()[0]);
+    client.send(b"before");
+    client.expect(b"before");
+    relay.signal("KILL");
+    relay.wait();
+    client.read_to_end();
+    let waiting = device.wait_for(EventKind::Waiting);
+    assert_eq!(waiting.code, Some("lost"), "{}", waiting.message);
+    assert!(waiting.message.contains("; trying again in "), "{}", waiting.message);
+    let status = device.status();
+    assert!(status.clients == 0 && status.protocol.is_none() && status.state != State::Closed, "{status:?}");
+    let relay = start(&address, &[], &echo);
+    wait_until_back(&mut device);
+    expect_echo(relay.client_addrs()[0]);
+    let status = device.status();
+    assert_eq!((status.state, status.reconnects, status.protocol), (State::Listening, 1, Some(2)));
+    assert_eq!(status.next_attempt, None);
+    assert_eq!((status.clients_total, status.bytes_received), (2, 6 + 14), "what passed before is counted too");
+    assert_eq!(status.last_error.unwrap().1, waiting_code(&device), "the last error stays for whoever asks");
+}
+
+/// The code of the last event that the device waits.
+fn waiting_code(device: &Device) -> &'static str {
+    let waiting = device.events.iter().rev().find(|event| event.kind == EventKind::Waiting);
+    waiting.unwrap().code.unwrap()
+}
+
+#[test]
+fn a_relay_that_drains_and_comes_back_in_version_1_is_spoken_to_in_version_1() {
+    let echo = Service::echo();
+    let mut relay = start("127.77.1.2:0", &[], &echo);
+    let address = relay.device_addr().to_string();
+    let mut device = reconnecting(&relay);
+    relay.client_addrs();
+    relay.signal("TERM");
+    assert_eq!(relay.wait(), Some(0));
+    let relay = start(&address, &["--protocol", "1"], &echo);
+    wait_until_back(&mut device);
+    expect_echo(relay.client_addrs()[0]);
+    assert_eq!((device.status().protocol, device.status().reconnects), (Some(1), 1));
+}
+
+#[test]
+fn without_reconnect_a_lost_link_is_the_end() {
+    for protocol in [Protocol::V1, Protocol::V2] {
+        let echo = Service::echo();
+        let mut relay = Relay::start(&[&echo.address().to_string()]);
+        let mut device = Device::start_with(relay.device_addr(), |config| config.protocol = protocol);
+        device.wait_for(EventKind::Listening);
+        relay.client_addrs();
+        relay.signal("KILL");
+        relay.wait();
+        let closed = device.wait_for(EventKind::Closed);
+        assert_eq!(closed.code, Some("lost"), "{}", closed.message);
+        assert_eq!((device.status().state, device.status().reconnects), (State::Closed, 0));
+    }
+}
+
+#[test]
+fn a_first_link_that_cannot_be_made_is_an_error_even_with_reconnect() {
+    let nobody = crate::common::Refusing::bind();
+    let mut device = Device::start_with(nobody.address(), |config| config.reconnect = true);
+    assert_eq!(device.wait_for(EventKind::Closed).code, Some("refused"));
+}
+
+#[test]
+fn a_relay_says_how_long_to_stay_away_and_is_obeyed_while_the_old_link_finishes() {
+    let (relay, service) = (Listener::bind(), Listener::bind());
+    let mut device = Device::start_with(relay.address(), |config| config.reconnect = true);
+    let mut old = Link::accept(&relay);
+    device.wait_for(EventKind::Listening);
+    old.send(&wire_v2::connect(1, service.address()));
+    let mut served = service.accept();
+    old.expect(wire_v2::CONNECTED);
+    let told = Instant::now();
+    old.send(&wire_v2::go_away(code::SHUTDOWN, 2, 1, "for repairs"));
+    let waiting = device.wait_for(EventKind::Waiting);
+    assert!(waiting.message.contains("the relay ended it (shutdown, for repairs)"), "{}", waiting.message);
+    // The client goes on, with the next link beside it.
+    let mut new = Link::accept(&relay);
+    let waited = told.elapsed();
+    assert!(waited >= Duration::from_secs(2) && waited < DEADLINE, "{waited:?}");
+    device.wait_for(EventKind::Listening);
+    served.send(b"over the old link");
+    old.expect_data(1, b"over the old link");
+    new.send(&wire_v2::connect(1, service.address()));
+    let mut second = service.accept();
+    new.expect(wire_v2::CONNECTED);
+    second.send(b"over the new link");
+    new.expect_data(1, b"over the new link");
+    eventually("both are counted", DEADLINE, || device.status().clients == 2);
+    // With its last client the old link goes.
+    old.send(&wire_v2::fin(1));
+    served.expect_end(End::Finished);
+    drop(served);
+    assert_eq!((old.expect(wire_v2::DATA).flags, old.try_next(DEADLINE)), (wire_v2::FIN, Err(End::Finished)));
+    eventually("one is left", DEADLINE, || device.status().clients == 1);
+    assert_eq!((device.status().state, device.status().reconnects), (State::Listening, 1));
+}
+
+#[test]
+fn a_tunnel_that_waits_for_its_next_attempt_is_closed_at_once() {
+    let relay = Listener::bind();
+    let mut device = Device::start_with(relay.address(), |config| config.reconnect = true);
+    let mut link = Link::accept(&relay);
+    link.send(&wire_v2::go_away(code::SHUTDOWN, 600, 0, "for repairs"));
+    device.wait_for(EventKind::Waiting);
+    assert_eq!(link.try_next(DEADLINE), Err(End::Finished), "nobody is left on it");
+    drop(link);
+    let next_attempt = device.status().next_attempt.unwrap();
+    assert!(next_attempt > Duration::from_secs(600) - DEADLINE, "{next_attempt:?}");
+    let began = Instant::now();
+    device.handle.close().unwrap();
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    assert_eq!(device.status().state, State::Closed);
+}

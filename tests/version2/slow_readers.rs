@@ -1,0 +1,92 @@
+//! Who reads slowly, or not at all, holds up nobody else, costs no more than a window, and is not ended for it.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::common::pairing::Pairing;
+use crate::common::service::Service;
+use crate::common::usage::Usage;
+use crate::common::{DEADLINE, End, Listener, Peer, pattern};
+
+/// What both processes hold, in MiB: the relay's, and this one with its device, services and clients.
+fn memory(relay: u32) -> usize {
+    (Usage::of(relay).kib + Usage::of(std::process::id()).kib) / 1024
+}
+
+/// Echoes for this time, and the longest that one took.
+fn echo_for(time: Duration, client: &mut Peer) -> Duration {
+    let began = Instant::now();
+    let mut longest = Duration::ZERO;
+    while began.elapsed() < time {
+        let asked = Instant::now();
+        client.send(b"are you there?");
+        client.expect(b"are you there?");
+        longest = longest.max(asked.elapsed());
+    }
+    longest
+}
+
+#[test]
+fn a_client_that_stops_reading_a_download_holds_up_nobody_and_may_go_on_where_it_stopped() {
+    let bytes = pattern(32 << 20, 1);
+    let (source, echo) = (Service::source(bytes.clone()), Service::echo());
+    let (relay, device, clients) = Pairing::NEW.start(&[source.address(), echo.address()]);
+    let before = memory(relay.process());
+    let mut stuck: Vec<_> = (0..4).map(|_| Peer::connect(clients[0])).collect();
+    for client in &mut stuck {
+        client.expect(&bytes[..65_536]);
+    }
+    // Nobody is reset: there is no stall that anybody could cause.
+    let mut other = Peer::connect(clients[1]);
+    let longest = echo_for(Duration::from_secs(3), &mut other);
+    assert!(longest < Duration::from_secs(1), "an echo took {longest:?}");
+    let grown = memory(relay.process()).saturating_sub(before);
+    assert!(grown < 4 * 16, "both processes grew by {grown} MiB");
+    assert_eq!(device.status().clients, 5);
+    for client in &mut stuck {
+        let (rest, end) = client.read_to_end();
+        assert!(rest == bytes[65_536..], "{} of {} bytes", rest.len() + 65_536, bytes.len());
+        assert_eq!(end, End::Finished);
+    }
+}
+
+#[test]
+fn a_service_that_stops_reading_an_upload_holds_up_nobody_and_may_go_on_where_it_stopped() {
+    let (service, echo) = (Listener::bind(), Service::echo());
+    let (relay, _device, clients) = Pairing::NEW.start(&[service.address(), echo.address()]);
+    let bytes = pattern(32 << 20, 2);
+    let mut client = Peer::connect(clients[0]);
+    let mut served = service.accept();
+    let sent = bytes.clone();
+    let sending = thread::spawn(move || {
+        client.send(&sent);
+        client.finish();
+        client
+    });
+    served.expect(&bytes[..65_536]);
+    let longest = echo_for(Duration::from_secs(3), &mut Peer::connect(clients[1]));
+    assert!(longest < Duration::from_secs(1), "an echo took {longest:?}");
+    assert!(!relay.log().iter().any(|line| line.contains("stood still")));
+    let (rest, end) = served.read_to_end();
+    assert!(rest == bytes[65_536..], "{} of {} bytes", rest.len() + 65_536, bytes.len());
+    assert_eq!(end, End::Finished);
+    sending.join().unwrap();
+}
+
+#[test]
+fn as_many_clients_as_a_link_has_may_stop_reading_within_the_budget() {
+    let endless = Service::start(|mut peer| while peer.try_send(&[b'x'; 65_536]).is_ok() {});
+    let echo = Service::echo();
+    let (relay, device, clients) = Pairing::NEW.start(&[endless.address(), echo.address()]);
+    let mut other = Peer::connect(clients[1]);
+    let before = Usage::of(relay.process()).kib;
+    let mut stuck: Vec<_> = (0..255).map(|_| Peer::connect(clients[0])).collect();
+    for client in &mut stuck {
+        client.read_within(1024, DEADLINE * 2);
+    }
+    let longest = echo_for(Duration::from_secs(2), &mut other);
+    assert!(longest < Duration::from_secs(2), "an echo took {longest:?}");
+    assert_eq!(device.status().clients, 256);
+    let grown = Usage::of(relay.process()).kib.saturating_sub(before) / 1024;
+    assert!(grown < 48, "the relay, with a budget of 32 MiB, grew by {grown} MiB");
+}
