@@ -167,7 +167,9 @@ impl Soak {
                     break Err(error);
                 }
             };
-            thread::sleep(end.saturating_duration_since(Instant::now()));
+            while Instant::now() < end && !report.is_over() {
+                thread::sleep(Duration::from_millis(50));
+            }
             over.store(true, Relaxed);
             tunnel.forwarder.heal();
             result

@@ -43,7 +43,7 @@ pub(crate) struct Report {
     /// Bytes that arrived and were right: at services, at clients.
     up: AtomicU64,
     down: AtomicU64,
-    /// How often a process was killed: its kernel ends sockets with FIN, whatever they were in the middle of.
+    /// Grows whenever a process is killed: its kernel ends sockets with FIN, whatever they were in the middle of.
     kills: AtomicU64,
     killed_at: Mutex<Option<Instant>>,
     faults: Mutex<BTreeMap<&'static str, u64>>,
@@ -71,7 +71,7 @@ impl Report {
         self.kills.load(Relaxed)
     }
 
-    /// To be called before the kill.
+    /// To be called before the kill, and after it.
     pub(crate) fn count_kill(&self) {
         self.kills.fetch_add(1, Relaxed);
         *self.killed_at.lock().expect("no panic") = Some(Instant::now());

@@ -86,18 +86,14 @@ impl Tunnel {
     }
 
     pub(crate) fn kill_device(&mut self, pause: Duration) -> io::Result<()> {
-        self.report.count_kill();
-        self.device.signal(Signal::SIGKILL);
-        self.device.wait(END_LIMIT);
+        kill(&mut self.device, &self.report);
         thread::sleep(pause);
         self.device = start_device(&self.forwarder, &self.logs, &mut self.started)?;
         Ok(())
     }
 
     pub(crate) fn kill_relay(&mut self, pause: Duration) -> io::Result<()> {
-        self.report.count_kill();
-        self.relay.signal(Signal::SIGKILL);
-        self.relay.wait(END_LIMIT);
+        kill(&mut self.relay, &self.report);
         thread::sleep(pause);
         self.relay = start_relay(&self.ports, self.service, &self.logs, &mut self.started)?;
         Ok(())
@@ -107,8 +103,7 @@ impl Tunnel {
     pub(crate) fn take_over(&mut self, pause: Duration) -> io::Result<()> {
         let newer = start_device(&self.forwarder, &self.logs, &mut self.started)?;
         thread::sleep(pause);
-        self.report.count_kill();
-        // Its drop kills it.
+        kill(&mut self.device, &self.report);
         self.device = newer;
         Ok(())
     }
@@ -180,6 +175,14 @@ impl Tunnel {
         let lines = texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>());
         lines.filter(|line| ["panicked", "protocol:", "stood still"].iter().any(|word| line.contains(word))).collect()
     }
+}
+
+/// Counted twice: who begins while it dies is ended by it too.
+fn kill(process: &mut Process, report: &Report) {
+    report.count_kill();
+    process.signal(Signal::SIGKILL);
+    process.wait(END_LIMIT);
+    report.count_kill();
 }
 
 fn freeze(process: &Process, time: Duration) {
