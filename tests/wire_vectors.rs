@@ -48,10 +48,11 @@ mod device {
     #[test]
     fn section_1_a_device_held_to_version_1_connects_and_sends_listen_alone() {
         let relay = Listener::bind();
-        let device = Device::start_with(relay.address(), |config| config.protocol = Protocol::V1);
+        let mut device = Device::start_with(relay.address(), |config| config.protocol = Protocol::V1);
         let mut peer = relay.accept();
         assert_eq!(peer.try_read(DEADLINE).unwrap(), hex("00 00 04 00"));
         expect_nothing_before_the_next_answer(&mut Link { peer });
+        device.wait_for(EventKind::Listening);
         assert_eq!(device.status().protocol, Some(1));
     }
 

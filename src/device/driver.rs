@@ -199,6 +199,8 @@ impl Driver<'_> {
 
     fn plan(&mut self, now: Instant, wait: Duration, reason: Error) {
         self.retry_at = Some(now + wait);
+        // Who hears of it and asks for the status sees nothing of the link that is gone.
+        self.count();
         self.context.report.waiting(reason, now + wait, wait);
     }
 

@@ -207,6 +207,7 @@ impl Report {
         };
         inner.enter(State::Closed);
         self.traffic.clients.store(0, Relaxed);
+        self.traffic.round_trip_micros.store(0, Relaxed);
         self.push(&mut inner, event);
         self.over.notify_all();
     }

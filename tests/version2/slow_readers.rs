@@ -8,10 +8,8 @@ use crate::common::service::Service;
 use crate::common::usage::Usage;
 use crate::common::{DEADLINE, End, Listener, Peer, pattern};
 
-/// What both processes hold, in MiB: the relay's, and this one with its device, services and clients.
-fn memory(relay: u32) -> usize {
-    (Usage::of(relay).kib + Usage::of(std::process::id()).kib) / 1024
-}
+/// What an echo may take on a machine that is busy with other tests. Version 1 would stand still for 30 s.
+const PROMPT: Duration = Duration::from_secs(5);
 
 /// Echoes for this time, and the longest that one took.
 fn echo_for(time: Duration, client: &mut Peer) -> Duration {
@@ -31,7 +29,7 @@ fn a_client_that_stops_reading_a_download_holds_up_nobody_and_may_go_on_where_it
     let bytes = pattern(32 << 20, 1);
     let (source, echo) = (Service::source(bytes.clone()), Service::echo());
     let (relay, device, clients) = Pairing::NEW.start(&[source.address(), echo.address()]);
-    let before = memory(relay.process());
+    let before = Usage::of(relay.process()).kib;
     let mut stuck: Vec<_> = (0..4).map(|_| Peer::connect(clients[0])).collect();
     for client in &mut stuck {
         client.expect(&bytes[..65_536]);
@@ -39,9 +37,9 @@ fn a_client_that_stops_reading_a_download_holds_up_nobody_and_may_go_on_where_it
     // Nobody is reset: there is no stall that anybody could cause.
     let mut other = Peer::connect(clients[1]);
     let longest = echo_for(Duration::from_secs(3), &mut other);
-    assert!(longest < Duration::from_secs(1), "an echo took {longest:?}");
-    let grown = memory(relay.process()).saturating_sub(before);
-    assert!(grown < 4 * 16, "both processes grew by {grown} MiB");
+    assert!(longest < PROMPT, "an echo took {longest:?}");
+    let grown = Usage::of(relay.process()).kib.saturating_sub(before) / 1024;
+    assert!(grown < 24, "the relay, with windows of 4 MiB at most, grew by {grown} MiB");
     assert_eq!(device.status().clients, 5);
     for client in &mut stuck {
         let (rest, end) = client.read_to_end();
@@ -65,7 +63,7 @@ fn a_service_that_stops_reading_an_upload_holds_up_nobody_and_may_go_on_where_it
     });
     served.expect(&bytes[..65_536]);
     let longest = echo_for(Duration::from_secs(3), &mut Peer::connect(clients[1]));
-    assert!(longest < Duration::from_secs(1), "an echo took {longest:?}");
+    assert!(longest < PROMPT, "an echo took {longest:?}");
     assert!(!relay.log().iter().any(|line| line.contains("stood still")));
     let (rest, end) = served.read_to_end();
     assert!(rest == bytes[65_536..], "{} of {} bytes", rest.len() + 65_536, bytes.len());
@@ -85,7 +83,7 @@ fn as_many_clients_as_a_link_has_may_stop_reading_within_the_budget() {
         client.read_within(1024, DEADLINE * 2);
     }
     let longest = echo_for(Duration::from_secs(2), &mut other);
-    assert!(longest < Duration::from_secs(2), "an echo took {longest:?}");
+    assert!(longest < PROMPT, "an echo took {longest:?}");
     assert_eq!(device.status().clients, 256);
     let grown = Usage::of(relay.process()).kib.saturating_sub(before) / 1024;
     assert!(grown < 48, "the relay, with a budget of 32 MiB, grew by {grown} MiB");
