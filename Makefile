@@ -12,13 +12,20 @@ CARGO_TARGET_DIR ?= target
 MODULE_DIR = $(CARGO_TARGET_DIR)/$(LUA_FEATURE)
 MODULE = $(MODULE_DIR)/$(PROFILE)/libtcpremote.$(if $(filter Darwin,$(shell uname)),dylib,so)
 
-.PHONY: help test lint build demo bench bench-peers module install-module install-tree
+.PHONY: help test soak lint build demo bench bench-peers module install-module install-tree
 
 help:
 	@scripts/help
 
 test:
 	@scripts/test
+
+# SIM_SEEDS seeds of the simulation, then ten minutes on real sockets. ARGS are the soak's: --seconds 30 --seed 7
+SIM_SEEDS ?= 5000
+soak:
+	@scripts/need-cargo
+	SIM_SEEDS=$(SIM_SEEDS) cargo test --release --test simulation
+	cargo test --release --test soak -- $(ARGS)
 
 lint:
 	@scripts/lint

@@ -46,7 +46,7 @@ use crate::service::Service;
 struct Options {
     /// Measure only the cases whose name contains this text
     filter: Option<String>,
-    /// Two short rounds, for a first look: below two minutes
+    /// Two short rounds, for a first look, below two minutes; on the long line they show little but the start
     #[arg(long)]
     quick: bool,
     /// Show the least and the greatest value of all rounds beside each median

@@ -49,9 +49,11 @@ pub(crate) fn judge(row: &Row) -> Option<Verdict> {
     Some(Verdict { target, reached, met })
 }
 
-/// Ours by ratio to ours with version 1, and whether the two are equal or the newer is better.
+/// Ours by ratio to ours with version 1, and whether the two are equal or the newer is better. None where version 1
+/// stands still.
 pub(crate) fn judge_beside_former(row: &Row) -> Option<(f64, bool)> {
-    let ratio = ratio(row.rounds_of(Role::Subject)?, row.rounds_of(Role::Former)?)?;
+    let former = row.rounds_of(Role::Former).filter(|former| median(former).is_finite())?;
+    let ratio = ratio(row.rounds_of(Role::Subject)?, former)?;
     let met = if row.figure.more_is_better { ratio >= 1.0 - FORMER_TOLERANCE } else { ratio <= 1.0 + FORMER_TOLERANCE };
     Some((ratio, met))
 }

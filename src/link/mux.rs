@@ -5,9 +5,11 @@
 //! read whatever waits to be written. So no two peers can wait for each other.
 
 mod bucket;
+mod ending;
 mod liveness;
 mod opening;
 mod outbox;
+mod owing;
 mod receiving;
 mod stream;
 mod window;
@@ -22,13 +24,11 @@ use stream::{Place, Receiving, Stream};
 use window::Budget;
 
 use super::{Counters, Delivery, Endpoint, Limits, Reset, Room, Slab, StreamKey, Timers};
-use crate::protocol::v2::{self, Close, Code, Flags, GoAway, Header, Settings};
+use crate::protocol::v2::{self, Close, Code, GoAway, Header, Settings};
 use crate::protocol::{MAX_PAYLOAD, Malformed, ProtocolError};
 
 /// The most that a stream may put on the link at a time while another waits.
 const QUANTUM: usize = 16 * 1024;
-/// Bytes of control frames that are made ready at a time.
-const CONTROL_BATCH: usize = 4 * 1024;
 /// Bytes of control frames past which no stream is opened.
 const CONTROL_FULL: usize = 64 * 1024;
 /// Bytes beyond a full queue that mark a peer as hostile.
@@ -69,6 +69,9 @@ pub(crate) struct Mux {
     owing: VecDeque<StreamKey>,
     /// CLOSEs to be sent, in the order in which they will be.
     closes: VecDeque<OwedClose>,
+    /// Streams that are over on our side and whose FIN waits among the DATA, by where it ends: the peer counts them as
+    /// open until then.
+    finishing: VecDeque<u64>,
     owed_answer: Option<[u8; 8]>,
     /// Streams whose sockets may be read again.
     unblocked: VecDeque<StreamKey>,
@@ -166,7 +169,11 @@ impl Mux {
         let liveness = Liveness::new(now);
         timers.set(Timer::Liveness, liveness.poll_timeout());
         let peer = Settings::default();
-        let rate = if role == Role::Device { open_rate } else { peer.open_rate };
+        // What waited on its way to a device comes all at once: ten seconds' worth is no breach.
+        let (burst, rate) = match role {
+            Role::Device => (open_rate.saturating_mul(10), open_rate),
+            Role::Relay => (peer.open_rate, peer.open_rate),
+        };
         Self {
             role,
             limits,
@@ -181,13 +188,14 @@ impl Mux {
             stale_credit: 0,
             owing: VecDeque::new(),
             closes: VecDeque::new(),
+            finishing: VecDeque::new(),
             owed_answer: None,
             unblocked: VecDeque::new(),
             waiting: VecDeque::new(),
             lingering: Lingering::default(),
             liveness,
             abuse: Bucket::new(now, ABUSE.0, ABUSE.1),
-            opens: Bucket::new(now, rate, rate),
+            opens: Bucket::new(now, burst, rate),
             going_away: false,
             timers,
             outputs: VecDeque::new(),
@@ -241,32 +249,6 @@ impl Mux {
         Ok(())
     }
 
-    /// Turns what is owed into frames, as long as they are few.
-    fn make_control_frames(&mut self) {
-        if let Some(payload) = self.owed_answer.take() {
-            self.outbox.push_control(&v2::ping(payload, Flags::ACK));
-        }
-        while self.outbox.control_len() < CONTROL_BATCH
-            && let Some(key) = self.owing.pop_front()
-        {
-            let Some(stream) = self.streams.get_mut(key) else { continue };
-            let Some(number) = stream.number() else { continue };
-            let (connected, credit) = stream.take_owed();
-            if connected {
-                self.outbox.push_control(&connected_frame(number));
-            }
-            if credit {
-                self.outbox.push_control(&v2::credit(number, stream.window.limit()));
-            }
-        }
-        while self.outbox.control_len() < CONTROL_BATCH
-            && self.closes.front().is_some_and(|owed| owed.after <= self.outbox.sent())
-            && let Some(owed) = self.closes.pop_front()
-        {
-            self.outbox.push_control(&owed.close.frame(owed.number));
-        }
-    }
-
     /// The stream's socket consumed bytes: there may be credit for more, and the stream may be at its end.
     fn consume(&mut self, now: Instant, key: StreamKey, count: usize) {
         let Some(stream) = self.streams.get_mut(key) else { return };
@@ -283,129 +265,6 @@ impl Mux {
             }
         }
         self.finish_if_delivered(key);
-    }
-
-    /// Once both sides have sent FIN the stream is off the link.
-    fn leave_if_finished(&mut self, now: Instant, key: StreamKey) {
-        let Some(stream) = self.streams.get(key) else { return };
-        if stream.fin_sent && stream.receiving != Receiving::Open {
-            self.leave_link(key);
-            self.linger(now, key);
-        }
-        self.finish_if_delivered(key);
-    }
-
-    fn finish_if_delivered(&mut self, key: StreamKey) {
-        let Some(stream) = self.streams.get(key) else { return };
-        if !self.has_socket(stream) || !stream.pending.is_empty() {
-            return;
-        }
-        if let Some(reason) = stream.reset.clone() {
-            self.reset(key, *reason);
-        } else if stream.receiving != Receiving::Open && stream.fin_sent {
-            self.forget(key);
-            self.outputs.push_back(Output::Finish { stream: key });
-        } else if stream.receiving == Receiving::Ended
-            && let Some(stream) = self.streams.get_mut(key)
-        {
-            stream.receiving = Receiving::Told;
-            self.outputs.push_back(Output::ShutdownWrite { stream: key });
-        }
-    }
-
-    /// The stream is over, and not in peace: its socket gets what it is owed, and then RST.
-    fn end_after_delivery(&mut self, now: Instant, key: StreamKey, reason: Reset) {
-        self.leave_link(key);
-        let Some(stream) = self.streams.get_mut(key) else { return };
-        if stream.reset.is_none() {
-            stream.reset = Some(Box::new(reason.clone()));
-        }
-        let stream = self.streams.get(key);
-        if stream.is_some_and(|stream| self.has_socket(stream) && !stream.pending.is_empty()) {
-            self.linger(now, key);
-        } else {
-            self.reset(key, reason);
-        }
-    }
-
-    /// Whether there is a socket that bytes can be delivered to.
-    fn has_socket(&self, stream: &Stream) -> bool {
-        stream.connected || self.role == Role::Relay
-    }
-
-    /// Sends the stream's one CLOSE, if it is on the link.
-    fn owe_close(&mut self, key: StreamKey, code: Code, reason: &str) {
-        if let Some(number) = self.leave_link(key) {
-            self.push_close(number, code, reason);
-        }
-    }
-
-    fn push_close(&mut self, number: u32, code: Code, reason: &str) {
-        let after = self.outbox.queued();
-        self.closes.push_back(OwedClose { number, close: Close { code, reason: reason.into() }, after });
-    }
-
-    /// Takes the stream off the link, or out of those that wait for it; its number, if it had one.
-    fn leave_link(&mut self, key: StreamKey) -> Option<u32> {
-        let stream = self.streams.get_mut(key)?;
-        match std::mem::replace(&mut stream.place, Place::Off) {
-            Place::On(number) => {
-                if stream.receiving == Receiving::Open {
-                    self.stale_credit += stream.window.unused();
-                }
-                // What it has sent must not come before this.
-                if let (true, _) = stream.take_owed()
-                    && (stream.sent > 0 || stream.fin_sent)
-                {
-                    self.outbox.push_control(&connected_frame(number));
-                }
-                self.numbers.remove(&number);
-                self.timers.cancel(Timer::Connect(key));
-                Some(number)
-            }
-            Place::Waiting => {
-                self.waiting.retain(|wanted| wanted.key != key);
-                self.timers.cancel(Timer::Place(key));
-                None
-            }
-            Place::Off => None,
-        }
-    }
-
-    /// Bounds what streams off the link hold: each by time, all by their number and bytes. Who has waited for the
-    /// longest time without taking a byte goes first.
-    fn linger(&mut self, now: Instant, key: StreamKey) {
-        let Some(stream) = self.streams.get_mut(key) else { return };
-        if self.lingering.progress.insert(key, now).is_some() {
-            return;
-        }
-        self.lingering.bytes += stream.pending.len() as u64;
-        self.timers.set(Timer::Linger(key), now + self.limits.rule.stall);
-        let (most, most_bytes) = (self.limits.streams as usize, self.limits.budget);
-        while self.lingering.progress.len() > most || self.lingering.bytes > most_bytes {
-            let Some((&slowest, _)) = self.lingering.progress.iter().min_by_key(|&(_, &at)| at) else { return };
-            self.reset(slowest, Reset::Stalled);
-        }
-    }
-
-    fn reset(&mut self, key: StreamKey, reason: Reset) {
-        self.forget(key);
-        self.outputs.push_back(Output::Reset { stream: key, reason });
-    }
-
-    fn forget(&mut self, key: StreamKey) {
-        self.leave_link(key);
-        let Some(mut stream) = self.streams.remove(key) else { return };
-        stream.window.give_back(&mut self.budget);
-        if self.lingering.progress.remove(&key).is_some() {
-            self.lingering.bytes -= stream.pending.len() as u64;
-            self.timers.cancel(Timer::Linger(key));
-        }
-    }
-
-    fn push_ping(&mut self, payload: [u8; 8]) {
-        self.outbox.push_control(&v2::ping(payload, Flags::NONE));
-        self.timers.set(Timer::Liveness, self.liveness.poll_timeout());
     }
 
     /// On an error, tells the peer why the link ends: there is one try to send it.
@@ -539,6 +398,9 @@ impl Endpoint for Mux {
 
     fn advance_link(&mut self, now: Instant, count: usize) {
         self.outbox.advance(count);
+        while self.finishing.front().is_some_and(|&end| end <= self.outbox.sent()) {
+            self.finishing.pop_front();
+        }
         self.assign_numbers(now);
     }
 
@@ -550,6 +412,7 @@ impl Endpoint for Mux {
         }
         self.outbox = Outbox::default();
         self.closes.clear();
+        self.finishing.clear();
         self.owing.clear();
         self.owed_answer = None;
         self.going_away = true;
@@ -581,10 +444,6 @@ impl Endpoint for Mux {
     fn streams(&self) -> usize {
         self.streams.len()
     }
-}
-
-fn connected_frame(stream: u32) -> [u8; Header::LEN] {
-    Header { size: 0, kind: v2::Type::Connected, flags: Flags::NONE, stream }.encode()
 }
 
 #[cfg(test)]

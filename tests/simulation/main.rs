@@ -3,14 +3,11 @@
 //! `SIM_SEED=7 cargo test --test simulation NAME -- --nocapture` replays one seed of one test and prints what
 //! happens; `SIM_SEEDS=10000` tries so many, instead of 256 in all.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test ends where its means fail")]
-#![allow(
-    dead_code,
-    clippy::collapsible_if,
-    clippy::wildcard_enum_match_arm,
-    reason = "the parts for peers of 2012 follow"
-)]
 
 mod app;
+mod core;
+mod java;
+mod lua;
 mod pipe;
 mod random;
 mod run;
@@ -18,11 +15,31 @@ mod shell;
 mod wire;
 mod world;
 
-use run::{Outcome, for_each_seed, pair, pressure};
+use run::{Outcome, for_each_seed, old_device, old_relay, pair, pair_v2, pressure, slow_readers};
 
 #[test]
 fn our_device_and_our_relay_keep_every_promise_in_any_weather() {
     for_each_seed("our_device_and_our_relay", 2, pair);
+}
+
+#[test]
+fn in_version_2_they_keep_more_promises_under_any_credit() {
+    for_each_seed("in_version_2", 1, pair_v2);
+}
+
+#[test]
+fn in_version_2_nobody_waits_for_somebody_who_does_not_read() {
+    for_each_seed("somebody_who_does_not_read", 8, slow_readers);
+}
+
+#[test]
+fn our_device_keeps_every_promise_with_the_relay_of_2012() {
+    for_each_seed("our_device_keeps", 4, old_relay);
+}
+
+#[test]
+fn our_relay_keeps_every_promise_with_the_device_of_2012() {
+    for_each_seed("our_relay_keeps", 4, old_device);
 }
 
 #[test]
@@ -32,10 +49,11 @@ fn more_clients_than_numbers_are_served_in_their_turn() {
 
 #[test]
 fn the_same_seed_gives_the_same_trace() {
-    let hashes = |seed: u64| -> [Outcome; 2] { [pair(seed, false), pair(seed, false)] };
-    for seed in 0..5 {
-        let [first, second] = hashes(seed);
-        assert_eq!(first.hash, second.hash, "seed {seed}");
+    for simulate in [pair, pair_v2] {
+        for seed in 0..5 {
+            let [first, second]: [Outcome; 2] = [simulate(seed, false), simulate(seed, false)];
+            assert_eq!(first.hash, second.hash, "seed {seed}");
+        }
     }
     assert_ne!(pair(0, false).hash, pair(1, false).hash);
 }

@@ -57,6 +57,15 @@ impl Pipe {
         }
     }
 
+    /// How many bytes a write may move now.
+    pub(crate) fn room(&self, now: Duration) -> usize {
+        match now {
+            _ if self.sink => usize::MAX,
+            now if now < self.blocked_until => 0,
+            _ => self.capacity - self.held,
+        }
+    }
+
     /// How many of `bytes` were taken; 0 is "would block".
     pub(crate) fn write(&mut self, random: &mut Random, now: Duration, bytes: &[u8]) -> usize {
         assert!(self.end.is_none(), "nobody writes behind the end");

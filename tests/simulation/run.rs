@@ -4,17 +4,32 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use tcpremote::device::Device;
-use tcpremote::link::QueueRule;
-use tcpremote::relay::Relay;
+use tcpremote::link::Protocol::{self, V1, V2};
+use tcpremote::relay::{Relay, Settings};
 
-use crate::app::Plan;
+use crate::app::{End, Plan};
+use crate::java::JavaRelay;
+use crate::lua::LuaDevice;
 use crate::random::Random;
 use crate::shell::Shell;
 use crate::world::{CLIENT, Conversation, Dial, SERVICE, Weather, World};
 
 /// After the last fault everything that is alive must end within this time: two stalls and the slowest timers.
 const DEADLINE: Duration = Duration::from_secs(200);
-const STALL: Duration = Duration::from_secs(30);
+
+/// One end of the link, with its sockets.
+pub(crate) trait Party: std::fmt::Debug {
+    /// Does what can be done now, in any order; true if something moved.
+    fn turn(&mut self, world: &mut World) -> bool;
+    /// Its owner ends it.
+    fn shut(&mut self, world: &mut World);
+    /// When something is due here.
+    fn next_event(&self, world: &World) -> Option<Duration>;
+    /// Whether the link is there, as far as it knows.
+    fn has_link(&self) -> bool;
+    /// Nothing is left of anything.
+    fn check_empty(&self);
+}
 
 /// What a run leaves.
 #[derive(Debug)]
@@ -39,8 +54,84 @@ pub(crate) fn for_each_seed(name: &str, share: u64, simulate: fn(u64, bool) -> O
     }
 }
 
-/// Our device and our relay, with any fault.
+/// Our device and our relay, in version 1: one or both are held to it.
 pub(crate) fn pair(seed: u64, loud: bool) -> Outcome {
+    let mut world = draw(seed, loud);
+    let (relay_speaks, device_speaks) = world.random.pick(&[(V1, V1), (V1, V2), (V2, V1)]);
+    let (relay, device) = (relay(&world, relay_speaks), device(&world, device_speaks));
+    run(world, relay, device)
+}
+
+/// Our device and our relay, in version 2.
+pub(crate) fn pair_v2(seed: u64, loud: bool) -> Outcome {
+    let mut world = draw(seed, loud);
+    world.use_version_2();
+    let (relay, device) = (relay(&world, V2), device(&world, V2));
+    run(world, relay, device)
+}
+
+/// Version 2, with some who do not read for a long time: everybody else must be done long before they are healed.
+pub(crate) fn slow_readers(seed: u64, loud: bool) -> Outcome {
+    let mut random = Random::new(seed);
+    let mut weather = Weather::draw(&mut random);
+    weather.link_capacity = weather.link_capacity.max(64 * 1024);
+    weather.capacity = weather.capacity.max(16 * 1024);
+    weather.grain = weather.grain.max(1460);
+    weather.heals = Duration::from_secs(3600);
+    let slow = random.between(1, 8) as usize;
+    let conversations = (0..slow + 12).map(|index| {
+        let dial = Dial::Connects(Duration::from_micros(random.magnitude(5_000)));
+        let arrives = Duration::from_micros(random.magnitude(1_000_000));
+        let [mut client, mut service] = [(); 2].map(|()| Plan::plain(random.between(1, 100_000), End::Half));
+        if index < slow {
+            let stuck = if random.chance(50) { &mut client } else { &mut service };
+            stuck.reads_only = Some(random.magnitude(10_000));
+            client.total = 600_000;
+            service.total = 600_000;
+        }
+        Conversation::new(index, arrives, dial, client, service)
+    });
+    let conversations = conversations.collect();
+    let mut world = World::new(random, weather, conversations, loud);
+    world.use_version_2();
+    // Room for all of them: who waits for a place is another matter.
+    world.limits.streams = world.limits.streams.max(64);
+    world.limits.open_rate = 10_000;
+    world.limits.budget = world.limits.budget.max(64 * u64::from(world.limits.window));
+    world.in_no_hurry = slow;
+    let (relay, device) = (relay(&world, V2), device(&world, V2));
+    run(world, relay, device)
+}
+
+/// Our device, and the relay of 2012.
+pub(crate) fn old_relay(seed: u64, loud: bool) -> Outcome {
+    let mut world = draw(seed, loud);
+    world.wire.old_relay = true;
+    let relay = JavaRelay::new(world.random.pick(&[3, 12, 256, 256]));
+    let speaks = world.random.pick(&[V1, V2]);
+    let device = device(&world, speaks);
+    run(world, relay, device)
+}
+
+/// The device of 2012, and our relay.
+pub(crate) fn old_device(seed: u64, loud: bool) -> Outcome {
+    let mut world = draw(seed, loud);
+    let speaks = world.random.pick(&[V1, V2]);
+    let relay = relay(&world, speaks);
+    run(world, relay, LuaDevice::new())
+}
+
+fn relay(world: &World, protocol: Protocol) -> Shell<Relay> {
+    let settings = Settings { protocol, half_close: world.weather.half_close, limits: world.limits };
+    Shell::new(Relay::new(world.instant(), settings))
+}
+
+fn device(world: &World, protocol: Protocol) -> Shell<Device> {
+    Shell::new(Device::new(protocol, world.limits))
+}
+
+/// Any weather, and some clients.
+fn draw(seed: u64, loud: bool) -> World {
     let mut random = Random::new(seed);
     let mut weather = Weather::draw(&mut random);
     let moment = |random: &mut Random| Duration::from_millis(random.magnitude(60_000));
@@ -67,7 +158,7 @@ pub(crate) fn pair(seed: u64, loud: bool) -> Outcome {
         let [client, service] = [(); 2].map(|()| Plan::draw(&mut random, budget));
         conversations.push(Conversation::new(index, arrives, dial, client, service));
     }
-    run(World::new(random, weather, conversations, loud))
+    World::new(random, weather, conversations, loud)
 }
 
 /// More clients than there are numbers, most of them short.
@@ -93,20 +184,29 @@ pub(crate) fn pressure(seed: u64, loud: bool) -> Outcome {
         Conversation::new(index, arrives, dial, client, service)
     });
     let conversations = conversations.collect();
-    run(World::new(random, weather, conversations, loud))
+    let mut world = World::new(random, weather, conversations, loud);
+    let speaks = world.random.pick(&[V1, V2]);
+    if speaks == V2 {
+        world.use_version_2();
+    }
+    let (relay, device) = (relay(&world, speaks), device(&world, speaks));
+    run(world, relay, device)
 }
 
-fn run(mut world: World) -> Outcome {
-    let rule = QueueRule { queue: world.weather.queue, stall: STALL };
-    let mut relay = Shell::new(Relay::new(world.instant(), world.weather.half_close, rule));
-    let mut device = Shell::new(Device::new(rule));
+fn run(mut world: World, mut relay: impl Party, mut device: impl Party) -> Outcome {
+    let mut winds_up = false;
     loop {
         let mut moved = faults(&mut world, &mut relay, &mut device);
-        moved |= relay.accept(&mut world);
         moved |= relay.turn(&mut world) | world.apps_turn() | device.turn(&mut world);
         if moved {
             // A busy link still takes time.
             world.now += world.weather.tick;
+            continue;
+        }
+        // A link of version 2 never rests: it asks whether its peer is there.
+        if world.version == 2 && world.is_over() && !winds_up {
+            winds_up = true;
+            device.shut(&mut world);
             continue;
         }
         let events = [world.next_event(), relay.next_event(&world), device.next_event(&world)];
@@ -121,8 +221,8 @@ fn run(mut world: World) -> Outcome {
         world.now = next.max(world.now + world.weather.tick);
     }
     assert!(world.is_over(), "everything that began is over");
-    assert_eq!(relay.has_link, device.has_link, "both ends know that the link is gone");
-    if relay.has_link {
+    assert_eq!(relay.has_link(), device.has_link(), "both ends know that the link is gone");
+    if relay.has_link() {
         world.wire.check_quiet();
     }
     relay.check_empty();
@@ -130,7 +230,7 @@ fn run(mut world: World) -> Outcome {
     Outcome { hash: world.trace.hash }
 }
 
-fn faults(world: &mut World, relay: &mut Shell<Relay>, device: &mut Shell<Device>) -> bool {
+fn faults(world: &mut World, relay: &mut impl Party, device: &mut impl Party) -> bool {
     if world.weather.link_loss.is_some_and(|at| at <= world.now) {
         world.weather.link_loss = None;
         world.note(format_args!("the link is cut"));
@@ -160,6 +260,8 @@ fn faults(world: &mut World, relay: &mut Shell<Relay>, device: &mut Shell<Device
         return true;
     }
     if !world.healed && world.weather.heals <= world.now {
+        let late = (world.in_no_hurry..world.conversations.len()).find(|&at| !world.conversation_is_over(at));
+        assert!(world.in_no_hurry == 0 || late.is_none(), "{late:?} waits for somebody who does not read");
         world.heal();
         return true;
     }

@@ -2,117 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tcpremote::address::Address;
-use tcpremote::device::{self, Device};
-use tcpremote::link::{Endpoint, Room, StreamKey};
-use tcpremote::relay::{self, Relay};
+use tcpremote::link::{Room, StreamKey};
+use tcpremote::protocol::v2::Code;
 
+use crate::core::{CLOSED_BY_PEER, Core, Task};
 use crate::pipe::Read;
+use crate::run::Party;
 use crate::wire::{self, Queued};
 use crate::world::{CLIENT, Dial, SERVICE, World};
 
 /// Bytes that one read of the link takes at most.
 const LINK_BUFFER: usize = 128 * 1024;
-
-/// What both cores ask for.
-#[derive(Debug)]
-pub(crate) enum Task {
-    Listening,
-    Opened(StreamKey),
-    Connect(StreamKey, usize),
-    Finish(StreamKey),
-    Reset(StreamKey, &'static str),
-    Gone(StreamKey),
-    Note(String),
-}
-
-/// A core under test.
-pub(crate) trait Core: Endpoint {
-    const SIDE: usize;
-    /// The most streams that may exist here.
-    const MOST_STREAMS: usize;
-    /// Bytes that may wait for a socket beyond the queue and one read.
-    const EXTRA: usize;
-
-    fn task(output: Self::Output) -> Task;
-    fn shut(&mut self, now: Instant);
-    /// What became of the connection that [`Task::Connect`] asked for.
-    fn answer(&mut self, now: Instant, key: StreamKey, connects: bool);
-}
-
-impl Core for Relay {
-    const SIDE: usize = CLIENT;
-    const MOST_STREAMS: usize = 256 + 256 + 512;
-    const EXTRA: usize = 0;
-
-    fn task(output: relay::Output) -> Task {
-        match output {
-            relay::Output::Listening => Task::Listening,
-            relay::Output::ListenOverdue => panic!("LISTEN is never late here"),
-            relay::Output::Opened { stream, .. } => Task::Opened(stream),
-            relay::Output::Finish { stream } => Task::Finish(stream),
-            relay::Output::Reset { stream, reason } => Task::Reset(
-                stream,
-                match reason {
-                    relay::ResetReason::NoId => "no id",
-                    relay::ResetReason::Stalled => "stalled",
-                    relay::ResetReason::LinkLost => "link lost",
-                },
-            ),
-            relay::Output::Gone { stream } => Task::Gone(stream),
-        }
-    }
-
-    fn shut(&mut self, now: Instant) {
-        self.close(now);
-    }
-
-    fn answer(&mut self, _: Instant, _: StreamKey, _: bool) {
-        unreachable!("a relay connects to nobody");
-    }
-}
-
-impl Core for Device {
-    const SIDE: usize = SERVICE;
-    const MOST_STREAMS: usize = 512;
-    const EXTRA: usize = 1024 * 1024;
-
-    fn task(output: device::Output) -> Task {
-        match output {
-            device::Output::Connect { stream, service, .. } => {
-                let number = service.host().strip_prefix('c').and_then(|number| number.parse().ok());
-                Task::Connect(stream, number.expect("a simulated service"))
-            }
-            device::Output::Finish { stream } => Task::Finish(stream),
-            device::Output::Reset { stream, reason } => Task::Reset(
-                stream,
-                match reason {
-                    device::ResetReason::Stalled => "stalled",
-                    device::ResetReason::ConnectTimeout => "connect timeout",
-                    device::ResetReason::Replaced => "replaced",
-                    device::ResetReason::LinkLost => "link lost",
-                },
-            ),
-            device::Output::Gone { stream } => Task::Gone(stream),
-            device::Output::Malformed { .. } => panic!("no relay here sends a malformed CONNECT"),
-            device::Output::EarlyDropped { client } => Task::Note(format!("early bytes of number {client} dropped")),
-        }
-    }
-
-    fn shut(&mut self, now: Instant) {
-        self.close(now);
-    }
-
-    fn answer(&mut self, now: Instant, key: StreamKey, connects: bool) {
-        if connects {
-            self.handle_connected(now, key);
-        } else {
-            self.handle_connect_failed(now, key);
-        }
-    }
-}
 
 #[derive(Debug)]
 struct Socket {
@@ -125,39 +28,25 @@ struct Socket {
 /// A core and its sockets.
 #[derive(Debug)]
 pub(crate) struct Shell<E> {
-    pub(crate) core: E,
+    core: E,
     sockets: BTreeMap<StreamKey, Socket>,
     /// Conversations whose sockets failed, until the core confirms it.
     failed: BTreeMap<StreamKey, usize>,
     dials: BTreeMap<StreamKey, (Duration, bool)>,
-    pub(crate) listening: bool,
-    pub(crate) has_link: bool,
-    pub(crate) closing: bool,
+    /// Once it is fixed.
+    version: Option<u8>,
+    has_link: bool,
+    closing: bool,
     buffer: Vec<u8>,
     /// How much of what is unsent was shown to the wire's rules.
     observed: usize,
 }
 
-impl<E: Core> Shell<E> {
-    pub(crate) fn new(core: E) -> Self {
-        Self {
-            core,
-            sockets: BTreeMap::new(),
-            failed: BTreeMap::new(),
-            dials: BTreeMap::new(),
-            listening: false,
-            has_link: true,
-            closing: false,
-            buffer: vec![0; LINK_BUFFER],
-            observed: 0,
-        }
-    }
-
-    /// Does what can be done now, in any order; true if something moved.
-    pub(crate) fn turn(&mut self, world: &mut World) -> bool {
-        let mut moved = false;
+impl<E: Core> Party for Shell<E> {
+    fn turn(&mut self, world: &mut World) -> bool {
+        let mut moved = E::SIDE == CLIENT && self.accept(world);
         if self.core.poll_timeout().is_some_and(|at| at <= world.instant()) {
-            self.core.handle_timeout(world.instant());
+            self.core.handle_timeout(world.instant()).expect("the peer is in time");
             let next = self.core.poll_timeout();
             assert!(next.is_none_or(|at| at > world.instant()), "what was due is done");
             self.carry_out(world);
@@ -173,7 +62,7 @@ impl<E: Core> Shell<E> {
             };
             moved |= self.carry_out(world);
         }
-        if self.closing && self.has_link && self.core.unsent().is_empty() {
+        if self.closing && self.has_link && !self.core.has_unsent() {
             world.link[E::SIDE].finish(world.now);
             world.link[1 - E::SIDE].sink();
             self.lose_link(world);
@@ -183,8 +72,7 @@ impl<E: Core> Shell<E> {
         moved
     }
 
-    /// Its owner ends it.
-    pub(crate) fn shut(&mut self, world: &mut World) {
+    fn shut(&mut self, world: &mut World) {
         world.note(format_args!("{} closes", name::<E>()));
         self.closing = true;
         self.core.shut(world.instant());
@@ -194,13 +82,70 @@ impl<E: Core> Shell<E> {
         self.carry_out(world);
     }
 
+    fn next_event(&self, world: &World) -> Option<Duration> {
+        let core = self.core.poll_timeout().map(|at| world.time(at));
+        core.into_iter().chain(self.dials.values().map(|(at, _)| *at)).min()
+    }
+
+    fn has_link(&self) -> bool {
+        self.has_link
+    }
+
+    fn check_empty(&self) {
+        assert_eq!(self.core.streams(), 0, "no stream is left");
+        assert_eq!(self.core.counters().open, 0, "none is open");
+        assert_eq!(self.core.poll_timeout(), None, "nothing is due");
+        assert!(!self.core.has_unsent(), "nothing is unsent");
+        assert!(self.core.wants_input(), "nothing holds up the link");
+    }
+}
+
+impl<E: Core> Shell<E> {
+    pub(crate) fn new(core: E) -> Self {
+        Self {
+            core,
+            sockets: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            dials: BTreeMap::new(),
+            version: None,
+            has_link: true,
+            closing: false,
+            buffer: vec![0; LINK_BUFFER],
+            observed: 0,
+        }
+    }
+
+    /// Takes clients that arrive now; true if there were any.
+    fn accept(&mut self, world: &mut World) -> bool {
+        let mut moved = false;
+        for number in 0..world.conversations.len() {
+            let conversation = &mut world.conversations[number];
+            if conversation.arrived || conversation.arrives > world.now {
+                continue;
+            }
+            if !self.has_link || self.closing {
+                conversation.arrived = true;
+            } else if self.version.is_some() {
+                world.connect(number, CLIENT);
+                let service = Address::new(&format!("c{number}"), 1).expect("an address");
+                let key = self.core.open(world.instant(), Arc::new(service));
+                self.insert(key, number, false);
+                self.carry_out(world);
+            } else {
+                continue;
+            }
+            moved = true;
+        }
+        moved
+    }
+
     fn lose_link(&mut self, world: &mut World) {
         world.note(format_args!("{} has no link any more", name::<E>()));
         self.has_link = false;
         self.core.handle_link_lost(world.instant());
         self.observed = 0;
         self.carry_out(world);
-        assert!(self.core.unsent().is_empty() && self.core.counters().open == 0, "nothing is left of the link");
+        assert!(!self.core.has_unsent() && self.core.counters().open == 0, "nothing is left of the link");
     }
 
     fn read_link(&mut self, world: &mut World) -> bool {
@@ -226,13 +171,15 @@ impl<E: Core> Shell<E> {
             assert!(!bytes.is_empty());
             let socket = self.sockets.get_mut(&key).expect("bytes are delivered to streams that exist");
             assert!(socket.connected, "bytes wait for the connection");
-            if socket.write_failed {
-                continue;
-            }
-            match write(world, socket.conversation, E::SIDE, bytes) {
-                Some(count) if count < bytes.len() => self.core.keep(world.instant(), key, &bytes[count..]),
-                Some(_) => {}
-                None => self.handle_write_failure(world, key),
+            let taken =
+                if socket.write_failed { Some(bytes.len()) } else { write(world, socket.conversation, E::SIDE, bytes) };
+            self.core.delivered(world.instant(), key, bytes, taken.unwrap_or(bytes.len()));
+            if taken.is_none() {
+                // What came behind may have ended the stream.
+                self.carry_out(world);
+                if self.sockets.contains_key(&key) {
+                    self.handle_write_failure(world, key);
+                }
             }
         }
         assert!(input.is_empty(), "all input is taken");
@@ -286,7 +233,8 @@ impl<E: Core> Shell<E> {
             }
             return failed;
         }
-        let Room::Free(room) = self.core.reserve(key) else { return false };
+        let contended = world.random.chance(30);
+        let Room::Free(room) = self.core.reserve(key, contended) else { return false };
         assert!(!room.is_empty() && room.len() <= usize::from(u16::MAX), "a frame's worth of room");
         match io.inward.read(&mut world.random, world.now, room) {
             Read::Blocked if socket.write_failed => self.fail(world, key),
@@ -309,7 +257,7 @@ impl<E: Core> Shell<E> {
     fn handle_write_failure(&mut self, world: &mut World, key: StreamKey) {
         let socket = self.sockets.get_mut(&key).expect("it was written to");
         socket.write_failed = true;
-        if socket.at_end || matches!(self.core.reserve(key), Room::Unwanted) {
+        if socket.at_end || matches!(self.core.reserve(key, false), Room::Unwanted) {
             self.fail(world, key);
         }
     }
@@ -321,7 +269,7 @@ impl<E: Core> Shell<E> {
         conversation.cut[E::SIDE].get_or_insert("failed");
         let io = conversation.connections[E::SIDE].as_mut().expect("a socket");
         io.reset(&mut world.random, world.now);
-        self.core.handle_failure(world.instant(), key);
+        self.core.handle_failure(world.instant(), key, Code::Normal, "failed");
     }
 
     fn write_link(&mut self, world: &mut World) -> bool {
@@ -332,12 +280,17 @@ impl<E: Core> Shell<E> {
         }
         let count = world.link[E::SIDE].write(&mut world.random, world.now, unsent);
         self.core.advance_link(world.instant(), count);
-        self.observed -= count;
+        if world.wire.watches() {
+            self.observed -= count;
+        }
         count > 0
     }
 
     /// Shows what was queued for the link to whoever keeps its rules.
     fn observe(&mut self, world: &mut World) {
+        if !world.wire.watches() {
+            return;
+        }
         let from = if E::SIDE == CLIENT { wire::From::Relay } else { wire::From::Device };
         let more = &self.core.unsent()[self.observed..];
         self.observed += more.len();
@@ -351,63 +304,71 @@ impl<E: Core> Shell<E> {
     }
 
     /// Everything that the core asks for; true if there was something.
-    pub(crate) fn carry_out(&mut self, world: &mut World) -> bool {
+    fn carry_out(&mut self, world: &mut World) -> bool {
         let mut moved = false;
         while let Some(output) = self.core.poll_output() {
-            let task = E::task(output);
             moved = true;
-            if let Task::Connect(key, number) = task {
-                world.note(format_args!("device connects to {number}"));
-                self.insert(key, number, false);
-                match world.conversations[number].dial {
-                    Dial::Connects(after) => self.dials.insert(key, (world.now + after, true)),
-                    Dial::Refuses(after) => self.dials.insert(key, (world.now + after, false)),
-                    Dial::NeverAnswers => None,
-                };
-                continue;
-            }
-            self.carry_out_one(world, task);
+            self.carry_out_one(world, E::task(output));
         }
         self.observe(world);
         moved
     }
 
     fn carry_out_one(&mut self, world: &mut World, task: Task) {
-        let (key, how) = match &task {
-            Task::Finish(key) => (*key, "finishes"),
-            Task::Reset(key, reason) => (*key, *reason),
-            Task::Gone(key) => (*key, "gone"),
-            Task::Opened(key) => {
-                self.sockets.get_mut(key).expect("what was opened came before").connected = true;
-                return;
-            }
-            Task::Listening => {
-                self.listening = true;
-                return;
-            }
-            Task::Note(_) | Task::Connect(..) => return world.note(format_args!("{} {task:?}", name::<E>())),
-        };
-        self.dials.remove(&key);
-        let number = match task {
-            Task::Gone(_) => self.failed.remove(&key),
-            _ => self.sockets.remove(&key).map(|socket| socket.conversation),
-        };
-        let number = number.unwrap_or_else(|| panic!("a stream ends once, and as it must: {task:?}"));
-        world.note(format_args!("{} conversation {number}: {how}", name::<E>()));
-        let conversation = &mut world.conversations[number];
-        let io = conversation.connections[E::SIDE].as_mut();
         match task {
-            Task::Finish(_) => {
+            Task::Version(version) => {
+                world.note(format_args!("{} speaks version {version}", name::<E>()));
+                assert_eq!(version, world.version, "the version that both speak");
+                self.version = Some(version);
+            }
+            Task::Opened(key) => {
+                self.sockets.get_mut(&key).expect("what was opened came before").connected = true;
+            }
+            Task::Connect(key, number) => self.connect(world, key, number),
+            Task::ShutdownWrite(key) => {
+                let number = self.sockets[&key].conversation;
+                world.note(format_args!("{} conversation {number}: no more for its socket", name::<E>()));
+                let io = world.conversations[number].connections[E::SIDE].as_mut();
+                io.expect("a connected socket").outward.finish(world.now);
+            }
+            Task::Finish(key) => {
+                let number = self.end(world, key, "finishes");
+                let io = world.conversations[number].connections[E::SIDE].as_mut();
                 io.expect("a connected socket").finish(world.now);
             }
-            Task::Reset(_, reason) => {
+            Task::Reset(key, reason) => {
+                let number = self.end(world, key, reason);
+                let conversation = &mut world.conversations[number];
+                let peer_cut = conversation.cut[1 - E::SIDE];
+                assert!(reason != CLOSED_BY_PEER || peer_cut.is_some(), "conversation {number}: CLOSE has a reason");
                 conversation.cut[E::SIDE].get_or_insert(reason);
-                if let Some(io) = io {
+                if let Some(io) = &mut conversation.connections[E::SIDE] {
                     io.reset(&mut world.random, world.now);
                 }
             }
-            _ => {}
+            Task::Gone(key) => {
+                let number = self.failed.remove(&key).expect("a stream that failed, once");
+                world.note(format_args!("{} conversation {number}: gone", name::<E>()));
+            }
+            Task::Note(text) => world.note(format_args!("{} {text}", name::<E>())),
         }
+    }
+
+    fn end(&mut self, world: &mut World, key: StreamKey, how: &str) -> usize {
+        self.dials.remove(&key);
+        let Socket { conversation, .. } = self.sockets.remove(&key).expect("a stream ends once");
+        world.note(format_args!("{} conversation {conversation}: {how}", name::<E>()));
+        conversation
+    }
+
+    fn connect(&mut self, world: &mut World, key: StreamKey, number: usize) {
+        world.note(format_args!("device connects to {number}"));
+        self.insert(key, number, false);
+        match world.conversations[number].dial {
+            Dial::Connects(after) => self.dials.insert(key, (world.now + after, true)),
+            Dial::Refuses(after) => self.dials.insert(key, (world.now + after, false)),
+            Dial::NeverAnswers => None,
+        };
     }
 
     fn insert(&mut self, key: StreamKey, conversation: usize, connected: bool) {
@@ -441,56 +402,22 @@ impl<E: Core> Shell<E> {
         moved
     }
 
-    fn check_marks(&self, world: &World) {
+    fn check_marks(&mut self, world: &World) {
         let queue = world.weather.queue.max(E::EXTRA) + LINK_BUFFER;
+        let unsent = self.core.unsent().len();
+        assert!(unsent <= 384 * 1024, "{unsent} bytes wait for the link");
+        if world.version == 2 {
+            let pending: usize = self.sockets.keys().map(|&key| self.core.pending(key).len()).sum();
+            assert!(pending as u64 <= 2 * world.limits.budget, "{pending} bytes wait for sockets");
+            assert!(self.core.counters().open <= u64::from(world.limits.streams));
+            return;
+        }
         for &key in self.sockets.keys() {
             assert!(self.core.pending(key).len() <= queue, "{} bytes wait for a socket", self.core.pending(key).len());
         }
-        assert!(self.core.unsent().len() <= 384 * 1024, "{} bytes wait for the link", self.core.unsent().len());
         assert!(self.core.streams() <= E::MOST_STREAMS, "{} streams", self.core.streams());
         assert_eq!(self.core.streams(), self.sockets.len(), "the core's streams are the shell's sockets");
         assert!(self.core.counters().open <= 256);
-    }
-
-    /// When something is due here.
-    pub(crate) fn next_event(&self, world: &World) -> Option<Duration> {
-        let core = self.core.poll_timeout().map(|at| world.time(at));
-        core.into_iter().chain(self.dials.values().map(|(at, _)| *at)).min()
-    }
-
-    /// Nothing is left of anything.
-    pub(crate) fn check_empty(&self) {
-        assert_eq!(self.core.streams(), 0, "no stream is left");
-        assert_eq!(self.core.counters().open, 0, "none is open");
-        assert_eq!(self.core.poll_timeout(), None, "nothing is due");
-        assert!(self.core.unsent().is_empty(), "nothing is unsent");
-        assert!(self.core.wants_input(), "nothing holds up the link");
-    }
-}
-
-impl Shell<Relay> {
-    /// Clients that arrive now; true if there were any.
-    pub(crate) fn accept(&mut self, world: &mut World) -> bool {
-        let mut moved = false;
-        for number in 0..world.conversations.len() {
-            let conversation = &mut world.conversations[number];
-            if conversation.arrived || conversation.arrives > world.now {
-                continue;
-            }
-            if !self.has_link || self.closing {
-                conversation.arrived = true;
-            } else if self.listening {
-                world.connect(number, CLIENT);
-                let service = Address::new(&format!("c{number}"), 1).expect("an address");
-                let key = self.core.open(world.instant(), Arc::new(service));
-                self.insert(key, number, false);
-                self.carry_out(world);
-            } else {
-                continue;
-            }
-            moved = true;
-        }
-        moved
     }
 }
 

@@ -4,10 +4,15 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use tcpremote::link::{Limits, QueueRule};
+
 use crate::app::{App, End, Plan};
 use crate::pipe::{Connection, Ending, Pipe};
 use crate::random::{Random, mix};
 use crate::wire::Wire;
+
+/// How long nobody may stand still.
+const STALL: Duration = Duration::from_secs(30);
 
 /// Indices of a conversation's two sides.
 pub(crate) const CLIENT: usize = 0;
@@ -39,8 +44,6 @@ pub(crate) struct Conversation {
     pub(crate) cut: [Option<&'static str>; 2],
     /// The relay sent CLOSE before it saw the device's: what the service sends after that is lost.
     pub(crate) closed_by_relay: bool,
-    /// A relay of 2012 has mixed it with another: what arrives proves nothing.
-    pub(crate) tainted: bool,
 }
 
 /// The faults and sizes of one run.
@@ -74,6 +77,11 @@ pub(crate) struct World {
     /// What the relay writes, then what the device writes.
     pub(crate) link: [Pipe; 2],
     pub(crate) wire: Wire,
+    /// The version that both ends will speak, and what they then take.
+    pub(crate) version: u8,
+    pub(crate) limits: Limits,
+    /// So many of the first conversations are with somebody who does not read; the others must not mind. 0: no matter.
+    pub(crate) in_no_hurry: usize,
     pub(crate) healed: bool,
 }
 
@@ -85,7 +93,35 @@ impl World {
         let base = Instant::now();
         let now = Duration::ZERO;
         let active = (0..conversations.len()).collect();
-        Self { base, now, random, trace, weather, conversations, active, link, wire: Wire::new(), healed: false }
+        let rule = QueueRule { queue: weather.queue, stall: STALL };
+        Self {
+            base,
+            now,
+            random,
+            trace,
+            weather,
+            conversations,
+            active,
+            link,
+            wire: Wire::new(),
+            version: 1,
+            limits: Limits { rule, ..Limits::RELAY },
+            in_no_hurry: 0,
+            healed: false,
+        }
+    }
+
+    /// Both ends will speak version 2, within limits that are met often.
+    pub(crate) fn use_version_2(&mut self) {
+        self.version = 2;
+        self.wire.version_2 = true;
+        let random = &mut self.random;
+        let window = random.pick(&[16 * 1024, 20_000, 32 * 1024, 64 * 1024]);
+        let streams = random.pick(&[16, 40, 256, 256]);
+        let open_rate = random.pick(&[20, 200, 10_000, 10_000]);
+        let spare = random.pick(&[0, 64 * 1024, 1024 * 1024, 16 * 1024 * 1024]);
+        let budget = u64::from(window) * u64::from(streams) + spare;
+        self.limits = Limits { window, streams, open_rate, budget, ..self.limits };
     }
 
     pub(crate) fn instant(&self) -> Instant {
@@ -150,12 +186,14 @@ impl World {
     /// A graceful end means that every byte arrived, and a RST has a reason.
     fn check_end(&self, index: usize, side: usize) {
         let conversation = &self.conversations[index];
-        if conversation.tainted {
+        let app = &conversation.apps[side];
+        if app.tainted {
             return;
         }
-        let app = &conversation.apps[side];
         let other = &conversation.apps[1 - side];
         let closed_by_other = match side {
+            // Version 2 has a RST for every other end.
+            _ if self.version == 2 => true,
             CLIENT => !conversation.closed_by_relay,
             _ => conversation.ended[side].is_none() && conversation.cut[side].is_none(),
         };
@@ -163,6 +201,10 @@ impl World {
             Some(Ending::Fin) if closed_by_other => {
                 let committed = conversation.committed[1 - side];
                 assert_eq!(app.received, committed, "conversation {index}: FIN means that every byte arrived");
+                assert!(
+                    self.version == 1 || conversation.ended[1 - side].is_some(),
+                    "conversation {index}: FIN is real"
+                );
                 if conversation.ended[1 - side].is_some() && conversation.cut[1 - side].is_none() {
                     assert_eq!(app.received, other.sent, "conversation {index}: FIN behind a graceful end");
                 }
@@ -245,7 +287,6 @@ impl Conversation {
             ended: [None; 2],
             cut: [None; 2],
             closed_by_relay: false,
-            tainted: false,
         }
     }
 }

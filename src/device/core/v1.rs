@@ -18,6 +18,8 @@ use crate::protocol::{MAX_PAYLOAD, Malformed, ProtocolError};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long DATA that came before its CONNECT is kept.
 const EARLY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a CONNECT may come behind early DATA that was dropped, and is refused too.
+const REFUSED_TIMEOUT: Duration = Duration::from_secs(30);
 /// Early bytes kept for all clients together.
 const MAX_EARLY: usize = 4 * 1024 * 1024;
 /// Streams that exist at once: those on the link, and as many that only deliver what is left. Our relay never asks
@@ -35,6 +37,8 @@ pub(super) struct Device {
     streams: Streams<Service>,
     early_bytes: usize,
     rule: QueueRule,
+    /// When a full queue last kept the link unread: before that, nobody can tell what has not come.
+    unread_until: Option<Instant>,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
     counters: Counters,
@@ -47,10 +51,21 @@ enum Id {
     /// DATA came, CONNECT did not yet.
     Early(Early),
     Open(StreamKey),
-    /// Early DATA was dropped and our CLOSE is out: the CONNECT it belongs to may still come, and DATA behind it.
-    Refused,
+    /// Early DATA was dropped and our CLOSE is out: the CONNECT it belongs to may still come, and more DATA. A service
+    /// must be given neither the rest of a stream whose first bytes are gone, nor a client that is gone.
+    Refused {
+        /// The relay's CLOSE came.
+        closed: bool,
+    },
     /// Our own CLOSE is out: DATA is still the old client's until a CLOSE or a CONNECT comes.
     Discarding,
+}
+
+impl Id {
+    /// Our CLOSE is out, and the relay's CLOSE `closed`: is here, or is still to come.
+    fn closing(closed: bool) -> Self {
+        if closed { Self::Idle } else { Self::Discarding }
+    }
 }
 
 #[derive(Debug)]
@@ -81,6 +96,7 @@ impl Device {
             streams: Streams::new(rule),
             early_bytes: 0,
             rule,
+            unread_until: None,
             timers: Timers::new(),
             outputs: VecDeque::new(),
             counters: Counters::default(),
@@ -89,6 +105,7 @@ impl Device {
 
     /// The connection that [`Output::Connect`] asked for is made.
     pub(super) fn handle_connected(&mut self, now: Instant, key: StreamKey) {
+        self.note_unread(now);
         self.timers.cancel(Timer::Connect(key));
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.state.connected = true;
@@ -102,9 +119,10 @@ impl Device {
     }
 
     fn handle_connect(&mut self, now: Instant, client: u8, service: Address) {
-        if matches!(self.ids[usize::from(client)], Id::Refused) {
-            // A service must not be given the rest of a stream whose first bytes are gone.
-            self.ids[usize::from(client)] = Id::Discarding;
+        if let Id::Refused { closed } = self.ids[usize::from(client)] {
+            // Should it be the next client's, that one must not hang.
+            self.queue.push(&Header::close(client).encode());
+            self.set_id(client, Id::closing(closed));
             return;
         }
         if let Id::Open(old) = self.ids[usize::from(client)] {
@@ -119,7 +137,7 @@ impl Device {
             }
         }
         if self.streams.len() >= MAX_STREAMS {
-            self.refuse(client, Id::Discarding);
+            self.refuse(client);
             return;
         }
         let stream = self.streams.insert(Service { id: Some(client), connected: false, progress: now });
@@ -144,7 +162,8 @@ impl Device {
                 self.linger(now, key);
             }
             Id::Early(early) => early.close(),
-            Id::Refused | Id::Discarding => self.ids[usize::from(client)] = Id::Idle,
+            Id::Refused { closed } => *closed = true,
+            Id::Discarding => self.ids[usize::from(client)] = Id::Idle,
             Id::Idle => self.counters.ignored += 1,
         }
     }
@@ -160,23 +179,47 @@ impl Device {
         if early.is_closed() {
             self.counters.ignored += 1;
         } else if bytes.len() > room || !early.push(bytes) {
-            self.drop_early(client);
+            self.drop_early(now, client);
         } else {
             self.early_bytes += bytes.len();
         }
     }
 
     /// Early DATA that no CONNECT came for, or too much of it: answered with CLOSE.
-    fn drop_early(&mut self, client: u8) {
-        self.refuse(client, Id::Refused);
+    fn drop_early(&mut self, now: Instant, client: u8) {
+        let closed = self.refuse(client);
+        self.set_id(client, Id::Refused { closed });
+        self.timers.set(Timer::Early(client), now + REFUSED_TIMEOUT);
         self.outputs.push_back(Output::EarlyDropped { client: client.into() });
     }
 
-    /// CLOSE for a number without a stream; it means `after` until the relay's CLOSE, if that is not here already.
-    fn refuse(&mut self, client: u8, after: Id) {
+    /// CLOSE for a number without a stream; whether the relay's is here already.
+    fn refuse(&mut self, client: u8) -> bool {
         let closed = matches!(&self.ids[usize::from(client)], Id::Early(early) if early.is_closed());
-        self.set_id(client, if closed { Id::Idle } else { after });
+        self.set_id(client, Id::closing(closed));
         self.queue.push(&Header::close(client).encode());
+        closed
+    }
+
+    /// The CONNECT of a number's early DATA is not here, unless it waits in an unread link.
+    fn handle_connect_overdue(&mut self, now: Instant, client: u8) {
+        let due = self.unread_until.map(|at| at + EARLY_TIMEOUT);
+        if let Some(due) = due.filter(|&due| due > now) {
+            self.timers.set(Timer::Early(client), due);
+            return;
+        }
+        match self.ids[usize::from(client)] {
+            Id::Early(_) => self.drop_early(now, client),
+            Id::Refused { closed } => _ = self.set_id(client, Id::closing(closed)),
+            Id::Idle | Id::Open(_) | Id::Discarding => {}
+        }
+    }
+
+    /// To be called before whatever may let the link be read again.
+    fn note_unread(&mut self, now: Instant) {
+        if self.streams.is_blocked() {
+            self.unread_until = Some(now);
+        }
     }
 
     fn handle_malformed(&mut self, now: Instant, header: Header, reason: Malformed) {
@@ -185,7 +228,7 @@ impl Device {
             self.take_off_link(now, key, Id::Discarding);
             self.linger(now, key);
         } else {
-            self.refuse(client, Id::Discarding);
+            self.refuse(client);
         }
         self.outputs.push_back(Output::Malformed { client: header.client.into(), reason });
     }
@@ -195,8 +238,8 @@ impl Device {
         let old = std::mem::replace(&mut self.ids[usize::from(client)], id);
         if let Id::Early(early) = &old {
             self.early_bytes -= early.bytes().len();
-            self.timers.cancel(Timer::Early(client));
         }
+        self.timers.cancel(Timer::Early(client));
         old
     }
 
@@ -249,7 +292,7 @@ impl Device {
 
     fn handle_timer(&mut self, now: Instant, timer: Timer) {
         match timer {
-            Timer::Early(client) => self.drop_early(client),
+            Timer::Early(client) => self.handle_connect_overdue(now, client),
             Timer::Connect(key) => {
                 self.take_off_link(now, key, Id::Discarding);
                 self.reset(key, Reset::ConnectTimeout);
@@ -283,7 +326,7 @@ impl Endpoint for Device {
                         self.streams.push(now, key, bytes);
                     }
                     Id::Idle | Id::Early(_) => self.handle_early(now, client, bytes),
-                    Id::Refused | Id::Discarding => self.counters.ignored += 1,
+                    Id::Refused { .. } | Id::Discarding => self.counters.ignored += 1,
                 },
                 Item::Connect { header, connect: Ok(connect) } => {
                     self.handle_connect(now, header.client, connect.service);
@@ -314,6 +357,7 @@ impl Endpoint for Device {
     }
 
     fn advance(&mut self, now: Instant, key: StreamKey, count: usize) {
+        self.note_unread(now);
         self.streams.advance(now, key, count);
         if let Some(stream) = self.streams.get_mut(key) {
             stream.state.progress = now;
@@ -344,6 +388,7 @@ impl Endpoint for Device {
     }
 
     fn handle_failure(&mut self, now: Instant, key: StreamKey, _code: Code, _reason: &str) {
+        self.note_unread(now);
         self.take_off_link(now, key, Id::Discarding);
         self.forget(key);
         self.outputs.push_back(Output::Gone { stream: key });
@@ -393,6 +438,7 @@ impl Endpoint for Device {
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
+        self.note_unread(now);
         while let Some(timer) = self.timers.pop_due(now) {
             self.handle_timer(now, timer);
         }

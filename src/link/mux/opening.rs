@@ -59,8 +59,10 @@ impl Mux {
     }
 
     fn has_place(&self) -> bool {
+        // CONNECT may pass a CLOSE or a FIN on its way, which must not make the device count one too many.
+        let open = self.numbers.len() + self.closes.len() + self.finishing.len();
         !self.going_away
-            && self.numbers.len() < self.peer.streams as usize
+            && open < self.peer.streams as usize
             && self.outbox.control_len() < CONTROL_FULL
             && !self.outbox.is_full()
     }

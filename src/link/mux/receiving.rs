@@ -116,8 +116,7 @@ impl Mux {
             if !deliverable {
                 self.leave_if_finished(now, key);
             } else if stream.fin_sent {
-                self.leave_link(key);
-                self.linger(now, key);
+                self.leave_finished(now, key);
             }
         }
         Ok(deliverable.then_some(Delivery { stream: key, bytes }))

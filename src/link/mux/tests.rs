@@ -1,5 +1,5 @@
 use super::*;
-use crate::protocol::v2::Type;
+use crate::protocol::v2::{Flags, Type};
 
 const KIB: usize = 1024;
 const SECOND: Duration = Duration::from_secs(1);
@@ -348,6 +348,7 @@ fn a_client_without_a_place_waits_a_second_and_others_are_untouched() {
     pair.pass(SECOND / 2);
     assert!(pair.relay_outputs().is_empty());
     pair.relay.handle_failure(pair.now, clients[3].relay, Code::Normal, "");
+    pair.run();
     let outputs = pair.relay_outputs();
     assert!(matches!(outputs[..], [Output::Gone { .. }, Output::Opened { number: 17, .. }]), "{outputs:?}");
     let refused = pair.arrive();
@@ -372,15 +373,39 @@ fn streams_are_opened_no_faster_than_the_device_wants() {
 
 #[test]
 fn a_relay_that_opens_more_than_it_may_is_answered_with_overload() {
-    let mut pair = Pair::with_limits(Limits { open_rate: 20, ..limits() });
+    let mut pair = Pair::with_limits(Limits { open_rate: 20, streams: 1000, ..limits() });
     let connect = v2::Connect { service: "127.0.0.1:22".parse().expect("an address"), client: None };
-    for number in 1..=25 {
+    for number in 1..=205 {
         pair.hand_device(&connect.frame(number)).expect("a CONNECT");
     }
-    assert_eq!(pair.device_outputs().len(), 20);
+    assert_eq!(pair.device_outputs().len(), 200, "ten seconds' worth may come at once");
     let overload = Close { code: Code::Overload, reason: "more streams than this device takes".into() };
-    let expected: Vec<u8> = (21..=25).flat_map(|number| overload.frame(number)).collect();
+    let expected: Vec<u8> = (201..=205).flat_map(|number| overload.frame(number)).collect();
     assert_eq!(pair.device.unsent(), expected);
+}
+
+#[test]
+fn a_connect_that_passes_an_end_on_its_way_takes_no_place_before_that_is_there() {
+    for fails in [true, false] {
+        let mut pair = Pair::with_limits(Limits { streams: 16, ..limits() });
+        let clients: Vec<_> = (0..16).map(|_| pair.open()).collect();
+        let leaving = clients[0];
+        pair.device.handle_end(pair.now, leaving.device);
+        pair.run();
+        pair.relay_outputs();
+        send(pair.now, &mut pair.relay, clients[1].relay, &[0; 16 * KIB]);
+        if fails {
+            pair.relay.handle_failure(pair.now, leaving.relay, Code::Normal, "");
+        } else {
+            pair.relay.handle_end(pair.now, leaving.relay);
+        }
+        pair.relay_outputs();
+        let waiting = pair.arrive();
+        assert!(pair.relay_outputs().is_empty(), "the device still counts sixteen");
+        pair.run();
+        let outputs = pair.relay_outputs();
+        assert!(matches!(outputs[..], [Output::Opened { stream, .. }] if stream == waiting), "{outputs:?}");
+    }
 }
 
 #[test]

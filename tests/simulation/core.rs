@@ -1,0 +1,129 @@
+//! What the cores under test have in common.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tcpremote::address::Address;
+use tcpremote::device::{self, Device};
+use tcpremote::link::{Endpoint, Reset, StreamKey};
+use tcpremote::protocol::v2::Code;
+use tcpremote::relay::{self, Relay};
+
+use crate::world::{CLIENT, SERVICE};
+
+/// What both cores ask for.
+#[derive(Debug)]
+pub(crate) enum Task {
+    Version(u8),
+    Opened(StreamKey),
+    Connect(StreamKey, usize),
+    ShutdownWrite(StreamKey),
+    Finish(StreamKey),
+    Reset(StreamKey, &'static str),
+    Gone(StreamKey),
+    Note(String),
+}
+
+/// A core under test.
+pub(crate) trait Core: Endpoint + std::fmt::Debug {
+    const SIDE: usize;
+    /// The most streams that may exist here.
+    const MOST_STREAMS: usize;
+    /// Bytes that may wait for a socket beyond the queue and one read.
+    const EXTRA: usize;
+
+    fn task(output: Self::Output) -> Task;
+    fn shut(&mut self, now: Instant);
+    /// A client came for `service`.
+    fn open(&mut self, now: Instant, service: Arc<Address>) -> StreamKey;
+    /// What became of the connection that [`Task::Connect`] asked for.
+    fn answer(&mut self, now: Instant, key: StreamKey, connects: bool);
+}
+
+impl Core for Relay {
+    const SIDE: usize = CLIENT;
+    const MOST_STREAMS: usize = 256 + 256 + 512;
+    const EXTRA: usize = 0;
+
+    fn task(output: relay::Output) -> Task {
+        match output {
+            relay::Output::Version(version) => Task::Version(version),
+            relay::Output::Opened { stream, .. } => Task::Opened(stream),
+            relay::Output::ShutdownWrite { stream } => Task::ShutdownWrite(stream),
+            relay::Output::Finish { stream } => Task::Finish(stream),
+            relay::Output::Reset { stream, reason } => Task::Reset(stream, name(&reason)),
+            relay::Output::Gone { stream } => Task::Gone(stream),
+            relay::Output::Listening
+            | relay::Output::Introduced(_)
+            | relay::Output::Connected { .. }
+            | relay::Output::GoAway(_) => Task::Note(format!("{output:?}")),
+        }
+    }
+
+    fn shut(&mut self, now: Instant) {
+        self.close(now);
+    }
+
+    fn open(&mut self, now: Instant, service: Arc<Address>) -> StreamKey {
+        self.open(now, &service, None).expect("the version is fixed")
+    }
+
+    fn answer(&mut self, _: Instant, _: StreamKey, _: bool) {
+        unreachable!("a relay connects to nobody");
+    }
+}
+
+impl Core for Device {
+    const SIDE: usize = SERVICE;
+    const MOST_STREAMS: usize = 512;
+    const EXTRA: usize = 1024 * 1024;
+
+    fn task(output: device::Output) -> Task {
+        match output {
+            device::Output::Connect { stream, service, .. } => {
+                let number = service.host().strip_prefix('c').and_then(|number| number.parse().ok());
+                Task::Connect(stream, number.expect("a simulated service"))
+            }
+            device::Output::Version(version) => Task::Version(version),
+            device::Output::ShutdownWrite { stream } => Task::ShutdownWrite(stream),
+            device::Output::Finish { stream } => Task::Finish(stream),
+            device::Output::Reset { stream, reason } => Task::Reset(stream, name(&reason)),
+            device::Output::Gone { stream } => Task::Gone(stream),
+            device::Output::GoAway(away) => Task::Note(format!("{away:?}")),
+            device::Output::Malformed { .. } => panic!("no relay here sends a malformed CONNECT"),
+            device::Output::EarlyDropped { client } => Task::Note(format!("early bytes of number {client} dropped")),
+        }
+    }
+
+    fn shut(&mut self, now: Instant) {
+        self.close(now);
+    }
+
+    fn open(&mut self, _: Instant, _: Arc<Address>) -> StreamKey {
+        unreachable!("clients come to a relay");
+    }
+
+    fn answer(&mut self, now: Instant, key: StreamKey, connects: bool) {
+        if connects {
+            self.handle_connected(now, key);
+        } else {
+            self.handle_failure(now, key, Code::Refused, "refused");
+        }
+    }
+}
+
+/// The reasons, as the trace has them.
+fn name(reason: &Reset) -> &'static str {
+    match reason {
+        Reset::NoPlace => "no place",
+        Reset::ConnectTimeout => "connect timeout",
+        Reset::Stalled => "stalled",
+        Reset::Replaced => "replaced",
+        Reset::LinkLost => "link lost",
+        Reset::Shutdown => "shutdown",
+        Reset::Closed(_) => CLOSED_BY_PEER,
+    }
+}
+
+/// The other end had a reason for it.
+pub(crate) const CLOSED_BY_PEER: &str = "closed by the peer";

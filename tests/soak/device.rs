@@ -1,0 +1,60 @@
+//! The device: this program once more, in a process that can be killed.
+
+use std::io::Read;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use tcpremote::address::Address;
+use tcpremote::device::{Config, EventKind, Handle, State};
+
+/// How this program is told to be a device.
+pub(crate) const ARGUMENT: &str = "be-a-device";
+
+/// The longest wait for the next attempt; then the tunnel is closed and made anew, as an owner may do.
+const IMPATIENCE: Duration = Duration::from_millis(1500);
+
+/// How long it waits after another device took its place.
+const STAYS_AWAY: Duration = Duration::from_secs(5);
+
+/// Holds a tunnel to this relay until standard input ends.
+pub(crate) fn run(relay: &str) -> ExitCode {
+    let Ok(relay) = relay.parse::<Address>() else { return ExitCode::from(2) };
+    thread::spawn(|| {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        std::process::exit(0);
+    });
+    loop {
+        let Ok(tunnel) = Handle::start(Config::new(relay.clone())) else { return ExitCode::FAILURE };
+        if let Err(message) = hold(&tunnel) {
+            crate::say(&message);
+            return ExitCode::FAILURE;
+        }
+        drop(tunnel);
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Until the tunnel is over, or waits for too long.
+fn hold(tunnel: &Handle) -> Result<(), String> {
+    loop {
+        // What it says shows in the events and the status.
+        let _ = tunnel.wait(Some(Duration::from_millis(200)));
+        while let Ok(Some(event)) = tunnel.next_event() {
+            if event.code == Some("internal") || event.kind == EventKind::Protocol {
+                return Err(format!("the device says: {}", event.message));
+            }
+            if matches!(event.kind, EventKind::Waiting | EventKind::Listening | EventKind::Closed | EventKind::Stalled)
+            {
+                crate::say(&format!("device: {}", event.message));
+            }
+        }
+        let status = tunnel.status().map_err(|error| error.to_string())?;
+        // Another device took its place: it stays away, until that one has surely been killed, or the two would fight.
+        let replaced = matches!(status.last_error, Some((_, "replaced"))) && status.since < STAYS_AWAY;
+        let waits_long = status.next_attempt.is_some_and(|wait| wait > IMPATIENCE);
+        if status.state == State::Closed || waits_long && !replaced {
+            return Ok(());
+        }
+    }
+}

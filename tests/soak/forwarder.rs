@@ -1,0 +1,206 @@
+//! What stands between device and relay: it forwards links, and does to them what networks do.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+
+/// How often a waiting link looks for what is to happen to it.
+const LOOK: Duration = Duration::from_millis(20);
+const CHUNK: usize = 64 * 1024;
+/// While the network is slow: so many bytes, then a pause.
+const DRIP: usize = 4 * 1024;
+
+/// One end of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Device,
+    Relay,
+}
+
+/// How a link is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// Both ends get RST.
+    Reset,
+    /// Both get FIN, wherever in a frame that is.
+    Close,
+    /// One end gets RST; the other is told nothing for a while, and nothing is read of it.
+    HalfOpen(End, Duration),
+}
+
+/// Every link that is forwarded.
+#[derive(Debug)]
+pub(crate) struct Forwarder {
+    address: SocketAddr,
+    links: Arc<Mutex<Vec<Weak<Link>>>>,
+    weather: Arc<Mutex<Weather>>,
+}
+
+/// What holds for every link.
+#[derive(Debug, Default)]
+struct Weather {
+    /// Until then nothing is taken from the device, or from the relay.
+    still: [Option<Instant>; 2],
+    slow: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Link {
+    device: TcpStream,
+    relay: TcpStream,
+    cut: Mutex<Option<Cut>>,
+}
+
+impl Forwarder {
+    /// Takes devices at `address`, and connects on to the relay.
+    pub(crate) fn start(address: SocketAddr, relay: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        let forwarder = Self { address, links: Arc::default(), weather: Arc::default() };
+        let (links, weather) = (Arc::clone(&forwarder.links), Arc::clone(&forwarder.weather));
+        let accept = move || {
+            for device in listener.incoming().flatten() {
+                // Where there is no relay the device is dropped, and tries again.
+                if let Ok(link) = Link::start(device, relay, &weather) {
+                    let mut links = links.lock().expect("no panic");
+                    links.retain(|link| link.strong_count() > 0);
+                    links.push(link);
+                }
+            }
+        };
+        crate::small_thread().spawn(accept)?;
+        Ok(forwarder)
+    }
+
+    /// Where devices connect.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn cut(&self, cut: Cut) {
+        for link in self.links.lock().expect("no panic").iter().filter_map(Weak::upgrade) {
+            link.cut.lock().expect("no panic").get_or_insert(cut);
+        }
+    }
+
+    /// For a while nothing is taken from this end of any link, so that it comes to a standstill.
+    pub(crate) fn stand_still(&self, from: End, time: Duration) {
+        self.weather.lock().expect("no panic").still[from as usize] = Some(Instant::now() + time);
+    }
+
+    pub(crate) fn slow_down(&self, time: Duration) {
+        self.weather.lock().expect("no panic").slow = Some(Instant::now() + time);
+    }
+
+    /// Good weather; links that were cut stay so.
+    pub(crate) fn heal(&self) {
+        *self.weather.lock().expect("no panic") = Weather::default();
+    }
+}
+
+impl Link {
+    fn start(device: TcpStream, relay: SocketAddr, weather: &Arc<Mutex<Weather>>) -> io::Result<Weak<Self>> {
+        let relay = TcpStream::connect_timeout(&relay, Duration::from_secs(5))?;
+        for stream in [&device, &relay] {
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(LOOK))?;
+            stream.set_write_timeout(Some(LOOK))?;
+        }
+        let link = Arc::new(Self { device, relay, cut: Mutex::default() });
+        for from in [End::Device, End::Relay] {
+            let (link, weather) = (Arc::clone(&link), Arc::clone(weather));
+            crate::small_thread().spawn(move || {
+                if let Err(cut) = link.pump(from, &weather) {
+                    link.end(from, cut);
+                }
+            })?;
+        }
+        Ok(Arc::downgrade(&link))
+    }
+
+    /// Forwards until the end of what comes from there.
+    fn pump(&self, from: End, weather: &Mutex<Weather>) -> Result<(), Cut> {
+        let (mut source, mut sink) = match from {
+            End::Device => (&self.device, &self.relay),
+            End::Relay => (&self.relay, &self.device),
+        };
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            self.look()?;
+            let (still, slow) = {
+                let weather = weather.lock().expect("no panic");
+                let lasts = |until: Option<Instant>| until.is_some_and(|until| until > Instant::now());
+                (lasts(weather.still[from as usize]), lasts(weather.slow))
+            };
+            if still || slow {
+                thread::sleep(LOOK / 4);
+            }
+            if still {
+                continue;
+            }
+            let most = if slow { DRIP } else { CHUNK };
+            let count = match source.read(&mut chunk[..most]) {
+                Ok(0) => {
+                    let _ = sink.shutdown(Shutdown::Write);
+                    return Ok(());
+                }
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+                Err(_) => return Err(self.cut(Cut::Reset)),
+            };
+            let mut rest = &chunk[..count];
+            while !rest.is_empty() {
+                self.look()?;
+                match sink.write(rest) {
+                    Ok(count) => rest = &rest[count..],
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(_) => return Err(self.cut(Cut::Reset)),
+                }
+            }
+        }
+    }
+
+    fn look(&self) -> Result<(), Cut> {
+        self.cut.lock().expect("no panic").map_or(Ok(()), Err)
+    }
+
+    /// How the link is cut, which may have been decided before.
+    fn cut(&self, cut: Cut) -> Cut {
+        *self.cut.lock().expect("no panic").get_or_insert(cut)
+    }
+
+    /// One of the two directions has met the cut; the sockets are closed when both have.
+    fn end(&self, from: End, cut: Cut) {
+        let reset = |stream: &TcpStream| {
+            // It may be reset already.
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        };
+        match cut {
+            Cut::Reset => {
+                reset(&self.device);
+                reset(&self.relay);
+            }
+            Cut::Close => {}
+            Cut::HalfOpen(end, time) => {
+                let (told, kept) = match end {
+                    End::Device => (&self.device, &self.relay),
+                    End::Relay => (&self.relay, &self.device),
+                };
+                reset(told);
+                reset(kept);
+                if from == end
+                    && let Ok(kept) = kept.try_clone()
+                {
+                    let hold = move || {
+                        thread::sleep(time);
+                        drop(kept);
+                    };
+                    let _ = crate::small_thread().spawn(hold);
+                }
+            }
+        }
+    }
+}
