@@ -1,4 +1,5 @@
---- Stands between a device and its relay, passes everything on, and shows each frame of the link's protocol.
+--- Stands between a device and its relay, passes everything on, and shows each frame of the link's protocol, be it of
+--- version 1 or 2.
 --
 --     lua examples/tap.lua RELAY_PORT
 --
@@ -17,7 +18,13 @@ print(("tap at port %d"):format(select(2, server:getsockname())))
 local device = assert(server:accept())
 local relay = assert(socket.connect("127.0.0.1", relay_port))
 
-local COMMANDS = { "CONNECT", "CLOSE", "DATA", "LISTEN" }
+local COMMANDS = { "CONNECT", "CLOSE", "DATA", "LISTEN", "HELLO" }
+local TYPES = {
+  "CONNECT", "CLOSE", "DATA", [6] = "SETTINGS", [7] = "CONNECTED", [8] = "CREDIT", [9] = "PING", [10] = "GOAWAY",
+}
+
+--- The version that is spoken: 1 until both sides have said HELLO.
+local version = 1
 
 local function hex(bytes)
   return (bytes:gsub(".", function(byte)
@@ -25,19 +32,52 @@ local function hex(bytes)
   end))
 end
 
---- The document's "[Payload size (2b)|CommandId (1b)|ClientId(1b)]", and for CONNECT what its payload says.
-local function show(arrow, header, payload)
-  local _, _, command, client = header:byte(1, 4)
-  local text = ("%s  %s %-8s"):format(arrow, hex(header), COMMANDS[command] or command)
-  if COMMANDS[command] == "CONNECT" and #payload > 4 then
-    local high, low = payload:byte(-2, -1)
-    text = text .. (" client %d to %s:%d"):format(client, payload:sub(3, -3), high * 256 + low)
-  elseif COMMANDS[command] == "DATA" then
-    text = text .. (" client %d, %d bytes: %s"):format(client, #payload, payload:match("^[%w%p ]*"):sub(1, 40))
-  elseif COMMANDS[command] == "CLOSE" then
-    text = text .. (" client %d"):format(client)
+--- The number that the bytes are.
+local function number(bytes)
+  local value = 0
+  for i = 1, #bytes do
+    value = value * 256 + bytes:byte(i)
   end
-  print(text)
+  return value
+end
+
+--- What a frame says of the client that the link calls `name`.
+local function described(kind, name, payload)
+  if kind == "CONNECT" and #payload > 4 then
+    local size = number(payload:sub(1, 2))
+    return (" %s to %s:%d"):format(name, payload:sub(3, 2 + size), number(payload:sub(3 + size, 4 + size)))
+  elseif kind == "DATA" then
+    local text = payload:match("^[%w%p ]*"):sub(1, 40)
+    return (" %s, %d bytes"):format(name, #payload) .. (text == "" and "" or ": " .. text)
+  elseif kind == "CREDIT" then
+    return (" %s, %.0f bytes in all"):format(name, number(payload))
+  elseif kind == "CLOSE" or kind == "CONNECTED" then
+    return (" %s"):format(name)
+  end
+  return ""
+end
+
+--- Version 1: the document's "[Payload size (2b)|CommandId (1b)|ClientId(1b)]".
+local function show_v1(arrow, header, payload)
+  local command, client = header:byte(3, 4)
+  local kind = COMMANDS[command]
+  print(("%s  %s %-9s"):format(arrow, hex(header), kind or command) .. described(kind, "client " .. client, payload))
+  if kind == "HELLO" and arrow:find("<-", 1, true) then
+    version = 2
+  end
+end
+
+--- Version 2: size (2b), type (1b), flags (1b), stream (4b).
+local function show_v2(arrow, header, payload)
+  local type_of, flags = header:byte(3, 4)
+  local kind = TYPES[type_of]
+  local text = described(kind, "stream " .. number(header:sub(5)), payload)
+  if kind == "DATA" and flags % 2 == 1 then
+    text = text .. ", FIN"
+  elseif kind == "CLOSE" or kind == "GOAWAY" then
+    text = text .. (" code %d, %s"):format(number(payload:sub(1, 2)), payload:sub(kind == "CLOSE" and 3 or 9))
+  end
+  print(("%s  %s %-9s"):format(arrow, hex(header), kind or type_of) .. text)
 end
 
 --- Passes on what came, and takes the whole frames off what is not shown yet; false at the end.
@@ -48,14 +88,15 @@ local function pass(from, to, arrow, pending)
     return false
   end
   pending.bytes = pending.bytes .. bytes
-  while #pending.bytes >= 4 do
-    local high, low = pending.bytes:byte(1, 2)
-    local size = high * 256 + low
-    if #pending.bytes < 4 + size then
+  while true do
+    local header = version == 1 and 4 or 8
+    local whole = header + number(pending.bytes:sub(1, 2))
+    if #pending.bytes < header or #pending.bytes < whole then
       break
     end
-    show(arrow, pending.bytes:sub(1, 4), pending.bytes:sub(5, 4 + size))
-    pending.bytes = pending.bytes:sub(5 + size)
+    local show = version == 1 and show_v1 or show_v2
+    show(arrow, pending.bytes:sub(1, header), pending.bytes:sub(header + 1, whole))
+    pending.bytes = pending.bytes:sub(whole + 1)
   end
   return reason ~= "closed"
 end
