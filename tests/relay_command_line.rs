@@ -48,6 +48,8 @@ fn help_teaches_the_four_parties_an_example_the_exit_status_and_what_is_not_prot
         "tcp-remote-relay [OPTIONS] SERVER CLIENT SERVICE [CLIENT SERVICE]...",
         "tcp-remote-relay 0.0.0.0:2065 127.0.0.1:2222 127.0.0.1:22",
         "--half-close <SECONDS>",
+        "--drain <SECONDS>",
+        "--protocol <VERSION>",
         "--log <LEVEL>",
         "--log-format <FORMAT>",
         "  3  ended by SIGTERM or SIGINT, and clients that were open had to be cut",
@@ -98,6 +100,8 @@ fn each_unreadable_value_is_told_with_what_to_write() {
         ),
         (&["--half-close", "NaN", server, client, service], "'NaN' for '--half-close <SECONDS>': write a number"),
         (&["--half-close", "3600.1", server, client, service], "from 0 to 3600, for example 0.5"),
+        (&["--drain", "soon", server, client, service], "'soon' for '--drain <SECONDS>': write a number of seconds"),
+        (&["--protocol", "3", server, client, service], "'3' for '--protocol <VERSION>': write 1 or 2"),
         (
             &["--log", "loud", server, client, service],
             "'loud' for '--log <LEVEL>'\n  [possible values: error, warn, info",

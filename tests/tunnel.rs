@@ -281,7 +281,7 @@ fn one_service_that_never_answers_the_syn(pairing: Pairing) {
     let address = deaf.local_addr().unwrap().as_socket().unwrap();
     let _full = Peer::connect(address);
     let echo = Service::echo();
-    let (_relay, mut device, clients) = pairing.start(&[address, echo.address()]);
+    let (relay, mut device, clients) = pairing.start(&[address, echo.address()]);
     let began = Instant::now();
     let mut unlucky = Peer::connect(clients[0]);
     unlucky.send(b"hello?");
@@ -292,7 +292,12 @@ fn one_service_that_never_answers_the_syn(pairing: Pairing) {
     unlucky.read_to_end();
     let waited = began.elapsed();
     assert!((Duration::from_secs(9)..Duration::from_secs(14)).contains(&waited), "{waited:?}");
-    assert!(device.wait_for(EventKind::Failed).message.contains(&address.to_string()));
+    let failed = device.wait_for(EventKind::Failed);
+    assert_eq!(failed.code, Some("timeout"));
+    assert!(failed.message.contains(&address.to_string()), "{}", failed.message);
+    if pairing.version() == 2 {
+        relay.wait_for_log("code=timeout");
+    }
 }
 
 #[test]

@@ -261,17 +261,21 @@ impl Link {
     }
 
     fn connect_failed(&mut self, now: Instant, context: &mut Context<'_>, key: StreamKey, failure: Failure) {
+        self.tell_failed(context, key, &failure);
+        self.session.endpoint.handle_failure(now, key, failure.code, &failure.reason);
+    }
+
+    fn tell_failed(&mut self, context: &Context<'_>, key: StreamKey, failure: &Failure) {
         let Failure { kind, code, reason } = failure;
         if let Some((client, shown)) = self.services.remove(&key) {
-            let message = if kind == EventKind::Denied {
+            let message = if *kind == EventKind::Denied {
                 format!("client {client}: {reason}")
             } else {
                 format!("client {client} cannot reach {shown}: {reason}")
             };
-            let event = Event::new(kind, Severity::Warning, message).with_code(code.name());
+            let event = Event::new(*kind, Severity::Warning, message).with_code(code.name());
             context.report.event(event.about(client, Some(shown)));
         }
-        self.session.endpoint.handle_failure(now, key, code, &reason);
     }
 
     fn tell_reset(&mut self, context: &Context<'_>, key: StreamKey, reason: &Reset) {
@@ -279,11 +283,14 @@ impl Link {
             Reset::Stalled => {
                 (EventKind::Stalled, Severity::Warning, "was reset: its service stood still for too long".to_owned())
             }
-            Reset::ConnectTimeout => (
-                EventKind::Failed,
-                Severity::Warning,
-                "got no connection: its service did not answer in 10 s".to_owned(),
-            ),
+            Reset::ConnectTimeout => {
+                let reason = "it did not answer in 10 s".to_owned();
+                return self.tell_failed(
+                    context,
+                    key,
+                    &Failure { kind: EventKind::Failed, code: Code::Timeout, reason },
+                );
+            }
             Reset::Replaced => {
                 (EventKind::Disconnect, Severity::Detail, "was cut: the relay gave its number to another".to_owned())
             }
