@@ -7,7 +7,7 @@
 //! | --- | --- | --- |
 //! | [`address`] | `host:port` | everybody |
 //! | [`protocol`] | the wire: the only code that knows byte order | `link`, the cores |
-//! | [`link`] | what both ends of a link are built on; sans-IO | the cores, `session` |
+//! | [`link`] | what both ends of a link are built on: version 2 whole, version 1's parts; sans-IO | the cores, `session` |
 //! | [`device`] | `Config`, `Handle`, and behind them the core and its mio shell | `lua`, tests |
 //! | [`relay`] | `Config`, `Server`, and behind them the core and its mio shell | the relay binary, tests |
 //! | `session`, `linger`, `event_loop`, `net` | the mio half that device and relay share | the two shells |

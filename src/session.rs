@@ -85,6 +85,8 @@ struct Socket {
     ended: bool,
     /// The peer's end of stream was read.
     at_end: bool,
+    /// Both directions are over, be it in peace or by a RST.
+    failed: bool,
     /// The peer takes no more bytes, and why; what it sent before may still be there to read.
     write_error: Option<io::Error>,
 }
@@ -116,6 +118,7 @@ impl<E: Endpoint> Session<E> {
             writable: true,
             ended: false,
             at_end: false,
+            failed: false,
             write_error: None,
         });
     }
@@ -180,6 +183,7 @@ impl<E: Endpoint> Session<E> {
         if event.readable || event.ended {
             socket.readable = true;
             socket.ended |= event.ended;
+            socket.failed |= event.failed;
             if event.failed && socket.at_end {
                 let error = socket.io.take_error().ok().flatten();
                 self.fail(now, event_loop, key, &error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
@@ -387,7 +391,7 @@ impl<E: Endpoint> Session<E> {
     /// The peer takes no more. What it sent before is read first, then the stream fails.
     fn handle_write_failure(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey, error: io::Error) {
         let Some(socket) = self.socket(key) else { return };
-        if socket.at_end || matches!(self.endpoint.reserve(key, false), Room::Unwanted) {
+        if socket.at_end || matches!(self.endpoint.reserve(key, false), Room::Unwanted | Room::Blocked) {
             self.fail(now, event_loop, key, &error);
         } else {
             let Some(socket) = self.socket(key) else { return };
@@ -416,7 +420,13 @@ impl<E: Endpoint> Session<E> {
         let result = match self.sockets.get_mut(key.index as usize).and_then(Option::as_mut) {
             Some(socket) if socket.key == key && socket.readable => match self.endpoint.reserve(key, contended) {
                 Room::Full => return false,
-                Room::Unwanted | Room::Blocked => None,
+                Room::Unwanted => None,
+                // A RST is not to wait for credit that may never come: what was sent before it is cut with it.
+                Room::Blocked if socket.failed => match socket.io.take_error() {
+                    Ok(Some(error)) => Some((Err(error), 0)),
+                    Ok(None) | Err(_) => None,
+                },
+                Room::Blocked => None,
                 Room::Free(room) => Some((socket.io.read(room), room.len())),
             },
             _ => None,

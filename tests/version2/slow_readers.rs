@@ -1,7 +1,11 @@
 //! Who reads slowly, or not at all, holds up nobody else, costs no more than a window, and is not ended for it.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use socket2::SockRef;
 
 use crate::common::pairing::Pairing;
 use crate::common::service::Service;
@@ -69,6 +73,20 @@ fn a_service_that_stops_reading_an_upload_holds_up_nobody_and_may_go_on_where_it
     assert!(rest == bytes[65_536..], "{} of {} bytes", rest.len() + 65_536, bytes.len());
     assert_eq!(end, End::Finished);
     sending.join().unwrap();
+}
+
+#[test]
+fn a_client_that_resets_while_its_upload_waits_for_credit_is_gone_at_once() {
+    let service = Listener::bind();
+    let (_relay, device, clients) = Pairing::NEW.start(&[service.address()]);
+    let mut client = TcpStream::connect(clients[0]).unwrap();
+    let _served = service.accept();
+    client.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    while client.write(&[b'x'; 65_536]).is_ok() {}
+    assert_eq!(device.status().clients, 1);
+    SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    device.wait_until_idle(DEADLINE);
 }
 
 #[test]
