@@ -286,9 +286,10 @@ mod device {
         link.expect(&wire::close(9));
         let waited = sent.elapsed();
         assert!((Duration::from_secs(5)..DEADLINE).contains(&waited), "{waited:?}");
-        // Until the relay's CLOSE the number is the old client's.
-        link.send(&[wire::data(9, b"late"), wire::close(9)].concat());
+        // The number is the old client's until its CONNECT is here, however late.
         let service = Listener::bind();
+        link.send(&[wire::data(9, b"late"), wire::close(9), connect(9, service.port())].concat());
+        link.expect(&wire::close(9));
         link.send(&[connect(9, service.port()), wire::data(9, b"new")].concat());
         service.accept().expect(b"new");
     }
