@@ -1,6 +1,6 @@
 //! One end of a version 2 link: streams with credit of their own. Device and relay are both built on it.
 //!
-//! It is driven as every [`Endpoint`](super::Endpoint) is. What is owed to the peer is state, not a queue: at most
+//! It is driven as every [`Endpoint`] is. What is owed to the peer is state, not a queue: at most
 //! one CREDIT, one CONNECTED and one CLOSE for a stream, and one answer to PING, wait at any time; and the link is
 //! read whatever waits to be written. So no two peers can wait for each other.
 
