@@ -409,6 +409,25 @@ fn a_connect_that_passes_an_end_on_its_way_takes_no_place_before_that_is_there()
 }
 
 #[test]
+fn streams_that_the_device_ends_leave_their_places_at_once() {
+    let mut pair = Pair::with_limits(Limits { streams: 16, ..limits() });
+    let clients: Vec<_> = (0..16).map(|_| pair.open()).collect();
+    for open in &clients {
+        pair.relay.handle_end(pair.now, open.relay);
+    }
+    pair.run();
+    for open in &clients {
+        pair.device.handle_end(pair.now, open.device);
+    }
+    let fins = pair.device.unsent().to_vec();
+    pair.hand_relay(&fins).expect("16 times FIN");
+    assert!(!pair.relay.has_unsent(), "nothing will make the relay write");
+    assert_eq!(pair.relay_outputs().len(), 16);
+    pair.arrive();
+    assert!(matches!(pair.relay_outputs()[..], [Output::Opened { number: 17, .. }]));
+}
+
+#[test]
 fn a_close_that_is_owed_is_dropped_when_the_peers_comes_first() {
     let mut pair = Pair::new();
     let open = pair.announce();
