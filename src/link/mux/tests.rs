@@ -359,6 +359,18 @@ fn a_client_without_a_place_waits_a_second_and_others_are_untouched() {
 }
 
 #[test]
+fn a_relay_opens_no_more_streams_than_its_budget_is_made_for() {
+    let mut pair = Pair::strangers(limits());
+    let boundless = Settings { streams: u32::MAX, open_rate: u32::MAX, ..Settings::default() };
+    pair.hand_relay(&boundless.frame()).expect("SETTINGS");
+    for _ in 0..300 {
+        pair.arrive();
+    }
+    let opened = pair.relay_outputs().into_iter().filter(|output| matches!(output, Output::Opened { .. }));
+    assert_eq!(opened.count(), 256);
+}
+
+#[test]
 fn streams_are_opened_no_faster_than_the_device_wants() {
     let mut pair = Pair::with_limits(Limits { open_rate: 20, ..limits() });
     let clients: Vec<_> = (0..30).map(|_| pair.arrive()).collect();
