@@ -111,9 +111,8 @@ impl Mux {
         if self.role == Role::Relay {
             return Err(ProtocolError::WrongDirection("CONNECT"));
         }
-        let expected = self.newest.saturating_add(1);
-        if number != expected {
-            return Err(ProtocolError::BadNumber { got: number, expected });
+        if self.newest.checked_add(1) != Some(number) {
+            return Err(ProtocolError::BadNumber { got: number, expected: self.newest.saturating_add(1) });
         }
         self.newest = number;
         if self.going_away {

@@ -503,6 +503,10 @@ fn what_a_relay_must_not_send_ends_the_link() {
     let mut pair = Pair::new();
     pair.open();
     assert_eq!(pair.hand_device(&connect.frame(1)), Err(ProtocolError::BadNumber { got: 1, expected: 2 }));
+    let mut pair = Pair::new();
+    pair.device.newest = u32::MAX;
+    let again = ProtocolError::BadNumber { got: u32::MAX, expected: u32::MAX };
+    assert_eq!(pair.hand_device(&connect.frame(u32::MAX)), Err(again), "no number is used twice");
     assert_eq!(Pair::new().hand_device(&bare(Type::Connected, 1)), Err(ProtocolError::WrongDirection("CONNECTED")));
 }
 
