@@ -321,6 +321,8 @@ impl Server {
     /// One client of the port at `place`; false if there is none to take now.
     fn accept_client(&mut self, now: Instant, place: usize) -> bool {
         let Some(number) = self.active else { return false };
+        // A stream that is over must have left its slot before a new one takes it, one that the last events ended, too.
+        self.carry_out_all(now, number);
         let Some(Some(peer)) = self.sessions.get_mut(number) else { return false };
         // Until then they wait in the port's backlog.
         if !peer.session.endpoint.is_ready() {
@@ -340,8 +342,6 @@ impl Server {
                 peer.session.endpoint.handle_failure(now, key, Code::Internal, "the relay cannot watch its socket");
             }
         }
-        // A stream that is over must have left its slot before a new one takes it.
-        self.carry_out_all(now, number);
         true
     }
 
@@ -503,3 +503,6 @@ fn tell_reset(session: &Session<Relay>, stream: StreamKey, reason: &Reset) {
 fn cannot_listen(whom: &str, address: &Address, reason: io::Error) -> Error {
     Error::System { what: format!("cannot listen for {whom} at {address}"), reason }
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,8 +61,9 @@ impl Mux {
     fn has_place(&self) -> bool {
         // CONNECT may pass a CLOSE or a FIN on its way, which must not make the device count one too many.
         let open = self.numbers.len() + self.closes.len() + self.finishing.len();
+        // Our own limit counts, too: the budget is made for so many.
         !self.going_away
-            && open < self.peer.streams as usize
+            && open < self.peer.streams.min(self.limits.streams) as usize
             && self.outbox.control_len() < CONTROL_FULL
             && !self.outbox.is_full()
     }
@@ -110,9 +111,8 @@ impl Mux {
         if self.role == Role::Relay {
             return Err(ProtocolError::WrongDirection("CONNECT"));
         }
-        let expected = self.newest.saturating_add(1);
-        if number != expected {
-            return Err(ProtocolError::BadNumber { got: number, expected });
+        if self.newest.checked_add(1) != Some(number) {
+            return Err(ProtocolError::BadNumber { got: number, expected: self.newest.saturating_add(1) });
         }
         self.newest = number;
         if self.going_away {

@@ -1,5 +1,6 @@
 //! What comes over the link.
 
+use std::ops::Bound;
 use std::time::Instant;
 
 use super::stream::Receiving;
@@ -71,7 +72,11 @@ impl Mux {
                 self.note_abuse(now)?;
                 self.owed_answer = Some(payload);
             }
-            Item::GoAway(away) => self.handle_go_away(now, away),
+            Item::GoAway(away) => {
+                // Each is told to the owner, and one or two are all that a link needs.
+                self.note_abuse(now)?;
+                self.handle_go_away(now, away);
+            }
             Item::Unknown(_) => {
                 self.counters.ignored += 1;
                 self.note_abuse(now)?;
@@ -164,8 +169,8 @@ impl Mux {
         self.stop_opening();
         if self.role == Role::Relay {
             // The device did not take these, and will not answer for them.
-            let lost: Vec<StreamKey> =
-                self.numbers.range(away.last_stream.saturating_add(1)..).map(|(_, &key)| key).collect();
+            let not_taken = (Bound::Excluded(away.last_stream), Bound::Unbounded);
+            let lost: Vec<StreamKey> = self.numbers.range(not_taken).map(|(_, &key)| key).collect();
             for key in lost {
                 self.end_after_delivery(now, key, Reset::NoPlace);
             }

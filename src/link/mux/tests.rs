@@ -359,6 +359,18 @@ fn a_client_without_a_place_waits_a_second_and_others_are_untouched() {
 }
 
 #[test]
+fn a_relay_opens_no_more_streams_than_its_budget_is_made_for() {
+    let mut pair = Pair::strangers(limits());
+    let boundless = Settings { streams: u32::MAX, open_rate: u32::MAX, ..Settings::default() };
+    pair.hand_relay(&boundless.frame()).expect("SETTINGS");
+    for _ in 0..300 {
+        pair.arrive();
+    }
+    let opened = pair.relay_outputs().into_iter().filter(|output| matches!(output, Output::Opened { .. }));
+    assert_eq!(opened.count(), 256);
+}
+
+#[test]
 fn streams_are_opened_no_faster_than_the_device_wants() {
     let mut pair = Pair::with_limits(Limits { open_rate: 20, ..limits() });
     let clients: Vec<_> = (0..30).map(|_| pair.arrive()).collect();
@@ -406,6 +418,25 @@ fn a_connect_that_passes_an_end_on_its_way_takes_no_place_before_that_is_there()
         let outputs = pair.relay_outputs();
         assert!(matches!(outputs[..], [Output::Opened { stream, .. }] if stream == waiting), "{outputs:?}");
     }
+}
+
+#[test]
+fn streams_that_the_device_ends_leave_their_places_at_once() {
+    let mut pair = Pair::with_limits(Limits { streams: 16, ..limits() });
+    let clients: Vec<_> = (0..16).map(|_| pair.open()).collect();
+    for open in &clients {
+        pair.relay.handle_end(pair.now, open.relay);
+    }
+    pair.run();
+    for open in &clients {
+        pair.device.handle_end(pair.now, open.device);
+    }
+    let fins = pair.device.unsent().to_vec();
+    pair.hand_relay(&fins).expect("16 times FIN");
+    assert!(!pair.relay.has_unsent(), "nothing will make the relay write");
+    assert_eq!(pair.relay_outputs().len(), 16);
+    pair.arrive();
+    assert!(matches!(pair.relay_outputs()[..], [Output::Opened { number: 17, .. }]));
 }
 
 #[test]
@@ -472,6 +503,10 @@ fn what_a_relay_must_not_send_ends_the_link() {
     let mut pair = Pair::new();
     pair.open();
     assert_eq!(pair.hand_device(&connect.frame(1)), Err(ProtocolError::BadNumber { got: 1, expected: 2 }));
+    let mut pair = Pair::new();
+    pair.device.newest = u32::MAX;
+    let again = ProtocolError::BadNumber { got: u32::MAX, expected: u32::MAX };
+    assert_eq!(pair.hand_device(&connect.frame(u32::MAX)), Err(again), "no number is used twice");
     assert_eq!(Pair::new().hand_device(&bare(Type::Connected, 1)), Err(ProtocolError::WrongDirection("CONNECTED")));
 }
 
@@ -480,7 +515,9 @@ fn frames_of_no_use_are_forgiven_a_hundred_times_and_ten_times_a_second() {
     let ping = v2::ping([0; 8], Flags::NONE);
     let settings = Settings::default().frame();
     let unknown = Header { size: 0, kind: Type::Other(77), flags: Flags::NONE, stream: 5 }.encode();
-    for frame in [&ping[..], &v2::ping([9; 8], Flags::ACK), &settings, &unknown, &v2::credit(1, 32 * KIB as u64)] {
+    let away = GoAway { code: Code::Normal, retry_after: 0, last_stream: 1, reason: String::new() }.frame();
+    let credit = v2::credit(1, 32 * KIB as u64);
+    for frame in [&ping[..], &v2::ping([9; 8], Flags::ACK), &settings, &unknown, &away, &credit] {
         let mut pair = Pair::new();
         pair.open();
         let error = (0..200).find_map(|count| pair.hand_relay(frame).err().map(|error| (count, error)));

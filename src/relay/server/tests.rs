@@ -1,0 +1,91 @@
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use socket2::{Domain, Socket, Type};
+
+use super::*;
+use crate::link::Protocol;
+
+const DEADLINE: Duration = Duration::from_secs(10);
+const MS: Duration = Duration::from_millis(1);
+
+/// A relay whose loop turns only when told.
+struct Bench {
+    server: Server,
+    buffer: Vec<u8>,
+}
+
+impl Bench {
+    fn new(protocol: Protocol) -> Self {
+        let listen = Address::listen("127.0.0.1:0").expect("an address");
+        let mapping = Mapping { client: listen.clone(), service: "127.0.0.1:7".parse().expect("an address") };
+        let config = Config::new(listen, vec![mapping], Config::HALF_CLOSE).expect("a configuration");
+        let server = Server::bind(Config { protocol, ..config }).expect("ports");
+        Self { server, buffer: vec![0; LINK_BUFFER] }
+    }
+
+    fn run_until(&mut self, what: &str, mut holds: impl FnMut(&mut Server) -> bool) {
+        let began = Instant::now();
+        while !holds(&mut self.server) {
+            assert!(began.elapsed() < DEADLINE, "not in time: {what}");
+            let busy = self.server.step(&mut self.buffer);
+            self.server.wait(busy, Some(Instant::now() + MS)).expect("wait");
+        }
+    }
+
+    /// A device that has sent these bytes, and whose client ports are open.
+    fn device(&mut self, greeting: &[u8]) -> TcpStream {
+        let mut device = TcpStream::connect(self.server.device_addr()).expect("connect");
+        device.write_all(greeting).expect("sent");
+        self.run_until("the client ports are open", |server| !server.client_listeners.is_empty());
+        device
+    }
+
+    fn endpoint(&self) -> &Relay {
+        &self.server.sessions[0].as_ref().expect("a session").session.endpoint
+    }
+}
+
+#[test]
+fn a_client_that_comes_when_another_has_just_got_its_last_bytes_harms_it_not() {
+    let mut bench = Bench::new(Protocol::V1);
+    let mut device = bench.device(b"\x00\x00\x04\x00");
+    let port = bench.server.client_listeners[0].0.address();
+    let slow = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
+    slow.set_recv_buffer_size(4096).expect("size");
+    slow.connect(&port.into()).expect("connect");
+    slow.set_nonblocking(true).expect("mode");
+    let mut slow = TcpStream::from(slow);
+    bench.run_until("a client", |server| server.clients() == 1);
+
+    let key = StreamKey { index: 0, generation: 0 };
+    let frame = [&b"\x40\x00\x03\x01"[..], &[b'x'; 16 * 1024]].concat();
+    let mut owed = 0;
+    while bench.endpoint().pending(key).is_empty() {
+        device.write_all(&frame).expect("sent");
+        owed += 16 * 1024;
+        let sent = bench.endpoint().counters().received;
+        bench.run_until("the frame is here", |server| {
+            server.sessions[0].as_ref().expect("a session").session.endpoint.counters().received >= sent + 16 * 1024
+        });
+    }
+    device.write_all(b"\x00\x00\x02\x01").expect("CLOSE");
+    bench.run_until("the client is off the link", |server| server.clients() == 0);
+
+    // Its last bytes are written where its event is taken, and the next client is accepted right after that.
+    let mut read = Vec::new();
+    let began = Instant::now();
+    while bench.endpoint().streams() > 0 {
+        assert!(began.elapsed() < DEADLINE);
+        let _ = slow.read_to_end(&mut read);
+        bench.server.wait(false, Some(Instant::now() + MS)).expect("wait");
+    }
+    let _next = TcpStream::connect(port).expect("connect");
+    bench.server.wait(false, Some(Instant::now() + 100 * MS)).expect("wait");
+    bench.run_until("the next client", |server| server.clients() == 1);
+    slow.set_nonblocking(false).expect("mode");
+    slow.set_read_timeout(Some(DEADLINE)).expect("timeout");
+    let end = slow.read_to_end(&mut read);
+    assert!(end.is_ok() && read.len() == owed, "{end:?} after {} of {owed} bytes", read.len());
+    assert_eq!(bench.server.lingering.len(), 1, "it was ended in peace");
+}
