@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 const ASK_AFTER: Duration = Duration::from_secs(15);
 /// How long it may then stay silent: 45 s in all.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// Who looks later than this after the time may have slept meanwhile, and what the peer sent may wait to be read.
+const LATE: Duration = Duration::from_secs(1);
 /// How often the round trip is measured while a window grows.
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
 /// The least round trip is forgotten after this time: the way may have become longer.
@@ -17,6 +19,8 @@ pub(super) struct Liveness {
     last_byte_at: Instant,
     /// The PING that is out: when it was sent, and the number that it carries.
     asked: Option<(Instant, u64)>,
+    /// Until when its answer may take.
+    answer_until: Instant,
     next_number: u64,
     round_trip: Option<Duration>,
     /// The least round trip, and when it was measured.
@@ -34,7 +38,15 @@ pub(super) enum Due {
 
 impl Liveness {
     pub(super) fn new(now: Instant) -> Self {
-        Self { last_byte_at: now, asked: None, next_number: 1, round_trip: None, least: None, measured_at: now }
+        Self {
+            last_byte_at: now,
+            asked: None,
+            answer_until: now,
+            next_number: 1,
+            round_trip: None,
+            least: None,
+            measured_at: now,
+        }
     }
 
     /// Something came.
@@ -68,6 +80,7 @@ impl Liveness {
         let number = self.next_number;
         self.next_number += 1;
         self.asked = Some((now, number));
+        self.answer_until = now + ANSWER_WITHIN;
         self.measured_at = now;
         Some(number.to_be_bytes())
     }
@@ -91,13 +104,18 @@ impl Liveness {
     pub(super) fn poll_timeout(&self) -> Instant {
         match self.asked {
             // Counted from the question: a clock that jumped must not kill a link that was never asked.
-            Some((asked_at, _)) => asked_at.max(self.last_byte_at) + ANSWER_WITHIN,
+            Some(_) => self.answer_until.max(self.last_byte_at + ANSWER_WITHIN),
             None => self.last_byte_at + ASK_AFTER,
         }
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Due {
-        if now < self.poll_timeout() {
+        let due = self.poll_timeout();
+        if now < due {
+            return Due::Nothing;
+        }
+        if self.asked.is_some() && now > due + LATE {
+            self.answer_until = now + ANSWER_WITHIN;
             return Due::Nothing;
         }
         self.ask(now).map_or(Due::Dead, Due::Ping)
@@ -155,5 +173,21 @@ mod tests {
         let later = start + Duration::from_secs(100_000);
         assert!(matches!(liveness.handle_timeout(later), Due::Ping(_)));
         assert_eq!(liveness.poll_timeout(), later + Duration::from_secs(30));
+    }
+
+    #[test]
+    fn who_slept_while_a_question_was_out_gives_the_answer_its_time_once_more() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut liveness = Liveness::new(start);
+        let ping = liveness.ask(start).expect("a PING");
+        assert_eq!((liveness.handle_timeout(at(40)), liveness.poll_timeout()), (Due::Nothing, at(70)));
+        assert_eq!(liveness.handle_timeout(at(70)), Due::Dead, "it was there, and nothing came");
+        let mut liveness = Liveness::new(start);
+        assert_eq!(liveness.ask(start), Some(ping));
+        assert_eq!(liveness.handle_timeout(at(40)), Due::Nothing);
+        liveness.note_input(at(41));
+        assert!(liveness.handle_answer(at(41), ping));
+        assert_eq!(liveness.poll_timeout(), at(56));
     }
 }
