@@ -10,8 +10,7 @@ use mio::net::TcpStream;
 use super::Config;
 use super::access::{Access, Refusal};
 use super::dial::{Dial, Progress};
-use super::link::{Answer, Lookup, Names};
-use super::resolver;
+use super::resolver::{self, Answer, Lookup, Names};
 use crate::Error;
 use crate::event_loop::{EventLoop, Source};
 

@@ -12,7 +12,7 @@ use super::core::{Device, Output};
 use super::dial::{Dial, Progress};
 use super::notice::{Event, EventKind, Severity};
 use super::report::Report;
-use super::resolver::{self, Resolver};
+use super::resolver::{self, Answer, Lookup, Names};
 use crate::address::Address;
 use crate::event_loop::{EventLoop, Readiness, Source};
 use crate::linger::Lingering;
@@ -23,20 +23,6 @@ use crate::session::{LinkLost, Session};
 
 /// Connecting to a service, over every address of its name. The core keeps the deadline of the whole.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The answer to a lookup.
-pub(super) type Answer = Result<Vec<SocketAddr>, Refusal>;
-/// The lookups of a tunnel.
-pub(super) type Names = Resolver<Lookup, Answer>;
-
-/// What a name is looked up for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lookup {
-    /// The relay, in the attempt with this number.
-    Server(usize),
-    /// A service, of this link's stream.
-    Service(usize, StreamKey),
-}
 
 /// What all links of a tunnel share.
 pub(super) struct Context<'a> {

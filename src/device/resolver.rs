@@ -14,12 +14,29 @@ use std::time::Duration;
 
 use mio::Waker;
 
+use super::access::Refusal;
+use crate::link::StreamKey;
+
 /// Lookups at once.
 const MAX_THREADS: usize = 4;
 /// Lookups that wait for a thread.
 const MAX_WAITING: usize = 4096;
 /// How long a thread without work stays.
 const IDLE: Duration = Duration::from_secs(5);
+
+/// The answer to a lookup.
+pub(super) type Answer = Result<Vec<SocketAddr>, Refusal>;
+/// The lookups of a tunnel.
+pub(super) type Names = Resolver<Lookup, Answer>;
+
+/// What a name is looked up for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lookup {
+    /// The relay, in the attempt with this number.
+    Server(usize),
+    /// A service, of this link's stream.
+    Service(usize, StreamKey),
+}
 
 /// Runs jobs that block; each answer comes back beside the tag that its job was given.
 ///

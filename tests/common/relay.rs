@@ -21,6 +21,7 @@ pub struct Relay {
 
 /// What the log says of the device port, and of each client port.
 const DEVICE: &str = "waiting for a device at";
+const ARRIVAL: &str = "a device is here";
 const CLIENTS: &str = "may connect at";
 
 /// The relay's program.
@@ -82,26 +83,36 @@ impl Relay {
 
     /// A device's link that has sent LISTEN, and the client ports that the relay opened for it.
     pub fn listen(&self) -> (Link, Vec<SocketAddr>) {
-        let before = self.log().iter().filter(|line| line.contains(CLIENTS)).count();
         let link = Link::listen(self.device_addr());
-        (link, self.client_addrs_after(before))
+        let clients = self.client_addrs_of(link.peer.local_addr());
+        (link, clients)
     }
 
     /// The same in version 2, with both ends introduced.
     pub fn listen_v2(&self) -> (wire_v2::Link, Vec<SocketAddr>) {
-        let before = self.log().iter().filter(|line| line.contains(CLIENTS)).count();
         let link = wire_v2::Link::listen(self.device_addr());
-        (link, self.client_addrs_after(before))
+        let clients = self.client_addrs_of(link.peer.local_addr());
+        (link, clients)
     }
 
     /// Where clients connect, in the order of the command line, once the first device is there.
     pub fn client_addrs(&self) -> Vec<SocketAddr> {
-        self.client_addrs_after(0)
+        let lines = self.wait_for_logs(CLIENTS, self.services);
+        lines.iter().map(|line| address_in(line)).collect()
     }
 
-    fn client_addrs_after(&self, before: usize) -> Vec<SocketAddr> {
-        let lines = self.wait_for_logs(CLIENTS, before + self.services);
-        lines[before..].iter().map(|line| address_in(line)).collect()
+    /// The client ports that were opened for this device: what the log says before it is of others, however late it is
+    /// read.
+    fn client_addrs_of(&self, device: SocketAddr) -> Vec<SocketAddr> {
+        let arrival = format!("{ARRIVAL} address={device}");
+        let mut lines = Vec::new();
+        eventually(&format!("client ports behind '{arrival}' in {:?}", self.log), DEADLINE, || {
+            let log = self.log();
+            let behind = log.iter().skip_while(|line| !line.contains(&arrival));
+            lines = behind.filter(|line| line.contains(CLIENTS)).take(self.services).cloned().collect();
+            lines.len() == self.services
+        });
+        lines.iter().map(|line| address_in(line)).collect()
     }
 
     pub fn process(&self) -> u32 {
