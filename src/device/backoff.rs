@@ -34,9 +34,9 @@ impl Backoff {
         wait
     }
 
-    /// How long to wait where the relay has asked for `seconds`: those, and a little that is drawn.
-    pub(super) fn wait_as_told(&mut self, seconds: u16) -> Duration {
-        Duration::from_secs(seconds.into()) + self.draw(MIN)
+    /// How long to wait where the relay has asked for `seconds`: those, and what is waited without it.
+    pub(super) fn wait_as_told(&mut self, now: Instant, up_since: Instant, seconds: u16) -> Duration {
+        Duration::from_secs(seconds.into()) + self.next_wait(now, Some(up_since))
     }
 
     /// How long to wait after another device took this one's place: so long that the two do not fight.
@@ -87,9 +87,22 @@ mod tests {
     fn what_the_relay_asks_for_is_obeyed_and_a_replaced_device_stays_away_for_a_minute() {
         for seed in 0..100 {
             let mut backoff = Backoff::with_random(fastrand::Rng::with_seed(seed));
-            let told = backoff.wait_as_told(7);
+            let now = Instant::now();
+            let told = backoff.wait_as_told(now, now, 7);
             assert!(told >= Duration::from_secs(7) && told <= Duration::from_secs(8), "{told:?}");
             assert!(backoff.wait_replaced() >= MAX);
         }
+    }
+
+    #[test]
+    fn links_that_the_relay_ends_at_once_are_made_ever_more_slowly_and_after_a_stable_one_the_waits_start_anew() {
+        let start = Instant::now();
+        let mut backoff = Backoff::with_random(fastrand::Rng::with_seed(1));
+        for _ in 0..8 {
+            backoff.wait_as_told(start, start, 0);
+        }
+        assert_eq!(backoff.bound, MAX);
+        assert!(backoff.wait_as_told(start + STABLE, start, 0) <= MIN);
+        assert_eq!(backoff.bound, MIN * 2, "the relay may take a moment until it is there again");
     }
 }

@@ -21,27 +21,12 @@ use crate::session::{LINK_BUFFER, LinkLost};
 
 /// How long the last bytes may take once the tunnel is to end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Links that may finish beside the one in use.
+const MAX_DRAINING: usize = 8;
 
 /// Lives as long as the tunnel. `Ok` when its owner closed it.
 pub(super) fn run(config: &Config, event_loop: EventLoop, report: &Report) -> Result<(), Error> {
-    let context = Context {
-        names: Resolver::new(event_loop.waker()),
-        event_loop,
-        report,
-        access: Arc::new(config.access.clone()),
-        lingering: Lingering::default(),
-    };
-    let mut driver = Driver {
-        config,
-        context,
-        links: BTreeMap::new(),
-        current: None,
-        attempt: None,
-        retry_at: None,
-        backoff: Backoff::new(),
-        next_number: 0,
-        past: Counters::default(),
-    };
+    let mut driver = Driver::new(config, event_loop, report);
     let mut buffer = vec![0; LINK_BUFFER];
     let result = driver.serve(&mut buffer);
     driver.finish(result.is_ok(), &mut buffer);
@@ -66,7 +51,28 @@ struct Driver<'a> {
     past: Counters,
 }
 
-impl Driver<'_> {
+impl<'a> Driver<'a> {
+    fn new(config: &'a Config, event_loop: EventLoop, report: &'a Report) -> Self {
+        let context = Context {
+            names: Resolver::new(event_loop.waker()),
+            event_loop,
+            report,
+            access: Arc::new(config.access.clone()),
+            lingering: Lingering::default(),
+        };
+        Self {
+            config,
+            context,
+            links: BTreeMap::new(),
+            current: None,
+            attempt: None,
+            retry_at: None,
+            backoff: Backoff::new(),
+            next_number: 0,
+            past: Counters::default(),
+        }
+    }
+
     /// Until the owner closes the tunnel (`Ok`), or it is over.
     fn serve(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
         self.begin_attempt(Instant::now())?;
@@ -234,10 +240,24 @@ impl Driver<'_> {
         // A link that was replaced is about to be cut, and what follows is decided then.
         if away.code != Code::Replaced && self.current == Some(number) && self.config.reconnect {
             self.current = None;
-            let wait = self.backoff.wait_as_told(away.retry_after);
+            let wait = self.backoff.wait_as_told(now, link.up_since, away.retry_after);
             self.plan(now, wait, self.gone_away(&away));
+            self.cut_oldest_draining(now);
         }
         Ok(())
+    }
+
+    /// A relay that never ends the last clients of its links must not fill the device with them.
+    fn cut_oldest_draining(&mut self, now: Instant) {
+        let is_draining = |link: &&mut Link| link.away.is_some() && link.session.has_link();
+        if self.links.values_mut().filter(is_draining).count() <= MAX_DRAINING {
+            return;
+        }
+        // Their numbers tell their age.
+        if let Some(oldest) = self.links.values_mut().find(|link| is_draining(&link)) {
+            oldest.session.abort_link(now, &mut self.context.event_loop);
+            oldest.carry_out_all(now, &mut self.context);
+        }
     }
 
     /// A link that the relay sent away is closed once its last client is gone; one that is over is forgotten.
@@ -279,8 +299,8 @@ impl Driver<'_> {
         }
         let wait = match &link.away {
             Some(away) if away.code == Code::Replaced => self.backoff.wait_replaced(),
-            Some(away) if away.retry_after > 0 => self.backoff.wait_as_told(away.retry_after),
-            _ => self.backoff.next_wait(now, Some(link.up_since)),
+            Some(away) => self.backoff.wait_as_told(now, link.up_since, away.retry_after),
+            None => self.backoff.next_wait(now, Some(link.up_since)),
         };
         self.plan(now, wait, reason);
         Ok(())
@@ -358,4 +378,36 @@ fn add(sum: &mut Counters, more: Counters) {
     sum.sent += more.sent;
     sum.received += more.received;
     sum.ignored += more.ignored;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::super::attempt::Reached;
+    use super::*;
+    use crate::net;
+
+    #[test]
+    fn of_links_that_drain_for_ever_the_oldest_is_cut() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let peer = listener.local_addr().expect("address");
+        let config = Config::new(peer.to_string().parse().expect("an address"));
+        let event_loop = EventLoop::new().expect("poll");
+        let report = Report::new(event_loop.waker()).expect("a report");
+        let mut driver = Driver::new(&config, event_loop, &report);
+        let now = Instant::now();
+        for number in 0..MAX_DRAINING + 2 {
+            let mut io = net::connect(peer).expect("connect");
+            let token = driver.context.event_loop.register(&mut io, Source::Link(number)).expect("register");
+            let device = Device::new(config.protocol, config.limits);
+            let mut link = Link::new(device, number, Reached { io, token, peer }, now);
+            link.away = Some(GoAway { code: Code::Normal, retry_after: 0, last_stream: 0, reason: String::new() });
+            driver.links.insert(number, link);
+            driver.current = Some(number);
+            driver.leave(now, number).expect("the next is made");
+        }
+        let there: Vec<bool> = driver.links.values().map(|link| link.session.has_link()).collect();
+        assert_eq!(there, [&[false; 2][..], &[true; MAX_DRAINING]].concat());
+    }
 }

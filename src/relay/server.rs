@@ -23,6 +23,8 @@ use crate::session::{LINK_BUFFER, LinkLost, Session};
 
 /// Connections on the device port that may be without LISTEN at once.
 const MAX_PENDING: usize = 64;
+/// Links that may finish beside the one in use.
+const MAX_DRAINING: usize = 64;
 /// How long the last bytes may take once the relay is to end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Seconds after which a device may come back when the relay ends: the time that a restart takes.
@@ -69,6 +71,8 @@ pub struct Outcome {
 struct Peer {
     session: Session<Relay>,
     address: SocketAddr,
+    /// Since when it takes no new clients.
+    draining_since: Option<Instant>,
 }
 
 impl Stopper {
@@ -221,17 +225,29 @@ impl Server {
             }
         };
         busy |= self.carry_out_all(now, number);
-        self.leave_if_going_away(number);
+        self.leave_if_going_away(now, number);
         self.forget_if_over(number);
         busy
     }
 
-    /// A link that takes no new clients is not the one to bring them to.
-    fn leave_if_going_away(&mut self, number: usize) {
-        let going = |peer: &Peer| peer.session.endpoint.is_going_away();
-        if self.active == Some(number) && self.sessions[number].as_ref().is_some_and(going) {
+    /// A link that takes no new clients is not the one to bring them to, and is over with its last one. A device closes
+    /// it then; one that does not must not fill the relay with such links.
+    fn leave_if_going_away(&mut self, now: Instant, number: usize) {
+        let Some(Some(peer)) = self.sessions.get_mut(number) else { return };
+        if !peer.session.has_link() || !peer.session.endpoint.is_going_away() {
+            return;
+        }
+        let is_new = peer.draining_since.is_none();
+        peer.draining_since.get_or_insert(now);
+        if peer.session.endpoint.streams() == 0 && !peer.session.endpoint.has_unsent() {
+            peer.session.close_link(now, &mut self.event_loop, &mut self.lingering);
+        }
+        if self.active == Some(number) {
             self.active = None;
             self.close_client_ports();
+        }
+        if is_new {
+            drop_oldest_draining(now, &mut self.event_loop, &mut self.sessions);
         }
     }
 
@@ -296,7 +312,7 @@ impl Server {
             debug!(%address, "a connection on the device port");
             let Config { protocol, half_close, limits, .. } = self.config;
             let endpoint = Relay::new(now, Settings { protocol, half_close, limits });
-            let peer = Peer { session: Session::new(endpoint, number, io, token), address };
+            let peer = Peer { session: Session::new(endpoint, number, io, token), address, draining_since: None };
             if number == self.sessions.len() {
                 self.sessions.push(None);
             }
@@ -478,6 +494,18 @@ fn drop_oldest_stranger(now: Instant, event_loop: &mut EventLoop, sessions: &mut
     {
         let address = oldest.address;
         warn!(%address, "dropped a connection on the device port: {MAX_PENDING} others have not sent LISTEN yet");
+        oldest.session.abort_link(now, event_loop);
+    }
+}
+
+/// Makes room for one more link that drains.
+fn drop_oldest_draining(now: Instant, event_loop: &mut EventLoop, sessions: &mut [Option<Peer>]) {
+    let draining = |peer: &&mut Peer| peer.session.has_link() && peer.draining_since.is_some();
+    if sessions.iter_mut().flatten().filter(draining).count() <= MAX_DRAINING {
+        return;
+    }
+    if let Some(oldest) = sessions.iter_mut().flatten().filter(draining).min_by_key(|peer| peer.draining_since) {
+        warn!(address = %oldest.address, "cut a link that drains: {MAX_DRAINING} newer ones do, too");
         oldest.session.abort_link(now, event_loop);
     }
 }
