@@ -21,7 +21,10 @@ impl Mux {
     /// Both sides have sent FIN, but for what its socket is owed the stream is over.
     pub(super) fn leave_finished(&mut self, now: Instant, key: StreamKey) {
         self.leave_link(key);
-        self.finishing.push_back(self.outbox.queued());
+        // Where our FIN has left long ago, the place is free at once.
+        if self.outbox.sent() < self.outbox.queued() {
+            self.finishing.push_back(self.outbox.queued());
+        }
         self.linger(now, key);
     }
 

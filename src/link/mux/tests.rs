@@ -341,6 +341,23 @@ fn before_settings_a_peer_is_given_what_any_can_take_and_more_once_it_has_said_s
 }
 
 #[test]
+fn the_place_of_a_client_that_finished_first_is_free_as_soon_as_its_service_has_too() {
+    let mut pair = Pair::with_limits(Limits { streams: 16, ..limits() });
+    let clients: Vec<_> = (0..16).map(|_| pair.open()).collect();
+    let waiting = pair.arrive();
+    pair.relay.handle_end(pair.now, clients[3].relay);
+    pair.run();
+    assert!(pair.relay_outputs().is_empty());
+    // Nothing is there to be written meanwhile.
+    pair.hand_relay(&data(clients[3].number, b"", true)).expect("FIN");
+    let outputs = pair.relay_outputs();
+    assert!(
+        matches!(outputs[..], [Output::Finish { .. }, Output::Opened { stream, .. }] if stream == waiting),
+        "{outputs:?}"
+    );
+}
+
+#[test]
 fn a_client_without_a_place_waits_a_second_and_others_are_untouched() {
     let mut pair = Pair::with_limits(Limits { streams: 16, ..limits() });
     let clients: Vec<_> = (0..16).map(|_| pair.open()).collect();
