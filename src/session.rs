@@ -25,12 +25,8 @@ use crate::protocol::v2::Code;
 
 /// Bytes that one read of the link takes at most.
 pub(crate) const LINK_BUFFER: usize = 128 * 1024;
-/// Reads of the link in one turn, before the streams have theirs.
-const LINK_READS: usize = 4;
 /// A read that brings so much is one of many: whoever has it may wait for those who have little.
 const BULK: usize = 16 * 1024;
-/// Writes of the link in one turn.
-const LINK_WRITES: usize = 8;
 /// Rounds over the readable streams that one write of the link carries, while all of them are bulk.
 const ROUNDS_A_WRITE: usize = 3;
 
@@ -194,35 +190,27 @@ impl<E: Endpoint> Session<E> {
         self.flush_stream(now, event_loop, key);
     }
 
-    /// Moves what can be moved, within a budget; true if there is more to move at once.
+    /// One read of the link, one write, and what they carry; true if there is more to move at once. It is that little so
+    /// that a keystroke, whose event the loop has not seen yet, does not wait for many of somebody else's reads.
     pub(crate) fn turn(
         &mut self,
         now: Instant,
         event_loop: &mut EventLoop,
         buffer: &mut [u8],
     ) -> Result<bool, LinkLost> {
-        for _ in 0..LINK_READS {
-            if !self.read_link(now, event_loop, buffer)? {
-                break;
-            }
-        }
+        self.read_link(now, event_loop, buffer)?;
         while let Some(key) = self.endpoint.poll_unblocked() {
             self.enqueue(key);
         }
-        for _ in 0..LINK_WRITES {
-            let mut more = self.read_streams(now, event_loop);
-            for _ in 1..ROUNDS_A_WRITE {
-                if more && self.brief == 0 {
-                    more = self.read_streams(now, event_loop);
-                }
+        let mut more = self.read_streams(now, event_loop);
+        for _ in 1..ROUNDS_A_WRITE {
+            if more && self.brief == 0 {
+                more = self.read_streams(now, event_loop);
             }
-            if let Err(error) = self.flush_link(now) {
-                self.read_rest_of_link(now, event_loop, buffer);
-                return Err(error.into());
-            }
-            if !more {
-                break;
-            }
+        }
+        if let Err(error) = self.flush_link(now) {
+            self.read_rest_of_link(now, event_loop, buffer);
+            return Err(error.into());
         }
         Ok(self.has_work())
     }

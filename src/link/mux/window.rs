@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// The largest window of a stream.
 const MAX_WINDOW: u64 = 4 * 1024 * 1024;
 /// A round trip shorter than this is as good as this: the turns of two loops take their time, too.
-const LEAST_ROUND_TRIP: Duration = Duration::from_micros(500);
+const LEAST_ROUND_TRIP: Duration = Duration::from_micros(100);
 /// A stream that did not need half of its window for so long starts again with a small one.
 const IDLE: Duration = Duration::from_secs(10);
 
