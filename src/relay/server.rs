@@ -230,24 +230,20 @@ impl Server {
         busy
     }
 
-    /// A link that takes no new clients is not the one to bring them to, and is over with its last one. A device closes
-    /// it then; one that does not must not fill the relay with such links.
+    /// A link that takes no new clients is not the one to bring them to. The device closes it with its last one; those
+    /// that do not must not fill the relay.
     fn leave_if_going_away(&mut self, now: Instant, number: usize) {
         let Some(Some(peer)) = self.sessions.get_mut(number) else { return };
         if !peer.session.has_link() || !peer.session.endpoint.is_going_away() {
             return;
         }
-        let is_new = peer.draining_since.is_none();
-        peer.draining_since.get_or_insert(now);
-        if peer.session.endpoint.streams() == 0 && !peer.session.endpoint.has_unsent() {
-            peer.session.close_link(now, &mut self.event_loop, &mut self.lingering);
+        if peer.draining_since.is_none() {
+            peer.draining_since = Some(now);
+            drop_oldest_draining(now, &mut self.event_loop, &mut self.sessions);
         }
         if self.active == Some(number) {
             self.active = None;
             self.close_client_ports();
-        }
-        if is_new {
-            drop_oldest_draining(now, &mut self.event_loop, &mut self.sessions);
         }
     }
 
@@ -498,14 +494,15 @@ fn drop_oldest_stranger(now: Instant, event_loop: &mut EventLoop, sessions: &mut
     }
 }
 
-/// Makes room for one more link that drains.
+/// Makes room for one more link that drains: of those without clients, if there are any, the oldest goes.
 fn drop_oldest_draining(now: Instant, event_loop: &mut EventLoop, sessions: &mut [Option<Peer>]) {
     let draining = |peer: &&mut Peer| peer.session.has_link() && peer.draining_since.is_some();
     if sessions.iter_mut().flatten().filter(draining).count() <= MAX_DRAINING {
         return;
     }
-    if let Some(oldest) = sessions.iter_mut().flatten().filter(draining).min_by_key(|peer| peer.draining_since) {
-        warn!(address = %oldest.address, "cut a link that drains: {MAX_DRAINING} newer ones do, too");
+    let worth = |peer: &&mut Peer| (peer.session.endpoint.streams() > 0, peer.draining_since);
+    if let Some(oldest) = sessions.iter_mut().flatten().filter(draining).min_by_key(worth) {
+        warn!(address = %oldest.address, "cut a link that drains: {MAX_DRAINING} others do, too");
         oldest.session.abort_link(now, event_loop);
     }
 }
