@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use bucket::Bucket;
 use liveness::{Due, Liveness};
 use outbox::Outbox;
+use owing::Closes;
 use stream::{Place, Receiving, Stream};
 use window::Budget;
 
@@ -67,8 +68,8 @@ pub(crate) struct Mux {
     stale_credit: u64,
     /// Streams that owe CREDIT or CONNECTED.
     owing: VecDeque<StreamKey>,
-    /// CLOSEs to be sent, in the order in which they will be.
-    closes: VecDeque<OwedClose>,
+    /// CLOSEs to be sent.
+    closes: Closes,
     /// Streams that are over on our side and whose FIN waits among the DATA, by where it ends: the peer counts them as
     /// open until then.
     finishing: VecDeque<u64>,
@@ -128,14 +129,6 @@ struct Wanted {
     connect: v2::Connect,
 }
 
-#[derive(Debug)]
-struct OwedClose {
-    number: u32,
-    close: Close,
-    /// It leaves once so much of the queue of DATA has: never before the stream's own bytes.
-    after: u64,
-}
-
 /// Streams that are off the link and only deliver what is left.
 #[derive(Debug, Default)]
 struct Lingering {
@@ -187,7 +180,7 @@ impl Mux {
             budget: Budget::new(limits.budget, streams, window.into()),
             stale_credit: 0,
             owing: VecDeque::new(),
-            closes: VecDeque::new(),
+            closes: Closes::default(),
             finishing: VecDeque::new(),
             owed_answer: None,
             unblocked: VecDeque::new(),
@@ -385,7 +378,7 @@ impl Endpoint for Mux {
     }
 
     fn has_unsent(&self) -> bool {
-        let close = self.closes.front().is_some_and(|close| close.after <= self.outbox.sent());
+        let close = self.closes.is_due(self.outbox.sent());
         self.outbox.len() > 0 || self.owed_answer.is_some() || close || !self.owing.is_empty()
     }
 
@@ -411,7 +404,7 @@ impl Endpoint for Mux {
             }
         }
         self.outbox = Outbox::default();
-        self.closes.clear();
+        self.closes = Closes::default();
         self.finishing.clear();
         self.owing.clear();
         self.owed_answer = None;

@@ -1,10 +1,53 @@
 //! What is owed to the peer, as state, and how it becomes frames.
 
-use super::{Mux, OwedClose, Timer};
+use std::collections::BTreeMap;
+
+use super::{Mux, Timer};
 use crate::protocol::v2::{self, Close, Code, Flags, Header};
 
 /// Bytes of control frames that are made ready at a time.
 const CONTROL_BATCH: usize = 4 * 1024;
+
+/// CLOSEs to be sent. No number of them makes one dear to find, since a peer may name any stream as often as it likes.
+#[derive(Debug, Default)]
+pub(super) struct Closes {
+    /// By how much of the queue of DATA must have left before, and the stream.
+    in_order: BTreeMap<(u64, u32), Close>,
+    after: BTreeMap<u32, u64>,
+}
+
+impl Closes {
+    /// It leaves once the queue of DATA has up to `after`: never before the stream's own bytes.
+    fn insert(&mut self, number: u32, close: Close, after: u64) {
+        self.in_order.insert((after, number), close);
+        self.after.insert(number, after);
+    }
+
+    /// The stream's CLOSE is of no use any more, if there is one.
+    pub(super) fn cancel(&mut self, number: u32) {
+        if let Some(after) = self.after.remove(&number) {
+            self.in_order.remove(&(after, number));
+        }
+    }
+
+    /// Whether one may leave, now that so much of the queue of DATA has.
+    pub(super) fn is_due(&self, sent: u64) -> bool {
+        self.in_order.first_key_value().is_some_and(|(&(after, _), _)| after <= sent)
+    }
+
+    fn pop_due(&mut self, sent: u64) -> Option<(u32, Close)> {
+        if !self.is_due(sent) {
+            return None;
+        }
+        let ((_, number), close) = self.in_order.pop_first()?;
+        self.after.remove(&number);
+        Some((number, close))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.in_order.len()
+    }
+}
 
 impl Mux {
     /// Turns what is owed into frames, as long as they are few.
@@ -26,16 +69,14 @@ impl Mux {
             }
         }
         while self.outbox.control_len() < CONTROL_BATCH
-            && self.closes.front().is_some_and(|owed| owed.after <= self.outbox.sent())
-            && let Some(owed) = self.closes.pop_front()
+            && let Some((number, close)) = self.closes.pop_due(self.outbox.sent())
         {
-            self.outbox.push_control(&owed.close.frame(owed.number));
+            self.outbox.push_control(&close.frame(number));
         }
     }
 
     pub(super) fn push_close(&mut self, number: u32, code: Code, reason: &str) {
-        let after = self.outbox.queued();
-        self.closes.push_back(OwedClose { number, close: Close { code, reason: reason.into() }, after });
+        self.closes.insert(number, Close { code, reason: reason.into() }, self.outbox.queued());
     }
 
     pub(super) fn push_ping(&mut self, payload: [u8; 8]) {

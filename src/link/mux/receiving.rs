@@ -57,7 +57,7 @@ impl Mux {
             Item::Close { stream, close } => match self.lookup(stream)? {
                 Some(key) => self.end_after_delivery(now, key, Reset::Closed(close)),
                 // Ours crossed it, and is of no use any more.
-                None => self.closes.retain(|owed| owed.number != stream),
+                None => self.closes.cancel(stream),
             },
             Item::Credit { stream, limit } => self.handle_credit(now, stream, limit)?,
             Item::Settings(settings) => self.handle_settings(now, settings)?,

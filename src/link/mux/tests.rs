@@ -113,7 +113,7 @@ impl Pair {
         for end in [&self.device, &self.relay] {
             assert_eq!((end.streams(), end.counters().open, end.waiting.len()), (0, 0, 0));
             assert_eq!((end.lingering.progress.len(), end.lingering.bytes), (0, 0));
-            assert!(end.closes.is_empty() && end.numbers.is_empty());
+            assert_eq!((end.closes.len(), end.closes.is_due(u64::MAX), end.numbers.len()), (0, false, 0));
         }
     }
 }
@@ -452,6 +452,26 @@ fn a_close_that_is_owed_is_dropped_when_the_peers_comes_first() {
     pair.device_outputs();
     pair.relay_outputs();
     pair.assert_empty();
+}
+
+#[test]
+fn closes_leave_behind_what_was_read_in_the_order_of_their_streams_ends() {
+    let mut pair = Pair::new();
+    let clients: Vec<_> = (0..3).map(|_| pair.open()).collect();
+    pair.device.handle_failure(pair.now, clients[2].device, Code::Normal, "");
+    send(pair.now, &mut pair.device, clients[0].device, b"last words");
+    pair.device.handle_failure(pair.now, clients[0].device, Code::Normal, "");
+    pair.device.handle_failure(pair.now, clients[1].device, Code::Normal, "");
+    let close = Close { code: Code::Normal, reason: String::new() };
+    pair.hand_device(&close.frame(clients[1].number)).expect("it crossed ours");
+    let mut sent = Vec::new();
+    while pair.device.has_unsent() {
+        let bytes = pair.device.unsent().to_vec();
+        pair.device.advance_link(pair.now, bytes.len());
+        sent.extend(bytes);
+    }
+    let expected = [close.frame(clients[2].number), data(clients[0].number, b"last words", false)].concat();
+    assert_eq!(sent, [expected, close.frame(clients[0].number)].concat());
 }
 
 #[test]
