@@ -254,7 +254,7 @@ impl<'a> Driver<'a> {
             return;
         }
         // Their numbers tell their age.
-        if let Some(oldest) = self.links.values_mut().find(|link| is_draining(&link)) {
+        if let Some(oldest) = self.links.values_mut().find(is_draining) {
             oldest.session.abort_link(now, &mut self.context.event_loop);
             oldest.carry_out_all(now, &mut self.context);
         }
