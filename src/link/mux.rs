@@ -25,7 +25,7 @@ use stream::{Place, Receiving, Stream};
 use window::Budget;
 
 use super::{Counters, Delivery, Endpoint, Limits, Reset, Room, Slab, StreamKey, Timers};
-use crate::protocol::v2::{self, Close, Code, GoAway, Header, Settings};
+use crate::protocol::v2::{self, Code, GoAway, Header, Settings};
 use crate::protocol::{MAX_PAYLOAD, Malformed, ProtocolError};
 
 /// The most that a stream may put on the link at a time while another waits.
