@@ -70,8 +70,17 @@ pub(crate) fn tune_link_v2(stream: &impl AsFd) -> io::Result<()> {
 pub(crate) fn tune_stream(stream: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
+    // Whoever ends us in the midst of things, the kernel then ends the connection with RST, which nobody takes for a
+    // complete one; see `close_in_peace`.
+    socket.set_linger(Some(Duration::ZERO))?;
     // A peer that vanished must not hold its place for ever.
     socket.set_keepalive(true)
+}
+
+/// Makes the coming close of a stream's connection one with FIN: everything has been delivered.
+pub(crate) fn close_in_peace(stream: &impl AsFd) {
+    // A socket that is already reset may refuse; then there is no peace to be had.
+    let _ = SockRef::from(stream).set_linger(None);
 }
 
 /// A peer that sends no more may still read, or have gone without a word: it is asked every so often.

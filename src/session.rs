@@ -142,6 +142,7 @@ impl<E: Endpoint> Session<E> {
         key: StreamKey,
     ) {
         let Some(mut socket) = self.take(key) else { return };
+        net::close_in_peace(&socket.io);
         if socket.at_end || socket.write_error.is_some() {
             event_loop.deregister(&mut socket.io, socket.token);
         } else {

@@ -136,3 +136,16 @@ fn a_tunnel_that_its_owner_closes_tells_the_relay_and_its_clients_that_it_was_me
     relay.wait_for_log("the device takes no new clients on this link: the device closed the tunnel");
     assert!(reason_in_log(&relay, "shutdown").contains("the device closed the tunnel"));
 }
+
+#[test]
+fn a_relay_that_is_killed_leaves_no_stream_that_looks_complete() {
+    let service = Listener::bind();
+    let (relay, _device, clients) = Pairing::NEW.start(&[service.address()]);
+    let mut client = Peer::connect(clients[0]);
+    let mut served = service.accept();
+    served.send(b"half a sent");
+    client.expect(b"half a sent");
+    relay.signal("KILL");
+    assert_eq!(client.read_to_end(), (Vec::new(), End::Reset));
+    assert_eq!(served.read_to_end(), (Vec::new(), End::Reset));
+}

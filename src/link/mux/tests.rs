@@ -1,5 +1,5 @@
 use super::*;
-use crate::protocol::v2::{Flags, Type};
+use crate::protocol::v2::{Close, Flags, Type};
 
 const KIB: usize = 1024;
 const SECOND: Duration = Duration::from_secs(1);
