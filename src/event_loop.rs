@@ -20,7 +20,7 @@ pub(crate) enum Source {
     /// The link of a session.
     Link(usize),
     /// The socket of a stream, by session and stream.
-    Stream(usize, StreamKey),
+    Stream(u32, StreamKey),
     /// A socket that only waits for its peer to finish.
     Lingering(usize),
 }
@@ -61,7 +61,7 @@ struct Edge {
 
 #[derive(Debug)]
 struct Slot {
-    generation: usize,
+    generation: u32,
     source: Option<Source>,
 }
 
@@ -102,7 +102,7 @@ impl EventLoop {
             self.slots.push(Slot { generation: 0, source: None });
         }
         let slot = &mut self.slots[index];
-        let token = Token(index | (slot.generation & INDEX_MASK) << HALF);
+        let token = Token(index | (slot.generation as usize & INDEX_MASK) << HALF);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(io, token, interest) {
             self.free.push(index);
@@ -169,7 +169,7 @@ impl EventLoop {
             return Some(Source::Waker);
         }
         let slot = self.slots.get(token.0 & INDEX_MASK)?;
-        if slot.generation & INDEX_MASK == token.0 >> HALF { slot.source } else { None }
+        if slot.generation as usize & INDEX_MASK == token.0 >> HALF { slot.source } else { None }
     }
 }
 

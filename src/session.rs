@@ -98,7 +98,7 @@ impl<E: Endpoint> Session<E> {
 
     /// The connected socket of a stream, registered under `token`.
     pub(crate) fn attach(&mut self, event_loop: &mut EventLoop, key: StreamKey, io: TcpStream, token: Token) {
-        event_loop.rename(token, Source::Stream(self.number, key));
+        event_loop.rename(token, Source::Stream(self.number as u32, key));
         let index = key.index as usize;
         if index >= self.sockets.len() {
             self.sockets.resize_with(index + 1, || None);
@@ -273,14 +273,19 @@ impl<E: Endpoint> Session<E> {
         self.endpoint.handle_link_lost(now);
     }
 
-    /// Ends a link that carries nothing, without a wait: there is nothing that a RST could destroy.
+    /// Ends a link that carries nothing, without a wait: there is nothing that a RST could destroy. The peer is told,
+    /// in one try, where the protocol has a word for it.
     pub(crate) fn close_idle_link(&mut self, now: Instant, event_loop: &mut EventLoop) {
-        if self.endpoint.streams() == 0 && !self.endpoint.has_unsent() {
-            if let Some(mut link) = self.link.take() {
-                event_loop.deregister(&mut link.io, link.token);
-            }
-            self.endpoint.handle_link_lost(now);
+        if self.endpoint.streams() > 0 || self.endpoint.has_unsent() {
+            return;
         }
+        self.endpoint.close(now);
+        // If it fails the link is lost, and over all the same.
+        let _ = self.flush_link(now);
+        if let Some(mut link) = self.link.take() {
+            event_loop.deregister(&mut link.io, link.token);
+        }
+        self.endpoint.handle_link_lost(now);
     }
 
     /// Ends the link with RST: it is lost, or its other end is not to have it any more. The last word has one try, and
@@ -434,7 +439,9 @@ impl<E: Endpoint> Session<E> {
             Some((Ok(0), _)) => {
                 socket.readable = false;
                 socket.at_end = true;
-                match socket.write_error.take() {
+                // The edge of a RST may have come before the end was read.
+                let failure = if socket.failed { socket.io.take_error().ok().flatten() } else { None };
+                match socket.write_error.take().or(failure) {
                     Some(error) => self.fail(now, event_loop, key, &error),
                     None => {
                         // It only hastens what the peer's next byte would tell.

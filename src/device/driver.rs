@@ -335,7 +335,7 @@ impl<'a> Driver<'a> {
                     }
                 }
                 Source::Stream(number, key) => {
-                    if let Some(link) = self.links.get_mut(&number) {
+                    if let Some(link) = self.links.get_mut(&(number as usize)) {
                         link.handle_stream_event(now, &mut self.context, key, event);
                     }
                 }

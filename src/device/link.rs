@@ -117,7 +117,7 @@ impl Link {
         }
         match answer {
             Ok(addresses) => {
-                let source = Source::Stream(self.number, key);
+                let source = Source::Stream(self.number as u32, key);
                 self.dials.insert(key, Dial::new(source, addresses, now + CONNECT_TIMEOUT));
                 self.poll_dial(now, context, key);
             }

@@ -148,7 +148,9 @@ pub struct Event {
 
 impl Event {
     /// An event that happens now.
-    pub(crate) fn new(kind: EventKind, severity: Severity, message: String) -> Self {
+    pub(crate) fn new(kind: EventKind, severity: Severity, mut message: String) -> Self {
+        // A thousand may wait for an owner who takes none.
+        message.shrink_to_fit();
         let time = SystemTime::now();
         Self { kind, severity, time, message, client: None, service: None, code: None }
     }

@@ -180,13 +180,13 @@ impl Server {
     fn drain(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
         let now = Instant::now();
         let deadline = now + self.config.drain;
+        for peer in self.sessions.iter_mut().flatten() {
+            peer.session.endpoint.go_away(now, Code::Shutdown, RETRY_AFTER, "the relay is about to end");
+        }
         if self.clients() == 0 || self.config.drain.is_zero() {
             return Ok(());
         }
         info!(clients = self.clients(), seconds = self.config.drain.as_secs_f64(), "waiting for clients to end");
-        for peer in self.sessions.iter_mut().flatten() {
-            peer.session.endpoint.go_away(now, Code::Shutdown, RETRY_AFTER, "the relay is about to end");
-        }
         while Instant::now() < deadline && self.clients() > 0 && self.stop.load(Relaxed) == 1 {
             let busy = self.step(buffer);
             self.wait(busy, Some(deadline))?;
@@ -265,6 +265,7 @@ impl Server {
                     }
                 }
                 Source::Stream(number, key) => {
+                    let number = number as usize;
                     if let Some(Some(peer)) = self.sessions.get_mut(number) {
                         peer.session.handle_stream_event(now, &mut self.event_loop, key, event);
                     }
@@ -347,7 +348,7 @@ impl Server {
         let _ = net::tune_stream(&io);
         debug!(%address, %service, "a client");
         let Some(key) = peer.session.endpoint.open(now, service, Some(address)) else { return false };
-        match self.event_loop.register(&mut io, Source::Stream(number, key)) {
+        match self.event_loop.register(&mut io, Source::Stream(number as u32, key)) {
             Ok(token) => peer.session.attach(&mut self.event_loop, key, io, token),
             Err(error) => {
                 warn!(%address, "cannot watch a client: {error}");
@@ -447,7 +448,11 @@ impl Server {
         let address = peer.address;
         if peer.session.endpoint.is_listening() {
             let clients = peer.session.endpoint.clients();
-            warn!(%address, clients, "the link to the device is lost: {reason}");
+            if matches!(reason, LinkLost::Ended) && peer.session.endpoint.is_going_away() {
+                info!(%address, clients, "the link to the device has ended, as it was told");
+            } else {
+                warn!(%address, clients, "the link to the device is lost: {reason}");
+            }
         } else {
             warn!(%address, "dropped a connection on the device port: {reason}");
         }

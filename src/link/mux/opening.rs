@@ -120,6 +120,10 @@ impl Mux {
             self.stale_credit += u64::from(self.limits.window);
             return Ok(());
         }
+        if self.numbers.len() >= self.limits.streams as usize || !self.opens.take(now) {
+            self.refuse(number, Code::Overload, "more streams than this device takes");
+            return Ok(());
+        }
         let connect = match connect {
             Ok(connect) => connect,
             Err(reason) => {
@@ -128,10 +132,6 @@ impl Mux {
                 return Ok(());
             }
         };
-        if self.numbers.len() >= self.limits.streams as usize || !self.opens.take(now) {
-            self.refuse(number, Code::Overload, "more streams than this device takes");
-            return Ok(());
-        }
         let stream = Stream::new(now, Place::On(number), self.peer.window.into(), &self.budget);
         let key = self.streams.insert(stream);
         self.numbers.insert(number, key);
