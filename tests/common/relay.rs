@@ -104,11 +104,12 @@ impl Relay {
     /// The client ports that were opened for this device: what the log says before it is of others, however late it is
     /// read.
     fn client_addrs_of(&self, device: SocketAddr) -> Vec<SocketAddr> {
-        let arrival = format!("{ARRIVAL} address={device}");
+        let device = device.to_string();
+        let is_arrival = |line: &String| line.contains(ARRIVAL) && line.contains(&device);
         let mut lines = Vec::new();
-        eventually(&format!("client ports behind '{arrival}' in {:?}", self.log), DEADLINE, || {
+        eventually(&format!("client ports for {device}"), DEADLINE, || {
             let log = self.log();
-            let behind = log.iter().skip_while(|line| !line.contains(&arrival));
+            let behind = log.iter().skip_while(|line| !is_arrival(line));
             lines = behind.filter(|line| line.contains(CLIENTS)).take(self.services).cloned().collect();
             lines.len() == self.services
         });
