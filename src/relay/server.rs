@@ -449,7 +449,7 @@ impl Server {
         if peer.session.endpoint.is_listening() {
             let clients = peer.session.endpoint.clients();
             if matches!(reason, LinkLost::Ended) && peer.session.endpoint.is_going_away() {
-                info!(%address, clients, "the link to the device has ended, as it was told");
+                info!(%address, clients, "the link to the device has ended, as was announced");
             } else {
                 warn!(%address, clients, "the link to the device is lost: {reason}");
             }
