@@ -52,8 +52,20 @@ impl Peer {
         Self { stream }
     }
 
+    /// Who is reset before the system has told that it is connected is connected and reset all the same.
     pub fn connect(address: SocketAddr) -> Self {
-        Self::new(TcpStream::connect_timeout(&address, DEADLINE).unwrap_or_else(|error| panic!("{address}: {error}")))
+        match TcpStream::connect_timeout(&address, DEADLINE) {
+            Ok(stream) => Self::new(stream),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Self::already_reset(),
+            Err(error) => panic!("{address}: {error}"),
+        }
+    }
+
+    fn already_reset() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = Self::new(TcpStream::connect_timeout(&listener.local_addr().unwrap(), DEADLINE).unwrap());
+        Self::new(listener.accept().unwrap().0).reset();
+        peer
     }
 
     pub fn try_clone(&self) -> Self {

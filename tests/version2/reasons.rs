@@ -29,7 +29,7 @@ fn a_service_that_refuses_resets_its_client_and_the_reason_is_told() {
     assert_eq!((failed.code, failed.client), (Some("refused"), Some(1)));
     assert_eq!(failed.service.as_deref(), Some(&refusing.address().to_string()[..]));
     let line = reason_in_log(&relay, "refused");
-    assert!(line.contains("Connection refused") && line.contains(&client.local_addr().to_string()), "{line}");
+    assert!(line.contains("Connection refused") && line.contains("client=\"127.0.0.1:"), "{line}");
 }
 
 #[test]
