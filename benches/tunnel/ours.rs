@@ -79,8 +79,6 @@ impl Contestant for Ours {
             Some(format!(
                 "no module is built for {LUA}: run make bench, or set {MODULE_VARIABLE} to its libtcpremote.so"
             ))
-        } else if self.protocol == Protocol::One && !self.speaks_several() {
-            Some("this relay has no --protocol, as it speaks version 1 only".into())
         } else {
             None
         }
@@ -89,9 +87,8 @@ impl Contestant for Ours {
     fn describe(&self) -> String {
         match self.protocol {
             Protocol::Newest => {
-                let protocol = if self.speaks_several() { 2 } else { 1 };
                 let (relay, lua) = (env!("CARGO_PKG_VERSION"), version(LUA, "-v", 0));
-                format!("tcp-remote-relay {relay}, and its module in {lua}, version {protocol} of the protocol")
+                format!("tcp-remote-relay {relay}, and its module in {lua}, version 2 of the protocol")
             }
             Protocol::One => "the same, both told to speak version 1 of the protocol".into(),
         }
@@ -146,11 +143,5 @@ impl Ours {
             command.arg("1");
         }
         Process::spawn("device", &mut command, directory)
-    }
-
-    /// Whether the relay can be told which version to speak.
-    fn speaks_several(&self) -> bool {
-        let help = Command::new(&self.relay).arg("--help").output().map(|output| output.stdout).unwrap_or_default();
-        String::from_utf8_lossy(&help).contains("--protocol")
     }
 }
