@@ -51,7 +51,8 @@ mod device {
         let mut device = Device::start_with(relay.address(), |config| config.protocol = Protocol::V1);
         let mut peer = relay.accept();
         assert_eq!(peer.try_read(DEADLINE).unwrap(), hex("00 00 04 00"));
-        expect_nothing_before_the_next_answer(&mut Link { peer });
+        let mut link = Link { peer };
+        expect_nothing_before_the_next_answer(&mut link);
         device.wait_for(EventKind::Listening);
         assert_eq!(device.status().protocol, Some(1));
     }
@@ -65,7 +66,8 @@ mod device {
         assert_eq!(device.status().protocol, None);
         // The answer of 2012 to what it does not know.
         peer.send(&hex("00 00 02 f2"));
-        expect_nothing_before_the_next_answer(&mut Link { peer });
+        let mut link = Link { peer };
+        expect_nothing_before_the_next_answer(&mut link);
         eventually("version 1 is spoken", DEADLINE, || device.status().protocol == Some(1));
     }
 
