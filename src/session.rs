@@ -4,8 +4,8 @@
 //! ([`attach`](Session::attach), [`finish`](Session::finish), [`reset`](Session::reset)).
 
 mod flight;
+mod turns;
 
-use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 #[cfg(feature = "relay")]
@@ -15,6 +15,7 @@ use std::time::Instant;
 use flight::Flight;
 use mio::Token;
 use mio::net::TcpStream;
+use turns::{Habit, Turns};
 
 use crate::event_loop::{EventLoop, Readiness, Source};
 use crate::linger::Lingering;
@@ -25,9 +26,9 @@ use crate::protocol::v2::Code;
 
 /// Bytes that one read of the link takes at most.
 pub(crate) const LINK_BUFFER: usize = 128 * 1024;
-/// A read that brings so much is one of many: whoever has it may wait for those who have little.
-const BULK: usize = 16 * 1024;
-/// Rounds over the readable streams that one write of the link carries, while all of them are bulk.
+/// The same, while somebody may be waiting for an answer.
+const BRISK_READ: usize = 32 * 1024;
+/// Rounds over the readable streams that one write of the link carries, while nobody waits for an answer.
 const ROUNDS_A_WRITE: usize = 3;
 
 /// One link, its endpoint, and the sockets of its streams.
@@ -38,10 +39,7 @@ pub(crate) struct Session<E> {
     link: Option<Link>,
     /// By the index of their stream's key.
     sockets: Vec<Option<Socket>>,
-    /// Streams that may have something to read, in the order of their turns.
-    readable: VecDeque<StreamKey>,
-    /// How many of them have little to say, as far as one can tell: nobody's bulk is to keep them waiting.
-    brief: usize,
+    turns: Turns,
 }
 
 /// Why there is no link any more.
@@ -71,10 +69,7 @@ struct Socket {
     key: StreamKey,
     io: TcpStream,
     token: Token,
-    /// Whether the stream stands in `readable`.
-    queued: bool,
-    /// Its last read brought much; before the first that is not known.
-    bulk: bool,
+    habit: Habit,
     readable: bool,
     writable: bool,
     /// The end may stand behind a short read.
@@ -93,7 +88,7 @@ impl<E: Endpoint> Session<E> {
         // An edge may have come before the session was there to see it: try both first.
         let flight = Flight::Landed;
         let link = Some(Link { io, token, readable: true, writable: true, ended: false, flight });
-        Self { endpoint, number, link, sockets: Vec::new(), readable: VecDeque::new(), brief: 0 }
+        Self { endpoint, number, link, sockets: Vec::new(), turns: Turns::default() }
     }
 
     /// The connected socket of a stream, registered under `token`.
@@ -108,8 +103,7 @@ impl<E: Endpoint> Session<E> {
             key,
             io,
             token,
-            queued: false,
-            bulk: false,
+            habit: Habit::default(),
             readable: true,
             writable: true,
             ended: false,
@@ -199,13 +193,14 @@ impl<E: Endpoint> Session<E> {
         event_loop: &mut EventLoop,
         buffer: &mut [u8],
     ) -> Result<bool, LinkLost> {
-        self.read_link(now, event_loop, buffer)?;
+        let most = if self.turns.is_brisk(now) { BRISK_READ.min(buffer.len()) } else { buffer.len() };
+        self.read_link(now, event_loop, &mut buffer[..most])?;
         while let Some(key) = self.endpoint.poll_unblocked() {
             self.enqueue(key);
         }
         let mut more = self.read_streams(now, event_loop);
         for _ in 1..ROUNDS_A_WRITE {
-            if more && self.brief == 0 {
+            if more && !self.turns.is_brisk(now) {
                 more = self.read_streams(now, event_loop);
             }
         }
@@ -240,7 +235,7 @@ impl<E: Endpoint> Session<E> {
         let input = link.readable && self.endpoint.wants_input();
         let output = link.writable && self.endpoint.has_unsent();
         // Streams wait for the link to be writable, unless it is.
-        let streams = link.writable && !self.readable.is_empty();
+        let streams = link.writable && self.turns.len() > 0;
         input || output || streams
     }
 
@@ -399,41 +394,42 @@ impl<E: Endpoint> Session<E> {
 
     /// One read of each readable stream; true if some have more and the link has room.
     fn read_streams(&mut self, now: Instant, event_loop: &mut EventLoop) -> bool {
-        for _ in 0..self.readable.len() {
-            let Some(key) = self.readable.front().copied() else { break };
+        for _ in 0..self.turns.len() {
+            let Some(key) = self.turns.front() else { break };
             if !self.read_stream(now, event_loop, key) {
                 return false;
             }
         }
-        !self.readable.is_empty()
+        self.turns.len() > 0
     }
 
-    /// One read of the first stream in `readable`; false if the link must be written first.
+    /// One read of the stream whose turn it is; false if the link must be written first.
     fn read_stream(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey) -> bool {
-        let contended = self.brief > usize::from(self.socket(key).is_some_and(|socket| !socket.bulk));
         let result = match self.sockets.get_mut(key.index as usize).and_then(Option::as_mut) {
-            Some(socket) if socket.key == key && socket.readable => match self.endpoint.reserve(key, contended) {
-                Room::Full => return false,
-                Room::Unwanted => None,
-                // A RST is not to wait for credit that may never come: what was sent before it is cut with it.
-                Room::Blocked if socket.failed => match socket.io.take_error() {
-                    Ok(Some(error)) => Some((Err(error), 0)),
-                    Ok(None) | Err(_) => None,
-                },
-                Room::Blocked => None,
-                Room::Free(room) => Some((socket.io.read(room), room.len())),
-            },
+            Some(socket) if socket.key == key && socket.readable => {
+                match self.endpoint.reserve(key, self.turns.is_contended(now, &socket.habit)) {
+                    Room::Full => return false,
+                    Room::Unwanted => None,
+                    // A RST is not to wait for credit that may never come: what was sent before it is cut with it.
+                    Room::Blocked if socket.failed => match socket.io.take_error() {
+                        Ok(Some(error)) => Some((Err(error), 0)),
+                        Ok(None) | Err(_) => None,
+                    },
+                    Room::Blocked => None,
+                    Room::Free(room) => Some((socket.io.read(room), room.len())),
+                }
+            }
             _ => None,
         };
-        self.readable.pop_front();
-        let Some(socket) = self.socket(key) else { return true };
-        socket.queued = false;
-        let was_bulk = socket.bulk;
+        let socket = self.sockets.get_mut(key.index as usize).and_then(Option::as_mut);
+        let Some(socket) = socket.filter(|socket| socket.key == key) else {
+            self.turns.pop(None);
+            return true;
+        };
+        self.turns.pop(Some(&mut socket.habit));
         if let Some((Ok(count), _)) = result {
-            socket.bulk = count >= BULK;
+            self.turns.note(now, &mut socket.habit, count);
         }
-        self.brief -= usize::from(!was_bulk);
-        let Some(socket) = self.socket(key) else { return true };
         match result {
             None => {}
             Some((Ok(0), _)) => {
@@ -491,12 +487,9 @@ impl<E: Endpoint> Session<E> {
     }
 
     fn enqueue(&mut self, key: StreamKey) {
-        if let Some(socket) = self.socket(key)
-            && !socket.queued
-        {
-            socket.queued = true;
-            self.brief += usize::from(!socket.bulk);
-            self.readable.push_back(key);
+        let socket = self.sockets.get_mut(key.index as usize).and_then(Option::as_mut);
+        if let Some(socket) = socket.filter(|socket| socket.key == key) {
+            self.turns.push(key, &mut socket.habit);
         }
     }
 
@@ -506,7 +499,7 @@ impl<E: Endpoint> Session<E> {
 
     fn take(&mut self, key: StreamKey) -> Option<Socket> {
         let socket = self.sockets.get_mut(key.index as usize)?.take_if(|socket| socket.key == key)?;
-        self.brief -= usize::from(socket.queued && !socket.bulk);
+        self.turns.forget(&socket.habit);
         Some(socket)
     }
 }

@@ -5,6 +5,7 @@
 //! read whatever waits to be written. So no two peers can wait for each other.
 
 mod bucket;
+mod delivery_rate;
 mod ending;
 mod liveness;
 mod opening;
@@ -18,6 +19,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bucket::Bucket;
+use delivery_rate::DeliveryRate;
 use liveness::{Due, Liveness};
 use outbox::Outbox;
 use owing::Closes;
@@ -64,6 +66,7 @@ pub(crate) struct Mux {
     peer: Settings,
     greeting: Greeting,
     budget: Budget,
+    delivery_rate: DeliveryRate,
     /// Credit of streams that we ended and whose bytes may still come.
     stale_credit: u64,
     /// Streams that owe CREDIT or CONNECTED.
@@ -178,6 +181,7 @@ impl Mux {
             peer,
             greeting: Greeting::Awaited(0),
             budget: Budget::new(limits.budget, streams, window.into()),
+            delivery_rate: DeliveryRate::new(now),
             stale_credit: 0,
             owing: VecDeque::new(),
             closes: Closes::default(),
@@ -245,8 +249,8 @@ impl Mux {
     /// The stream's socket consumed bytes: there may be credit for more, and the stream may be at its end.
     fn consume(&mut self, now: Instant, key: StreamKey, count: usize) {
         let Some(stream) = self.streams.get_mut(key) else { return };
-        let round_trip = self.liveness.least_round_trip();
-        let more = stream.window.consume(now, count, round_trip, &mut self.budget);
+        self.delivery_rate.note(now, count, self.liveness.least_round_trip());
+        let more = stream.window.consume(now, count, self.delivery_rate.window(now), &mut self.budget);
         if more && stream.number().is_some() && stream.receiving == Receiving::Open {
             if stream.owe_credit() {
                 self.owing.push_back(key);

@@ -4,9 +4,7 @@ use std::time::{Duration, Instant};
 
 /// The largest window of a stream.
 const MAX_WINDOW: u64 = 4 * 1024 * 1024;
-/// A round trip shorter than this is as good as this: the turns of two loops take their time, too.
-const LEAST_ROUND_TRIP: Duration = Duration::from_micros(100);
-/// A stream that did not need half of its window for so long starts again with a small one.
+/// A stream that did not need a quarter of its window for so long starts again with a small one.
 const IDLE: Duration = Duration::from_secs(10);
 
 /// What a link may hold for all its streams: credit that was given and not yet consumed.
@@ -24,12 +22,11 @@ impl Budget {
         Self { initial, spare: total.saturating_sub(u64::from(streams) * initial) }
     }
 
-    /// No stream takes more than half of what is left, so that there is always something for the next.
-    fn take(&mut self, bytes: u64) -> bool {
-        let granted = bytes <= self.spare / 2;
-        if granted {
-            self.spare -= bytes;
-        }
+    /// Up to so many bytes. No stream takes more than half of what is left, so that there is always something for the
+    /// next.
+    fn take(&mut self, bytes: u64) -> u64 {
+        let granted = bytes.min(self.spare / 2);
+        self.spare -= granted;
         granted
     }
 }
@@ -45,7 +42,7 @@ pub(super) struct Window {
     size: u64,
     /// What was taken from the budget beyond the initial window.
     borrowed: u64,
-    /// When half of the window was consumed for the last time.
+    /// When a quarter of the window was consumed for the last time.
     measured_at: Instant,
 }
 
@@ -70,24 +67,32 @@ impl Window {
         true
     }
 
-    /// Takes note of bytes that were handed on: whether the peer is to be told a new [`limit`](Self::limit).
+    /// Takes note of bytes that were handed on: whether the peer is to be told a new [`limit`](Self::limit). `wanted`
+    /// is the window that a stream needs on this link.
     #[must_use]
-    pub(super) fn consume(&mut self, now: Instant, bytes: usize, round_trip: Duration, budget: &mut Budget) -> bool {
+    pub(super) fn consume(&mut self, now: Instant, bytes: usize, wanted: u64, budget: &mut Budget) -> bool {
         self.consumed += bytes as u64;
         debug_assert!(self.consumed <= self.received);
         self.settle(budget);
-        let ahead = self.limit - self.consumed;
-        if ahead > self.size / 2 {
+        // A quarter of it is consumed.
+        if self.limit - self.consumed > self.size / 4 * 3 {
             return false;
         }
-        let quick = now.saturating_duration_since(self.measured_at) < 2 * round_trip.max(LEAST_ROUND_TRIP);
-        if quick && self.size < MAX_WINDOW && budget.take(self.size) {
-            self.borrowed += self.size;
-            self.size *= 2;
-        }
         self.measured_at = now;
-        self.limit = self.consumed + self.size;
-        true
+        // Where bytes wait it is the socket that is slow: a larger window would only make more of them wait.
+        if self.consumed == self.received {
+            self.resize(wanted, budget);
+        }
+        let before = self.limit;
+        self.limit = before.max(self.consumed + self.size);
+        self.limit > before
+    }
+
+    /// As near to `wanted` as the budget allows.
+    fn resize(&mut self, wanted: u64, budget: &mut Budget) {
+        let beyond = wanted.clamp(budget.initial, MAX_WINDOW) - budget.initial;
+        self.borrowed += budget.take(beyond.saturating_sub(self.borrowed));
+        self.size = budget.initial + beyond.min(self.borrowed);
     }
 
     /// The credit that was given, to be told in CREDIT.
@@ -127,58 +132,66 @@ mod tests {
     use super::*;
 
     const KIB: u64 = 1024;
-    const RTT: Duration = Duration::from_millis(50);
-
     fn budget() -> Budget {
         Budget::new(16 * KIB * KIB, 256, 32 * KIB)
     }
 
-    /// A peer that always uses all its credit, and a socket that takes everything at once.
-    fn pump(window: &mut Window, budget: &mut Budget, now: Instant) {
+    /// A peer that uses all its credit, and a socket that takes everything at once, on a link that would like `wanted`.
+    fn pump(window: &mut Window, budget: &mut Budget, now: Instant, wanted: u64) {
         let unused = window.unused() as usize;
         assert!(window.receive(now, unused, budget));
-        let _ = window.consume(now, unused, RTT, budget);
+        let _ = window.consume(now, unused, wanted, budget);
     }
 
     #[test]
-    fn a_window_that_is_used_up_within_two_round_trips_doubles_as_far_as_the_budget_goes() {
-        let (mut budget, mut now) = (budget(), Instant::now());
-        let mut window = Window::new(now, &budget);
-        let mut sizes = vec![window.size / KIB];
-        for _ in 0..9 {
-            now += RTT;
-            pump(&mut window, &mut budget, now);
+    fn a_window_is_what_the_link_wants_as_far_as_the_budget_goes() {
+        let (mut budget, now) = (budget(), Instant::now());
+        let mut windows: Vec<Window> = (0..4).map(|_| Window::new(now, &budget)).collect();
+        let mut sizes = Vec::new();
+        for (window, wanted) in windows.iter_mut().zip([0, 1000 * KIB, u64::MAX, u64::MAX]) {
+            pump(window, &mut budget, now, wanted);
             sizes.push(window.size / KIB);
         }
-        assert_eq!(sizes, [32, 64, 128, 256, 512, 1024, 2048, 4096, 4096, 4096]);
-        let mut second = Window::new(now, &budget);
-        for _ in 0..9 {
-            now += RTT;
-            pump(&mut second, &mut budget, now);
-        }
-        assert_eq!(second.size / KIB, 2048, "half of the 4 MiB that are left, and no more");
+        let spare = (16 * 1024 - 256 * 32 - (1000 - 32) - (4096 - 32)) / 2;
+        assert!(spare < 4096 - 32, "half of what is left, and no more");
+        assert_eq!(sizes, [32, 1000, 4096 - 452, 32 + spare + 226]);
+    }
+
+    #[test]
+    fn a_window_follows_the_link_down_as_its_credit_is_used() {
+        let (mut budget, now) = (budget(), Instant::now());
+        let mut window = Window::new(now, &budget);
+        pump(&mut window, &mut budget, now, 1024 * KIB);
+        let limit = window.limit();
+        assert!(window.receive(now, 512 * 1024, &mut budget));
+        assert!(!window.consume(now, 512 * 1024, 64 * KIB, &mut budget), "credit that was given stays");
+        assert_eq!((window.limit(), window.size), (limit, 64 * KIB));
+        pump(&mut window, &mut budget, now, 64 * KIB);
+        assert_eq!((window.limit(), window.borrowed), (limit + 64 * KIB, 32 * KIB));
     }
 
     #[test]
     fn a_window_of_a_slow_reader_stays() {
-        let (mut budget, mut now) = (budget(), Instant::now());
+        let (mut budget, now) = (budget(), Instant::now());
         let mut window = Window::new(now, &budget);
         for _ in 0..20 {
-            now += 3 * RTT;
-            pump(&mut window, &mut budget, now);
+            let unused = window.unused() as usize;
+            assert!(window.receive(now, unused, &mut budget));
+            let _ = window.consume(now, 20 * 1024, u64::MAX, &mut budget);
+            let rest = (window.received - window.consumed) as usize - 1;
+            let _ = window.consume(now, rest, u64::MAX, &mut budget);
         }
         assert_eq!((window.size, window.has_grown()), (32 * KIB, false));
     }
 
     #[test]
-    fn credit_is_told_when_half_of_the_window_is_consumed() {
+    fn credit_is_told_when_a_quarter_of_the_window_is_consumed() {
         let (mut budget, now) = (budget(), Instant::now());
         let mut window = Window::new(now, &budget);
         assert!(window.receive(now, 20 * 1024, &mut budget));
-        let slow = now + Duration::from_secs(1);
-        assert!(!window.consume(slow, 16 * 1024 - 1, RTT, &mut budget));
-        assert!(window.consume(slow, 1, RTT, &mut budget));
-        assert_eq!(window.limit(), 48 * KIB);
+        assert!(!window.consume(now, 8 * 1024 - 1, 0, &mut budget));
+        assert!(window.consume(now, 1, 0, &mut budget));
+        assert_eq!(window.limit(), 40 * KIB);
     }
 
     #[test]
@@ -193,10 +206,7 @@ mod tests {
     fn a_window_that_shrinks_stays_charged_until_its_credit_is_used() {
         let (mut budget, mut now) = (budget(), Instant::now());
         let mut window = Window::new(now, &budget);
-        for _ in 0..4 {
-            now += RTT;
-            pump(&mut window, &mut budget, now);
-        }
+        pump(&mut window, &mut budget, now, 512 * KIB);
         let (size, spare) = (window.size, budget.spare);
         assert_eq!(size, 512 * KIB);
         now += IDLE * 2;
@@ -205,14 +215,15 @@ mod tests {
         now += Duration::from_secs(1);
         let unused = window.unused() as usize;
         assert!(window.receive(now, unused, &mut budget));
-        let _ = window.consume(now, unused + 1, RTT, &mut budget);
+        let _ = window.consume(now, unused + 1, 0, &mut budget);
         assert_eq!((window.borrowed, budget.spare), (0, spare + 480 * KIB));
     }
 
     proptest! {
         #[test]
         fn credit_that_is_out_never_exceeds_the_budget(
-            steps in prop::collection::vec((0usize..8, 0usize..3, 0u64..30_000, any::<prop::sample::Index>()), 0..400)
+            steps in prop::collection::vec((0usize..8, 0usize..3, 0u64..30_000, any::<prop::sample::Index>()), 0..400),
+            wanted in prop::collection::vec(0..6 * 1024 * KIB, 8)
         ) {
             let total = 2 * 1024 * KIB;
             let mut budget = Budget::new(total, 8, 32 * KIB);
@@ -229,7 +240,7 @@ mod tests {
                     _ => {
                         let bytes = part.index((window.received - window.consumed) as usize + 1);
                         let before = window.limit();
-                        let told = window.consume(now, bytes, RTT, &mut budget);
+                        let told = window.consume(now, bytes, wanted[step], &mut budget);
                         prop_assert!(window.limit() >= before && (told || window.limit() == before));
                     }
                 }
