@@ -324,6 +324,7 @@ impl<'a> Driver<'a> {
 
     fn wait(&mut self, busy: bool, deadline: Option<Instant>) -> Result<(), Error> {
         let poll_failed = |reason| Error::System { what: "cannot wait for events".into(), reason };
+        self.context.report.ring();
         let deadline = if busy { Some(Instant::now()) } else { self.next_deadline(deadline) };
         self.context.event_loop.wait(deadline).map_err(poll_failed)?;
         let now = Instant::now();

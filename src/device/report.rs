@@ -58,6 +58,8 @@ struct Inner {
     last_error: Option<(String, &'static str)>,
     events: VecDeque<Event>,
     events_dropped: u64,
+    /// The bell was rung for the events that are there.
+    rung: bool,
 }
 
 impl Report {
@@ -77,6 +79,7 @@ impl Report {
                 last_error: None,
                 events: VecDeque::new(),
                 events_dropped: 0,
+                rung: false,
             }),
             over: Condvar::new(),
             stop: AtomicBool::new(false),
@@ -114,7 +117,7 @@ impl Report {
     pub(super) fn next_event(&self) -> Option<Event> {
         let mut inner = self.lock();
         let event = inner.events.pop_front();
-        if event.is_some() && inner.events.is_empty() {
+        if inner.events.is_empty() && std::mem::take(&mut inner.rung) {
             // The bell rings once for a queue that is not empty, so one byte is all there can be.
             let _ = (&self.ear).read(&mut [0; 1]);
         }
@@ -162,7 +165,7 @@ impl Report {
         inner.peer = Some(peer);
         inner.links += 1;
         let message = format!("the link to {peer} is up, waiting for clients");
-        self.push(&mut inner, Event::new(EventKind::Listening, Severity::Info, message));
+        inner.push(Event::new(EventKind::Listening, Severity::Info, message));
     }
 
     /// The relay has answered.
@@ -183,7 +186,7 @@ impl Report {
         inner.last_error = Some((reason.to_string(), reason.code()));
         let message = format!("{reason}; trying again in {:.1} s", wait.as_secs_f64());
         let event = Event::new(EventKind::Waiting, Severity::Warning, message).with_code(reason.code());
-        self.push(&mut inner, event);
+        inner.push(event);
     }
 
     /// The next attempt begins.
@@ -192,7 +195,17 @@ impl Report {
     }
 
     pub(super) fn event(&self, event: Event) {
-        self.push(&mut self.lock(), event);
+        self.lock().push(event);
+    }
+
+    /// The owner is to hear of the events that came since. The loop rings when it has moved what there is to move: who
+    /// wakes takes a processor that the peers of the event wait for.
+    pub(super) fn ring(&self) {
+        let mut inner = self.lock();
+        if !inner.events.is_empty() && !std::mem::replace(&mut inner.rung, true) {
+            // It cannot be full: no byte is in it.
+            let _ = (&self.bell).write(&[1]);
+        }
     }
 
     /// The thread's last word.
@@ -208,20 +221,10 @@ impl Report {
         inner.enter(State::Closed);
         self.traffic.clients.store(0, Relaxed);
         self.traffic.round_trip_micros.store(0, Relaxed);
-        self.push(&mut inner, event);
+        inner.push(event);
+        drop(inner);
+        self.ring();
         self.over.notify_all();
-    }
-
-    fn push(&self, inner: &mut Inner, event: Event) {
-        if inner.events.is_empty() {
-            // Fails only if the byte of an earlier event is still there, which rings as well.
-            let _ = (&self.bell).write(&[1]);
-        }
-        if inner.events.len() == MAX_EVENTS {
-            inner.events.pop_front();
-            inner.events_dropped += 1;
-        }
-        inner.events.push_back(event);
     }
 
     /// A panic while the lock was held leaves nothing half done that matters here.
@@ -231,6 +234,14 @@ impl Report {
 }
 
 impl Inner {
+    fn push(&mut self, event: Event) {
+        if self.events.len() == MAX_EVENTS {
+            self.events.pop_front();
+            self.events_dropped += 1;
+        }
+        self.events.push_back(event);
+    }
+
     fn enter(&mut self, state: State) {
         self.state = state;
         self.since = Instant::now();

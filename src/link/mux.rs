@@ -334,6 +334,10 @@ impl Endpoint for Mux {
     }
 
     fn reserve(&mut self, key: StreamKey, contended: bool) -> Room<'_> {
+        if self.outbox.len() == 0 {
+            // Made before there is DATA they leave in one write with it.
+            self.make_control_frames();
+        }
         let Some(stream) = self.streams.get_mut(key) else { return Room::Unwanted };
         // A relay may send before CONNECTED, a device has nothing to read from before it.
         let has_socket = stream.connected || self.role == Role::Relay;
@@ -387,7 +391,8 @@ impl Endpoint for Mux {
     }
 
     fn unsent(&mut self) -> &[u8] {
-        if self.outbox.control_len() == 0 {
+        // DATA is not to pass what is owed to its stream.
+        if self.outbox.batch_len() == 0 {
             self.make_control_frames();
         }
         self.outbox.unsent()

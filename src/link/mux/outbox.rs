@@ -11,6 +11,8 @@ pub(super) struct Outbox {
     control_head: usize,
     /// DATA, in the order in which it was read.
     data: SendQueue,
+    /// How much at the head of `data` is of the kind that passes the rest.
+    lead: usize,
     /// How much of the first frame in `data` is still to leave, once a part of it has.
     frame_left: usize,
     queued: u64,
@@ -41,14 +43,25 @@ impl Outbox {
         self.queued += frame.len() as u64;
     }
 
-    /// Appends a whole frame that passes the DATA that is queued.
+    /// Appends a whole frame that passes the DATA that is queued. Where there is none to pass, it leaves in one write
+    /// with what comes behind it.
     pub(super) fn push_control(&mut self, frame: &[u8]) {
-        self.control.extend_from_slice(frame);
+        if self.passes_nothing() {
+            self.lead += frame.len();
+            self.push_behind_data(frame);
+        } else {
+            self.control.extend_from_slice(frame);
+        }
+    }
+
+    /// Bytes that wait where [`push_control`](Self::push_control) would put a frame now.
+    pub(super) fn batch_len(&self) -> usize {
+        if self.passes_nothing() { self.lead } else { self.control.len() - self.control_head }
     }
 
     /// Bytes of frames that pass DATA.
     pub(super) fn control_len(&self) -> usize {
-        self.control.len() - self.control_head
+        self.lead + self.control.len() - self.control_head
     }
 
     /// Where the queue of DATA ends, counted since the start; [`sent`](Self::sent) reaches it when all of it has left.
@@ -63,13 +76,15 @@ impl Outbox {
 
     /// Bytes that wait.
     pub(super) fn len(&self) -> usize {
-        self.control_len() + self.data.unsent().len()
+        self.control_len() - self.lead + self.data.unsent().len()
     }
 
     /// What the link is to be given next; not all of it where frames must pass each other.
     pub(super) fn unsent(&self) -> &[u8] {
-        if self.control_len() == 0 {
+        if self.control.is_empty() {
             self.data.unsent()
+        } else if self.lead > 0 {
+            &self.data.unsent()[..self.lead]
         } else if self.frame_left > 0 {
             &self.data.unsent()[..self.frame_left]
         } else {
@@ -79,14 +94,15 @@ impl Outbox {
 
     /// The link took `count` bytes of [`unsent`](Self::unsent).
     pub(super) fn advance(&mut self, count: usize) {
-        if self.control_len() > 0 && self.frame_left == 0 {
+        if !self.control.is_empty() && self.lead == 0 && self.frame_left == 0 {
             self.control_head += count;
-            if self.control_len() == 0 {
+            if self.control_head == self.control.len() {
                 self.control.clear();
                 self.control_head = 0;
             }
             return;
         }
+        self.lead = self.lead.saturating_sub(count);
         self.sent += count as u64;
         let mut left = count;
         while left > 0 {
@@ -98,6 +114,10 @@ impl Outbox {
             self.frame_left -= step;
             left -= step;
         }
+    }
+
+    fn passes_nothing(&self) -> bool {
+        self.control.is_empty() && self.data.unsent().len() == self.lead
     }
 
     /// Whether more DATA waits than its queue is meant to hold.

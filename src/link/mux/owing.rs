@@ -55,7 +55,7 @@ impl Mux {
         if let Some(payload) = self.owed_answer.take() {
             self.outbox.push_control(&v2::ping(payload, Flags::ACK));
         }
-        while self.outbox.control_len() < CONTROL_BATCH
+        while self.outbox.batch_len() < CONTROL_BATCH
             && let Some(key) = self.owing.pop_front()
         {
             let Some(stream) = self.streams.get_mut(key) else { continue };
@@ -68,7 +68,7 @@ impl Mux {
                 self.outbox.push_control(&v2::credit(number, stream.window.limit()));
             }
         }
-        while self.outbox.control_len() < CONTROL_BATCH
+        while self.outbox.batch_len() < CONTROL_BATCH
             && let Some((number, close)) = self.closes.pop_due(self.outbox.sent())
         {
             self.outbox.push_control(&close.frame(number));
