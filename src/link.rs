@@ -36,6 +36,9 @@ pub(crate) use timers::Timers;
 use crate::protocol::ProtocolError;
 use crate::protocol::v2::{Close, Code};
 
+/// Resolving and connecting to a service, over every address of its name.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Names one stream of a link inside this process: a slot, and how often the slot was used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamKey {
@@ -163,6 +166,60 @@ macro_rules! with_version {
     };
 }
 pub(crate) use with_version;
+
+/// The part of [`Endpoint`] that both versions do, and nobody before there is one.
+macro_rules! delegate_streams {
+    () => {
+        fn delivered(&mut self, now: Instant, stream: StreamKey, bytes: &[u8], taken: usize) {
+            with_version!(&mut self.speaking, end => end.delivered(now, stream, bytes, taken), else ());
+        }
+
+        fn wants_input(&self) -> bool {
+            with_version!(&self.speaking, end => end.wants_input(), else true)
+        }
+
+        fn pending(&self, stream: StreamKey) -> &[u8] {
+            with_version!(&self.speaking, end => end.pending(stream), else &[])
+        }
+
+        fn advance(&mut self, now: Instant, stream: StreamKey, count: usize) {
+            with_version!(&mut self.speaking, end => end.advance(now, stream, count), else ());
+        }
+
+        fn reserve(&mut self, stream: StreamKey, contended: bool) -> Room<'_> {
+            with_version!(&mut self.speaking, end => end.reserve(stream, contended), else Room::Unwanted)
+        }
+
+        fn commit(&mut self, now: Instant, stream: StreamKey, count: usize) {
+            with_version!(&mut self.speaking, end => end.commit(now, stream, count), else ());
+        }
+
+        fn handle_end(&mut self, now: Instant, stream: StreamKey) {
+            with_version!(&mut self.speaking, end => end.handle_end(now, stream), else ());
+        }
+
+        fn handle_failure(&mut self, now: Instant, stream: StreamKey, code: Code, reason: &str) {
+            with_version!(&mut self.speaking, end => end.handle_failure(now, stream, code, reason), else ());
+        }
+
+        fn poll_unblocked(&mut self) -> Option<StreamKey> {
+            with_version!(&mut self.speaking, end => end.poll_unblocked(), else None)
+        }
+
+        fn go_away(&mut self, now: Instant, code: Code, retry_after: u16, reason: &str) {
+            with_version!(&mut self.speaking, end => end.go_away(now, code, retry_after, reason), else ());
+        }
+
+        fn counters(&self) -> Counters {
+            with_version!(&self.speaking, end => end.counters(), else Counters::default())
+        }
+
+        fn streams(&self) -> usize {
+            with_version!(&self.speaking, end => end.streams(), else 0)
+        }
+    };
+}
+pub(crate) use delegate_streams;
 
 /// One end of one link. See the [module](self) for the order of calls.
 pub trait Endpoint {

@@ -11,7 +11,8 @@ use std::time::Instant;
 
 use crate::address::Address;
 use crate::link::{
-    Counters, Delivery, Endpoint, Limits, Mux, MuxOutput, Protocol, Reset, Role, Room, StreamKey, with_version,
+    Counters, Delivery, Endpoint, Limits, Mux, MuxOutput, Protocol, Reset, Role, Room, StreamKey, delegate_streams,
+    with_version,
 };
 use crate::protocol::v1::Header;
 use crate::protocol::v2::{self, Code, GoAway};
@@ -156,45 +157,11 @@ impl Device {
 impl Endpoint for Device {
     type Output = Output;
 
+    delegate_streams!();
+
     fn receive<'a>(&mut self, now: Instant, input: &mut &'a [u8]) -> Result<Option<Delivery<'a>>, ProtocolError> {
         self.greet(now, input)?;
         with_version!(&mut self.speaking, end => end.receive(now, input), else Ok(None))
-    }
-
-    fn delivered(&mut self, now: Instant, stream: StreamKey, bytes: &[u8], taken: usize) {
-        with_version!(&mut self.speaking, end => end.delivered(now, stream, bytes, taken), else ());
-    }
-
-    fn wants_input(&self) -> bool {
-        with_version!(&self.speaking, end => end.wants_input(), else true)
-    }
-
-    fn pending(&self, stream: StreamKey) -> &[u8] {
-        with_version!(&self.speaking, end => end.pending(stream), else &[])
-    }
-
-    fn advance(&mut self, now: Instant, stream: StreamKey, count: usize) {
-        with_version!(&mut self.speaking, end => end.advance(now, stream, count), else ());
-    }
-
-    fn reserve(&mut self, stream: StreamKey, contended: bool) -> Room<'_> {
-        with_version!(&mut self.speaking, end => end.reserve(stream, contended), else Room::Unwanted)
-    }
-
-    fn commit(&mut self, now: Instant, stream: StreamKey, count: usize) {
-        with_version!(&mut self.speaking, end => end.commit(now, stream, count), else ());
-    }
-
-    fn handle_end(&mut self, now: Instant, stream: StreamKey) {
-        with_version!(&mut self.speaking, end => end.handle_end(now, stream), else ());
-    }
-
-    fn handle_failure(&mut self, now: Instant, stream: StreamKey, code: Code, reason: &str) {
-        with_version!(&mut self.speaking, end => end.handle_failure(now, stream, code, reason), else ());
-    }
-
-    fn poll_unblocked(&mut self) -> Option<StreamKey> {
-        with_version!(&mut self.speaking, end => end.poll_unblocked(), else None)
     }
 
     fn has_unsent(&self) -> bool {
@@ -219,10 +186,6 @@ impl Endpoint for Device {
             Speaking::V1(end) => end.advance_link(now, count),
             Speaking::V2(end) => end.advance_link(now, count),
         }
-    }
-
-    fn go_away(&mut self, now: Instant, code: Code, retry_after: u16, reason: &str) {
-        with_version!(&mut self.speaking, end => end.go_away(now, code, retry_after, reason), else ());
     }
 
     fn close(&mut self, now: Instant) {
@@ -258,14 +221,6 @@ impl Endpoint for Device {
             Speaking::V1(end) => end.poll_output(),
             Speaking::V2(end) => std::iter::from_fn(|| end.poll_output()).find_map(translate),
         }
-    }
-
-    fn counters(&self) -> Counters {
-        with_version!(&self.speaking, end => end.counters(), else Counters::default())
-    }
-
-    fn streams(&self) -> usize {
-        with_version!(&self.speaking, end => end.streams(), else 0)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::access::{Access, Refusal};
 use super::attempt::Reached;
@@ -16,13 +16,10 @@ use super::resolver::{self, Answer, Lookup, Names};
 use crate::address::Address;
 use crate::event_loop::{EventLoop, Readiness, Source};
 use crate::linger::Lingering;
-use crate::link::{Counters, Endpoint, Reset, StreamKey};
+use crate::link::{CONNECT_TIMEOUT, Counters, Endpoint, Reset, StreamKey};
 use crate::net;
 use crate::protocol::v2::{Code, GoAway};
 use crate::session::{LinkLost, Session};
-
-/// Connecting to a service, over every address of its name. The core keeps the deadline of the whole.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What all links of a tunnel share.
 pub(super) struct Context<'a> {
@@ -118,6 +115,7 @@ impl Link {
         match answer {
             Ok(addresses) => {
                 let source = Source::Stream(self.number as u32, key);
+                // The core keeps the deadline of the whole; this one shares the time among the addresses.
                 self.dials.insert(key, Dial::new(source, addresses, now + CONNECT_TIMEOUT));
                 self.poll_dial(now, context, key);
             }

@@ -9,13 +9,13 @@ use early::Early;
 
 use super::Output;
 use crate::address::Address;
-use crate::link::{Counters, Delivery, Endpoint, QueueRule, Reset, Room, SendQueue, StreamKey, Streams, Timers};
+use crate::link::{
+    CONNECT_TIMEOUT, Counters, Delivery, Endpoint, QueueRule, Reset, Room, SendQueue, StreamKey, Streams, Timers,
+};
 use crate::protocol::v1::{Decoder, Header, Item};
 use crate::protocol::v2::Code;
 use crate::protocol::{MAX_PAYLOAD, Malformed, ProtocolError};
 
-/// Resolving and connecting to a service, over every address of its name.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long DATA that came before its CONNECT is kept.
 const EARLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a CONNECT may come behind early DATA that was dropped, and is refused too.

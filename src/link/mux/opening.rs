@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::stream::{Place, Stream};
 use super::{CONTROL_FULL, Mux, Output, Role, Timer, Wanted};
 use crate::address::Address;
-use crate::link::{Endpoint, Reset, StreamKey};
+use crate::link::{CONNECT_TIMEOUT, Endpoint, Reset, StreamKey};
 use crate::protocol::v2::{Code, Connect};
 use crate::protocol::{Malformed, ProtocolError};
 
@@ -14,8 +14,6 @@ use crate::protocol::{Malformed, ProtocolError};
 const PLACE_TIMEOUT: Duration = Duration::from_secs(1);
 /// New clients that may wait at once.
 const MAX_WAITING: usize = 256;
-/// Resolving and connecting to a service, over every address of its name.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a relay does.
 impl Mux {
