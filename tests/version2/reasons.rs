@@ -53,6 +53,15 @@ fn a_service_whose_name_has_no_address_resets_its_client() {
 }
 
 #[test]
+fn a_service_that_no_way_leads_to_resets_its_client() {
+    // The broadcast address of the loopback network: TCP has no way there, on any machine.
+    let (relay, mut device, clients) = Pairing::NEW.start(&["127.255.255.255:80".parse().unwrap()]);
+    assert_eq!(Peer::connect(clients[0]).read_to_end(), (Vec::new(), End::Reset));
+    assert_eq!(device.wait_for(EventKind::Failed).code, Some("unreachable"));
+    assert!(reason_in_log(&relay, "unreachable").contains("unreachable"));
+}
+
+#[test]
 fn a_service_that_resets_resets_its_client_behind_what_it_had_sent() {
     let service = Listener::bind();
     let (relay, device, clients) = Pairing::NEW.start(&[service.address()]);
