@@ -1,38 +1,33 @@
 //! The mio shell around the relay's cores: the device port, the client ports, and the links between.
 
+mod clients;
+mod devices;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use clients::tell_reset;
 use mio::Waker;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
-use super::core::{Output, Relay, Settings};
+use super::core::{Output, Relay};
 use super::listener::{Listener, bind};
 use super::{Config, Mapping};
 use crate::Error;
 use crate::address::Address;
 use crate::event_loop::{EventLoop, Source};
 use crate::linger::Lingering;
-use crate::link::{Endpoint, Reset, StreamKey};
-use crate::net;
+use crate::link::Endpoint;
 use crate::protocol::v2::Code;
 use crate::session::{LINK_BUFFER, LinkLost, Session};
 
-/// Connections on the device port that may be without LISTEN at once.
-const MAX_PENDING: usize = 64;
-/// Links that may finish beside the one in use.
-const MAX_DRAINING: usize = 64;
 /// How long the last bytes may take once the relay is to end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Seconds after which a device may come back when the relay ends: the time that a restart takes.
 const RETRY_AFTER: u16 = 1;
-/// Clients taken from one port in a turn, before bytes are moved again.
-const ACCEPTS: usize = 16;
-/// How long until a client port that could not be opened is tried again.
-const REOPEN: Duration = Duration::from_secs(1);
 
 /// A relay that is bound and ready to [`run`](Self::run).
 #[derive(Debug)]
@@ -230,23 +225,6 @@ impl Server {
         busy
     }
 
-    /// A link that takes no new clients is not the one to bring them to. The device closes it with its last one; those
-    /// that do not must not fill the relay.
-    fn leave_if_going_away(&mut self, now: Instant, number: usize) {
-        let Some(Some(peer)) = self.sessions.get_mut(number) else { return };
-        if !peer.session.has_link() || !peer.session.endpoint.is_going_away() {
-            return;
-        }
-        if peer.draining_since.is_none() {
-            peer.draining_since = Some(now);
-            drop_oldest_draining(now, &mut self.event_loop, &mut self.sessions);
-        }
-        if self.active == Some(number) {
-            self.active = None;
-            self.close_client_ports();
-        }
-    }
-
     fn wait(&mut self, busy: bool, deadline: Option<Instant>) -> Result<(), Error> {
         let deadline = if busy { Some(Instant::now()) } else { self.next_deadline(deadline) };
         let poll_failed = |reason| Error::System { what: "cannot wait for events".into(), reason };
@@ -289,75 +267,6 @@ impl Server {
         self.device_listeners.iter_mut().chain(clients)
     }
 
-    fn accept_devices(&mut self, now: Instant) -> bool {
-        let mut busy = false;
-        for listener in &mut self.device_listeners {
-            let Some((mut io, address)) = listener.accept(now) else { continue };
-            busy = true;
-            drop_oldest_stranger(now, &mut self.event_loop, &mut self.sessions);
-            // The options only hasten what the protocol does without them.
-            let _ = net::tune_link(&io);
-            let free = self.sessions.iter().position(Option::is_none);
-            let number = free.unwrap_or(self.sessions.len());
-            let token = match self.event_loop.register(&mut io, Source::Link(number)) {
-                Ok(token) => token,
-                Err(error) => {
-                    warn!(%address, "cannot watch a connection on the device port: {error}");
-                    continue;
-                }
-            };
-            debug!(%address, "a connection on the device port");
-            let Config { protocol, half_close, limits, .. } = self.config;
-            let endpoint = Relay::new(now, Settings { protocol, half_close, limits });
-            let peer = Peer { session: Session::new(endpoint, number, io, token), address, draining_since: None };
-            if number == self.sessions.len() {
-                self.sessions.push(None);
-            }
-            self.sessions[number] = Some(peer);
-        }
-        busy
-    }
-
-    fn accept_clients(&mut self, now: Instant) -> bool {
-        let mut busy = false;
-        for place in 0..self.client_listeners.len() {
-            for _ in 0..ACCEPTS {
-                if !self.accept_client(now, place) {
-                    break;
-                }
-                busy = true;
-            }
-        }
-        busy
-    }
-
-    /// One client of the port at `place`; false if there is none to take now.
-    fn accept_client(&mut self, now: Instant, place: usize) -> bool {
-        let Some(number) = self.active else { return false };
-        // A stream that is over must have left its slot before a new one takes it, one that the last events ended, too.
-        self.carry_out_all(now, number);
-        let Some(Some(peer)) = self.sessions.get_mut(number) else { return false };
-        // Until then they wait in the port's backlog.
-        if !peer.session.endpoint.is_ready() {
-            return false;
-        }
-        let Some((listener, mapping)) = self.client_listeners.get_mut(place) else { return false };
-        let Some((mut io, address)) = listener.accept(now) else { return false };
-        let service = &self.services[*mapping];
-        // As with the link's: only hastens.
-        let _ = net::tune_stream(&io);
-        debug!(%address, %service, "a client");
-        let Some(key) = peer.session.endpoint.open(now, service, Some(address)) else { return false };
-        match self.event_loop.register(&mut io, Source::Stream(number as u32, key)) {
-            Ok(token) => peer.session.attach(&mut self.event_loop, key, io, token),
-            Err(error) => {
-                warn!(%address, "cannot watch a client: {error}");
-                peer.session.endpoint.handle_failure(now, key, Code::Internal, "the relay cannot watch its socket");
-            }
-        }
-        true
-    }
-
     fn carry_out_all(&mut self, now: Instant, number: usize) -> bool {
         let mut some = false;
         while let Some(Some(peer)) = self.sessions.get_mut(number) {
@@ -396,137 +305,6 @@ impl Server {
             }
             Output::Gone { .. } => debug!("a client reset its connection"),
         }
-    }
-
-    /// The newest device that sent LISTEN is the one that is served, at once.
-    fn activate(&mut self, now: Instant, number: usize) {
-        if let Some(Some(peer)) = self.sessions.get(number) {
-            info!(address = %peer.address, "a device is here");
-        }
-        let replaced = self.active.replace(number);
-        if let Some(Some(old)) = replaced.and_then(|old| self.sessions.get_mut(old)) {
-            let clients = old.session.endpoint.clients();
-            info!(address = %old.address, clients, "a newer device takes the place of this one");
-            old.session.endpoint.go_away(now, Code::Replaced, 0, "a newer link took the place of this one");
-            old.session.abort_link(now, &mut self.event_loop);
-        }
-        self.open_client_ports(now);
-    }
-
-    fn open_client_ports(&mut self, now: Instant) {
-        self.reopen_at = None;
-        for place in 0..self.config.mappings.len() {
-            if self.client_listeners.iter().any(|&(_, mapping)| mapping == place) {
-                continue;
-            }
-            let Mapping { client, service } = &self.config.mappings[place];
-            // Places of client listeners follow those of the device's.
-            match bind(&mut self.event_loop, client, Source::Listener, (place + 1) << 8) {
-                Ok(listeners) => {
-                    for listener in listeners {
-                        info!("clients of {service} may connect at {}", listener.address());
-                        self.client_listeners.push((listener, place));
-                    }
-                }
-                Err(reason) => {
-                    warn!("cannot listen for clients at {client}: {reason}; trying again in 1 s");
-                    self.reopen_at = Some(now + REOPEN);
-                }
-            }
-        }
-    }
-
-    fn close_client_ports(&mut self) {
-        self.reopen_at = None;
-        for (listener, _) in std::mem::take(&mut self.client_listeners) {
-            listener.close(&mut self.event_loop);
-        }
-    }
-
-    fn lose_link(&mut self, now: Instant, number: usize, reason: &LinkLost) {
-        let Some(Some(peer)) = self.sessions.get_mut(number) else { return };
-        let address = peer.address;
-        if peer.session.endpoint.is_listening() {
-            let clients = peer.session.endpoint.clients();
-            if matches!(reason, LinkLost::Ended) && peer.session.endpoint.is_going_away() {
-                info!(%address, clients, "the link to the device has ended, as was announced");
-            } else {
-                warn!(%address, clients, "the link to the device is lost: {reason}");
-            }
-        } else {
-            warn!(%address, "dropped a connection on the device port: {reason}");
-        }
-        peer.session.abort_link(now, &mut self.event_loop);
-        if self.active == Some(number) {
-            self.active = None;
-            self.close_client_ports();
-        }
-    }
-
-    fn close_link(&mut self, number: usize) {
-        if let Some(Some(peer)) = self.sessions.get_mut(number)
-            && peer.session.has_link()
-        {
-            peer.session.close_link(Instant::now(), &mut self.event_loop, &mut self.lingering);
-        }
-    }
-
-    /// A session without a link lives until its complete streams have delivered what is left.
-    fn forget_if_over(&mut self, number: usize) {
-        if let Some(slot) = self.sessions.get_mut(number)
-            && slot.as_ref().is_some_and(|peer| !peer.session.has_link() && peer.session.endpoint.streams() == 0)
-        {
-            *slot = None;
-        }
-    }
-}
-
-/// Makes room for one more connection without LISTEN. A device sends it at once, so the oldest is the least likely
-/// to be one.
-fn drop_oldest_stranger(now: Instant, event_loop: &mut EventLoop, sessions: &mut [Option<Peer>]) {
-    let stranger = |peer: &&mut Option<Peer>| peer.as_ref().is_some_and(|peer| !peer.session.endpoint.is_listening());
-    if sessions.iter_mut().filter(stranger).count() < MAX_PENDING {
-        return;
-    }
-    // Its one deadline is that of LISTEN.
-    let age = |peer: &&mut Option<Peer>| peer.as_ref().and_then(|peer| peer.session.endpoint.poll_timeout());
-    if let Some(slot) = sessions.iter_mut().filter(stranger).min_by_key(age)
-        && let Some(mut oldest) = slot.take()
-    {
-        let address = oldest.address;
-        warn!(%address, "dropped a connection on the device port: {MAX_PENDING} others have not sent LISTEN yet");
-        oldest.session.abort_link(now, event_loop);
-    }
-}
-
-/// Makes room for one more link that drains: of those without clients, if there are any, the oldest goes.
-fn drop_oldest_draining(now: Instant, event_loop: &mut EventLoop, sessions: &mut [Option<Peer>]) {
-    let draining = |peer: &&mut Peer| peer.session.has_link() && peer.draining_since.is_some();
-    if sessions.iter_mut().flatten().filter(draining).count() <= MAX_DRAINING {
-        return;
-    }
-    let worth = |peer: &&mut Peer| (peer.session.endpoint.streams() > 0, peer.draining_since);
-    if let Some(oldest) = sessions.iter_mut().flatten().filter(draining).min_by_key(worth) {
-        warn!(address = %oldest.address, "cut a link that drains: {MAX_DRAINING} others do, too");
-        oldest.session.abort_link(now, event_loop);
-    }
-}
-
-fn tell_reset(session: &Session<Relay>, stream: StreamKey, reason: &Reset) {
-    let client = session.peer_addr(stream).map_or_else(String::new, |address| address.to_string());
-    match reason {
-        Reset::NoPlace => {
-            warn!(client, "refused a client: the link has no place for more; try again when one has ended");
-        }
-        Reset::Stalled => warn!(client, "reset a client: it stood still for too long"),
-        Reset::LinkLost => debug!(client, "cut a client with its link"),
-        Reset::Shutdown => debug!(client, "cut a client, since the relay ends"),
-        Reset::Closed(close) if close.code == Code::Normal => debug!(client, "ended a client: {}", close.reason),
-        Reset::Closed(close) => {
-            info!(client, code = %close.code, "ended a client, as the device asks: {}", close.reason);
-        }
-        // A device's reasons.
-        Reset::ConnectTimeout | Reset::Replaced => {}
     }
 }
 

@@ -3,8 +3,9 @@ use std::net::TcpStream;
 
 use socket2::{Domain, Socket, Type};
 
+use super::devices::MAX_DRAINING;
 use super::*;
-use crate::link::Protocol;
+use crate::link::{Protocol, StreamKey};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 const MS: Duration = Duration::from_millis(1);
