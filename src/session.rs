@@ -300,7 +300,8 @@ impl<E: Endpoint> Session<E> {
     /// Ends everything that is left with RST: its time is up, and no peer is to take it for complete.
     pub(crate) fn abort(&mut self, now: Instant, event_loop: &mut EventLoop) {
         self.abort_link(now, event_loop);
-        for socket in self.sockets.drain(..).flatten() {
+        for mut socket in self.sockets.drain(..).flatten() {
+            event_loop.deregister(&mut socket.io, socket.token);
             net::reset(&socket.io);
         }
     }

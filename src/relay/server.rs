@@ -68,6 +68,8 @@ struct Peer {
     address: SocketAddr,
     /// Since when it takes no new clients.
     draining_since: Option<Instant>,
+    /// Since when its link is gone and it only delivers what is left.
+    lost_since: Option<Instant>,
 }
 
 impl Stopper {
@@ -221,7 +223,7 @@ impl Server {
         };
         busy |= self.carry_out_all(now, number);
         self.leave_if_going_away(now, number);
-        self.forget_if_over(number);
+        self.forget_if_over(now, number);
         busy
     }
 

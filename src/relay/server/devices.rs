@@ -16,7 +16,9 @@ use crate::session::{LinkLost, Session};
 /// Connections on the device port that may be without LISTEN at once.
 const MAX_PENDING: usize = 64;
 /// Links that may finish beside the one in use.
-pub(super) const MAX_DRAINING: usize = 64;
+pub(super) const MAX_DRAINING: usize = 8;
+/// Links that are gone and whose last bytes may still be delivered. Each may hold as much as one in use.
+pub(super) const MAX_LOST: usize = 4;
 
 impl Server {
     pub(super) fn accept_devices(&mut self, now: Instant) -> bool {
@@ -39,7 +41,12 @@ impl Server {
             debug!(%address, "a connection on the device port");
             let Config { protocol, half_close, limits, .. } = self.config;
             let endpoint = Relay::new(now, Settings { protocol, half_close, limits });
-            let peer = Peer { session: Session::new(endpoint, number, io, token), address, draining_since: None };
+            let peer = Peer {
+                session: Session::new(endpoint, number, io, token),
+                address,
+                draining_since: None,
+                lost_since: None,
+            };
             if number == self.sessions.len() {
                 self.sessions.push(None);
             }
@@ -109,11 +116,14 @@ impl Server {
     }
 
     /// A session without a link lives until its complete streams have delivered what is left.
-    pub(super) fn forget_if_over(&mut self, number: usize) {
-        if let Some(slot) = self.sessions.get_mut(number)
-            && slot.as_ref().is_some_and(|peer| !peer.session.has_link() && peer.session.endpoint.streams() == 0)
-        {
+    pub(super) fn forget_if_over(&mut self, now: Instant, number: usize) {
+        let Some(slot) = self.sessions.get_mut(number) else { return };
+        let Some(peer) = slot.as_mut().filter(|peer| !peer.session.has_link()) else { return };
+        if peer.session.endpoint.streams() == 0 {
             *slot = None;
+        } else if peer.lost_since.is_none() {
+            peer.lost_since = Some(now);
+            drop_oldest_lost(now, &mut self.event_loop, &mut self.sessions);
         }
     }
 }
@@ -146,5 +156,19 @@ fn drop_oldest_draining(now: Instant, event_loop: &mut EventLoop, sessions: &mut
     if let Some(oldest) = sessions.iter_mut().flatten().filter(draining).min_by_key(worth) {
         warn!(address = %oldest.address, "cut a link that drains: {MAX_DRAINING} others do, too");
         oldest.session.abort_link(now, event_loop);
+    }
+}
+
+/// Makes room for the last bytes of one more link that is gone: who has had the longest time for theirs is reset.
+fn drop_oldest_lost(now: Instant, event_loop: &mut EventLoop, sessions: &mut [Option<Peer>]) {
+    let lost_since = |slot: &Option<Peer>| slot.as_ref().and_then(|peer| peer.lost_since);
+    if sessions.iter().filter(|slot| lost_since(slot).is_some()).count() <= MAX_LOST {
+        return;
+    }
+    let oldest = sessions.iter_mut().filter(|slot| lost_since(slot).is_some()).min_by_key(|slot| lost_since(slot));
+    if let Some(mut oldest) = oldest.and_then(Option::take) {
+        let clients = oldest.session.endpoint.streams();
+        warn!(address = %oldest.address, clients, "reset clients of a link that is gone: {MAX_LOST} others are, too");
+        oldest.session.abort(now, event_loop);
     }
 }

@@ -3,7 +3,7 @@ use std::net::TcpStream;
 
 use socket2::{Domain, Socket, Type};
 
-use super::devices::MAX_DRAINING;
+use super::devices::{MAX_DRAINING, MAX_LOST};
 use super::*;
 use crate::link::{Protocol, StreamKey};
 
@@ -42,41 +42,50 @@ impl Bench {
         device
     }
 
-    fn endpoint(&self) -> &Relay {
-        &self.server.sessions[0].as_ref().expect("a session").session.endpoint
+    fn endpoint(&self, number: usize) -> &Relay {
+        &self.server.sessions[number].as_ref().expect("a session").session.endpoint
+    }
+
+    /// A client of the device in use that reads nothing, and for which bytes wait when the device of version 1 has
+    /// ended it; and how many bytes it is owed.
+    fn slow_client(&mut self, device: &mut TcpStream) -> (TcpStream, usize) {
+        let number = self.server.active.expect("a device");
+        let slow = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
+        slow.set_recv_buffer_size(4096).expect("size");
+        slow.connect(&self.server.client_listeners[0].0.address().into()).expect("connect");
+        slow.set_nonblocking(true).expect("mode");
+        self.run_until("a client", |server| server.clients() == 1);
+        let key = StreamKey { index: 0, generation: 0 };
+        let frame = [&b"\x40\x00\x03\x01"[..], &[b'x'; 16 * 1024]].concat();
+        let mut owed = 0;
+        while self.endpoint(number).pending(key).is_empty() {
+            device.write_all(&frame).expect("sent");
+            owed += 16 * 1024;
+            let sent = self.endpoint(number).counters().received;
+            self.run_until("the frame is here", |server| {
+                let peer = server.sessions[number].as_ref().expect("a session");
+                peer.session.endpoint.counters().received >= sent + 16 * 1024
+            });
+        }
+        device.write_all(b"\x00\x00\x02\x01").expect("CLOSE");
+        self.run_until("the client is off the link", |server| server.clients() == 0);
+        (TcpStream::from(slow), owed)
     }
 }
+
+const LISTEN: &[u8] = b"\x00\x00\x04\x00";
 
 #[test]
 fn a_client_that_comes_when_another_has_just_got_its_last_bytes_harms_it_not() {
     let mut bench = Bench::new(Protocol::V1);
-    let mut device = bench.device(b"\x00\x00\x04\x00");
+    let mut device = bench.device(LISTEN);
     let port = bench.server.client_listeners[0].0.address();
-    let slow = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
-    slow.set_recv_buffer_size(4096).expect("size");
-    slow.connect(&port.into()).expect("connect");
-    slow.set_nonblocking(true).expect("mode");
-    let mut slow = TcpStream::from(slow);
-    bench.run_until("a client", |server| server.clients() == 1);
-
-    let key = StreamKey { index: 0, generation: 0 };
-    let frame = [&b"\x40\x00\x03\x01"[..], &[b'x'; 16 * 1024]].concat();
-    let mut owed = 0;
-    while bench.endpoint().pending(key).is_empty() {
-        device.write_all(&frame).expect("sent");
-        owed += 16 * 1024;
-        let sent = bench.endpoint().counters().received;
-        bench.run_until("the frame is here", |server| {
-            server.sessions[0].as_ref().expect("a session").session.endpoint.counters().received >= sent + 16 * 1024
-        });
-    }
-    device.write_all(b"\x00\x00\x02\x01").expect("CLOSE");
-    bench.run_until("the client is off the link", |server| server.clients() == 0);
+    let (mut slow, owed) = bench.slow_client(&mut device);
 
     // Its last bytes are written where its event is taken, and the next client is accepted right after that.
     let mut read = Vec::new();
     let began = Instant::now();
-    while bench.endpoint().streams() > 0 {
+    while bench.endpoint(0).streams() > 0 {
         assert!(began.elapsed() < DEADLINE);
         let _ = slow.read_to_end(&mut read);
         bench.server.wait(false, Some(Instant::now() + MS)).expect("wait");
@@ -89,6 +98,38 @@ fn a_client_that_comes_when_another_has_just_got_its_last_bytes_harms_it_not() {
     let end = slow.read_to_end(&mut read);
     assert!(end.is_ok() && read.len() == owed, "{end:?} after {} of {owed} bytes", read.len());
     assert_eq!(bench.server.lingering.len(), 1, "it was ended in peace");
+}
+
+#[test]
+fn of_too_many_links_that_are_gone_and_still_deliver_the_oldest_is_cut() {
+    let mut bench = Bench::new(Protocol::V1);
+    let mut clients = Vec::new();
+    for _ in 0..MAX_LOST + 2 {
+        let mut device = bench.device(LISTEN);
+        clients.push(bench.slow_client(&mut device));
+        drop(device);
+        bench.run_until("its link is gone", |server| server.active.is_none());
+    }
+    let mut cut = Vec::new();
+    for (place, (client, owed)) in clients.iter_mut().enumerate() {
+        let (mut read, began) = (Vec::new(), Instant::now());
+        let end = loop {
+            assert!(began.elapsed() < DEADLINE, "client {place} has {} of {owed} bytes", read.len());
+            match client.read_to_end(&mut read) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    bench.server.step(&mut bench.buffer);
+                    bench.server.wait(false, Some(Instant::now() + MS)).expect("wait");
+                }
+                end => break end,
+            }
+        };
+        if end.is_err() {
+            cut.push(place);
+        } else {
+            assert_eq!(read.len(), *owed);
+        }
+    }
+    assert_eq!(cut, [0, 1]);
 }
 
 /// LISTEN, HELLO, SETTINGS and GOAWAY.
