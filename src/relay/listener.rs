@@ -28,40 +28,39 @@ pub(super) struct Listener {
     paused_until: Option<Instant>,
 }
 
-/// Listens on every address that `address` has; their events come as places from `first_place` on.
+/// Every address that `name` has. It may block, so it is done before the loop runs.
+pub(super) fn resolve(name: &Address) -> io::Result<Vec<SocketAddr>> {
+    let mut addresses: Vec<SocketAddr> = (name.host(), name.port()).to_socket_addrs()?.collect();
+    addresses.dedup();
+    if addresses.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+    }
+    Ok(addresses)
+}
+
+/// Listens on every one of `addresses`; their events come as places from `first_place` on. An error of any ends it, and
+/// names the one that failed.
 pub(super) fn bind(
     event_loop: &mut EventLoop,
-    address: &Address,
-    source: fn(usize) -> Source,
+    addresses: &[SocketAddr],
     first_place: usize,
 ) -> io::Result<Vec<Listener>> {
+    let mut sockets = Vec::new();
+    for &address in addresses {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
+        sockets.push(listen(address).map_err(named)?);
+    }
     let mut listeners = Vec::new();
-    for (index, mut io) in listen(address.host(), address.port())?.into_iter().enumerate() {
+    for (index, mut io) in sockets.into_iter().enumerate() {
         let place = first_place + index;
         let address = io.local_addr()?;
-        let token = event_loop.register(&mut io, source(place))?;
+        let token = event_loop.register(&mut io, Source::Listener(place))?;
         listeners.push(Listener { io, token, place, address, ready: true, paused_until: None });
     }
     Ok(listeners)
 }
 
-/// Listens on every address of the name: an error of any ends it, and names the one that failed.
-fn listen(host: &str, port: u16) -> io::Result<Vec<TcpListener>> {
-    let mut listeners = Vec::new();
-    let mut addresses: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
-    addresses.dedup();
-    for address in addresses {
-        let listener =
-            listen_on(address).map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
-        listeners.push(listener);
-    }
-    if listeners.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
-    }
-    Ok(listeners)
-}
-
-fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {

@@ -14,7 +14,7 @@ use mio::Waker;
 use tracing::{debug, info};
 
 use super::core::{Output, Relay};
-use super::listener::{Listener, bind};
+use super::listener::{Listener, bind, resolve};
 use super::{Config, Mapping};
 use crate::Error;
 use crate::address::Address;
@@ -37,11 +37,11 @@ pub struct Server {
     /// How often the relay was told to end.
     stop: Arc<AtomicUsize>,
     device_listeners: Vec<Listener>,
-    /// Open while there is a device; each with the place of its mapping.
+    /// Open while there is a device; each with its place in `client_ports`.
     client_listeners: Vec<(Listener, usize)>,
     /// When to try again to open client ports that were taken.
     reopen_at: Option<Instant>,
-    services: Vec<Arc<Address>>,
+    client_ports: Vec<ClientPort>,
     sessions: Vec<Option<Peer>>,
     /// The session whose device is served: the newest that sent LISTEN.
     active: Option<usize>,
@@ -60,6 +60,13 @@ pub struct Stopper {
 pub struct Outcome {
     /// Clients that were open at the end.
     pub clients_cut: u64,
+}
+
+/// Where clients of a service connect.
+#[derive(Debug)]
+struct ClientPort {
+    addresses: Vec<SocketAddr>,
+    service: Arc<Address>,
 }
 
 #[derive(Debug)]
@@ -90,16 +97,18 @@ impl Server {
     pub fn bind(config: Config) -> Result<Self, Error> {
         let loop_failed = |reason| Error::System { what: "cannot make the event loop".into(), reason };
         let mut event_loop = EventLoop::new().map_err(loop_failed)?;
-        let device_listeners = bind(&mut event_loop, &config.device, Source::Listener, 0)
+        let device_listeners = resolve(&config.device)
+            .and_then(|addresses| bind(&mut event_loop, &addresses, 0))
             .map_err(|reason| cannot_listen("the device", &config.device, reason))?;
-        for Mapping { client, .. } in &config.mappings {
-            let tried = bind(&mut event_loop, client, Source::Listener, 0)
-                .map_err(|reason| cannot_listen("clients", client, reason))?;
-            for listener in tried {
+        let mut client_ports = Vec::new();
+        for Mapping { client, service } in &config.mappings {
+            let failed = |reason| cannot_listen("clients", client, reason);
+            let addresses = resolve(client).map_err(failed)?;
+            for listener in bind(&mut event_loop, &addresses, 0).map_err(failed)? {
                 listener.close(&mut event_loop);
             }
+            client_ports.push(ClientPort { addresses, service: Arc::new(service.clone()) });
         }
-        let services = config.mappings.iter().map(|mapping| Arc::new(mapping.service.clone())).collect();
         for listener in &device_listeners {
             info!("waiting for a device at {}", listener.address());
         }
@@ -110,7 +119,7 @@ impl Server {
             device_listeners,
             client_listeners: Vec::new(),
             reopen_at: None,
-            services,
+            client_ports,
             sessions: Vec::new(),
             active: None,
             lingering: Lingering::default(),

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
-use super::super::Mapping;
 use super::super::core::Relay;
 use super::super::listener::bind;
 use super::Server;
@@ -43,9 +42,9 @@ impl Server {
         if !peer.session.endpoint.is_ready() {
             return false;
         }
-        let Some((listener, mapping)) = self.client_listeners.get_mut(place) else { return false };
+        let Some((listener, port)) = self.client_listeners.get_mut(place) else { return false };
         let Some((mut io, address)) = listener.accept(now) else { return false };
-        let service = &self.services[*mapping];
+        let service = &self.client_ports[*port].service;
         // As with the link's: only hastens.
         let _ = net::tune_stream(&io);
         debug!(%address, %service, "a client");
@@ -62,21 +61,23 @@ impl Server {
 
     pub(super) fn open_client_ports(&mut self, now: Instant) {
         self.reopen_at = None;
-        for place in 0..self.config.mappings.len() {
-            if self.client_listeners.iter().any(|&(_, mapping)| mapping == place) {
+        for (place, port) in self.client_ports.iter().enumerate() {
+            if self.client_listeners.iter().any(|&(_, port)| port == place) {
                 continue;
             }
-            let Mapping { client, service } = &self.config.mappings[place];
             // Places of client listeners follow those of the device's.
-            match bind(&mut self.event_loop, client, Source::Listener, (place + 1) << 8) {
+            match bind(&mut self.event_loop, &port.addresses, (place + 1) << 8) {
                 Ok(listeners) => {
                     for listener in listeners {
-                        info!("clients of {service} may connect at {}", listener.address());
+                        info!("clients of {} may connect at {}", port.service, listener.address());
                         self.client_listeners.push((listener, place));
                     }
                 }
                 Err(reason) => {
-                    warn!("cannot listen for clients at {client}: {reason}; trying again in 1 s");
+                    warn!(
+                        "cannot listen for clients at {}: {reason}; trying again in 1 s",
+                        self.config.mappings[place].client
+                    );
                     self.reopen_at = Some(now + REOPEN);
                 }
             }
