@@ -428,8 +428,8 @@ impl<E: Endpoint> Session<E> {
             return true;
         };
         self.turns.pop(Some(&mut socket.habit));
-        if let Some((Ok(count), _)) = result {
-            self.turns.note(now, &mut socket.habit, count);
+        if let Some((Ok(count), room)) = result {
+            self.turns.note(now, &mut socket.habit, count, room);
         }
         match result {
             None => {}

@@ -249,8 +249,9 @@ impl Mux {
     /// The stream's socket consumed bytes: there may be credit for more, and the stream may be at its end.
     fn consume(&mut self, now: Instant, key: StreamKey, count: usize) {
         let Some(stream) = self.streams.get_mut(key) else { return };
-        self.delivery_rate.note(now, count, self.liveness.least_round_trip());
-        let more = stream.window.consume(now, count, self.delivery_rate.window(now), &mut self.budget);
+        // A stream whose end has come needs no more.
+        let wanted = if stream.receiving == Receiving::Open { self.delivery_rate.window(now) } else { 0 };
+        let more = stream.window.consume(now, count, wanted, &mut self.budget);
         if more && stream.number().is_some() && stream.receiving == Receiving::Open {
             if stream.owe_credit() {
                 self.owing.push_back(key);

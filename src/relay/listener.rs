@@ -53,9 +53,19 @@ pub(super) fn bind(
     let mut listeners = Vec::new();
     for (index, mut io) in sockets.into_iter().enumerate() {
         let place = first_place + index;
-        let address = io.local_addr()?;
-        let token = event_loop.register(&mut io, Source::Listener(place))?;
-        listeners.push(Listener { io, token, place, address, ready: true, paused_until: None });
+        let registered = io.local_addr().and_then(|address| {
+            let token = event_loop.register(&mut io, Source::Listener(place))?;
+            Ok((address, token))
+        });
+        match registered {
+            Ok((address, token)) => {
+                listeners.push(Listener { io, token, place, address, ready: true, paused_until: None });
+            }
+            Err(error) => {
+                listeners.into_iter().for_each(|listener: Listener| listener.close(event_loop));
+                return Err(error);
+            }
+        }
     }
     Ok(listeners)
 }

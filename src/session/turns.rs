@@ -65,10 +65,11 @@ impl Turns {
         self.queue.len()
     }
 
-    /// Takes note of what the last read of a socket that has had its turn brought.
-    pub(super) fn note(&mut self, now: Instant, habit: &mut Habit, count: usize) {
+    /// Takes note of what the last read of a socket that has had its turn brought, of what it could have. Little room
+    /// says nothing of the socket.
+    pub(super) fn note(&mut self, now: Instant, habit: &mut Habit, count: usize, room: usize) {
         debug_assert!(!habit.queued, "it would be counted as what it was before");
-        if count >= BULK {
+        if count >= BULK || count == room {
             habit.bulk_until = Some(now + MEMORY);
         }
         habit.bulk = is_ahead(habit.bulk_until, now);
@@ -96,6 +97,8 @@ fn is_ahead(until: Option<Instant>, now: Instant) -> bool {
 mod tests {
     use super::*;
 
+    const ROOM: usize = 2 * BULK;
+
     fn key(index: u32) -> StreamKey {
         StreamKey { index, generation: 0 }
     }
@@ -104,7 +107,7 @@ mod tests {
     fn read(turns: &mut Turns, now: Instant, key: StreamKey, habit: &mut Habit, count: usize) {
         turns.push(key, habit);
         turns.pop(Some(habit));
-        turns.note(now, habit, count);
+        turns.note(now, habit, count, ROOM);
     }
 
     #[test]
@@ -133,7 +136,7 @@ mod tests {
         assert!(!turns.is_contended(now, &brief), "it is the one");
         turns.pop(Some(&mut brief));
         assert!(!turns.is_brisk(now), "it had nothing to say");
-        turns.note(now, &mut brief, 64);
+        turns.note(now, &mut brief, 64, ROOM);
         let later = now + MEMORY;
         assert!(turns.is_contended(later - Duration::from_micros(1), &bulk));
         assert!(!turns.is_contended(later, &bulk) && !turns.is_brisk(later));
@@ -148,6 +151,14 @@ mod tests {
         assert!(habit.bulk && !turns.is_brisk(now));
         read(&mut turns, now + MEMORY, key(1), &mut habit, 1000);
         assert!(!habit.bulk && turns.is_brisk(now + MEMORY));
+    }
+
+    #[test]
+    fn who_fills_the_little_room_there_is_has_much_to_say() {
+        let now = Instant::now();
+        let (mut turns, mut habit) = (Turns::default(), Habit::default());
+        turns.note(now, &mut habit, 8 * 1024, 8 * 1024);
+        assert!(habit.bulk && !turns.is_brisk(now));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! How fast the bytes of a link are consumed, by all its streams together: what their windows are made by.
+//! How fast bytes come over a link, for all its streams together: what their windows are made by.
 //!
 //! One measure for all of them, so that streams which want the same get the same. Each by itself would find its own
 //! window confirmed: who has the larger one moves more, and so seems to need it.
@@ -22,7 +22,11 @@ const EPOCH: Duration = Duration::from_secs(10);
 /// The best rate of late: a link is as fast as it was when it was used best.
 #[derive(Debug)]
 pub(super) struct DeliveryRate {
+    /// The last byte before the sample, its first one, and the last one so far.
+    sample_since: Instant,
     sample_began: Instant,
+    noted_at: Instant,
+    /// In the sample.
     bytes: u64,
     epoch_began: Instant,
     /// Bytes a second, in this epoch and in the one before.
@@ -35,27 +39,32 @@ pub(super) struct DeliveryRate {
 impl DeliveryRate {
     pub(super) fn new(now: Instant) -> Self {
         let (best, round_trip, grown) = ([0; 2], Duration::ZERO, (0, now));
-        Self { sample_began: now, bytes: 0, epoch_began: now, best, round_trip, grown }
+        let (sample_since, sample_began, noted_at, epoch_began) = (now, now, now, now);
+        Self { sample_since, sample_began, noted_at, bytes: 0, epoch_began, best, round_trip, grown }
     }
 
-    /// Takes note of bytes that were consumed; nothing can be said before the round trip is known. A sample lasts one:
-    /// in less, a window that is used up at once and then waited for looks like a fast link.
+    /// Takes note of bytes that came; nothing can be said before the round trip is known. A sample lasts one:
+    /// in less, a window that is used up at once and then waited for looks like a fast link. The pause before it counts,
+    /// since what was held up in it comes at once behind it.
     pub(super) fn note(&mut self, now: Instant, bytes: usize, round_trip: Option<Duration>) {
+        let noted_at = std::mem::replace(&mut self.noted_at, now);
         let Some(round_trip) = round_trip else { return };
         self.round_trip = round_trip;
         let period = round_trip.max(LEAST_SAMPLE);
         if now.saturating_duration_since(self.sample_began) >= period {
-            self.sample_began = now;
+            (self.sample_since, self.sample_began) = (noted_at, now);
             self.bytes = 0;
         }
-        if now.saturating_duration_since(self.epoch_began) >= EPOCH {
+        let age = now.saturating_duration_since(self.epoch_began);
+        if age >= EPOCH {
             self.epoch_began = now;
-            self.best = [0, self.best[0]];
+            self.best = [0, if age < 2 * EPOCH { self.best[0] } else { 0 }];
             self.grown.0 = self.grown.0.min(self.rate());
         }
         self.bytes += bytes as u64;
         // Said before the sample is over, so that a window can grow within the round trip that shows it too small.
-        let rate = u128::from(self.bytes) * 1_000_000_000 / period.as_nanos();
+        let time = now.saturating_duration_since(self.sample_since).max(period);
+        let rate = u128::from(self.bytes) * 1_000_000_000 / time.as_nanos();
         self.best[0] = self.best[0].max(rate.try_into().unwrap_or(u64::MAX));
         if self.rate() > self.grown.0.saturating_add(self.grown.0 / 4) {
             self.grown = (self.rate(), now);
@@ -117,18 +126,36 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_no_fast_link_and_nothing_is_said_before_the_round_trip_is_known() {
+    fn nothing_is_said_before_the_round_trip_is_known() {
         let mut now = Instant::now();
         let mut rate = DeliveryRate::new(now);
         now += Duration::from_secs(1);
         rate.note(now, 1024 * 1024, None);
         assert_eq!(rate.window(now), 0);
-        for _ in 0..30 {
-            now += Duration::from_micros(10);
-            rate.note(now, 1024, Some(RTT));
+    }
+
+    #[test]
+    fn what_comes_at_once_after_a_pause_is_no_fast_link() {
+        let mut now = Instant::now();
+        let mut rate = DeliveryRate::new(now);
+        for _ in 0..15 {
+            pump(&mut rate, &mut now, 1000 * KIB, 2);
+            now += Duration::from_millis(300);
+            for _ in 0..30 {
+                now += Duration::from_micros(10);
+                rate.note(now, 10 * 1024, Some(RTT));
+            }
         }
-        now += RTT;
-        rate.note(now, 1024, Some(RTT));
-        assert!(rate.window(now) / KIB <= 31 * START_GAIN, "{} KiB", rate.window(now) / KIB);
+        assert!(rate.window(now) <= 120 * KIB, "{} KiB", rate.window(now) / KIB);
+    }
+
+    #[test]
+    fn a_rate_of_an_hour_ago_is_forgotten_at_once() {
+        let mut now = Instant::now();
+        let mut rate = DeliveryRate::new(now);
+        pump(&mut rate, &mut now, 10_000 * KIB, 5);
+        now += Duration::from_secs(3600);
+        pump(&mut rate, &mut now, 10 * KIB, 1);
+        assert!(rate.window(now) <= 4 * KIB, "{} KiB", rate.window(now) / KIB);
     }
 }

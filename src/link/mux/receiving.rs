@@ -110,6 +110,7 @@ impl Mux {
             return Err(ProtocolError::FlowControl(number));
         }
         self.counters.received += bytes.len() as u64;
+        self.delivery_rate.note(now, bytes.len(), self.liveness.least_round_trip());
         let deliverable =
             !bytes.is_empty() && stream.pending.is_empty() && (stream.connected || self.role == Role::Relay);
         if !deliverable {

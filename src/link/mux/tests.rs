@@ -1,3 +1,6 @@
+mod credit;
+mod order;
+
 use super::*;
 use crate::protocol::v2::{Close, Flags, Type};
 
@@ -655,45 +658,4 @@ fn a_lost_link_cuts_what_was_on_it_and_lets_the_rest_be_delivered() {
     pair.relay.advance(pair.now, complete.relay, 9);
     assert!(matches!(pair.relay_outputs()[..], [Output::Finish { .. }]));
     assert_eq!((pair.relay.streams(), pair.relay.poll_timeout()), (0, None));
-}
-
-/// A round trip in which the stream's service says as much as it may.
-fn say_all(pair: &mut Pair, open: Open) -> usize {
-    let endless = vec![b'x'; 200 * KIB];
-    let mut sent = 0;
-    pair.now += Duration::from_micros(500);
-    loop {
-        let count = send(pair.now, &mut pair.device, open.device, &endless);
-        if count == 0 {
-            break;
-        }
-        sent += count;
-        let bytes = pair.device.unsent().to_vec();
-        pair.device.advance_link(pair.now, bytes.len());
-        pair.hand_relay(&bytes).expect("no violation");
-    }
-    pair.run();
-    sent
-}
-
-#[test]
-fn a_window_grows_for_a_fast_reader_until_one_write_fills_it_no_more() {
-    let mut pair = Pair::new();
-    let open = pair.open();
-    let most = (0..40).map(|_| say_all(&mut pair, open)).max();
-    assert!(most >= Some(2048 * KIB), "{most:?} bytes at most between two rounds");
-}
-
-#[test]
-fn streams_that_are_read_as_fast_may_send_as_much_whenever_they_began() {
-    let mut pair = Pair::with_limits(Limits { budget: 256 * 1024 * 1024, ..limits() });
-    let older = pair.open();
-    for _ in 0..40 {
-        say_all(&mut pair, older);
-    }
-    let younger = pair.open();
-    // Credit that is left of one round is used in the next.
-    let mut two_rounds = |open| say_all(&mut pair, open) + say_all(&mut pair, open);
-    two_rounds(younger);
-    assert_eq!(two_rounds(younger), two_rounds(older));
 }

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 /// The largest window of a stream.
 const MAX_WINDOW: u64 = 4 * 1024 * 1024;
+/// A window is at most so many times what the stream has brought so far.
+const TRUST: u64 = 3;
 /// A stream that did not need a quarter of its window for so long starts again with a small one.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -80,8 +82,11 @@ impl Window {
         }
         self.measured_at = now;
         // Where bytes wait it is the socket that is slow: a larger window would only make more of them wait.
-        if self.consumed == self.received {
-            self.resize(wanted, budget);
+        if self.consumed < self.received {
+            self.resize(wanted.min(self.size), budget);
+        } else {
+            // Who has said little may never say more, and what it was given is gone from the budget until it does.
+            self.resize(wanted.min(TRUST * self.consumed), budget);
         }
         let before = self.limit;
         self.limit = before.max(self.consumed + self.size);
@@ -90,7 +95,7 @@ impl Window {
 
     /// As near to `wanted` as the budget allows.
     fn resize(&mut self, wanted: u64, budget: &mut Budget) {
-        let beyond = wanted.clamp(budget.initial, MAX_WINDOW) - budget.initial;
+        let beyond = wanted.min(MAX_WINDOW).saturating_sub(budget.initial);
         self.borrowed += budget.take(beyond.saturating_sub(self.borrowed));
         self.size = budget.initial + beyond.min(self.borrowed);
     }
@@ -136,6 +141,13 @@ mod tests {
         Budget::new(16 * KIB * KIB, 256, 32 * KIB)
     }
 
+    /// A window of a stream that has brought much.
+    fn trusted(now: Instant, budget: &Budget) -> Window {
+        let past = 8 * 1024 * KIB;
+        let window = Window::new(now, budget);
+        Window { limit: window.limit + past, received: past, consumed: past, ..window }
+    }
+
     /// A peer that uses all its credit, and a socket that takes everything at once, on a link that would like `wanted`.
     fn pump(window: &mut Window, budget: &mut Budget, now: Instant, wanted: u64) {
         let unused = window.unused() as usize;
@@ -146,7 +158,7 @@ mod tests {
     #[test]
     fn a_window_is_what_the_link_wants_as_far_as_the_budget_goes() {
         let (mut budget, now) = (budget(), Instant::now());
-        let mut windows: Vec<Window> = (0..4).map(|_| Window::new(now, &budget)).collect();
+        let mut windows: Vec<Window> = (0..4).map(|_| trusted(now, &budget)).collect();
         let mut sizes = Vec::new();
         for (window, wanted) in windows.iter_mut().zip([0, 1000 * KIB, u64::MAX, u64::MAX]) {
             pump(window, &mut budget, now, wanted);
@@ -160,7 +172,7 @@ mod tests {
     #[test]
     fn a_window_follows_the_link_down_as_its_credit_is_used() {
         let (mut budget, now) = (budget(), Instant::now());
-        let mut window = Window::new(now, &budget);
+        let mut window = trusted(now, &budget);
         pump(&mut window, &mut budget, now, 1024 * KIB);
         let limit = window.limit();
         assert!(window.receive(now, 512 * 1024, &mut budget));
@@ -171,9 +183,24 @@ mod tests {
     }
 
     #[test]
-    fn a_window_of_a_slow_reader_stays() {
+    fn who_has_brought_little_is_given_little() {
         let (mut budget, now) = (budget(), Instant::now());
         let mut window = Window::new(now, &budget);
+        assert!(window.receive(now, 9 * 1024, &mut budget));
+        assert!(window.consume(now, 9 * 1024, u64::MAX, &mut budget));
+        assert_eq!((window.size, window.has_grown()), (32 * KIB, false));
+        let mut sizes = Vec::new();
+        for _ in 0..4 {
+            pump(&mut window, &mut budget, now, u64::MAX);
+            sizes.push(window.size / KIB);
+        }
+        assert_eq!(sizes, [123, 492, 1968, 4096]);
+    }
+
+    #[test]
+    fn a_window_of_a_slow_reader_stays() {
+        let (mut budget, now) = (budget(), Instant::now());
+        let mut window = trusted(now, &budget);
         for _ in 0..20 {
             let unused = window.unused() as usize;
             assert!(window.receive(now, unused, &mut budget));
@@ -205,7 +232,7 @@ mod tests {
     #[test]
     fn a_window_that_shrinks_stays_charged_until_its_credit_is_used() {
         let (mut budget, mut now) = (budget(), Instant::now());
-        let mut window = Window::new(now, &budget);
+        let mut window = trusted(now, &budget);
         pump(&mut window, &mut budget, now, 512 * KIB);
         let (size, spare) = (window.size, budget.spare);
         assert_eq!(size, 512 * KIB);

@@ -123,7 +123,10 @@ impl Server {
             *slot = None;
         } else if peer.lost_since.is_none() {
             peer.lost_since = Some(now);
-            drop_oldest_lost(now, &mut self.event_loop, &mut self.sessions);
+            // At the relay's own end all links are gone at once, for a second.
+            if !self.device_listeners.is_empty() {
+                drop_oldest_lost(now, &mut self.event_loop, &mut self.sessions);
+            }
         }
     }
 }

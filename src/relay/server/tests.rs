@@ -132,6 +132,28 @@ fn of_too_many_links_that_are_gone_and_still_deliver_the_oldest_is_cut() {
     assert_eq!(cut, [0, 1]);
 }
 
+#[test]
+fn at_the_relays_own_end_no_link_is_one_too_many() {
+    let mut bench = Bench::new(Protocol::V1);
+    let mut clients = Vec::new();
+    for place in 0..=MAX_LOST {
+        let mut device = bench.device(LISTEN);
+        clients.push(bench.slow_client(&mut device));
+        if place < MAX_LOST {
+            drop(device);
+            bench.run_until("its link is gone", |server| server.active.is_none());
+        } else {
+            let number = bench.server.active.expect("a device");
+            for listener in std::mem::take(&mut bench.server.device_listeners) {
+                listener.close(&mut bench.server.event_loop);
+            }
+            bench.server.close_link(number);
+            bench.server.step(&mut bench.buffer);
+        }
+    }
+    assert_eq!(bench.server.sessions.iter().flatten().count(), MAX_LOST + 1);
+}
+
 /// LISTEN, HELLO, SETTINGS and GOAWAY.
 const LEAVING: &[u8] = b"\0\0\x04\0\0\0\x05\xf2\0\0\x06\0\0\0\0\0\0\x08\x0a\0\0\0\0\0\0\0\0\0\0\0\0\x01";
 
