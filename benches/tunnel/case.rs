@@ -39,6 +39,7 @@ pub(crate) enum Case {
     Up { clients: usize },
     Echo { clients: usize },
     EchoBesideDownload,
+    EchoBesidePaced,
     EchoBesideStalled,
     Connects { parallel: usize },
     IdleMemory { clients: usize },
@@ -73,8 +74,11 @@ const GROWTH_P50: Figure =
     Figure { name: "p50 by p50 without it", unit: "ratio", more_is_better: false, target: Target::Of(1.25) };
 const GROWTH_P99: Figure = Figure { name: "p99 by p99 without it", ..GROWTH_P50 };
 
+/// What an echo beside a download may take, by the requirement.
+const TRIPLE_P99: Figure = Figure { name: "p99 by p99 alone", target: Target::Of(3.0), ..GROWTH_P50 };
+
 impl Case {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Down { clients: 1 },
         Self::Down { clients: 8 },
         Self::Up { clients: 1 },
@@ -82,6 +86,7 @@ impl Case {
         Self::Echo { clients: 1 },
         Self::Echo { clients: 32 },
         Self::EchoBesideDownload,
+        Self::EchoBesidePaced,
         Self::EchoBesideStalled,
         Self::Connects { parallel: 1 },
         Self::Connects { parallel: 8 },
@@ -96,6 +101,7 @@ impl Case {
         match self {
             Self::Down { .. } | Self::Up { .. } => &[THROUGHPUT, CPU],
             Self::Echo { .. } | Self::EchoBesideDownload => &[P50, P99],
+            Self::EchoBesidePaced => &[P50, P99, TRIPLE_P99],
             Self::EchoBesideStalled => &[STALLED_P50, STALLED_P99, GROWTH_P50, GROWTH_P99],
             Self::Connects { .. } => &[RATE],
             Self::IdleMemory { .. } => &[MEMORY],
@@ -134,6 +140,12 @@ impl Case {
                 // Echoes may take long here: more time, so that their 99th percentile is more than the greatest of few.
                 let traffic = traffic_for(&[Wish::Download, Wish::Echo], effort.window * 3)?;
                 Ok(percentiles(&traffic.latencies).map(Some).to_vec())
+            }
+            Self::EchoBesidePaced => {
+                let alone = percentiles(&traffic_for(&[Wish::Echo], effort.window)?.latencies);
+                let wishes = [Wish::PacedDownload, Wish::Echo];
+                let beside = percentiles(&traffic_for(&wishes, effort.window * 3)?.latencies);
+                Ok([beside[0], beside[1], beside[1] / alone[1]].map(Some).to_vec())
             }
             Self::EchoBesideStalled => {
                 let fresh = contestant.start(service.address())?;
@@ -176,6 +188,7 @@ impl fmt::Display for Case {
             Self::Up { clients } => write!(formatter, "up, {clients} client{}", plural(clients)),
             Self::Echo { clients } => write!(formatter, "echo of 64 bytes, {clients} client{}", plural(clients)),
             Self::EchoBesideDownload => write!(formatter, "echo of 64 bytes beside a download"),
+            Self::EchoBesidePaced => write!(formatter, "echo of 64 bytes beside a download of 50 MB/s"),
             Self::EchoBesideStalled => write!(formatter, "echo of 64 bytes beside a stalled download"),
             Self::Connects { parallel: 1 } => write!(formatter, "connects, one at a time"),
             Self::Connects { parallel } => write!(formatter, "connects, {parallel} at a time"),

@@ -16,6 +16,8 @@ use crate::service::{IO_LIMIT, Service, Sink, Wish, send_chunk};
 const ECHO_SIZE: usize = 64;
 /// Before a window opens: TCP's windows have grown and every buffer has been touched.
 pub(crate) const WARM_UP: Duration = Duration::from_millis(150);
+/// Bytes a second of a download that leaves the machine time for others: a line of 400 Mbit/s.
+pub(crate) const PACE: f64 = 50e6;
 /// Within this time a download that nobody reads has filled every buffer on its way.
 const FILLING: Duration = Duration::from_millis(300);
 /// An echo that takes longer stands still.
@@ -136,11 +138,19 @@ fn observe(
 fn carry_on(wish: Wish, stream: &TcpStream, state: &State) -> io::Result<Vec<Duration>> {
     let mut latencies = Vec::new();
     let mut sink = Sink::default();
+    let (start, mut taken) = (Instant::now(), 0);
     while !state.done.load(Ordering::Relaxed) {
         match wish {
-            Wish::Download => match sink.discard(stream)? {
+            Wish::Download | Wish::PacedDownload => match sink.discard(stream)? {
                 0 => return Err(io::Error::other("a download ended early")),
-                size => _ = state.downloaded.fetch_add(size, Ordering::Relaxed),
+                size => {
+                    state.downloaded.fetch_add(size, Ordering::Relaxed);
+                    taken += size;
+                    if wish == Wish::PacedDownload {
+                        let due = Duration::from_secs_f64(taken as f64 / PACE);
+                        thread::sleep(due.saturating_sub(start.elapsed()));
+                    }
+                }
             },
             Wish::Upload => send_chunk(stream)?,
             Wish::Echo => {

@@ -27,6 +27,8 @@ pub(crate) enum Wish {
     Echo,
     /// Bytes without end.
     Download,
+    /// The same, of which the client takes no more than [`PACE`](crate::load::PACE).
+    PacedDownload,
     /// Bytes are taken and counted.
     Upload,
 }
@@ -36,12 +38,13 @@ impl Wish {
         match self {
             Self::Echo => b'E',
             Self::Download => b'D',
+            Self::PacedDownload => b'P',
             Self::Upload => b'U',
         }
     }
 
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Echo, Self::Download, Self::Upload].into_iter().find(|wish| wish.byte() == byte)
+        [Self::Echo, Self::Download, Self::PacedDownload, Self::Upload].into_iter().find(|wish| wish.byte() == byte)
     }
 }
 
@@ -112,7 +115,7 @@ fn serve(mut stream: TcpStream, counters: &Counters) -> io::Result<()> {
     stream.write_all(&first)?;
     match Wish::from_byte(first[0]) {
         Some(Wish::Echo) => echo(&mut stream),
-        Some(Wish::Download) => {
+        Some(Wish::Download | Wish::PacedDownload) => {
             stream.set_write_timeout(Some(IO_LIMIT))?;
             loop {
                 stream.write_all(&BYTES)?;
