@@ -361,9 +361,9 @@ impl<E: Endpoint> Session<E> {
     /// Writes what waits for the stream's socket.
     fn flush_stream(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey) {
         loop {
-            let Some(socket) = self.sockets.get_mut(key.index as usize).and_then(Option::as_mut) else { return };
+            let Some(socket) = find(&mut self.sockets, key) else { return };
             let pending = self.endpoint.pending(key);
-            if socket.key != key || pending.is_empty() || !socket.writable {
+            if pending.is_empty() || !socket.writable {
                 return;
             }
             let result = if socket.write_error.is_some() {
@@ -406,26 +406,24 @@ impl<E: Endpoint> Session<E> {
 
     /// One read of the stream whose turn it is; false if the link must be written first.
     fn read_stream(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey) -> bool {
-        let result = match self.sockets.get_mut(key.index as usize).and_then(Option::as_mut) {
-            Some(socket) if socket.key == key && socket.readable => {
-                match self.endpoint.reserve(key, self.turns.is_contended(now, &socket.habit)) {
-                    Room::Full => return false,
-                    Room::Unwanted => None,
-                    // A RST is not to wait for credit that may never come: what was sent before it is cut with it.
-                    Room::Blocked if socket.failed => match socket.io.take_error() {
-                        Ok(Some(error)) => Some((Err(error), 0)),
-                        Ok(None) | Err(_) => None,
-                    },
-                    Room::Blocked => None,
-                    Room::Free(room) => Some((socket.io.read(room), room.len())),
-                }
-            }
-            _ => None,
-        };
-        let socket = self.sockets.get_mut(key.index as usize).and_then(Option::as_mut);
-        let Some(socket) = socket.filter(|socket| socket.key == key) else {
+        let Some(socket) = find(&mut self.sockets, key) else {
             self.turns.pop(None);
             return true;
+        };
+        let result = if socket.readable {
+            match self.endpoint.reserve(key, self.turns.is_contended(now, &socket.habit)) {
+                Room::Full => return false,
+                Room::Unwanted => None,
+                // A RST is not to wait for credit that may never come: what was sent before it is cut with it.
+                Room::Blocked if socket.failed => match socket.io.take_error() {
+                    Ok(Some(error)) => Some((Err(error), 0)),
+                    Ok(None) | Err(_) => None,
+                },
+                Room::Blocked => None,
+                Room::Free(room) => Some((socket.io.read(room), room.len())),
+            }
+        } else {
+            None
         };
         self.turns.pop(Some(&mut socket.habit));
         if let Some((Ok(count), room)) = result {
@@ -488,14 +486,13 @@ impl<E: Endpoint> Session<E> {
     }
 
     fn enqueue(&mut self, key: StreamKey) {
-        let socket = self.sockets.get_mut(key.index as usize).and_then(Option::as_mut);
-        if let Some(socket) = socket.filter(|socket| socket.key == key) {
+        if let Some(socket) = find(&mut self.sockets, key) {
             self.turns.push(key, &mut socket.habit);
         }
     }
 
     fn socket(&mut self, key: StreamKey) -> Option<&mut Socket> {
-        self.sockets.get_mut(key.index as usize)?.as_mut().filter(|socket| socket.key == key)
+        find(&mut self.sockets, key)
     }
 
     fn take(&mut self, key: StreamKey) -> Option<Socket> {
@@ -503,6 +500,11 @@ impl<E: Endpoint> Session<E> {
         self.turns.forget(&socket.habit);
         Some(socket)
     }
+}
+
+/// The stream's socket, while the rest of the session is in use.
+fn find(sockets: &mut [Option<Socket>], key: StreamKey) -> Option<&mut Socket> {
+    sockets.get_mut(key.index as usize)?.as_mut().filter(|socket| socket.key == key)
 }
 
 /// Writes once; a socket that took less than it was given is full. A plain `write`: vectored ones raise SIGPIPE.

@@ -236,8 +236,11 @@ fn when_the_owner_closes_the_tunnel_everybody_is_ended_and_the_next_device_is_se
     assert_eq!(device.status().state, State::Closed);
     client.read_to_end();
     served.read_to_end();
-    // Lost in version 1, and announced in version 2.
-    relay.wait_for_log("the link to the device");
+    relay.wait_for_log(if pairing.version() == 1 {
+        "the link to the device is lost"
+    } else {
+        "the link to the device has ended, as was announced"
+    });
     let _next = pairing.listening(relay.device_addr());
     eventually("a client port is open", DEADLINE, || {
         relay.log().iter().filter(|line| line.contains("may connect")).count() == 2

@@ -62,7 +62,6 @@ fn two_hundred_clients_at_once_move_a_gibibyte_with_every_byte_checked() {
     const CLIENTS: usize = 200;
     const EACH: usize = (1 << 30) / CLIENTS / 2 + 1;
     let service = Service::echo();
-    // Version 1 takes silence for the end of an answer, and a slow machine may be silent for a second.
     let relay = Relay::start(&[&service.address().to_string()]);
     let mut device = Device::start(relay.device_addr());
     device.wait_for(tcpremote::device::EventKind::Listening);

@@ -73,8 +73,7 @@ const STALLED_P99: Figure = Figure { target: Target::None, ..P99 };
 const GROWTH_P50: Figure =
     Figure { name: "p50 by p50 without it", unit: "ratio", more_is_better: false, target: Target::Of(1.25) };
 const GROWTH_P99: Figure = Figure { name: "p99 by p99 without it", ..GROWTH_P50 };
-
-/// What an echo beside a download may take, by the requirement.
+/// Bytes that share a link with an echo may cost it so much.
 const TRIPLE_P99: Figure = Figure { name: "p99 by p99 alone", target: Target::Of(3.0), ..GROWTH_P50 };
 
 impl Case {

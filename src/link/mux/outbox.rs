@@ -76,7 +76,7 @@ impl Outbox {
 
     /// Bytes that wait.
     pub(super) fn len(&self) -> usize {
-        self.control_len() - self.lead + self.data.unsent().len()
+        self.control.len() - self.control_head + self.data.unsent().len()
     }
 
     /// What the link is to be given next; not all of it where frames must pass each other.

@@ -137,6 +137,7 @@ mod tests {
     use super::*;
 
     const KIB: u64 = 1024;
+
     fn budget() -> Budget {
         Budget::new(16 * KIB * KIB, 256, 32 * KIB)
     }

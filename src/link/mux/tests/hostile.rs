@@ -1,0 +1,108 @@
+//! Peers that are silent, or say what they must not.
+
+use super::*;
+
+#[test]
+fn what_a_device_must_not_send_ends_the_link_with_a_reason() {
+    let connect = v2::Connect { service: "127.0.0.1:22".parse().expect("an address"), client: None };
+    let cases: [(Vec<u8>, ProtocolError); 8] = [
+        (connect.frame(2), ProtocolError::WrongDirection("CONNECT")),
+        (data(9, b"x", false), ProtocolError::NeverOpened(9)),
+        (v2::credit(9, 1 << 40).to_vec(), ProtocolError::NeverOpened(9)),
+        (v2::credit(1, 1).to_vec(), ProtocolError::CreditBackwards(1)),
+        (data(1, &[0; 33 * KIB], false), ProtocolError::FlowControl(1)),
+        ([data(1, b"x", true), data(1, b"y", false)].concat(), ProtocolError::AfterFin(1)),
+        (bare(Type::Connected, 1).to_vec(), ProtocolError::NotConnected(1)),
+        (
+            Header { size: 0, kind: Type::Other(99), flags: Flags::CRITICAL, stream: 0 }.encode().to_vec(),
+            ProtocolError::Critical(Header { size: 0, kind: Type::Other(99), flags: Flags::CRITICAL, stream: 0 }),
+        ),
+    ];
+    for (frames, expected) in cases {
+        let mut pair = Pair::new();
+        pair.open();
+        let error = pair.hand_relay(&frames).expect_err("a violation");
+        assert_eq!(error, expected);
+        assert_eq!(kinds(&mut pair.relay, pair.now).pop(), Some(Type::GoAway.number()), "{error}");
+    }
+    let mut pair = Pair::new();
+    pair.announce();
+    assert_eq!(pair.hand_relay(&data(1, b"x", false)), Err(ProtocolError::NotConnected(1)));
+}
+
+#[test]
+fn what_a_relay_must_not_send_ends_the_link() {
+    let connect = v2::Connect { service: "127.0.0.1:22".parse().expect("an address"), client: None };
+    let mut pair = Pair::new();
+    pair.open();
+    assert_eq!(pair.hand_device(&connect.frame(3)), Err(ProtocolError::BadNumber { got: 3, expected: 2 }));
+    let mut pair = Pair::new();
+    pair.open();
+    assert_eq!(pair.hand_device(&connect.frame(1)), Err(ProtocolError::BadNumber { got: 1, expected: 2 }));
+    let mut pair = Pair::new();
+    pair.device.newest = u32::MAX;
+    let again = ProtocolError::BadNumber { got: u32::MAX, expected: u32::MAX };
+    assert_eq!(pair.hand_device(&connect.frame(u32::MAX)), Err(again), "no number is used twice");
+    assert_eq!(Pair::new().hand_device(&bare(Type::Connected, 1)), Err(ProtocolError::WrongDirection("CONNECTED")));
+}
+
+#[test]
+fn frames_of_no_use_are_forgiven_a_hundred_times_and_ten_times_a_second() {
+    let ping = v2::ping([0; 8], Flags::NONE);
+    let settings = Settings::default().frame();
+    let unknown = Header { size: 0, kind: Type::Other(77), flags: Flags::NONE, stream: 5 }.encode();
+    let away = GoAway { code: Code::Normal, retry_after: 0, last_stream: 1, reason: String::new() }.frame();
+    let credit = v2::credit(1, 32 * KIB as u64);
+    for frame in [&ping[..], &v2::ping([9; 8], Flags::ACK), &settings, &unknown, &away, &credit] {
+        let mut pair = Pair::new();
+        pair.open();
+        let error = (0..200).find_map(|count| pair.hand_relay(frame).err().map(|error| (count, error)));
+        assert_eq!(error, Some((99, ProtocolError::Flood)), "the first PING was the device's own");
+        let mut pair = Pair::new();
+        pair.open();
+        for _ in 0..1000 {
+            pair.now += SECOND / 10;
+            pair.hand_relay(frame).expect("ten a second are endured");
+        }
+        assert!(pair.relay.outbox.len() < 64 * KIB && pair.relay.unsent().len() < 100, "one answer is owed");
+    }
+}
+
+#[test]
+fn a_peer_that_does_not_introduce_itself_first_in_time_and_briefly_is_given_up() {
+    let mut pair = Pair::strangers(limits());
+    assert_eq!(pair.hand_relay(&v2::ping([0; 8], Flags::NONE)), Err(ProtocolError::NoSettings));
+    let mut pair = Pair::strangers(limits());
+    pair.now += 10 * SECOND;
+    assert_eq!(pair.relay.handle_timeout(pair.now), Err(ProtocolError::NoSettings));
+    let mut pair = Pair::strangers(limits());
+    let endless = Header { size: 4096, kind: Type::Settings, flags: Flags::NONE, stream: 0 }.encode();
+    pair.hand_relay(&endless).expect("it may be long");
+    assert_eq!(pair.hand_relay(&[0; 4096]), Err(ProtocolError::NoSettings));
+}
+
+#[test]
+fn a_silent_peer_is_dead_after_45_s_and_one_that_answers_is_measured() {
+    let mut pair = Pair::new();
+    for _ in 0..20 {
+        pair.pass(15 * SECOND);
+        pair.run();
+    }
+    assert_eq!(pair.relay.counters().round_trip, Some(Duration::ZERO));
+    pair.now += 15 * SECOND;
+    pair.relay.handle_timeout(pair.now).expect("it is only asked");
+    pair.now += 30 * SECOND;
+    assert_eq!(pair.relay.handle_timeout(pair.now), Err(ProtocolError::Silent));
+}
+
+#[test]
+fn bytes_in_flight_for_a_stream_that_is_over_are_passed_over_as_far_as_their_credit_went() {
+    let mut pair = Pair::new();
+    let open = pair.open();
+    pair.device.handle_failure(pair.now, open.device, Code::Normal, "");
+    for _ in 0..32 {
+        pair.hand_device(&data(open.number, &[0; KIB], false)).expect("it had credit for these");
+    }
+    let error = pair.hand_device(&data(open.number, &[0; 1], false)).expect_err("and for no more");
+    assert_eq!(error, ProtocolError::FlowControl(open.number));
+}
