@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::{DEADLINE, End, Peer};
 
-/// How long an echo waits for its client: longer than any stall.
+/// How long a service waits for its client: longer than any stall, and than any test makes it wait.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// A service on a port of the system's choice; it stops when dropped.
@@ -45,7 +45,7 @@ impl Service {
     pub fn echo() -> Self {
         Self::start(|mut peer| {
             while let Ok(bytes) = peer.try_read(IDLE) {
-                if bytes.is_empty() || peer.try_send(&bytes).is_err() {
+                if bytes.is_empty() || peer.try_send_within(&bytes, IDLE).is_err() {
                     return;
                 }
             }
@@ -76,7 +76,7 @@ impl Service {
     /// Sends this, then closes.
     pub fn source(bytes: Vec<u8>) -> Self {
         Self::start(move |mut peer| {
-            let _ = peer.try_send(&bytes);
+            let _ = peer.try_send_within(&bytes, IDLE);
         })
     }
 

