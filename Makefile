@@ -12,7 +12,7 @@ CARGO_TARGET_DIR ?= target
 MODULE_DIR = $(CARGO_TARGET_DIR)/$(LUA_FEATURE)
 MODULE = $(MODULE_DIR)/$(PROFILE)/libtcpremote.$(if $(filter Darwin,$(shell uname)),dylib,so)
 
-.PHONY: help test soak lint build demo bench bench-peers module install-module install-tree
+.PHONY: help test soak flakes lint build demo bench bench-peers module install-module install-tree
 
 help:
 	@scripts/help
@@ -26,6 +26,10 @@ soak:
 	@scripts/need-cargo
 	SIM_SEEDS=$(SIM_SEEDS) cargo test --release --test simulation
 	cargo test --release --test soak -- $(ARGS)
+
+# ARGS are the script's: 5, or --stops 5 version2 spec-lua5.4
+flakes:
+	@scripts/flakes $(ARGS)
 
 lint:
 	@scripts/lint

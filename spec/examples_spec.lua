@@ -27,7 +27,7 @@ describe("the examples", function()
   end)
 
   it("device.lua tells what is wrong", function()
-    local output, status = start("device", "'127.0.0.1'", net.free_port()).finish()
+    local output, status = start("device", "'127.0.0.1'", net.refusing_port()).finish()
     assert.matches("refused the connection; is the relay running there%?\n$", output)
     assert.equal(1, status)
     output, status = start("device").finish()

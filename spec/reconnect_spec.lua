@@ -67,7 +67,7 @@ describe("a tunnel that loses its link", function()
 
   it("waits between attempts, and longer", function()
     connect()
-    relay:close()
+    net.refuse(relay)
     link:close()
     assert.equal("lost", expect_event("waiting").code)
     for _ = 1, 2 do
@@ -81,7 +81,7 @@ describe("a tunnel that loses its link", function()
 
   it("can be closed while it waits", function()
     connect()
-    relay:close()
+    net.refuse(relay)
     link:close()
     expect_event "waiting"
     assert.is_true(tunnel:close())
@@ -100,7 +100,7 @@ describe("a tunnel that loses its link", function()
 
   it("is over where there was no link yet", function()
     connect()
-    relay:close()
+    net.refuse(relay)
     -- A first link that cannot be made is an error of the call, and no reason to try for ever.
     assert.equal("refused", (select(3, tcpremote.connect { server_address = "127.0.0.1", server_port = port })))
   end)

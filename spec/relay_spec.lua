@@ -4,17 +4,14 @@ local process = require "support.process"
 local tcpremote = require "tcpremote"
 
 describe("through the relay", function()
-  local relay, device_port, client_port, service, service_port
+  local relay, device_port, service, service_port
   local TCPRemoteConnect = require "DeviceManagement.TCPRemoteConnect"
 
   before_each(function()
     service, service_port = net.listen()
-    device_port, client_port = net.free_port(), net.free_port()
-    relay = process.relay(
-      "127.0.0.1:" .. device_port, "127.0.0.1:" .. client_port, "127.0.0.1:" .. service_port
-    )
-    net.eventually(function()
-      return relay.log():find("waiting for a device", 1, true)
+    relay = process.relay("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:" .. service_port)
+    device_port = net.eventually(function()
+      return tonumber(relay.log():match("waiting for a device at 127%.0%.0%.1:(%d+)"))
     end, "the relay's start")
   end)
 
@@ -25,10 +22,12 @@ describe("through the relay", function()
     end
   end)
 
-  --- The client port opens when LISTEN arrives, so a moment after the device is connected.
+  --- The client port opens when LISTEN arrives, so a moment after the device is connected. The last one in the log is
+  -- the one that is open.
   local function connect_client()
     return net.eventually(function()
-      local ok, client = pcall(net.connect, client_port)
+      local client_port = relay.log():match(".*may connect at 127%.0%.0%.1:(%d+)")
+      local ok, client = pcall(net.connect, tonumber(client_port))
       return ok and client
     end, "the client port")
   end
@@ -72,12 +71,24 @@ describe("through the relay", function()
     for _ = 1, 3 do
       assert.equal("ok", TCPRemoteConnect("127.0.0.1:" .. device_port))
       net.eventually(function()
-        -- The port may be the former link's for a moment yet.
+        -- The port may be the former link's for a moment yet; then the client is reset.
         local client = connect_client()
-        client:settimeout(1)
-        service:settimeout(1)
-        local connection = service:accept()
-        local served = connection and connection:send("served\n") and client:receive() == "served"
+        service:settimeout(0)
+        client:settimeout(0)
+        local connection, cut
+        net.eventually(function()
+          connection = connection or service:accept()
+          local _, reason = client:receive(1)
+          cut = reason == "closed" or reason == "Connection reset by peer"
+          return connection or cut
+        end, "a connection to the service, or the client's end")
+        local served = false
+        if connection then
+          connection:send("served\n")
+          client:settimeout(net.DEADLINE)
+          served = client:receive() == "served"
+          connection:close()
+        end
         client:close()
         return served
       end, "a served client")

@@ -287,7 +287,7 @@ mod device {
         expect_nothing_before_the_next_answer(&mut link);
         link.expect(&wire::close(9));
         let waited = sent.elapsed();
-        assert!((Duration::from_secs(5)..DEADLINE).contains(&waited), "{waited:?}");
+        assert!(waited >= Duration::from_secs(5), "{waited:?}");
         // The number is the old client's until its CONNECT is here, however late.
         let service = Listener::bind();
         link.send(&[wire::data(9, b"late"), wire::close(9), connect(9, service.port())].concat());
@@ -464,7 +464,8 @@ mod relay {
 
     #[test]
     fn section_2_a_client_that_only_ended_its_sending_gets_its_answer() {
-        let (_relay, mut link, clients) = start(&[]);
+        // The answer must be on its way before this time is over.
+        let (_relay, mut link, clients) = start(&["--half-close", "6"]);
         let mut client = Peer::connect(clients);
         link.expect(&hex(CONNECT));
         client.send(b"hello\n");
@@ -474,7 +475,7 @@ mod relay {
         link.send(&wire::data(1, b"world\n"));
         client.expect(b"world\n");
         link.expect(&hex("00 00 02 01"));
-        assert!(ended.elapsed() >= Duration::from_secs(1), "{:?}", ended.elapsed());
+        assert!(ended.elapsed() >= Duration::from_secs(6), "{:?}", ended.elapsed());
         link.send(&hex("00 00 02 01"));
         client.expect_end(End::Finished);
     }
@@ -716,12 +717,12 @@ mod relay {
     fn a_flood_of_silent_connections_locks_no_device_out() {
         let relay = Relay::start(&["127.0.0.1:9"]);
         let mut silent: Vec<_> = (0..64).map(|_| Peer::connect(relay.device_addr())).collect();
-        let began = Instant::now();
         let (mut link, clients) = relay.listen();
         let _client = Peer::connect(clients[0]);
         assert_eq!(link.read_frame().0, wire::CONNECT);
-        assert!(began.elapsed() < Duration::from_secs(4), "before the silent ones had their 5 s");
         silent[0].expect_end(End::Reset);
+        // It had to go for the device, and not since its 5 s were over.
+        relay.wait_for_log("64 others have not sent LISTEN yet");
     }
 
     #[test]
@@ -734,7 +735,7 @@ mod relay {
         assert!(silent.read_to_end().0.is_empty());
         assert!(half.read_to_end().0.is_empty());
         let waited = began.elapsed();
-        assert!((Duration::from_secs(5)..DEADLINE).contains(&waited), "{waited:?}");
+        assert!(waited >= Duration::from_secs(5), "{waited:?}");
         expect_nothing_before_the_next_client(&mut link, clients, 1);
     }
 }

@@ -3,8 +3,9 @@ local socket = require "socket"
 
 local net = {}
 
---- Seconds after which a spec that waits has failed.
-net.DEADLINE = 10
+--- Seconds after which a spec that waits has failed. A machine that is busy, or stops a process for some seconds, must
+-- not reach it.
+net.DEADLINE = 30
 
 --- A name that has no address anywhere: its label is too long for a name server to be asked.
 net.NO_SUCH_NAME = ("x"):rep(64) .. ".invalid"
@@ -38,11 +39,24 @@ function net.silent_port()
   end
 end
 
---- A port that was free a moment ago.
-function net.free_port()
-  local server, port = net.listen()
+--- Sockets that hold a port until the process ends, so that nobody else is given it.
+local holders = {}
+
+--- A port that refuses: bound, and nobody listens. A number asks for that port, of which only connections are left.
+function net.refusing_port(number)
+  local holder = assert(socket.tcp4())
+  assert(holder:setoption("reuseaddr", true))
+  assert(holder:bind("127.0.0.1", number or 0))
+  holders[#holders + 1] = holder
+  local _, port = holder:getsockname()
+  return tonumber(port)
+end
+
+--- Closes a listening socket; its port refuses from here on.
+function net.refuse(server)
+  local _, port = server:getsockname()
   server:close()
-  return port
+  net.refusing_port(tonumber(port))
 end
 
 function net.accept(server)

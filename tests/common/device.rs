@@ -1,7 +1,9 @@
 //! Our device, started in this process.
 
+use std::fmt::Debug;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tcpremote::address::Address;
 use tcpremote::device::{Config, Event, EventKind, Handle, State, Status};
@@ -61,6 +63,19 @@ impl Device {
     /// The status shows no client any more.
     pub fn wait_until_idle(&self, limit: Duration) {
         eventually("every client of the device is gone", limit, || self.status().clients == 0);
+    }
+
+    /// The status shows this. Its counters follow what has happened by a turn of the device's loop, so bytes may have
+    /// arrived that are not counted yet.
+    #[track_caller]
+    pub fn wait_until_status<T: PartialEq + Debug>(&self, part: impl Fn(&Status) -> T, expected: T) {
+        let mut seen = None;
+        let began = Instant::now();
+        while seen.as_ref() != Some(&expected) {
+            assert!(began.elapsed() < DEADLINE, "expected {expected:?} in the status, but there is {seen:?}");
+            thread::sleep(Duration::from_millis(1));
+            seen = Some(part(&self.status()));
+        }
     }
 
     pub fn is_listening(&self) -> bool {

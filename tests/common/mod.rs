@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-/// For whatever must happen soon; generous, since a machine may be busy.
-pub const DEADLINE: Duration = Duration::from_secs(15);
+/// For whatever must happen soon. A machine that is busy, or stops this process for some seconds, must not reach it.
+pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Polls until `holds`; `what` is told where it does not within `limit`.
 pub fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
@@ -28,6 +28,11 @@ pub fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) 
         assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// The shortest of five times: a wait that should not be is in each of them, and what a busy machine adds in some.
+pub fn shortest_of_five(once: impl FnMut(usize) -> Duration) -> Duration {
+    (0..5).map(once).min().unwrap()
 }
 
 /// How a stream of bytes ended.
@@ -81,10 +86,15 @@ impl Peer {
         self.try_send(bytes).unwrap();
     }
 
-    pub fn try_send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        let deadline = Instant::now() + DEADLINE;
+    /// Fails where nothing more is taken.
+    pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.try_send_within(bytes, DEADLINE)
+    }
+
+    /// The same; the limit is for each write, so that the number of bytes does not matter.
+    pub fn try_send_within(&mut self, mut bytes: &[u8], limit: Duration) -> io::Result<()> {
+        self.stream.set_write_timeout(Some(limit))?;
         while !bytes.is_empty() {
-            self.stream.set_write_timeout(Some(left(deadline)?))?;
             match self.stream.write(bytes) {
                 Ok(count) => bytes = &bytes[count..],
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -97,10 +107,23 @@ impl Peer {
     /// What one read brings; nothing at the end.
     pub fn try_read(&mut self, limit: Duration) -> io::Result<Vec<u8>> {
         let mut buffer = vec![0; 64 * 1024];
-        self.stream.set_read_timeout(Some(limit))?;
-        let count = self.stream.read(&mut buffer)?;
+        let count = self.read_some(&mut buffer, limit)?;
         buffer.truncate(count);
         Ok(buffer)
+    }
+
+    /// One read that no signal ends: a process that was stopped and goes on has its reads interrupted.
+    fn read_some(&mut self, buffer: &mut [u8], limit: Duration) -> io::Result<usize> {
+        let deadline = Instant::now() + limit;
+        loop {
+            // What came while the process was stopped is still read.
+            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            self.stream.set_read_timeout(Some(left))?;
+            match self.stream.read(buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
     }
 
     /// Exactly so many bytes.
@@ -108,14 +131,12 @@ impl Peer {
         self.read_within(count, DEADLINE)
     }
 
+    /// The limit is for each read, so that the number of bytes does not matter.
     pub fn read_within(&mut self, count: usize, limit: Duration) -> Vec<u8> {
-        let deadline = Instant::now() + limit;
         let mut bytes = vec![0; count];
         let mut filled = 0;
         while filled < count {
-            let limit = left(deadline).unwrap_or_else(|_| panic!("{filled} of {count} bytes in time"));
-            self.stream.set_read_timeout(Some(limit)).unwrap();
-            match self.stream.read(&mut bytes[filled..]) {
+            match self.read_some(&mut bytes[filled..], limit) {
                 Ok(0) => panic!("the end, after {filled} of {count} bytes: {:?}", head(&bytes[..filled])),
                 Ok(read) => filled += read,
                 Err(error) => panic!("{error}, after {filled} of {count} bytes: {:?}", head(&bytes[..filled])),
@@ -125,13 +146,11 @@ impl Peer {
     }
 
     /// Exactly so many bytes, or how it ended before they came.
-    pub fn try_read_exactly(&mut self, count: usize, deadline: Instant) -> Result<Vec<u8>, End> {
+    pub fn try_read_exactly(&mut self, count: usize, limit: Duration) -> Result<Vec<u8>, End> {
         let mut bytes = vec![0; count];
         let mut filled = 0;
         while filled < count {
-            let limit = left(deadline).unwrap_or_else(|_| panic!("{filled} of {count} bytes in time"));
-            self.stream.set_read_timeout(Some(limit)).unwrap();
-            match self.stream.read(&mut bytes[filled..]) {
+            match self.read_some(&mut bytes[filled..], limit) {
                 Ok(0) => return Err(End::Finished),
                 Ok(read) => filled += read,
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return Err(End::Reset),
@@ -155,11 +174,9 @@ impl Peer {
 
     /// Everything that is still to come, and how it ends.
     pub fn read_to_end(&mut self) -> (Vec<u8>, End) {
-        let deadline = Instant::now() + DEADLINE;
         let mut bytes = Vec::new();
         loop {
-            let limit = left(deadline).unwrap_or_else(|_| panic!("no end in time, after {} bytes", bytes.len()));
-            match self.try_read(limit) {
+            match self.try_read(DEADLINE) {
                 Ok(read) if read.is_empty() => return (bytes, End::Finished),
                 Ok(read) => bytes.extend(read),
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return (bytes, End::Reset),
@@ -274,11 +291,6 @@ pub fn pattern(count: usize, seed: u64) -> Vec<u8> {
     }
     bytes.truncate(count);
     bytes
-}
-
-fn left(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
 
 /// The first bytes, as text, for the message of an assertion.

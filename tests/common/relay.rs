@@ -19,9 +19,10 @@ pub struct Relay {
     services: usize,
 }
 
-/// What the log says of the device port, and of each client port.
+/// What the log says of the device port, of a device that has sent LISTEN, and of each client port.
 const DEVICE: &str = "waiting for a device at";
 const ARRIVAL: &str = "a device is here";
+const TAKEOVER: &str = "takes the place of this one";
 const CLIENTS: &str = "may connect at";
 
 /// The relay's program.
@@ -101,16 +102,13 @@ impl Relay {
         lines.iter().map(|line| address_in(line)).collect()
     }
 
-    /// The client ports that were opened for this device: what the log says before it is of others, however late it is
-    /// read.
+    /// The client ports of this device: those opened for it, or those of the link whose place it took. The relay may read
+    /// LISTEN before it reads the end of the link before, whose ports then stay open and are not logged again.
     fn client_addrs_of(&self, device: SocketAddr) -> Vec<SocketAddr> {
         let device = device.to_string();
-        let is_arrival = |line: &String| line.contains(ARRIVAL) && line.contains(&device);
         let mut lines = Vec::new();
         eventually(&format!("client ports for {device}"), DEADLINE, || {
-            let log = self.log();
-            let behind = log.iter().skip_while(|line| !is_arrival(line));
-            lines = behind.filter(|line| line.contains(CLIENTS)).take(self.services).cloned().collect();
+            lines = client_ports_in(&self.log(), &device, self.services).unwrap_or_default();
             lines.len() == self.services
         });
         lines.iter().map(|line| address_in(line)).collect()
@@ -150,6 +148,18 @@ impl Drop for Relay {
             }
         }
     }
+}
+
+/// The lines of the client ports that this device has; `None` before it is there.
+fn client_ports_in(log: &[String], device: &str, services: usize) -> Option<Vec<String>> {
+    let arrival = log.iter().position(|line| line.contains(ARRIVAL) && line.contains(device))?;
+    let (before, after) = log.split_at(arrival + 1);
+    let ports = |lines: &[String]| lines.iter().filter(|line| line.contains(CLIENTS)).cloned().collect::<Vec<_>>();
+    if after.first().is_some_and(|line| line.contains(TAKEOVER)) {
+        let all = ports(before);
+        return Some(all[all.len().saturating_sub(services)..].to_vec());
+    }
+    Some(ports(after).into_iter().take(services).collect())
 }
 
 /// The last `ip:port` that a line names.

@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
+
 use super::{DEADLINE, End, Peer};
 
-/// How long an echo waits for its client: longer than any stall.
+/// How long a service waits for its client: longer than any stall, and than any test makes it wait.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// A service on a port of the system's choice; it stops when dropped.
@@ -24,7 +26,7 @@ pub struct Service {
 impl Service {
     /// Every connection is `serve`d on a thread of its own.
     pub fn start(serve: impl Fn(Peer) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = listen();
         let address = listener.local_addr().unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -45,7 +47,7 @@ impl Service {
     pub fn echo() -> Self {
         Self::start(|mut peer| {
             while let Ok(bytes) = peer.try_read(IDLE) {
-                if bytes.is_empty() || peer.try_send(&bytes).is_err() {
+                if bytes.is_empty() || peer.try_send_within(&bytes, IDLE).is_err() {
                     return;
                 }
             }
@@ -76,7 +78,7 @@ impl Service {
     /// Sends this, then closes.
     pub fn source(bytes: Vec<u8>) -> Self {
         Self::start(move |mut peer| {
-            let _ = peer.try_send(&bytes);
+            let _ = peer.try_send_within(&bytes, IDLE);
         })
     }
 
@@ -96,6 +98,15 @@ impl Drop for Service {
         let _ = TcpStream::connect_timeout(&self.address, DEADLINE);
         let _ = self.acceptor.take().map(JoinHandle::join);
     }
+}
+
+/// A listening socket whose queue has room for all the clients of a test. Where it is full the kernel drops the SYN, and
+/// the fourth is sent 7 s after the first, and the fifth when the device has given up.
+fn listen() -> TcpListener {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(4096).unwrap();
+    socket.into()
 }
 
 /// An echo answers, through whatever stands between.

@@ -163,9 +163,8 @@ impl Link {
 
     /// The next frame, or how the link ended.
     pub fn try_read_frame(&mut self, limit: Duration) -> Result<Frame, End> {
-        let deadline = Instant::now() + limit;
-        let header = self.peer.try_read_exactly(8, deadline)?;
-        let payload = self.peer.try_read_exactly(usize::from(u16::from_be_bytes([header[0], header[1]])), deadline)?;
+        let header = self.peer.try_read_exactly(8, limit)?;
+        let payload = self.peer.try_read_exactly(usize::from(u16::from_be_bytes([header[0], header[1]])), limit)?;
         let stream = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
         Ok(Frame { kind: header[2], flags: header[3], stream, payload })
     }

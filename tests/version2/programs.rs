@@ -17,7 +17,7 @@ use crate::common::service::Service;
 use crate::common::{eventually, pattern};
 
 /// How long a program may take.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// A tunnel to a service, and where its clients connect.
 struct Tunnel {

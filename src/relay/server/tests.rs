@@ -7,7 +7,7 @@ use super::devices::{MAX_DRAINING, MAX_LOST};
 use super::*;
 use crate::link::{Protocol, StreamKey};
 
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(30);
 const MS: Duration = Duration::from_millis(1);
 
 /// A relay whose loop turns only when told.
@@ -92,12 +92,17 @@ fn a_client_that_comes_when_another_has_just_got_its_last_bytes_harms_it_not() {
     }
     let _next = TcpStream::connect(port).expect("connect");
     bench.server.wait(false, Some(Instant::now() + 100 * MS)).expect("wait");
-    bench.run_until("the next client", |server| server.clients() == 1);
+    let mut lingered = false;
+    bench.run_until("the next client", |server| {
+        // It may be over before the next is there.
+        lingered |= server.lingering.len() == 1;
+        server.clients() == 1
+    });
     slow.set_nonblocking(false).expect("mode");
     slow.set_read_timeout(Some(DEADLINE)).expect("timeout");
     let end = slow.read_to_end(&mut read);
     assert!(end.is_ok() && read.len() == owed, "{end:?} after {} of {owed} bytes", read.len());
-    assert_eq!(bench.server.lingering.len(), 1, "it was ended in peace");
+    assert!(lingered, "it was ended with FIN");
 }
 
 #[test]
