@@ -7,12 +7,11 @@ FEATURES ?=
 DESTDIR ?=
 
 # "lua54" or "luajit": cargo's feature for that Lua. Each has its target directory, or it would take another's module.
-LUA_FEATURE = $(shell $(LUA) -e 'print(jit and "luajit" or (("lua" .. _VERSION:match("%d.%d")):gsub("%.", "")))')
+LUA_FEATURE = $(shell scripts/lua-name "$(LUA)" 2>/dev/null | tr -d .)
 CARGO_TARGET_DIR ?= target
 MODULE_DIR = $(CARGO_TARGET_DIR)/$(LUA_FEATURE)
-MODULE = $(MODULE_DIR)/$(PROFILE)/libtcpremote.$(if $(filter Darwin,$(shell uname)),dylib,so)
 
-.PHONY: help test soak flakes lint build demo bench bench-peers module install-module install-tree
+.PHONY: help test soak flakes lint build demo bench bench-peers packages module install-module install-tree fresh
 
 help:
 	@scripts/help
@@ -24,6 +23,7 @@ test:
 SIM_SEEDS ?= 5000
 soak:
 	@scripts/need-cargo
+	@scripts/need-packages gcc libc6-dev
 	SIM_SEEDS=$(SIM_SEEDS) cargo test --release --test simulation
 	cargo test --release --test soak -- $(ARGS)
 
@@ -36,7 +36,8 @@ lint:
 
 build:
 	@scripts/need-cargo
-	cargo build --release --bin tcp-remote-relay
+	@scripts/need-packages gcc libc6-dev
+	@scripts/build-relay release
 
 demo:
 	@scripts/demo
@@ -44,7 +45,7 @@ demo:
 # ARGS are the benchmark's: --quick, --verbose, --write, or a word that the figures' names have.
 bench:
 	@scripts/need-cargo
-	@scripts/need-packages haproxy socat lua5.4
+	@scripts/need-packages haproxy socat lua5.4 gcc libc6-dev
 	$(MAKE) module LUA=lua5.4
 	cargo bench --bench tunnel -- $(ARGS)
 
@@ -53,25 +54,29 @@ bench:
 # openssh-server also starts a server on port 22 where systemd runs. The benchmark needs only the program.
 bench-peers:
 	@scripts/need-cargo
-	@scripts/need-packages openssh-client openssh-server
+	@scripts/need-packages openssh-client openssh-server gcc libc6-dev
 	cargo install --root $(CARGO_TARGET_DIR)/bench-peers --locked bore-cli@0.6.0
 	cargo install --root $(CARGO_TARGET_DIR)/bench-peers --no-default-features --features client,server rathole@0.5.0
 
-# The rock's two steps. cargo decides what is up to date.
+# The Debian packages that module, install-tree and `luarocks make` need for this Lua.
+packages:
+	@packages=$$(scripts/packages-for-lua "$(LUA)") && scripts/need-packages $$packages
+
+# The rock's two steps. cargo decides what is up to date, and builds for CARGO_BUILD_TARGET if that is set.
 module:
 	@scripts/need-cargo
-	@test -n "$(LUA_FEATURE)" || { echo "'$(LUA)' does not run; set LUA to a Lua interpreter, for example make module LUA=lua5.4" >&2; exit 1; }
-	cargo rustc --lib --crate-type cdylib --profile $(PROFILE) --no-default-features \
-	  --features "$(LUA_FEATURE) $(FEATURES)" --target-dir $(MODULE_DIR)
+	@scripts/lua-name "$(LUA)" >/dev/null
+	@scripts/need-packages gcc libc6-dev
+	scripts/build-module "$(LUA_FEATURE) $(FEATURES)" $(PROFILE) "$(MODULE_DIR)"
 
 install-module:
-	@test -n "$(LIBDIR)" && test -n "$(LUADIR)" || { echo "set LIBDIR and LUADIR, or let luarocks do it" >&2; exit 1; }
-	install -d $(DESTDIR)$(LIBDIR)/tcpremote
-	install -m 755 $(MODULE) $(DESTDIR)$(LIBDIR)/tcpremote/core.so
-	cd lua && find . -name "*.lua" | while read -r file; do \
-	  mkdir -p "$(DESTDIR)$(LUADIR)/$${file%/*}" && install -m 644 "$$file" "$(DESTDIR)$(LUADIR)/$$file" || exit 1; \
-	done
+	@scripts/lua-name "$(LUA)" >/dev/null
+	@DESTDIR="$(DESTDIR)" LIBDIR="$(LIBDIR)" LUADIR="$(LUADIR)" scripts/install-module $(PROFILE) "$(MODULE_DIR)"
 
 # A tree that LuaRocks fills as it does a user's: make install-tree LUA=lua5.4 TREE=.rocks
 install-tree:
-	@LUA=$(LUA) scripts/install-tree "$(TREE)"
+	@LUA="$(LUA)" scripts/install-tree "$(TREE)"
+
+# Entry points over a pristine Debian each, as root: make fresh ENTRIES="demo readme"
+fresh:
+	@scripts/fresh/run $(ENTRIES)

@@ -15,7 +15,7 @@ use crate::process::{Process, find_program, target_directory, version};
 
 /// The relay, or another one than cargo has just built.
 const RELAY_VARIABLE: &str = "TCPREMOTE_RELAY";
-/// The module for Lua 5.4, or another one than `target/lua54/release/libtcpremote.so`.
+/// The module for Lua 5.4, or another one than `target/lua54/install/release/core.so`.
 const MODULE_VARIABLE: &str = "TCPREMOTE_MODULE";
 const RELAY: &str = env!("CARGO_BIN_EXE_tcp-remote-relay");
 const SOURCES: &str = env!("CARGO_MANIFEST_DIR");
@@ -51,7 +51,7 @@ impl Ours {
         Self {
             relay: env::var_os(RELAY_VARIABLE).map_or_else(|| RELAY.into(), PathBuf::from),
             module: env::var_os(MODULE_VARIABLE)
-                .map_or_else(|| target_directory().join("lua54/release/libtcpremote.so"), PathBuf::from),
+                .map_or_else(|| target_directory().join("lua54/install/release/core.so"), PathBuf::from),
             protocol,
         }
     }
