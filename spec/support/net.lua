@@ -4,7 +4,7 @@ local socket = require "socket"
 local net = {}
 
 --- Seconds after which a spec that waits has failed.
-net.DEADLINE = 10
+net.DEADLINE = 20
 
 --- A name that has no address anywhere: its label is too long for a name server to be asked.
 net.NO_SUCH_NAME = ("x"):rep(64) .. ".invalid"
