@@ -59,8 +59,8 @@ describe("TCPRemoteConnect", function()
     end)
 
     it("returns what is wrong with the call, and never raises", function()
-      local list = "the options are allow, connect_timeout, local_address, local_port, "
-        .. "protocol, reconnect, server_address, server_port"
+      local list = "the options are LocalAddress, LocalPort, ServerAddress, ServerPort, "
+        .. "allow, connect_timeout, protocol, reconnect"
       local cases = {
         { 5, "the arguments must be a table or \"host:port\", got number" },
         { true, "the arguments must be a table or \"host:port\", got boolean" },
@@ -68,14 +68,19 @@ describe("TCPRemoteConnect", function()
         { "relay", "'relay' has no port; write host:port, for example relay.example.com:2065" },
         { "relay:0", "port '0' is not a number from 1 to 65535" },
         { "::1:22", "'::1:22' is ambiguous; write an IPv6 address in brackets, for example [::1]:2065" },
-        { { "127.0.0.1", port, server_port = 1 }, "'server_port' is given twice" },
-        { { ServerAdress = "x" }, "unknown option 'ServerAdress'; " .. list },
+        { "tcp://relay:1", "'tcp://relay:1' begins with a scheme; leave it off and write relay:1" },
+        { { "127.0.0.1", port, ServerPort = 1 }, "'ServerPort' is given twice" },
+        { { ServerAdress = "x" }, "unknown option 'ServerAdress'; did you mean 'ServerAddress'?" },
+        { { Host = "x" }, "unknown option 'Host'; " .. list },
         { { "a", 1, "b", 2, "c" }, "unknown option '5'; " .. list },
-        { { ServerAddress = 5 }, "option 'server_address': string wanted, got number 5" },
-        { { ServerAddress = "a", ServerPort = "x" }, "option 'server_port': number wanted, got string 'x'" },
-        { { "127.0.0.1", 70000 }, "server_port: port '70000' is not a number from 1 to 65535" },
-        { { "127.0.0.1" }, "server_address is given without server_port; the two go together" },
-        { { "127.0.0.1", port, LocalPort = 1 }, "local_port is given without local_address; the two go together" },
+        { { ServerAddress = 5 }, "option 'ServerAddress': string wanted, got number 5" },
+        { { server_address = 5 }, "option 'server_address': string wanted, got number 5" },
+        { { ServerAddress = "a", ServerPort = "x" }, "option 'ServerPort': number wanted, got string 'x'" },
+        { { "127.0.0.1", 70000 }, "ServerPort: port '70000' is not a number from 1 to 65535" },
+        { { "127.0.0.1" }, "ServerAddress is given without ServerPort; the two go together" },
+        { { "127.0.0.1", port, LocalPort = 1 }, "LocalPort is given without LocalAddress; the two go together" },
+        { { "127.0.0.1", port, allow = { ssh = 22 } },
+          "option 'allow': 'ssh' stands before a rule, and rules have no names; write { 22 }" },
       }
       for _, case in ipairs(cases) do
         local ok, nothing, message, code = pcall(command(), case[1])
@@ -144,10 +149,29 @@ describe("TCPRemoteConnect", function()
       agent.install { device = { tcprconnect = { addr = "127.0.0.1", port = true } } }
       local _, message, code = agent.strictly(command(), "")
       assert.equal(
-        "in the configuration's device.tcprconnect: option 'server_port': number wanted, got boolean true",
+        "in the agent's configuration: option 'device.tcprconnect.port': number wanted, got boolean true",
         message
       )
       assert.equal("usage", code)
+    end)
+
+    it("speaks the words of the configuration where a mistake is in it", function()
+      for _, case in ipairs {
+        { { addr = "127.0.0.1", port = 0 }, "device.tcprconnect.port: port '0' is not a number from 1 to 65535" },
+        { { addr = "127.0.0.1" }, "device.tcprconnect.addr is given without ServerPort; the two go together" },
+        { { addr = "tcp://relay", port = port },
+          "device.tcprconnect.addr: 'tcp://relay' begins with a scheme; leave it off and write 'relay'" },
+        { { addr = "127.0.0.1", port = port, allow = { "22", nil, "80" } },
+          "in the agent's configuration: option 'device.tcprconnect.allow': item 2 is missing, "
+            .. "and there is one at 3; write { \"22\", \"80\" }" },
+      } do
+        agent.install { device = { tcprconnect = case[1] } }
+        assert.same({ nil, case[2], "usage" }, { agent.strictly(command(), "") })
+        agent.remove()
+      end
+      agent.install { device = { tcprconnect = { addr = "127.0.0.1", port = port } } }
+      assert.same({ nil, "ServerPort: port '0' is not a number from 1 to 65535", "usage" },
+        { agent.strictly(command(), { ServerPort = 0 }) })
     end)
 
     it("does without a configuration of its own", function()
@@ -165,7 +189,7 @@ describe("TCPRemoteConnect", function()
       assert.same({ "ok" }, results)
       accept_device()
       results = { agent.strictly(call, { "asset" }, { "127.0.0.1", 0 }, "commands.TCPRemoteConnect", nil) }
-      assert.same({ nil, "server_port: port '0' is not a number from 1 to 65535", "usage" }, results)
+      assert.same({ nil, "ServerPort: port '0' is not a number from 1 to 65535", "usage" }, results)
     end)
 
     it("writes what happens to the log, when it happens", function()

@@ -128,7 +128,24 @@ describe("tcpremote", function()
           .. "the relay knows it" },
         { { protocol = 1.5 }, "protocol: 1.5 is not a version; give 1, as the programs of 2012, or 2, which is used "
           .. "where the relay knows it" },
-        { { allow = "all" }, "allow: 'all' is neither \"any\" nor a list; write { \"127.0.0.1:22\" }" },
+        {
+          { allow = "all" },
+          "allow: 'all' is neither \"any\" nor a list; write \"any\", or a list such as { \"127.0.0.1:22\" }",
+        },
+        { { allow = "22" }, "allow: '22' is neither \"any\" nor a list; write { \"22\" }" },
+        { { allow = "22, 80" }, "allow: '22, 80' is neither \"any\" nor a list; write { \"22\", \"80\" }" },
+        { { allow = " 22" }, "allow: ' 22' is neither \"any\" nor a list; write { \"22\" }" },
+        { { allow = { 70000 } }, "allow: port '70000' is not a number from 1 to 65535" },
+        { { allow = { "22", 22.5 } }, "allow: port '22.5' is not a number from 1 to 65535" },
+        {
+          { server_address = "tcp://relay.example.com" },
+          "server_address: 'tcp://relay.example.com' begins with a scheme; leave it off and write 'relay.example.com'",
+        },
+        {
+          { server_address = "relay.example.com:2065" },
+          "server_address: host 'relay.example.com:2065' has a port in it; write 'relay.example.com', "
+            .. "and the port 2065 in its own place",
+        },
       }
       for _, case in ipairs(cases) do
         local options, message = case[1], case[2]
@@ -137,10 +154,11 @@ describe("tcpremote", function()
     end)
 
     it("returns an unreadable rule as an error that shows it", function()
-      local tunnel, message, code = connect { allow = { "127.0.0.1:22", "no such rule" } }
-      assert.is_nil(tunnel)
-      assert.matches("^allow: .*no such rule", message)
-      assert.equal("usage", code)
+      assert.same({
+        nil,
+        "allow: rule '8001,22': it is several rules; write each as an item of its own: \"8001\", \"22\"",
+        "usage",
+      }, { connect { allow = { "127.0.0.1:22", "8001,22" } } })
     end)
 
     it("returns missing addresses as errors", function()

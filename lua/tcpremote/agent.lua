@@ -9,14 +9,26 @@ local tcpremote = require "tcpremote"
 
 local agent = {}
 
---- The arguments by position, and what the document calls them.
-local POSITIONS = { "server_address", "server_port", "local_address", "local_port" }
+--- The arguments by position, in the command's words.
+local POSITIONS = { "ServerAddress", "ServerPort", "LocalAddress", "LocalPort" }
+
+--- What the command's words mean to `tcpremote.connect`.
 local NAMES = {
   ServerAddress = "server_address",
   ServerPort = "server_port",
   LocalAddress = "local_address",
   LocalPort = "local_port",
 }
+
+--- The words for the options, where neither the call nor the configuration has used one.
+local WORDS = {}
+for word, name in pairs(NAMES) do
+  WORDS[name] = word
+end
+local words_metatable = { __index = WORDS }
+
+--- How many places a list in the configuration is searched for an item behind a gap.
+local LONGEST_GAP = 64
 
 --- The tunnel that the last successful call started.
 local current
@@ -38,77 +50,101 @@ local function number_if_wanted(name, value)
   return value
 end
 
---- The list in a table that can only be indexed.
+--- The list in a table that can only be indexed. An item behind a gap is taken too, so that the gap is found.
 local function list_of(proxy)
-  local list = {}
-  while proxy[#list + 1] ~= nil do
-    list[#list + 1] = proxy[#list + 1]
+  local list, i, last = {}, 1, 0
+  while i <= last + LONGEST_GAP do
+    if proxy[i] ~= nil then
+      list[i], last = proxy[i], i
+    end
+    i = i + 1
   end
   return list
 end
 
---- The options in `device.tcprconnect`, whose tables are proxies: they can be indexed, not iterated.
+--- The options in `device.tcprconnect`, whose tables are proxies: they can be indexed, not iterated. And the
+-- configuration's words for them.
 local function configured()
-  local settings = {}
+  local settings, words = {}, setmetatable({}, words_metatable)
   pcall(function()
     local section = require("agent.config").device.tcprconnect
-    for name in pairs(options.types) do
-      settings[name] = number_if_wanted(name, section[name])
+    local function take(name, word)
+      if settings[name] == nil and section[word] ~= nil then
+        settings[name], words[name] = number_if_wanted(name, section[word]), "device.tcprconnect." .. word
+      end
     end
-    settings.server_address = settings.server_address or section.addr
-    settings.server_port = settings.server_port or number_if_wanted("server_port", section.port)
+    for name in pairs(options.types) do
+      take(name, name)
+    end
+    take("server_address", "addr")
+    take("server_port", "port")
     if type(settings.allow) == "table" then
       settings.allow = list_of(settings.allow)
     end
   end)
-  return settings
+  return settings, words
 end
 
---- The options in the arguments of a call; or nil and what is wrong with them.
+--- The options in the arguments of a call, and the call's words for them; or nil and what is wrong with them.
 local function given_in(arguments)
   if arguments == nil or arguments == "" then
-    return {}
+    return {}, setmetatable({}, words_metatable)
   elseif type(arguments) == "string" then
     local server, message = core.parse_address(arguments)
-    return server and { server_address = server.host, server_port = server.port }, message
+    if not server then
+      return nil, message
+    end
+    return { server_address = server.host, server_port = server.port }, setmetatable({}, words_metatable)
   elseif type(arguments) ~= "table" then
     return nil, ("the arguments must be a table or \"host:port\", got %s"):format(type(arguments))
   end
-  local given = {}
+  local given, words = {}, setmetatable({}, words_metatable)
   for key, value in pairs(arguments) do
-    local name = POSITIONS[key] or NAMES[key] or key
+    local word = POSITIONS[key] or key
+    local name = NAMES[word] or word
     if given[name] ~= nil then
-      return nil, ("'%s' is given twice"):format(name)
+      return nil, ("'%s' is given twice"):format(tostring(words[name]))
     end
-    given[name] = number_if_wanted(name, value)
+    given[name], words[name] = number_if_wanted(name, value), word
   end
-  return given
+  return given, words
 end
 
---- The call's options, and the configuration's where the call says nothing; or nil and what is wrong.
+--- The options of the call, with those of the configuration where the call says nothing, and the words for them; or nil
+-- and what is wrong.
 local function settings_for(arguments)
-  local given, mistake = given_in(arguments)
-  mistake = mistake or options.mistake(given)
+  local given, given_words = given_in(arguments)
+  if not given then
+    return nil, given_words
+  end
+  local mistake = options.mistake(given, given_words)
   if mistake then
     return nil, mistake
   end
-  local settings = configured()
-  mistake = options.mistake(settings)
+  local settings, words = configured()
+  mistake = options.mistake(settings, words)
   if mistake then
-    return nil, "in the configuration's device.tcprconnect: " .. mistake
+    return nil, "in the agent's configuration: " .. mistake
   end
   if given.local_address or given.local_port or given.allow then
     -- What may be reached is one decision: the call's stands in place of the configuration's, not beside it.
     settings.local_address, settings.local_port, settings.allow = nil, nil, nil
   end
   for name, value in pairs(given) do
-    settings[name] = value
+    settings[name], words[name] = value, given_words[name]
   end
   if not (settings.server_address or settings.server_port) then
     return nil, "no relay to connect to; give ServerAddress and ServerPort, "
       .. "or set device.tcprconnect.addr and device.tcprconnect.port in the agent's configuration"
   end
-  return settings
+  return settings, words
+end
+
+--- A message of `tcpremote.connect` about its options, in the words that the caller knows.
+local function in_words(message, words)
+  return (message:gsub("[%a_]+", function(name)
+    return words[name]
+  end))
 end
 
 --- Takes every event there is to the agent's log; true while more may come.
@@ -132,15 +168,16 @@ end
 ---@return string? message
 ---@return string? code
 function agent.connect(arguments)
-  local settings, mistake = settings_for(arguments)
+  local settings, words = settings_for(arguments)
   if not settings then
-    log("WARNING", mistake)
-    return nil, mistake, "usage"
+    log("WARNING", words)
+    return nil, words, "usage"
   end
   -- The server that sent the command sends it again where it wants another link, unless told otherwise.
   settings.reconnect = settings.reconnect or false
   local tunnel, message, code = tcpremote.connect(settings)
   if not tunnel then
+    message = code == "usage" and in_words(message, words) or message
     log("WARNING", message)
     return nil, message, code
   end
