@@ -195,13 +195,18 @@ describe("TCPRemoteConnect", function()
     it("writes what happens to the log, when it happens", function()
       local lines, sched = agent.install()
       assert.equal("ok", agent.strictly(command(), "127.0.0.1:" .. port))
-      assert.same({ ("TCPTUNNEL INFO the link to 127.0.0.1:%d is up, waiting for clients"):format(port) }, lines)
-      accept_device():close()
-      net.eventually(function()
-        agent.strictly(sched.step)
-        return lines[2]
-      end, "a line in the log")
-      assert.matches("^TCPTUNNEL ERROR the link to 127%.0%.0%.1:" .. port .. " was lost: ", lines[2])
+      local link = accept_device()
+      local function expect_line(number, pattern)
+        net.eventually(function()
+          agent.strictly(sched.step)
+          return lines[number]
+        end, "a line in the log")
+        assert.matches("^TCPTUNNEL " .. pattern:format(port), lines[number])
+      end
+      expect_line(1, "INFO the link to 127%%.0%%.0%%.1:%d is made, waiting for the relay's answer$")
+      expect_line(2, "INFO the link to 127%%.0%%.0%%.1:%d is up, waiting for clients$")
+      link:close()
+      expect_line(3, "ERROR the link to 127%%.0%%.0%%.1:%d was lost: ")
       assert.equal(0, sched.watched())
     end)
 
@@ -216,20 +221,29 @@ describe("TCPRemoteConnect", function()
         section.reconnect = case.configured
         local lines, sched = agent.install { device = { tcprconnect = section } }
         assert.equal("ok", agent.strictly(command(), case.arguments))
-        accept_device():close()
-        net.eventually(function()
-          agent.strictly(sched.step)
-          return lines[2]
-        end, "a line in the log")
-        assert.matches(" was lost: ", lines[2])
-        assert.equal(case.waits, lines[2]:match("^TCPTUNNEL WARNING .+; trying again in %d+%.%d s$") ~= nil, lines[2])
-        if case.waits then
-          accept_device()
+        --- The next line that tells of something else than a link that is made.
+        local taken = 0
+        local function line()
+          local found
           net.eventually(function()
             agent.strictly(sched.step)
-            return lines[3]
-          end, "the link")
-          assert.matches("^TCPTUNNEL INFO the link to .+ is up", lines[3])
+            repeat
+              taken = taken + (lines[taken + 1] and 1 or 0)
+              found = lines[taken]
+            until not lines[taken + 1] or not found:match " is made, "
+            return found and not found:match " is made, "
+          end, "a line in the log")
+          return found
+        end
+        local link = accept_device()
+        assert.matches("^TCPTUNNEL INFO the link to .+ is up", line())
+        link:close()
+        local lost = line()
+        assert.matches(" was lost: ", lost)
+        assert.equal(case.waits, lost:match("^TCPTUNNEL WARNING .+; trying again in %d+%.%d s$") ~= nil, lost)
+        if case.waits then
+          accept_device()
+          assert.matches("^TCPTUNNEL INFO the link to .+ is up", line())
         end
         agent.remove()
       end

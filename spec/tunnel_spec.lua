@@ -12,7 +12,7 @@ describe("a tunnel's link", function()
     options.server_address, options.server_port, options.reconnect = "127.0.0.1", port, false
     tunnel = assert(tcpremote.connect(options))
     link = net.accept_device(relay)
-    assert.equal("listening", tunnel:next_event().type)
+    net.await_listening(tunnel)
   end
 
   before_each(function()

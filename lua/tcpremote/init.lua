@@ -31,7 +31,7 @@ local function handle_of(tunnel, method)
 end
 
 ---@class tcpremote.Status
----@field state "connecting"|"listening"|"waiting"|"closed"
+---@field state "connecting"|"greeting"|"listening"|"waiting"|"closed"
 ---@field since number seconds in that state
 ---@field server string the relay as it was given, host:port
 ---@field peer? string the address that it resolved to
@@ -57,7 +57,7 @@ function Tunnel:status()
 end
 
 ---@class tcpremote.Event
----@field type "listening"|"waiting"|"closed"|"connect"|"disconnect"|"failed"|"denied"|"stalled"|"protocol"
+---@field type "greeting"|"listening"|"waiting"|"closed"|"connect"|"disconnect"|"failed"|"denied"|"stalled"|"protocol"
 ---@field severity "ERROR"|"WARNING"|"INFO"|"DETAIL"
 ---@field time number seconds since 1970
 ---@field message string one line for a person
@@ -144,7 +144,7 @@ function tcpremote.connect(options)
     return nil, message, code
   end
   local tunnel = setmetatable({ [HANDLE] = handle }, metatable)
-  -- The first event ends the waiting: it is "listening" or "closed", and stays for the caller to take.
+  -- The first event ends the waiting: it is "greeting" or "closed", and stays for the caller to take.
   while handle:status().state == "connecting" do
     if not scheduler.wait_readable(tunnel) then
       handle:wait()

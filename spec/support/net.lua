@@ -103,7 +103,18 @@ function net.read_frame(link)
   return command, client, size > 0 and assert(link:receive(size)) or ""
 end
 
---- Accepts a device and takes its LISTEN. HELLO behind it, with which it offers version 2, has the answer of 2012, and
+--- Takes the tunnel's events up to the one that the relay has answered.
+function net.await_listening(tunnel)
+  local event
+  repeat
+    assert(tunnel:wait(net.DEADLINE))
+    event = tunnel:next_event()
+  until event.type ~= "greeting"
+  assert(event.type == "listening", event.message)
+  return event
+end
+
+--- Accepts a device and takes its LISTEN. HELLO behind it, with which it offers a version, has the answer of 2012, and
 -- version 1 is spoken.
 function net.accept_device(server)
   local link = net.accept(server)

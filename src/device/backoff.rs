@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 /// The longest first wait; it doubles with each failure up to [`MAX`].
 const MIN: Duration = Duration::from_secs(1);
 const MAX: Duration = Duration::from_secs(60);
+/// The longest that a relay may ask for: whatever it is up to, the device looks after it again.
+const MAX_TOLD: Duration = Duration::from_secs(300);
 /// A link that lasted for so long was a good one: the waits start anew.
 const STABLE: Duration = Duration::from_secs(60);
 
@@ -34,9 +36,9 @@ impl Backoff {
         wait
     }
 
-    /// How long to wait where the relay has asked for `seconds`: those, and what is waited without it.
+    /// How long to wait where the relay has asked for `seconds`: those, up to five minutes, and what is waited without it.
     pub(super) fn wait_as_told(&mut self, now: Instant, up_since: Instant, seconds: u16) -> Duration {
-        Duration::from_secs(seconds.into()) + self.next_wait(now, Some(up_since))
+        Duration::from_secs(seconds.into()).min(MAX_TOLD) + self.next_wait(now, Some(up_since))
     }
 
     /// How long to wait after another device took this one's place: so long that the two do not fight.
@@ -90,6 +92,8 @@ mod tests {
             let now = Instant::now();
             let told = backoff.wait_as_told(now, now, 7);
             assert!(told >= Duration::from_secs(7) && told <= Duration::from_secs(8), "{told:?}");
+            let told = Backoff::new().wait_as_told(now, now, u16::MAX);
+            assert!(told >= MAX_TOLD && told <= MAX_TOLD + MIN, "18 hours are no restart: {told:?}");
             assert!(backoff.wait_replaced() >= MAX);
         }
     }

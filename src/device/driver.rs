@@ -9,7 +9,7 @@ use super::Config;
 use super::attempt::Attempt;
 use super::backoff::Backoff;
 use super::core::Device;
-use super::link::{Context, Link};
+use super::link::{Context, Link, Stage};
 use super::report::Report;
 use super::resolver::{Lookup, Resolver};
 use crate::Error;
@@ -47,6 +47,8 @@ struct Driver<'a> {
     retry_at: Option<Instant>,
     backoff: Backoff,
     next_number: usize,
+    /// There was a link, if only as far as LISTEN: from then on the owner has a tunnel.
+    was_connected: bool,
     /// What was moved over links that are gone.
     past: Counters,
 }
@@ -69,6 +71,7 @@ impl<'a> Driver<'a> {
             retry_at: None,
             backoff: Backoff::new(),
             next_number: 0,
+            was_connected: false,
             past: Counters::default(),
         }
     }
@@ -195,7 +198,7 @@ impl<'a> Driver<'a> {
         if let Some(attempt) = self.attempt.take() {
             attempt.cancel(&mut self.context.event_loop);
         }
-        if !self.config.reconnect || !self.context.report.was_listening() {
+        if !self.keeps_trying() {
             return Err(error);
         }
         let wait = self.backoff.next_wait(now, None);
@@ -214,23 +217,40 @@ impl<'a> Driver<'a> {
         let Some(link) = self.links.get_mut(&number) else { return Ok(false) };
         let was_away = link.away.is_some();
         let result = link.step(now, &mut self.context, buffer);
-        if !link.told && link.session.has_link() && !link.session.endpoint.has_unsent() {
-            link.told = true;
-            self.context.report.listening(link.peer);
-        }
+        let left = !was_away && link.away.is_some();
+        self.note_stage(number);
         match result {
             Err(reason) => {
                 self.lose(now, number, &reason)?;
                 Ok(false)
             }
             Ok(busy) => {
-                if !was_away && link.away.is_some() {
+                if left {
                     self.leave(now, number)?;
                 }
                 self.finish_link(now, number)?;
                 Ok(busy)
             }
         }
+    }
+
+    /// Tells the owner how far the link is, in the order that it learns to know.
+    fn note_stage(&mut self, number: usize) {
+        let Some(link) = self.links.get_mut(&number) else { return };
+        if link.stage == Stage::Made && link.session.has_link() && !link.session.endpoint.has_unsent() {
+            link.stage = Stage::Greeting;
+            self.was_connected = true;
+            self.context.report.greeting(link.peer);
+        }
+        if let (Stage::Greeting, Some(version)) = (link.stage, link.version) {
+            link.stage = Stage::Listening;
+            self.context.report.listening(link.peer, version);
+        }
+    }
+
+    /// Whether a link that is lost, or could not be made, is followed by another.
+    fn keeps_trying(&self) -> bool {
+        self.config.reconnect && self.was_connected
     }
 
     /// The relay wants no more of this link: the next one is made beside it.
@@ -294,7 +314,7 @@ impl<'a> Driver<'a> {
             Some(away) => self.gone_away(away),
             None => Error::Lost { address: self.config.server.clone(), reason: reason.into() },
         };
-        if !self.config.reconnect || !self.context.report.was_listening() {
+        if !self.keeps_trying() {
             return Err(reason);
         }
         let wait = match &link.away {
@@ -395,7 +415,7 @@ mod tests {
         let peer = listener.local_addr().expect("address");
         let config = Config::new(peer.to_string().parse().expect("an address"));
         let event_loop = EventLoop::new().expect("poll");
-        let report = Report::new(event_loop.waker()).expect("a report");
+        let report = Report::new(config.server.clone(), event_loop.waker()).expect("a report");
         let mut driver = Driver::new(&config, event_loop, &report);
         let now = Instant::now();
         for number in 0..MAX_DRAINING + 2 {

@@ -54,7 +54,7 @@ impl Handle {
             move |reason| Error::System { what, reason }
         };
         let event_loop = EventLoop::new().map_err(system("event loop"))?;
-        let report = Report::new(event_loop.waker()).map_err(system("event notification"))?;
+        let report = Report::new(config.server.clone(), event_loop.waker()).map_err(system("event notification"))?;
         let report = Arc::new(report);
         let thread_report = Arc::clone(&report);
         silence_our_panics();

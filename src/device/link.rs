@@ -35,8 +35,9 @@ pub(super) struct Link {
     pub(super) session: Session<Device>,
     pub(super) peer: SocketAddr,
     pub(super) up_since: Instant,
-    /// LISTEN has left, and the owner knows.
-    pub(super) told: bool,
+    pub(super) stage: Stage,
+    /// The version that the relay has chosen.
+    pub(super) version: Option<u8>,
     /// The relay wants no more of this link.
     pub(super) away: Option<GoAway>,
     number: usize,
@@ -44,6 +45,17 @@ pub(super) struct Link {
     dials: BTreeMap<StreamKey, Dial>,
     /// What the owner is told of a stream: the client's number, and the service.
     services: BTreeMap<StreamKey, (u32, Arc<str>)>,
+}
+
+/// How far a link is, as its owner knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// LISTEN waits to be sent.
+    Made,
+    /// LISTEN has left; the relay has not answered.
+    Greeting,
+    /// The relay has answered.
+    Listening,
 }
 
 /// A service that cannot be had: for the owner, and for the relay.
@@ -61,7 +73,8 @@ impl Link {
             session: Session::new(device, number, reached.io, reached.token),
             peer: reached.peer,
             up_since: now,
-            told: false,
+            stage: Stage::Made,
+            version: None,
             away: None,
             number,
             dials: BTreeMap::new(),
@@ -147,7 +160,7 @@ impl Link {
     fn carry_out(&mut self, now: Instant, context: &mut Context<'_>, output: Output) {
         match output {
             Output::Version(version) => {
-                context.report.version(version);
+                self.version = Some(version);
                 if version == 2 {
                     self.session.tune_link_v2();
                 }

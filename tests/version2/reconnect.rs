@@ -138,16 +138,49 @@ fn a_relay_says_how_long_to_stay_away_and_is_obeyed_while_the_old_link_finishes(
 }
 
 #[test]
+fn a_device_is_listening_when_the_relay_has_answered_and_not_before() {
+    for protocol in [Protocol::V1, Protocol::V2] {
+        let relay = Listener::bind();
+        let mut device = Device::start_with(relay.address(), |config| config.protocol = protocol);
+        let mut peer = relay.accept();
+        let greeting = device.wait_for(EventKind::Greeting);
+        assert_eq!(
+            greeting.message,
+            format!("the link to {} is made, waiting for the relay's answer", relay.address())
+        );
+        assert_eq!((device.status().state, device.status().protocol), (State::Greeting, None));
+        let hello = peer.read(8);
+        peer.send(&[0, 0, 2, hello[7]]);
+        let listening = device.wait_for(EventKind::Listening);
+        assert_eq!(listening.message, format!("the link to {} is up, waiting for clients", relay.address()));
+        assert_eq!((device.status().state, device.status().protocol), (State::Listening, Some(1)));
+    }
+}
+
+#[test]
+fn a_server_of_another_kind_is_no_relay() {
+    let server = Listener::bind();
+    let mut device = Device::start_with(server.address(), |config| config.reconnect = true);
+    server.accept().send(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n");
+    let waiting = device.wait_for(EventKind::Waiting);
+    assert_eq!(waiting.code, Some("lost"));
+    assert!(waiting.message.contains("does not answer as a relay (its first bytes are 53 53 48 2d)"), "{waiting:?}");
+    assert!(device.events.iter().all(|event| event.kind != EventKind::Listening), "{:?}", device.events);
+    assert_eq!(device.status().reconnects, 0);
+}
+
+#[test]
 fn a_tunnel_that_waits_for_its_next_attempt_is_closed_at_once() {
     let relay = Listener::bind();
     let mut device = Device::start_with(relay.address(), |config| config.reconnect = true);
     let mut link = Link::accept(&relay);
-    link.send(&wire_v2::go_away(code::SHUTDOWN, 600, 0, "for repairs"));
+    link.send(&wire_v2::go_away(code::SHUTDOWN, u16::MAX, 0, "for repairs"));
     device.wait_for(EventKind::Waiting);
     assert_eq!(link.try_next(DEADLINE), Err(End::Finished), "nobody is left on it");
     drop(link);
     let next_attempt = device.status().next_attempt.unwrap();
-    assert!(next_attempt > Duration::from_secs(600) - DEADLINE, "{next_attempt:?}");
+    let longest = Duration::from_secs(300);
+    assert!(next_attempt > longest - DEADLINE && next_attempt < longest + DEADLINE, "{next_attempt:?}");
     let began = Instant::now();
     device.handle.close().unwrap();
     assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
