@@ -333,6 +333,10 @@ describe("tcpremote", function()
         raised(function() local ready = tunnel:wait(-1) return ready end)
       )
       assert.equal(
+        "bad argument #1 to 'close' (seconds expected, 0 or more, got -1)",
+        raised(function() local closed = tunnel:close(-1) return closed end)
+      )
+      assert.equal(
         "bad argument #1 to 'wait' (seconds expected, 0 or more, got soon)",
         raised(function() local ready = tunnel:wait("soon") return ready end)
       )

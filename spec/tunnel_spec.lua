@@ -78,6 +78,21 @@ describe("a tunnel's link", function()
     assert.equal(100000, received)
   end)
 
+  it("is closed in the background where its owner does not wait", function()
+    start()
+    local connection = connect_client()
+    -- More than the relay takes: as long as it reads nothing, the tunnel's end is not done.
+    connection:settimeout(0.1)
+    assert.equal("timeout", select(2, connection:send(("x"):rep(2 ^ 24))))
+    assert.same({ nil, "timeout" }, { tunnel:close(0) })
+    link:close()
+    event "closed"
+    assert.is_true(tunnel:close(0))
+    assert.is_true(tunnel:close(0))
+    assert.equal("closed", tunnel:status().state)
+    connection:close()
+  end)
+
   it("ends its services when the relay is gone", function()
     start()
     local connection = connect_client()

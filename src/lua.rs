@@ -59,18 +59,18 @@ impl UserData for Tunnel {
             Ok(None) => (Value::Nil, "timeout").into_lua_multi(lua),
             Err(error) => answer::<bool>(lua, Err(error)),
         });
-        methods.add_method("wait", |lua, this, seconds: Option<f64>| {
-            // A time beyond what can be counted is for ever.
-            let timeout = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
-            match this.wait(timeout) {
-                Ok(Wait::Ready) => answer(lua, Ok(true)),
-                Ok(Wait::Timeout) => (Value::Nil, "timeout").into_lua_multi(lua),
-                Ok(Wait::Interrupted) => (Value::Nil, "interrupted").into_lua_multi(lua),
-                Err(error) => answer::<bool>(lua, Err(error)),
-            }
+        methods.add_method("wait", |lua, this, seconds: Option<f64>| match this.wait(timeout(seconds)) {
+            Ok(Wait::Ready) => answer(lua, Ok(true)),
+            Ok(Wait::Timeout) => (Value::Nil, "timeout").into_lua_multi(lua),
+            Ok(Wait::Interrupted) => (Value::Nil, "interrupted").into_lua_multi(lua),
+            Err(error) => answer::<bool>(lua, Err(error)),
         });
         methods.add_method("getfd", |lua, this, ()| answer(lua, this.fd()));
-        methods.add_method_mut("close", |lua, this, ()| answer(lua, this.close().map(|()| true)));
+        methods.add_method_mut("close", |lua, this, seconds: Option<f64>| match this.close(timeout(seconds)) {
+            Ok(false) if seconds.is_some() => (Value::Nil, "timeout").into_lua_multi(lua),
+            Ok(_) => answer(lua, Ok(true)),
+            Err(error) => answer::<bool>(lua, Err(error)),
+        });
         #[cfg(feature = "fault-injection")]
         methods.add_method("_panic", |_, this, ()| {
             if let Life::Started(handle) = &this.life {
@@ -122,17 +122,22 @@ impl Tunnel {
         }
     }
 
-    fn close(&mut self) -> Result<(), Error> {
-        if let Life::Started(handle) = &self.life {
-            handle.close()?;
+    /// True if the tunnel is over within the time.
+    fn close(&mut self, timeout: Option<Duration>) -> Result<bool, Error> {
+        let Life::Started(handle) = &self.life else { return Ok(true) };
+        let over = handle.close_within(timeout.unwrap_or(Duration::MAX))?;
+        if over {
             let status = handle.status()?;
-            if status.state == State::Closed {
-                let events = std::iter::from_fn(|| handle.next_event().ok().flatten()).collect();
-                self.life = Life::Ended(status, events);
-            }
+            let events = std::iter::from_fn(|| handle.next_event().ok().flatten()).collect();
+            self.life = Life::Ended(status, events);
         }
-        Ok(())
+        Ok(over)
     }
+}
+
+/// A number of seconds from Lua; one beyond what can be counted is for ever.
+fn timeout(seconds: Option<f64>) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds?.max(0.0)).ok()
 }
 
 /// A value whose making may raise in Lua (out of memory), inside a result whose error may not.
@@ -242,7 +247,7 @@ fn no_list(text: &str) -> Error {
 
 /// A rule as its text; a number is a port of the device itself.
 fn rule_text(item: &Value) -> Result<String, Error> {
-    let Some(number) = item.as_f64() else {
+    let Some(number) = item.as_number().or_else(|| item.as_integer().map(|number| number as f64)) else {
         let text = item.as_string().map(|text| text.to_string_lossy());
         return text.ok_or_else(|| wrong_rule(format!("a rule is a text, got {}", item.type_name())));
     };

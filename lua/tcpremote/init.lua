@@ -30,6 +30,13 @@ local function handle_of(tunnel, method)
   return tunnel[HANDLE]
 end
 
+local function check_seconds(seconds, method)
+  if seconds ~= nil and not (type(seconds) == "number" and seconds >= 0) then
+    local hint = ("seconds expected, 0 or more, got %s"):format(tostring(seconds))
+    error(("bad argument #1 to '%s' (%s)"):format(method, hint), 3)
+  end
+end
+
 ---@class tcpremote.Status
 ---@field state "connecting"|"greeting"|"listening"|"waiting"|"closed"
 ---@field since number seconds in that state
@@ -84,9 +91,7 @@ Tunnel.receive = Tunnel.next_event
 ---@return string? code
 function Tunnel:wait(seconds)
   local handle = handle_of(self, "wait")
-  if seconds ~= nil and not (type(seconds) == "number" and seconds >= 0) then
-    error(("bad argument #1 to 'wait' (seconds expected, 0 or more, got %s)"):format(tostring(seconds)), 2)
-  end
+  check_seconds(seconds, "wait")
   return handle:wait(seconds)
 end
 
@@ -99,12 +104,16 @@ function Tunnel:getfd()
 end
 
 --- Delivers what was read from services, then ends the clients, the link and the thread. Bounded in time; the last
---- events can still be taken.
+--- events can still be taken. With `seconds` it waits at most so long, and returns nil and "timeout" if more is needed:
+--- the tunnel goes on ending, and `close` may be called again.
+---@param seconds? number 0 does not wait
 ---@return true? closed
 ---@return string? message
 ---@return string? code
-function Tunnel:close()
-  return handle_of(self, "close"):close()
+function Tunnel:close(seconds)
+  local handle = handle_of(self, "close")
+  check_seconds(seconds, "close")
+  return handle:close(seconds)
 end
 
 function metatable.__tostring(tunnel)
@@ -144,8 +153,9 @@ function tcpremote.connect(options)
     return nil, message, code
   end
   local tunnel = setmetatable({ [HANDLE] = handle }, metatable)
-  -- The first event ends the waiting: it is "greeting" or "closed", and stays for the caller to take.
-  while handle:status().state == "connecting" do
+  -- The first event ends the waiting: it is "greeting" or "closed", and stays for the caller to take. The state may be
+  -- another by then.
+  while select(2, handle:wait(0)) == "timeout" do
     if not scheduler.wait_readable(tunnel) then
       handle:wait()
     end

@@ -19,23 +19,34 @@ function net.listen()
   return server, tonumber(port)
 end
 
---- A port where connections are never answered, and a function that ends this.
-function net.silent_port()
-  -- Past a full backlog the SYN is dropped, on the loopback too.
-  local sockets = { assert(socket.tcp()) }
-  assert(sockets[1]:bind("127.0.0.1", 0))
-  assert(sockets[1]:listen(0))
-  local _, port = sockets[1]:getsockname()
-  for i = 2, 5 do
-    sockets[i] = assert(socket.tcp())
-    sockets[i]:settimeout(0)
-    sockets[i]:connect("127.0.0.1", port)
-  end
-  return tonumber(port), function()
-    for _, each in ipairs(sockets) do
-      each:close()
+--- A socket that listens with the shortest backlog, its port, and the function that fills the backlog: from then on
+-- connections are not answered, until what it gives back is called.
+function net.listen_for_few()
+  local server = assert(socket.tcp())
+  assert(server:bind("127.0.0.1", 0))
+  assert(server:listen(0))
+  server:settimeout(net.DEADLINE)
+  local _, port = server:getsockname()
+  return server, tonumber(port), function()
+    -- Past a full backlog the SYN is dropped, on the loopback too.
+    local sockets = { server }
+    for i = 2, 5 do
+      sockets[i] = assert(socket.tcp())
+      sockets[i]:settimeout(0)
+      sockets[i]:connect("127.0.0.1", port)
+    end
+    return function()
+      for _, each in ipairs(sockets) do
+        each:close()
+      end
     end
   end
+end
+
+--- A port where connections are never answered, and a function that ends this.
+function net.silent_port()
+  local _, port, fill = net.listen_for_few()
+  return port, fill()
 end
 
 --- A port that was free a moment ago.
@@ -118,12 +129,17 @@ end
 -- version 1 is spoken.
 function net.accept_device(server)
   local link = net.accept(server)
+  net.answer_device(link)
+  return link
+end
+
+--- Takes the LISTEN and the HELLO of a link that was accepted, and answers.
+function net.answer_device(link)
   assert(net.read_frame(link) == net.LISTEN, "the first frame is not LISTEN")
   local command, version = net.read_frame(link)
   assert(command == net.HELLO, "HELLO does not follow")
   -- The device may be gone already.
   link:send(net.frame(net.CLOSE, version))
-  return link
 end
 
 return net

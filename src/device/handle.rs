@@ -118,10 +118,14 @@ impl Handle {
     /// Sends what was read from services, ends every client, the link and the thread. Bounded in time; may be
     /// called again.
     pub fn close(&self) -> Result<(), Error> {
+        self.close_within(CLOSE_TIMEOUT).map(|_| ())
+    }
+
+    /// Does what [`Self::close`] does, and waits for it at most for `timeout`: true if the tunnel is over by then.
+    pub fn close_within(&self, timeout: Duration) -> Result<bool, Error> {
         self.check_process()?;
         self.report.request_stop();
-        self.report.await_over(CLOSE_TIMEOUT);
-        Ok(())
+        Ok(self.report.await_over(timeout.min(CLOSE_TIMEOUT)))
     }
 
     /// Makes the loop thread panic at its next turn.
