@@ -46,6 +46,7 @@ describe("TCPRemoteConnect", function()
         local results = { command()(arguments) }
         assert.same({ "ok" }, results)
         accept_device():close()
+        agent.remove()
       end
     end)
 
@@ -62,9 +63,7 @@ describe("TCPRemoteConnect", function()
       local list = "the options are LocalAddress, LocalPort, ServerAddress, ServerPort, "
         .. "allow, connect_timeout, protocol, reconnect"
       local cases = {
-        { 5, "the arguments must be a table or \"host:port\", got number" },
-        { true, "the arguments must be a table or \"host:port\", got boolean" },
-        { print, "the arguments must be a table or \"host:port\", got function" },
+        { " ", "' ' has no port; write host:port, for example relay.example.com:2065" },
         { "relay", "'relay' has no port; write host:port, for example relay.example.com:2065" },
         { "relay:0", "port '0' is not a number from 1 to 65535" },
         { "::1:22", "'::1:22' is ambiguous; write an IPv6 address in brackets, for example [::1]:2065" },
@@ -96,35 +95,31 @@ describe("TCPRemoteConnect", function()
       local message = ("127.0.0.1:%d refused the connection; is the relay running there?"):format(closed)
       assert.same({ nil, message, "refused" }, { command()("127.0.0.1:" .. closed) })
     end)
-
-    it("replaces the tunnel once the new one is up", function()
-      assert.equal("ok", command()("127.0.0.1:" .. port))
-      local first = accept_device()
-      assert.equal("ok", command()("127.0.0.1:" .. port))
-      local second = accept_device()
-      assert.same({ nil, "closed", "" }, { first:receive(1) })
-      second:settimeout(0)
-      assert.same({ nil, "timeout", "" }, { second:receive(1) })
-    end)
-
-    it("keeps the tunnel if the new one fails", function()
-      assert.equal("ok", command()("127.0.0.1:" .. port))
-      local link = accept_device()
-      assert.is_nil((command()("127.0.0.1:" .. net.free_port())))
-      assert.is_nil((command()(5)))
-      link:settimeout(0)
-      assert.same({ nil, "timeout", "" }, { link:receive(1) })
-    end)
   end)
 
   describe("in an agent", function()
     it("takes the relay from the configuration", function()
-      agent.install { device = { tcprconnect = { addr = "127.0.0.1", port = port } } }
       for _, arguments in ipairs { "", {}, { LocalAddress = "127.0.0.1", LocalPort = 22 } } do
+        agent.install { device = { tcprconnect = { addr = "127.0.0.1", port = port } } }
         assert.equal("ok", agent.strictly(command(), arguments))
         accept_device():close()
+        agent.remove()
       end
-      assert.equal("ok", agent.strictly(command()))
+    end)
+
+    it("takes whatever a server sends for no arguments as none, since the command of 2012 ignored them", function()
+      -- A decoder's null is a function, or a userdata.
+      local null = io.stdout
+      for _, arguments in ipairs {
+        false, true, 0, 7, print, null, { null, print, null }, { LocalAddress = null, LocalPort = print },
+      } do
+        agent.install { device = { tcprconnect = { addr = "127.0.0.1", port = port } } }
+        assert.same({ "ok" }, { agent.strictly(command(), arguments) })
+        accept_device():close()
+        agent.remove()
+      end
+      agent.install { device = { tcprconnect = { addr = "127.0.0.1", port = port } } }
+      assert.same({ "ok" }, { agent.strictly((command())) })
       accept_device()
     end)
 
@@ -270,28 +265,35 @@ describe("TCPRemoteConnect", function()
       assert.equal("unresolved", result[3])
     end)
 
-    it("serves calls that come at once, and keeps one tunnel", function()
+    it("returns the tunnel though its first link came and went before the task looked", function()
+      local core = require "tcpremote.core"
+      local start, handle = core.start, nil
+      core.start = function(...)
+        handle = start(...)
+        return handle
+      end
+      local server, server_port, fill = net.listen_for_few()
       local _, sched = agent.install()
-      local answers = {}
-      for i = 1, 3 do
-        sched.run(function()
-          answers[i] = { command()("127.0.0.1:" .. port) }
-        end)
-      end
+      local results
+      sched.run(function()
+        results = { command() { "127.0.0.1", server_port, reconnect = true } }
+      end)
+      sched.run_ready()
+      core.start = start
+      local link = net.accept_device(server)
+      local open = fill()
+      link:close()
+      -- The next attempt is in progress, and stays so: nobody answers it.
       net.eventually(function()
-        sched.step()
-        return answers[1] and answers[2] and answers[3]
-      end, "three answers")
-      assert.same({ { "ok" }, { "ok" }, { "ok" } }, answers)
-      local alive = 0
+        local status = handle:status()
+        return status.state == "connecting" and status.last_error
+      end, "the second attempt")
       for _ = 1, 3 do
-        local link = accept_device()
-        link:settimeout(0.2)
-        local _, reason = link:receive(1)
-        alive = alive + (reason == "timeout" and 1 or 0)
+        sched.step()
       end
-      assert.equal(1, alive)
-      assert.equal(1, sched.watched())
+      assert.same({ "ok" }, results)
+      assert.equal("connecting", handle:status().state)
+      open()
     end)
 
     it("works outside of a task, and without a scheduler", function()

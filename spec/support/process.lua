@@ -93,12 +93,21 @@ function process.relay(...)
   return self
 end
 
---- How many descriptors this process has open.
-function process.descriptors()
-  local pipe = assert(io.popen("ls /proc/$PPID/fd | wc -l"))
+local function count_in(directory)
+  local pipe = assert(io.popen("ls /proc/$PPID/" .. directory .. " | wc -l"))
   local count = tonumber((pipe:read("*l")))
   pipe:close()
   return count
+end
+
+--- How many descriptors this process has open.
+function process.descriptors()
+  return count_in("fd")
+end
+
+--- How many threads this process has.
+function process.threads()
+  return count_in("task")
 end
 
 return process
