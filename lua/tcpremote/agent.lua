@@ -131,11 +131,11 @@ local function reason_to_keep(previous, tunnel)
   end
   local status = tunnel:status()
   if status.state == "closed" or status.state == "waiting" then
-    return status.last_error .. "; the tunnel before this call stays", status.last_error_code
+    return status.last_error .. " (the tunnel before this call stays)", status.last_error_code
   elseif status.state == "listening" then
     return nil
   elseif state_of(previous) == "listening" then
-    return ("%s did not answer within %d s, as a relay that serves one device only; the tunnel before this call stays")
+    return ("%s did not answer within %d s, like a relay that serves one device only (the tunnel before this call stays)")
       :format(status.server, ANSWER_TIME), "timeout"
   end
   return nil
