@@ -135,8 +135,9 @@ local function reason_to_keep(previous, tunnel)
   elseif status.state == "listening" then
     return nil
   elseif state_of(previous) == "listening" then
-    return ("%s did not answer within %d s, like a relay that serves one device only (the tunnel before this call stays)")
-      :format(status.server, ANSWER_TIME), "timeout"
+    local message = "%s did not answer within %d s, like a relay that serves one device only "
+      .. "(the tunnel before this call stays)"
+    return message:format(status.server, ANSWER_TIME), "timeout"
   end
   return nil
 end
