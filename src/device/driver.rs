@@ -1,7 +1,6 @@
 //! The loop thread's life: from the relay's name to the last byte, over as many links as it takes.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,7 @@ use super::backoff::Backoff;
 use super::core::Device;
 use super::link::{Context, Link, Stage};
 use super::report::Report;
-use super::resolver::{Lookup, Resolver};
+use super::resolver::{Names, RelayName};
 use crate::Error;
 use crate::event_loop::{EventLoop, Source};
 use crate::linger::Lingering;
@@ -41,6 +40,7 @@ struct Driver<'a> {
     links: BTreeMap<usize, Link>,
     /// The link on which clients come.
     current: Option<usize>,
+    relay_name: RelayName,
     /// The next one, being made.
     attempt: Option<Attempt>,
     /// When the next attempt begins.
@@ -55,11 +55,12 @@ struct Driver<'a> {
 
 impl<'a> Driver<'a> {
     fn new(config: &'a Config, event_loop: EventLoop, report: &'a Report) -> Self {
+        let relay_name = RelayName::new(config.server.host(), event_loop.waker());
         let context = Context {
-            names: Resolver::new(event_loop.waker()),
+            names: Names::new(event_loop.waker()),
             event_loop,
             report,
-            access: Arc::new(config.access.clone()),
+            access: &config.access,
             lingering: Lingering::default(),
         };
         Self {
@@ -67,6 +68,7 @@ impl<'a> Driver<'a> {
             context,
             links: BTreeMap::new(),
             current: None,
+            relay_name,
             attempt: None,
             retry_at: None,
             backoff: Backoff::new(),
@@ -78,7 +80,7 @@ impl<'a> Driver<'a> {
 
     /// Until the owner closes the tunnel (`Ok`), or it is over.
     fn serve(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
-        self.begin_attempt(Instant::now())?;
+        self.begin_attempt(Instant::now());
         while !self.context.report.stop_requested() {
             let busy = self.step(buffer)?;
             self.wait(busy, None)?;
@@ -136,8 +138,7 @@ impl<'a> Driver<'a> {
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
             self.context.report.connecting();
-            let begun = self.begin_attempt(now);
-            self.try_again_after(now, begun)?;
+            self.begin_attempt(now);
         }
         self.take_answers(now)?;
         self.poll_attempt(now)?;
@@ -149,28 +150,24 @@ impl<'a> Driver<'a> {
         Ok(busy)
     }
 
-    fn begin_attempt(&mut self, now: Instant) -> Result<(), Error> {
+    fn begin_attempt(&mut self, now: Instant) {
         let number = self.next_number;
         self.next_number += 1;
-        self.attempt = Some(Attempt::new(self.config, number, now, &self.context.names)?);
-        Ok(())
+        self.attempt = Some(Attempt::new(self.config, number, now, &mut self.relay_name));
     }
 
     fn take_answers(&mut self, now: Instant) -> Result<(), Error> {
-        while let Some((lookup, answer)) = self.context.names.poll() {
-            match lookup {
-                Lookup::Service(number, key) => {
-                    if let Some(link) = self.links.get_mut(&number) {
-                        link.dial(now, &mut self.context, key, answer);
-                    }
+        while let Some((name, found, waiting)) = self.context.names.poll(now) {
+            for (number, key) in waiting {
+                if let Some(link) = self.links.get_mut(&number) {
+                    link.handle_name(now, &mut self.context, key, &name, &found);
                 }
-                Lookup::Server(number) => {
-                    let Some(attempt) = self.attempt.as_mut().filter(|attempt| attempt.number == number) else {
-                        continue;
-                    };
-                    let taken = attempt.handle_answer(self.config, answer);
-                    self.try_again_after(now, taken)?;
-                }
+            }
+        }
+        while let Some(found) = self.relay_name.poll() {
+            if let Some(attempt) = &mut self.attempt {
+                let taken = attempt.handle_name(self.config, found);
+                self.try_again_after(now, taken)?;
             }
         }
         Ok(())

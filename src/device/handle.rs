@@ -14,7 +14,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
 use super::notice::{Event, Status};
 use super::report::Report;
-use super::{Config, driver};
+use super::{Config, driver, resolver};
 use crate::Error;
 use crate::event_loop::EventLoop;
 
@@ -160,7 +160,8 @@ fn silence_our_panics() {
     ONCE.call_once(|| {
         let previous = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            if thread::current().name() != Some(THREAD_NAME) {
+            let thread = thread::current();
+            if !matches!(thread.name(), Some(THREAD_NAME | resolver::THREAD_NAME)) {
                 previous(info);
             }
         }));
