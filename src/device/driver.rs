@@ -198,6 +198,11 @@ impl<'a> Driver<'a> {
         if !self.keeps_trying() {
             return Err(error);
         }
+        let drains =
+            |link: &Link| link.session.has_link() && link.away.as_ref().is_some_and(|away| away.code == Code::Shutdown);
+        if self.links.values().any(drains) {
+            self.backoff.restart_goes_on(now);
+        }
         let wait = self.backoff.next_wait(now, None);
         self.plan(now, wait, error);
         Ok(())
@@ -241,6 +246,7 @@ impl<'a> Driver<'a> {
         }
         if let (Stage::Greeting, Some(version)) = (link.stage, link.version) {
             link.stage = Stage::Listening;
+            self.backoff.restart_is_over();
             self.context.report.listening(link.peer, version);
         }
     }
@@ -257,7 +263,7 @@ impl<'a> Driver<'a> {
         // A link that was replaced is about to be cut, and what follows is decided then.
         if away.code != Code::Replaced && self.current == Some(number) && self.config.reconnect {
             self.current = None;
-            let wait = self.backoff.wait_as_told(now, link.up_since, away.retry_after);
+            let wait = wait_after(&mut self.backoff, now, link.up_since, &away);
             self.plan(now, wait, self.gone_away(&away));
             self.cut_oldest_draining(now);
         }
@@ -315,8 +321,7 @@ impl<'a> Driver<'a> {
             return Err(reason);
         }
         let wait = match &link.away {
-            Some(away) if away.code == Code::Replaced => self.backoff.wait_replaced(),
-            Some(away) => self.backoff.wait_as_told(now, link.up_since, away.retry_after),
+            Some(away) => wait_after(&mut self.backoff, now, link.up_since, away),
             None => self.backoff.next_wait(now, Some(link.up_since)),
         };
         self.plan(now, wait, reason);
@@ -387,6 +392,17 @@ impl<'a> Driver<'a> {
         traffic.bytes_received.store(all.received, Relaxed);
         traffic.ignored_frames.store(all.ignored, Relaxed);
         traffic.round_trip_micros.store(round_trip.as_micros().try_into().unwrap_or(u64::MAX), Relaxed);
+    }
+}
+
+/// How long to wait after a GOAWAY.
+fn wait_after(backoff: &mut Backoff, now: Instant, up_since: Instant, away: &GoAway) -> Duration {
+    if away.code == Code::Replaced {
+        backoff.wait_replaced()
+    } else if away.code == Code::Shutdown {
+        backoff.wait_for_restart(now, up_since, away.retry_after)
+    } else {
+        backoff.wait_as_told(now, up_since, away.retry_after)
     }
 }
 

@@ -175,7 +175,7 @@ impl Link {
     fn resolve(&mut self, now: Instant, context: &mut Context<'_>, key: StreamKey) {
         let Some(resolving) = self.resolving.get_mut(&key) else { return };
         loop {
-            let missing = match resolving.decide(&context.access) {
+            let missing = match resolving.decide(context.access) {
                 Err(missing) => missing,
                 Ok(answer) => {
                     self.resolving.remove(&key);
