@@ -11,6 +11,7 @@ use nix::ifaddrs::getifaddrs;
 mod rule;
 
 use crate::address::Address;
+use crate::net;
 pub use rule::{Rule, RuleError, RuleProblem};
 
 /// What the relay may reach through this device.
@@ -35,6 +36,14 @@ pub(crate) enum Refusal {
         host: String,
         /// What the resolver said.
         reason: String,
+    },
+    /// The system has nothing left to look the name up with.
+    #[error("{reason}; {remedy}")]
+    System {
+        /// What the system said.
+        reason: io::Error,
+        /// What to do.
+        remedy: &'static str,
     },
     /// No address of the service is permitted.
     #[error("{service} is not permitted; {remedy}")]
@@ -116,7 +125,10 @@ fn permit_by(rules: &[Rule], host: &str, port: u16, addresses: &[SocketAddr], lo
 
 fn resolve(host: &str, port: u16, lookup: Lookup<'_>) -> Result<Vec<SocketAddr>, Refusal> {
     let unresolved = |reason: String| Refusal::Unresolved { host: shown(host), reason };
-    let addresses = lookup(host, port).map_err(|error| unresolved(error.to_string()))?;
+    let addresses = lookup(host, port).map_err(|reason| match net::remedy_of_shortage(&reason) {
+        Some(remedy) => Refusal::System { reason, remedy },
+        None => unresolved(reason.to_string()),
+    })?;
     if addresses.is_empty() {
         return Err(unresolved("it has no address".into()));
     }
@@ -217,7 +229,7 @@ mod tests {
         match names(&[]).permit(access, host, port) {
             Ok(_) => true,
             Err(Refusal::Denied { .. }) => false,
-            Err(refusal @ Refusal::Unresolved { .. }) => panic!("{host}: {refusal}"),
+            Err(refusal @ (Refusal::Unresolved { .. } | Refusal::System { .. })) => panic!("{host}: {refusal}"),
         }
     }
 

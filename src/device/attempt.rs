@@ -14,6 +14,7 @@ use super::names::Found;
 use super::resolver::RelayName;
 use crate::Error;
 use crate::event_loop::{EventLoop, Source};
+use crate::net;
 
 /// A connection to the relay on its way.
 #[derive(Debug)]
@@ -38,14 +39,14 @@ impl Attempt {
     pub(super) fn new(config: &Config, number: usize, now: Instant, name: &mut RelayName) -> Self {
         let mut attempt = Self { number, deadline: now + config.connect_timeout, dial: None };
         match config.server.ip() {
-            Some(ip) => attempt.dial(vec![canonical(SocketAddr::new(ip, 0), config.server.port())]),
+            Some(ip) => attempt.dial(now, &[canonical(SocketAddr::new(ip, 0), config.server.port())]),
             None => name.request(),
         }
         attempt
     }
 
     /// The name is resolved, or cannot be. An answer that comes after the first changes nothing.
-    pub(super) fn handle_name(&mut self, config: &Config, found: Found) -> Result<(), Error> {
+    pub(super) fn handle_name(&mut self, config: &Config, now: Instant, found: Found) -> Result<(), Error> {
         if self.dial.is_some() {
             return Ok(());
         }
@@ -54,12 +55,13 @@ impl Attempt {
         if found.is_empty() {
             return Err(Error::Unresolved { host: host(), reason: "it has no address".into() });
         }
-        self.dial(found.iter().map(|&address| canonical(address, config.server.port())).collect());
+        let port = config.server.port();
+        self.dial(now, &found.iter().map(|&address| canonical(address, port)).collect::<Vec<_>>());
         Ok(())
     }
 
-    fn dial(&mut self, addresses: Vec<SocketAddr>) {
-        self.dial = Some(Dial::new(Source::Link(self.number), addresses, self.deadline));
+    fn dial(&mut self, now: Instant, addresses: &[SocketAddr]) {
+        self.dial = Some(Dial::new(Source::Link(self.number), addresses, now, self.deadline));
     }
 
     /// Goes on as far as it can without waiting; `None` while there is more to wait for.
@@ -96,6 +98,10 @@ impl Attempt {
 
 fn unreachable(config: &Config, reason: io::Error) -> Error {
     let address = config.server.clone();
+    if let Some(remedy) = net::remedy_of_shortage(&reason) {
+        let what = format!("the link to {address} cannot be made");
+        return Error::System { what, reason: io::Error::new(reason.kind(), format!("{reason}; {remedy}")) };
+    }
     if reason.kind() == io::ErrorKind::ConnectionRefused {
         Error::Refused(address)
     } else if reason.kind() == io::ErrorKind::TimedOut {

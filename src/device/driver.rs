@@ -166,7 +166,7 @@ impl<'a> Driver<'a> {
         }
         while let Some(found) = self.relay_name.poll() {
             if let Some(attempt) = &mut self.attempt {
-                let taken = attempt.handle_name(self.config, found);
+                let taken = attempt.handle_name(self.config, now, found);
                 self.try_again_after(now, taken)?;
             }
         }

@@ -100,6 +100,30 @@ struct Failure {
     reason: String,
 }
 
+impl Failure {
+    fn new(code: Code, reason: impl Into<String>) -> Self {
+        Self { kind: EventKind::Failed, code, reason: reason.into() }
+    }
+
+    /// The service cannot be connected to.
+    fn unreachable(error: &io::Error) -> Self {
+        if let Some(remedy) = net::remedy_of_shortage(error) {
+            Self::new(Code::Internal, format!("{error}; {remedy}"))
+        } else if error.kind() == io::ErrorKind::TimedOut {
+            Self::new(Code::Timeout, "it did not answer")
+        } else if error.kind() == io::ErrorKind::ConnectionRefused {
+            Self::new(Code::Refused, error.to_string())
+        } else {
+            Self::new(Code::Unreachable, error.to_string())
+        }
+    }
+
+    /// The owner's word for the code: what the relay is told as internal is the device's system here.
+    fn name(&self) -> &'static str {
+        if self.code == Code::Internal { "system" } else { self.code.name() }
+    }
+}
+
 impl Link {
     pub(super) fn new(device: Device, number: usize, reached: Reached, now: Instant) -> Self {
         // The options only hasten what the protocol does without them.
@@ -209,16 +233,18 @@ impl Link {
         match answer {
             Ok(addresses) => {
                 let source = Source::Stream(self.number as u32, key);
-                // The core keeps the deadline of the whole; this one shares the time among the addresses.
-                self.dials.insert(key, Dial::new(source, addresses, now + CONNECT_TIMEOUT));
+                // The core keeps the deadline of the whole.
+                self.dials.insert(key, Dial::new(source, &addresses, now, now + CONNECT_TIMEOUT));
                 self.poll_dial(now, context, key);
             }
             Err(refusal) => {
-                let (kind, code) = match refusal {
-                    Refusal::Denied { .. } => (EventKind::Denied, Code::Denied),
-                    Refusal::Unresolved { .. } => (EventKind::Failed, Code::Unresolved),
+                let reason = refusal.to_string();
+                let failure = match refusal {
+                    Refusal::Denied { .. } => Failure { kind: EventKind::Denied, code: Code::Denied, reason },
+                    Refusal::Unresolved { .. } => Failure::new(Code::Unresolved, reason),
+                    Refusal::System { .. } => Failure::new(Code::Internal, reason),
                 };
-                self.connect_failed(now, context, key, Failure { kind, code, reason: refusal.to_string() });
+                self.connect_failed(now, context, key, &failure);
             }
         }
     }
@@ -321,32 +347,25 @@ impl Link {
             }
             Progress::Failed(error) => {
                 self.dials.remove(&key);
-                let (code, reason) = if error.kind() == io::ErrorKind::TimedOut {
-                    (Code::Timeout, "it did not answer".to_owned())
-                } else if error.kind() == io::ErrorKind::ConnectionRefused {
-                    (Code::Refused, error.to_string())
-                } else {
-                    (Code::Unreachable, error.to_string())
-                };
-                self.connect_failed(now, context, key, Failure { kind: EventKind::Failed, code, reason });
+                self.connect_failed(now, context, key, &Failure::unreachable(&error));
             }
         }
     }
 
-    fn connect_failed(&mut self, now: Instant, context: &mut Context<'_>, key: StreamKey, failure: Failure) {
-        self.tell_failed(context, key, &failure);
+    fn connect_failed(&mut self, now: Instant, context: &mut Context<'_>, key: StreamKey, failure: &Failure) {
+        self.tell_failed(context, key, failure);
         self.session.endpoint.handle_failure(now, key, failure.code, &failure.reason);
     }
 
     fn tell_failed(&mut self, context: &Context<'_>, key: StreamKey, failure: &Failure) {
-        let Failure { kind, code, reason } = failure;
+        let Failure { kind, reason, .. } = failure;
         if let Some((client, shown)) = self.services.remove(&key) {
             let message = if *kind == EventKind::Denied {
                 format!("client {client}: {reason}")
             } else {
                 format!("client {client} cannot reach {shown}: {reason}")
             };
-            let event = Event::new(*kind, Severity::Warning, message).with_code(code.name());
+            let event = Event::new(*kind, Severity::Warning, message).with_code(failure.name());
             context.report.event(event.about(client, Some(shown)));
         }
     }
@@ -358,15 +377,11 @@ impl Link {
             }
             Reset::ConnectTimeout => {
                 let reason = if resolving {
-                    "its name was not resolved in 10 s; check the device's DNS".to_owned()
+                    "its name was not resolved in 10 s; check the device's DNS"
                 } else {
-                    "it did not answer in 10 s".to_owned()
+                    "it did not answer in 10 s"
                 };
-                return self.tell_failed(
-                    context,
-                    key,
-                    &Failure { kind: EventKind::Failed, code: Code::Timeout, reason },
-                );
+                return self.tell_failed(context, key, &Failure::new(Code::Timeout, reason));
             }
             Reset::Replaced => {
                 (EventKind::Disconnect, Severity::Detail, "was cut: the relay gave its number to another".to_owned())
