@@ -59,7 +59,7 @@ describe("TCPRemoteConnect", function()
     end)
 
     it("returns what is wrong with the call, and never raises", function()
-      local list = "the options are allow, connect_timeout, local_address, local_port, "
+      local list = "the options are allow, connect_timeout, keep_trying, local_address, local_port, "
         .. "protocol, reconnect, server_address, server_port"
       local cases = {
         { 5, "the arguments must be a table or \"host:port\", got number" },

@@ -10,6 +10,7 @@ describe("the options' check", function()
       local_port = 22,
       allow = "any",
       connect_timeout = 0.5,
+      keep_trying = true,
       reconnect = false,
       protocol = 2,
     })
@@ -24,6 +25,7 @@ describe("the options' check", function()
       { { connect_timeout = {} }, "option 'connect_timeout': number wanted, got table" },
       { { reconnect = "yes" }, "option 'reconnect': boolean wanted, got string 'yes'" },
       { { reconnect = 1 }, "option 'reconnect': boolean wanted, got number 1" },
+      { { keep_trying = 1 }, "option 'keep_trying': boolean wanted, got number 1" },
       { { protocol = "2" }, "option 'protocol': number wanted, got string '2'" },
       { { allow = 5 }, "option 'allow': string or table wanted, got number 5" },
       { { allow = { "127.0.0.1:22", {} } }, "option 'allow', item 2: string wanted, got table" },
@@ -40,7 +42,7 @@ describe("the options' check", function()
   end)
 
   it("lists the options for any other unknown one", function()
-    local list = "the options are allow, connect_timeout, local_address, local_port, "
+    local list = "the options are allow, connect_timeout, keep_trying, local_address, local_port, "
       .. "protocol, reconnect, server_address, server_port"
     assert.equal("unknown option 'port'; " .. list, options.mistake { port = 1 })
     assert.equal("unknown option '1'; " .. list, options.mistake { "relay.example.com" })

@@ -70,6 +70,7 @@ impl UserData for Tunnel {
             }
         });
         methods.add_method("getfd", |lua, this, ()| answer(lua, this.fd()));
+        methods.add_method("reconnect", |lua, this, ()| answer(lua, this.reconnect().map(|()| true)));
         methods.add_method_mut("close", |lua, this, ()| answer(lua, this.close().map(|()| true)));
         #[cfg(feature = "fault-injection")]
         methods.add_method("_panic", |_, this, ()| {
@@ -118,6 +119,13 @@ impl Tunnel {
     fn fd(&self) -> Result<RawFd, Error> {
         match &self.life {
             Life::Started(handle) => handle.fd(),
+            Life::Ended(..) => Err(Error::Closed),
+        }
+    }
+
+    fn reconnect(&self) -> Result<(), Error> {
+        match &self.life {
+            Life::Started(handle) => handle.reconnect(),
             Life::Ended(..) => Err(Error::Closed),
         }
     }
@@ -177,6 +185,9 @@ fn config(options: &Table) -> Result<Config, Error> {
     }
     if let Some(reconnect) = option::<bool>(options, "reconnect")? {
         config.reconnect = reconnect;
+    }
+    if let Some(keep_trying) = option::<bool>(options, "keep_trying")? {
+        config.keep_trying = keep_trying;
     }
     if let Some(version) = option::<f64>(options, "protocol")? {
         config.protocol = if version == 1.0 {

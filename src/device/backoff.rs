@@ -76,6 +76,11 @@ impl Backoff {
         }
     }
 
+    /// The owner knows better than the waits so far.
+    pub(super) fn reset(&mut self) {
+        self.bound = MIN;
+    }
+
     /// A relay has answered.
     pub(super) fn restart_is_over(&mut self) {
         self.restart = None;

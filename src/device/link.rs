@@ -41,6 +41,8 @@ pub(super) struct Link {
     pub(super) version: Option<u8>,
     /// The relay wants no more of this link.
     pub(super) away: Option<GoAway>,
+    /// Nothing is sent before.
+    pub(super) silent_until: Option<Instant>,
     number: usize,
     /// Services whose names are looked up.
     resolving: BTreeMap<StreamKey, Resolving>,
@@ -135,6 +137,7 @@ impl Link {
             stage: Stage::Made,
             version: None,
             away: None,
+            silent_until: None,
             number,
             resolving: BTreeMap::new(),
             dials: BTreeMap::new(),
@@ -149,6 +152,10 @@ impl Link {
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Result<bool, LinkLost> {
+        if self.silent_until.is_some_and(|until| now < until) {
+            return Ok(false);
+        }
+        self.silent_until = None;
         self.session.handle_timeout(now)?;
         self.poll_dials(now, context);
         let mut busy = self.session.turn(now, &mut context.event_loop, buffer)?;
@@ -251,6 +258,9 @@ impl Link {
 
     /// When something is due here.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        if self.silent_until.is_some() {
+            return self.silent_until;
+        }
         let dials = self.dials.values().filter_map(Dial::poll_timeout).min();
         [dials, self.session.poll_timeout()].into_iter().flatten().min()
     }
