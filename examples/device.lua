@@ -16,6 +16,7 @@ local tunnel, message = tcpremote.connect {
   server_port = tonumber(server_port),
   local_address = local_address,
   local_port = tonumber(local_port),
+  keep_trying = true,
 }
 if not tunnel then
   io.stderr:write(message, "\n")
@@ -32,6 +33,6 @@ repeat
   end
 until reason == "closed"
 
--- A link that is lost is made anew, so a tunnel that is over is a failure.
+-- A link that is lost, or cannot be made, is tried for again: a tunnel that is over is a failure.
 io.stderr:write("the tunnel is over\n")
 os.exit(1)

@@ -10,6 +10,7 @@ describe("the options' check", function()
       local_port = 22,
       allow = "any",
       connect_timeout = 0.5,
+      keep_trying = true,
       reconnect = false,
       protocol = 2,
     })
@@ -26,6 +27,7 @@ describe("the options' check", function()
       { { connect_timeout = {} }, "option 'connect_timeout': number wanted, got table" },
       { { reconnect = "yes" }, "option 'reconnect': boolean wanted, got string 'yes'" },
       { { reconnect = 1 }, "option 'reconnect': boolean wanted, got number 1" },
+      { { keep_trying = 1 }, "option 'keep_trying': boolean wanted, got number 1" },
       { { protocol = "2" }, "option 'protocol': number wanted, got string '2'" },
       { { allow = true }, "option 'allow': \"any\" or a list of rules wanted, got boolean true" },
     }
@@ -91,7 +93,7 @@ describe("the options' check", function()
   end)
 
   it("lists the options for any other unknown one", function()
-    local list = "the options are allow, connect_timeout, local_address, local_port, "
+    local list = "the options are allow, connect_timeout, keep_trying, local_address, local_port, "
       .. "protocol, reconnect, server_address, server_port"
     assert.equal("unknown option 'port'; " .. list, options.mistake { port = 1 })
     assert.equal("unknown option '1'; " .. list, options.mistake { "relay.example.com" })

@@ -104,4 +104,45 @@ describe("a tunnel that loses its link", function()
     -- A first link that cannot be made is an error of the call, and no reason to try for ever.
     assert.equal("refused", (select(3, tcpremote.connect { server_address = "127.0.0.1", server_port = port })))
   end)
+
+  it("makes it anew when the program says so, and ends a wait for that", function()
+    connect()
+    assert.is_true(tunnel:reconnect())
+    local old = link
+    link = net.accept_device(relay)
+    net.await_listening(tunnel)
+    assert.equal(1, tunnel:status().reconnects)
+    assert.equal("closed", select(2, old:receive(1)))
+    old:close()
+    relay:close()
+    link:close()
+    local event
+    repeat
+      event = expect_event "waiting"
+    until event.code == "refused"
+    relay = net.listen(port)
+    assert.is_true(tunnel:reconnect())
+    link = net.accept_device(relay)
+    repeat
+      assert(tunnel:wait(net.DEADLINE))
+    until tunnel:next_event().type == "listening"
+    tunnel:close()
+    assert.same({ nil, "closed", "closed" }, { tunnel:reconnect() })
+  end)
+
+  it("tries for the first one, too, if it is told to", function()
+    connect()
+    relay:close()
+    local patient = assert(tcpremote.connect { server_address = "127.0.0.1", server_port = port, keep_trying = true })
+    assert.equal("waiting", patient:status().state)
+    local event = patient:next_event()
+    assert.same({ "waiting", "refused" }, { event.type, event.code })
+    relay = net.listen(port)
+    patient:reconnect()
+    net.accept_device(relay):close()
+    repeat
+      assert(patient:wait(net.DEADLINE))
+    until patient:next_event().type == "listening"
+    patient:close()
+  end)
 end)

@@ -66,6 +66,7 @@ impl UserData for Tunnel {
             Err(error) => answer::<bool>(lua, Err(error)),
         });
         methods.add_method("getfd", |lua, this, ()| answer(lua, this.fd()));
+        methods.add_method("reconnect", |lua, this, ()| answer(lua, this.reconnect().map(|()| true)));
         methods.add_method_mut("close", |lua, this, seconds: Option<f64>| match this.close(timeout(seconds)) {
             Ok(false) if seconds.is_some() => (Value::Nil, "timeout").into_lua_multi(lua),
             Ok(_) => answer(lua, Ok(true)),
@@ -118,6 +119,13 @@ impl Tunnel {
     fn fd(&self) -> Result<RawFd, Error> {
         match &self.life {
             Life::Started(handle) => handle.fd(),
+            Life::Ended(..) => Err(Error::Closed),
+        }
+    }
+
+    fn reconnect(&self) -> Result<(), Error> {
+        match &self.life {
+            Life::Started(handle) => handle.reconnect(),
             Life::Ended(..) => Err(Error::Closed),
         }
     }
@@ -182,6 +190,9 @@ fn config(options: &Table) -> Result<Config, Error> {
     }
     if let Some(reconnect) = option::<bool>(options, "reconnect")? {
         config.reconnect = reconnect;
+    }
+    if let Some(keep_trying) = option::<bool>(options, "keep_trying")? {
+        config.keep_trying = keep_trying;
     }
     if let Some(version) = option::<f64>(options, "protocol")? {
         config.protocol = if version == 1.0 {

@@ -64,7 +64,8 @@ function Tunnel:status()
 end
 
 ---@class tcpremote.Event
----@field type "greeting"|"listening"|"waiting"|"closed"|"connect"|"disconnect"|"failed"|"denied"|"stalled"|"protocol"
+---@field type "greeting"|"listening"|"waiting"|"kept"|"closed"|"connect"|"disconnect"|"failed"|"denied"|"stalled"
+---|"protocol"
 ---@field severity "ERROR"|"WARNING"|"INFO"|"DETAIL"
 ---@field time number seconds since 1970
 ---@field message string one line for a person
@@ -103,6 +104,16 @@ function Tunnel:getfd()
   return handle_of(self, "getfd"):getfd()
 end
 
+--- Makes the link anew now, for a program that knows better than a timer: the network is back, or the relay has moved.
+--- Ends a wait, begins an attempt again, and replaces a link in use once the relay has answered on the next; in version
+--- 2 the clients of the old one may finish there. Does not wait: events tell what becomes of it.
+---@return true? requested
+---@return string? message
+---@return string? code
+function Tunnel:reconnect()
+  return handle_of(self, "reconnect"):reconnect()
+end
+
 --- Delivers what was read from services, then ends the clients, the link and the thread. Bounded in time; the last
 --- events can still be taken. With `seconds` it waits at most so long, and returns nil and "timeout" if more is needed:
 --- the tunnel goes on ending, and `close` may be called again.
@@ -134,6 +145,8 @@ end
 --- and local_address: any port of the device itself
 ---@field connect_timeout? number seconds, 10 without it
 ---@field reconnect? boolean whether a link that is lost is made anew, for ever; true without it
+---@field keep_trying? boolean whether the first link is tried for until there is one, too; false without it. Then the
+--- tunnel that `connect` returns may be "waiting"
 ---@field protocol? 1|2 the newest version of the protocol to speak, 2 without it
 
 --- Connects to a relay and offers it this device's services. Returns once the relay can use the tunnel, or
@@ -153,8 +166,8 @@ function tcpremote.connect(options)
     return nil, message, code
   end
   local tunnel = setmetatable({ [HANDLE] = handle }, metatable)
-  -- The first event ends the waiting: it is "greeting" or "closed", and stays for the caller to take. The state may be
-  -- another by then.
+  -- The first event ends the waiting: "greeting", "closed" or, with keep_trying, "waiting". It stays for the caller to
+  -- take, and the state may be another by then.
   while select(2, handle:wait(0)) == "timeout" do
     if not scheduler.wait_readable(tunnel) then
       handle:wait()

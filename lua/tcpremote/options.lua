@@ -9,6 +9,7 @@ options.types = {
   local_port = { "number" },
   allow = { "string", "table" },
   connect_timeout = { "number" },
+  keep_trying = { "boolean" },
   reconnect = { "boolean" },
   protocol = { "number" },
 }

@@ -11,9 +11,9 @@ net.NO_SUCH_NAME = ("x"):rep(64) .. ".invalid"
 
 net.CONNECT, net.CLOSE, net.DATA, net.LISTEN, net.HELLO = 1, 2, 3, 4, 5
 
---- A listening socket on the loopback, and its port.
-function net.listen()
-  local server = assert(socket.bind("127.0.0.1", 0))
+--- A listening socket on the loopback, and its port: one of the system's choice, unless it is given.
+function net.listen(port_wanted)
+  local server = assert(socket.bind("127.0.0.1", port_wanted or 0))
   server:settimeout(net.DEADLINE)
   local _, port = server:getsockname()
   return server, tonumber(port)

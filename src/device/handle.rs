@@ -14,7 +14,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
 use super::notice::{Event, Status};
 use super::report::Report;
-use super::{Config, driver};
+use super::{Config, driver, resolver};
 use crate::Error;
 use crate::event_loop::EventLoop;
 
@@ -115,6 +115,20 @@ impl Handle {
         Ok(self.report.as_fd().as_raw_fd())
     }
 
+    /// Makes the link anew now: a wait is over, an attempt begins again, and a link in use is replaced once the relay has
+    /// answered on the next. Does not wait for it; what becomes of it is told by events.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] if the tunnel is over.
+    pub fn reconnect(&self) -> Result<(), Error> {
+        self.check_process()?;
+        if self.report.is_over() {
+            return Err(Error::Closed);
+        }
+        self.report.request_reconnect();
+        Ok(())
+    }
+
     /// Sends what was read from services, ends every client, the link and the thread. Bounded in time; may be
     /// called again.
     pub fn close(&self) -> Result<(), Error> {
@@ -164,7 +178,8 @@ fn silence_our_panics() {
     ONCE.call_once(|| {
         let previous = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            if thread::current().name() != Some(THREAD_NAME) {
+            let thread = thread::current();
+            if !matches!(thread.name(), Some(THREAD_NAME | resolver::THREAD_NAME)) {
                 previous(info);
             }
         }));

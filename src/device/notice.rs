@@ -99,6 +99,8 @@ pub enum EventKind {
     Listening,
     /// The link is lost, or could not be made; the message says why, and when it is tried again.
     Waiting,
+    /// A new link was asked for and could not be made; the one in use stays.
+    Kept,
     /// The tunnel is over; the message says why.
     Closed,
     /// A client asked for a service.
@@ -116,13 +118,14 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    /// `greeting`, `listening`, `waiting`, `closed`, `connect`, `disconnect`, `failed`, `denied`, `stalled` or
-    /// `protocol`.
+    /// `greeting`, `listening`, `waiting`, `kept`, `closed`, `connect`, `disconnect`, `failed`, `denied`, `stalled`
+    /// or `protocol`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Greeting => "greeting",
             Self::Listening => "listening",
             Self::Waiting => "waiting",
+            Self::Kept => "kept",
             Self::Closed => "closed",
             Self::Connect => "connect",
             Self::Disconnect => "disconnect",

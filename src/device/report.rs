@@ -28,6 +28,7 @@ pub(super) struct Report {
     inner: Mutex<Inner>,
     over: Condvar,
     stop: AtomicBool,
+    reconnect: AtomicBool,
     waker: Arc<Waker>,
     /// One byte lies in this pair while there are events. A socket pair, since every system has it and its
     /// writes raise no SIGPIPE.
@@ -87,6 +88,7 @@ impl Report {
             }),
             over: Condvar::new(),
             stop: AtomicBool::new(false),
+            reconnect: AtomicBool::new(false),
             waker,
             bell,
             ear,
@@ -142,6 +144,11 @@ impl Report {
         let _ = self.waker.wake();
     }
 
+    pub(super) fn request_reconnect(&self) {
+        self.reconnect.store(true, Relaxed);
+        let _ = self.waker.wake();
+    }
+
     /// Waits until the thread has ended; false if it did not within `timeout`.
     pub(super) fn await_over(&self, timeout: Duration) -> bool {
         let running = |inner: &mut Inner| inner.state != State::Closed;
@@ -161,6 +168,11 @@ impl Report {
         #[cfg(any(test, feature = "fault-injection"))]
         assert!(!self.panic.load(Relaxed), "injected panic");
         self.stop.load(Relaxed)
+    }
+
+    /// Whether the owner has asked for a new link since the last call.
+    pub(super) fn take_reconnect(&self) -> bool {
+        self.reconnect.swap(false, Relaxed)
     }
 
     /// LISTEN is on its way to `peer`.
@@ -192,6 +204,14 @@ impl Report {
         let message = format!("{reason}; trying again in {:.1} s", wait.as_secs_f64());
         let event = Event::new(EventKind::Waiting, Severity::Warning, message).with_code(reason.code());
         inner.push(event);
+    }
+
+    /// The link that was to take the place of the one in use could not be made.
+    pub(super) fn kept(&self, reason: &Error) {
+        let mut inner = self.lock();
+        inner.last_error = Some((reason.to_string(), reason.code()));
+        let message = format!("{reason}; the link before it stays in use");
+        inner.push(Event::new(EventKind::Kept, Severity::Warning, message).with_code(reason.code()));
     }
 
     /// The next attempt begins.
