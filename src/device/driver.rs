@@ -170,10 +170,10 @@ impl<'a> Driver<'a> {
             }
         }
         while let Some(found) = self.relay_name.poll() {
-            if let Some(attempt) = &mut self.attempt {
-                if let Err(error) = attempt.handle_name(self.config, now, found) {
-                    self.fail_attempt(now, error)?;
-                }
+            if let Some(attempt) = &mut self.attempt
+                && let Err(error) = attempt.handle_name(self.config, now, found)
+            {
+                self.fail_attempt(now, error)?;
             }
         }
         Ok(())
