@@ -61,6 +61,12 @@ local function watch(tunnel)
   end
 end
 
+--- The state of a tunnel; "closed" where it belongs to another process.
+local function state_of(tunnel)
+  local status = tunnel:status()
+  return status and status.state or "closed"
+end
+
 --- Closes a tunnel, and waits for it as long as is said (until it is over without `seconds`); true if it is over.
 local function finish(tunnel, seconds)
   log_events(tunnel, ENDS)
@@ -91,18 +97,15 @@ end
 --- Forgets the tunnels that have ended where no scheduler saw it, and waits for the oldest where too many are ending.
 local function reap()
   for i = #ending, 1, -1 do
-    local tunnel = ending[i]
-    if #ending > MAX_ENDING or tunnel:status() == nil or tunnel:status().state == "closed" then
-      scheduler.when_readable(tunnel, nil)
-      finish(tunnel)
+    if state_of(ending[i]) == "closed" then
+      scheduler.when_readable(ending[i], nil)
+      finish(ending[i])
     end
   end
-end
-
---- The state of a tunnel; "closed" where it belongs to another process.
-local function state_of(tunnel)
-  local status = tunnel:status()
-  return status and status.state or "closed"
+  while #ending > MAX_ENDING do
+    scheduler.when_readable(ending[1], nil)
+    finish(ending[1])
+  end
 end
 
 --- Waits until the relay has answered the tunnel's LISTEN, as long as it may take; true if it has.
