@@ -68,6 +68,19 @@ function net.connect(port)
   return connection
 end
 
+--- Sends until nothing is taken any more: everything between here and a reader who stands still is full.
+function net.fill(connection)
+  connection:settimeout(1)
+  local chunk = ("x"):rep(2 ^ 20)
+  local sent
+  repeat
+    local _, reason, last = connection:send(chunk)
+    assert(reason == nil or reason == "timeout", reason)
+    sent = last
+  until sent == 0
+  connection:settimeout(net.DEADLINE)
+end
+
 --- Everything until the peer ends the connection, and how it ended: "closed", or another reason.
 function net.read_all(connection)
   local bytes, reason, part = connection:receive("*a")
