@@ -141,7 +141,7 @@ end
 ---@field server_port integer the relay's port for devices
 ---@field local_address? string with local_port: the one service that the relay may reach
 ---@field local_port? integer
----@field allow? "any"|string[] what the relay may reach: addresses, networks, names, ports and ranges. Without this
+---@field allow? "any"|(string|integer)[] what the relay may reach: addresses, networks, names, ports and ranges. Without this
 --- and local_address: any port of the device itself
 ---@field connect_timeout? number seconds, 10 without it
 ---@field reconnect? boolean whether a link that is lost is made anew, for ever; true without it
