@@ -32,3 +32,4 @@ until not event and not tunnel:wait()
 local status = tunnel:status()
 print(("%d clients were served, %d bytes sent, %d bytes received"):format(
   status.clients_total, status.bytes_sent, status.bytes_received))
+os.exit(status.last_error and 1 or 0)

@@ -46,6 +46,7 @@ describe("TCPRemoteConnect", function()
         local results = { command()(arguments) }
         assert.same({ "ok" }, results)
         accept_device():close()
+        agent.remove()
       end
     end)
 
@@ -59,23 +60,26 @@ describe("TCPRemoteConnect", function()
     end)
 
     it("returns what is wrong with the call, and never raises", function()
-      local list = "the options are allow, connect_timeout, local_address, local_port, "
-        .. "protocol, reconnect, server_address, server_port"
+      local list = "the options are LocalAddress, LocalPort, ServerAddress, ServerPort, "
+        .. "allow, connect_timeout, keep_trying, protocol, reconnect"
       local cases = {
-        { 5, "the arguments must be a table or \"host:port\", got number" },
-        { true, "the arguments must be a table or \"host:port\", got boolean" },
-        { print, "the arguments must be a table or \"host:port\", got function" },
+        { " ", "' ' has no port; write host:port, for example relay.example.com:2065" },
         { "relay", "'relay' has no port; write host:port, for example relay.example.com:2065" },
         { "relay:0", "port '0' is not a number from 1 to 65535" },
         { "::1:22", "'::1:22' is ambiguous; write an IPv6 address in brackets, for example [::1]:2065" },
-        { { "127.0.0.1", port, server_port = 1 }, "'server_port' is given twice" },
-        { { ServerAdress = "x" }, "unknown option 'ServerAdress'; " .. list },
+        { "tcp://relay:1", "'tcp://relay:1' begins with a scheme; leave it off and write relay:1" },
+        { { "127.0.0.1", port, ServerPort = 1 }, "'ServerPort' is given twice" },
+        { { ServerAdress = "x" }, "unknown option 'ServerAdress'; did you mean 'ServerAddress'?" },
+        { { Host = "x" }, "unknown option 'Host'; " .. list },
         { { "a", 1, "b", 2, "c" }, "unknown option '5'; " .. list },
-        { { ServerAddress = 5 }, "option 'server_address': string wanted, got number 5" },
-        { { ServerAddress = "a", ServerPort = "x" }, "option 'server_port': number wanted, got string 'x'" },
-        { { "127.0.0.1", 70000 }, "server_port: port '70000' is not a number from 1 to 65535" },
-        { { "127.0.0.1" }, "server_address is given without server_port; the two go together" },
-        { { "127.0.0.1", port, LocalPort = 1 }, "local_port is given without local_address; the two go together" },
+        { { ServerAddress = 5 }, "option 'ServerAddress': string wanted, got number 5" },
+        { { server_address = 5 }, "option 'server_address': string wanted, got number 5" },
+        { { ServerAddress = "a", ServerPort = "x" }, "option 'ServerPort': number wanted, got string 'x'" },
+        { { "127.0.0.1", 70000 }, "ServerPort: port '70000' is not a number from 1 to 65535" },
+        { { "127.0.0.1" }, "ServerAddress is given without ServerPort; the two go together" },
+        { { "127.0.0.1", port, LocalPort = 1 }, "LocalPort is given without LocalAddress; the two go together" },
+        { { "127.0.0.1", port, allow = { ssh = 22 } },
+          "option 'allow': 'ssh' stands before a rule, and rules have no names; write { 22 }" },
       }
       for _, case in ipairs(cases) do
         local ok, nothing, message, code = pcall(command(), case[1])
@@ -91,35 +95,31 @@ describe("TCPRemoteConnect", function()
       local message = ("127.0.0.1:%d refused the connection; is the relay running there?"):format(closed)
       assert.same({ nil, message, "refused" }, { command()("127.0.0.1:" .. closed) })
     end)
-
-    it("replaces the tunnel once the new one is up", function()
-      assert.equal("ok", command()("127.0.0.1:" .. port))
-      local first = accept_device()
-      assert.equal("ok", command()("127.0.0.1:" .. port))
-      local second = accept_device()
-      assert.same({ nil, "closed", "" }, { first:receive(1) })
-      second:settimeout(0)
-      assert.same({ nil, "timeout", "" }, { second:receive(1) })
-    end)
-
-    it("keeps the tunnel if the new one fails", function()
-      assert.equal("ok", command()("127.0.0.1:" .. port))
-      local link = accept_device()
-      assert.is_nil((command()("127.0.0.1:" .. net.refusing_port())))
-      assert.is_nil((command()(5)))
-      link:settimeout(0)
-      assert.same({ nil, "timeout", "" }, { link:receive(1) })
-    end)
   end)
 
   describe("in an agent", function()
     it("takes the relay from the configuration", function()
-      agent.install { device = { tcprconnect = { addr = "127.0.0.1", port = port } } }
       for _, arguments in ipairs { "", {}, { LocalAddress = "127.0.0.1", LocalPort = 22 } } do
+        agent.install { device = { tcprconnect = { addr = "127.0.0.1", port = port } } }
         assert.equal("ok", agent.strictly(command(), arguments))
         accept_device():close()
+        agent.remove()
       end
-      assert.equal("ok", agent.strictly(command()))
+    end)
+
+    it("takes whatever a server sends for no arguments as none, since the command of 2012 ignored them", function()
+      -- A decoder's null is a function, or a userdata.
+      local null = io.stdout
+      for _, arguments in ipairs {
+        false, true, 0, 7, print, null, { null, print, null }, { LocalAddress = null, LocalPort = print },
+      } do
+        agent.install { device = { tcprconnect = { addr = "127.0.0.1", port = port } } }
+        assert.same({ "ok" }, { agent.strictly(command(), arguments) })
+        accept_device():close()
+        agent.remove()
+      end
+      agent.install { device = { tcprconnect = { addr = "127.0.0.1", port = port } } }
+      assert.same({ "ok" }, { agent.strictly((command())) })
       accept_device()
     end)
 
@@ -144,10 +144,29 @@ describe("TCPRemoteConnect", function()
       agent.install { device = { tcprconnect = { addr = "127.0.0.1", port = true } } }
       local _, message, code = agent.strictly(command(), "")
       assert.equal(
-        "in the configuration's device.tcprconnect: option 'server_port': number wanted, got boolean true",
+        "in the agent's configuration: option 'device.tcprconnect.port': number wanted, got boolean true",
         message
       )
       assert.equal("usage", code)
+    end)
+
+    it("speaks the words of the configuration where a mistake is in it", function()
+      for _, case in ipairs {
+        { { addr = "127.0.0.1", port = 0 }, "device.tcprconnect.port: port '0' is not a number from 1 to 65535" },
+        { { addr = "127.0.0.1" }, "device.tcprconnect.addr is given without ServerPort; the two go together" },
+        { { addr = "tcp://relay", port = port },
+          "device.tcprconnect.addr: 'tcp://relay' begins with a scheme; leave it off and write 'relay'" },
+        { { addr = "127.0.0.1", port = port, allow = { "22", nil, "80" } },
+          "in the agent's configuration: option 'device.tcprconnect.allow': item 2 is missing, "
+            .. "and there is one at 3; write { \"22\", \"80\" }" },
+      } do
+        agent.install { device = { tcprconnect = case[1] } }
+        assert.same({ nil, case[2], "usage" }, { agent.strictly(command(), "") })
+        agent.remove()
+      end
+      agent.install { device = { tcprconnect = { addr = "127.0.0.1", port = port } } }
+      assert.same({ nil, "ServerPort: port '0' is not a number from 1 to 65535", "usage" },
+        { agent.strictly(command(), { ServerPort = 0 }) })
     end)
 
     it("does without a configuration of its own", function()
@@ -165,19 +184,24 @@ describe("TCPRemoteConnect", function()
       assert.same({ "ok" }, results)
       accept_device()
       results = { agent.strictly(call, { "asset" }, { "127.0.0.1", 0 }, "commands.TCPRemoteConnect", nil) }
-      assert.same({ nil, "server_port: port '0' is not a number from 1 to 65535", "usage" }, results)
+      assert.same({ nil, "ServerPort: port '0' is not a number from 1 to 65535", "usage" }, results)
     end)
 
     it("writes what happens to the log, when it happens", function()
       local lines, sched = agent.install()
       assert.equal("ok", agent.strictly(command(), "127.0.0.1:" .. port))
-      assert.same({ ("TCPTUNNEL INFO the link to 127.0.0.1:%d is up, waiting for clients"):format(port) }, lines)
-      accept_device():close()
-      net.eventually(function()
-        agent.strictly(sched.step)
-        return lines[2]
-      end, "a line in the log")
-      assert.matches("^TCPTUNNEL ERROR the link to 127%.0%.0%.1:" .. port .. " was lost: ", lines[2])
+      local link = accept_device()
+      local function expect_line(number, pattern)
+        net.eventually(function()
+          agent.strictly(sched.step)
+          return lines[number]
+        end, "a line in the log")
+        assert.matches("^TCPTUNNEL " .. pattern:format(port), lines[number])
+      end
+      expect_line(1, "INFO the link to 127%%.0%%.0%%.1:%d is made, waiting for the relay's answer$")
+      expect_line(2, "INFO the link to 127%%.0%%.0%%.1:%d is up, waiting for clients$")
+      link:close()
+      expect_line(3, "ERROR the link to 127%%.0%%.0%%.1:%d was lost: ")
       assert.equal(0, sched.watched())
     end)
 
@@ -192,20 +216,29 @@ describe("TCPRemoteConnect", function()
         section.reconnect = case.configured
         local lines, sched = agent.install { device = { tcprconnect = section } }
         assert.equal("ok", agent.strictly(command(), case.arguments))
-        accept_device():close()
-        net.eventually(function()
-          agent.strictly(sched.step)
-          return lines[2]
-        end, "a line in the log")
-        assert.matches(" was lost: ", lines[2])
-        assert.equal(case.waits, lines[2]:match("^TCPTUNNEL WARNING .+; trying again in %d+%.%d s$") ~= nil, lines[2])
-        if case.waits then
-          accept_device()
+        --- The next line that tells of something else than a link that is made.
+        local taken = 0
+        local function line()
+          local found
           net.eventually(function()
             agent.strictly(sched.step)
-            return lines[3]
-          end, "the link")
-          assert.matches("^TCPTUNNEL INFO the link to .+ is up", lines[3])
+            repeat
+              taken = taken + (lines[taken + 1] and 1 or 0)
+              found = lines[taken]
+            until not lines[taken + 1] or not found:match " is made, "
+            return found and not found:match " is made, "
+          end, "a line in the log")
+          return found
+        end
+        local link = accept_device()
+        assert.matches("^TCPTUNNEL INFO the link to .+ is up", line())
+        link:close()
+        local lost = line()
+        assert.matches(" was lost: ", lost)
+        assert.equal(case.waits, lost:match("^TCPTUNNEL WARNING .+; trying again in %d+%.%d s$") ~= nil, lost)
+        if case.waits then
+          accept_device()
+          assert.matches("^TCPTUNNEL INFO the link to .+ is up", line())
         end
         agent.remove()
       end
@@ -231,34 +264,35 @@ describe("TCPRemoteConnect", function()
       assert.equal("refused", result[3])
     end)
 
-    it("serves calls that come at once, and keeps one tunnel", function()
+    it("returns the tunnel though its first link came and went before the task looked", function()
+      local core = require "tcpremote.core"
+      local start, handle = core.start, nil
+      core.start = function(...)
+        handle = start(...)
+        return handle
+      end
+      local server, server_port, fill = net.listen_for_few()
       local _, sched = agent.install()
-      local answers = {}
-      for i = 1, 3 do
-        sched.run(function()
-          answers[i] = { command()("127.0.0.1:" .. port) }
-        end)
-      end
+      local results
+      sched.run(function()
+        results = { command() { "127.0.0.1", server_port, reconnect = true } }
+      end)
+      sched.run_ready()
+      core.start = start
+      local link = net.accept_device(server)
+      local open = fill()
+      link:close()
+      -- The next attempt is in progress, and stays so: nobody answers it.
       net.eventually(function()
+        local status = handle:status()
+        return status.state == "connecting" and status.last_error
+      end, "the second attempt")
+      for _ = 1, 3 do
         sched.step()
-        return answers[1] and answers[2] and answers[3]
-      end, "three answers")
-      assert.same({ { "ok" }, { "ok" }, { "ok" } }, answers)
-      local open = {}
-      for i = 1, 3 do
-        open[i] = accept_device()
-        open[i]:settimeout(0)
       end
-      net.eventually(function()
-        for i = #open, 1, -1 do
-          if select(2, open[i]:receive(1)) ~= "timeout" then
-            table.remove(open, i)
-          end
-        end
-        return #open <= 1
-      end, "the end of two")
-      assert.equal(1, #open)
-      assert.equal(1, sched.watched())
+      assert.same({ "ok" }, results)
+      assert.equal("connecting", handle:status().state)
+      open()
     end)
 
     it("works outside of a task, and without a scheduler", function()

@@ -15,7 +15,7 @@ describe("an event loop", function()
     relay, port = net.listen()
     tunnel = assert(tcpremote.connect { server_address = "127.0.0.1", server_port = port, reconnect = false })
     link = net.accept_device(relay)
-    assert.equal("listening", tunnel:next_event().type)
+    net.await_listening(tunnel)
   end)
 
   after_each(function()

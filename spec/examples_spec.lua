@@ -1,5 +1,6 @@
 local net = require "support.net"
 local process = require "support.process"
+local unpack = table.unpack or unpack -- luacheck: ignore
 
 describe("the examples", function()
   local relay, port
@@ -18,30 +19,91 @@ describe("the examples", function()
     return process.start(process.lua, call)
   end
 
-  it("device.lua holds a tunnel until its input ends", function()
-    local child = start("device", "'127.0.0.1'", port)
+  it("device.lua says what happens, with its input closed", function()
+    local child = start("device", "'127.0.0.1'", port, "'127.0.0.1'", 22)
     local link = net.accept_device(relay)
-    assert.equal("closed", select(2, link:receive(1)))
+    assert.equal(("INFO\tthe link to 127.0.0.1:%d is made, waiting for the relay's answer"):format(port), child.line())
+    assert.equal(("INFO\tthe link to 127.0.0.1:%d is up, waiting for clients"):format(port), child.line())
     link:close()
-    assert.same({ "ok\n", 0 }, { child.finish() })
+    assert.matches("^WARNING\tthe link to 127%.0%.0%.1:" .. port .. " was lost: ", child.line())
+    net.accept_device(relay)
+    assert.matches("^INFO\tthe link to .+ is made", child.line())
+    assert.matches("^INFO\tthe link to .+ is up", child.line())
+    child.stop()
   end)
 
   it("device.lua tells what is wrong", function()
-    local output, status = start("device", "'127.0.0.1'", net.refusing_port()).finish()
-    assert.matches("refused the connection; is the relay running there%?\n$", output)
+    local output, status = start("device", "'127.0.0.1:1'", 2).finish()
+    assert.matches("^server_address: host '127%.0%.0%.1:1' has a port in it; ", output)
     assert.equal(1, status)
-    output, status = start("device").finish()
-    assert.same({ "usage: lua examples/device.lua SERVER PORT [LOCAL_ADDRESS LOCAL_PORT]\n", 2 }, { output, status })
+    for _, arguments in ipairs { {}, { "'127.0.0.1'", "'port'" }, { "'127.0.0.1'", 1, "'127.0.0.1'" } } do
+      output, status = start("device", unpack(arguments)).finish()
+      assert.same({ "usage: lua examples/device.lua SERVER PORT [LOCAL_ADDRESS LOCAL_PORT]\n", 2 }, { output, status })
+    end
   end)
 
   it("tunnel.lua tells what happens until the relay is gone", function()
     local child = start("tunnel", "'127.0.0.1'", port)
     local link = net.accept_device(relay)
+    assert.matches("INFO%s+the link to 127%.0%.0%.1:" .. port .. " is made", child.line())
     assert.matches("INFO%s+the link to 127%.0%.0%.1:" .. port .. " is up", child.line())
     link:close()
     local output, status = child.finish()
     assert.matches("ERROR%s+the link to 127%.0%.0%.1:" .. port .. " was lost", output)
     assert.matches("0 clients were served, 0 bytes sent, 0 bytes received\n$", output)
-    assert.equal(0, status)
+    assert.equal(1, status)
+  end)
+end)
+
+describe("the README's program", function()
+  local function read(path)
+    local file = assert(io.open(path, "rb"))
+    local text = file:read("*a")
+    file:close()
+    return text
+  end
+
+  local program = read("README.md"):match("<!%-%- device%.lua %-%->\n```lua\n(.-)```\n")
+
+  it("is the example", function()
+    assert.equal(read("examples/device.lua"), program)
+  end)
+
+  it("comes when the relay does, and comes back when it does, without a terminal or input", function()
+    local device_port, client_port = net.free_port(), net.free_port()
+    local service, service_port = net.listen()
+    local function start_relay()
+      return process.relay(
+        "127.0.0.1:" .. device_port, "127.0.0.1:" .. client_port, "127.0.0.1:" .. service_port
+      )
+    end
+    --- Waits for the relay's line, and fetches a line through the tunnel.
+    local function is_served(relay)
+      net.eventually(function()
+        return relay.log():find("a device is here", 1, true)
+      end, "the device")
+      local client = net.eventually(function()
+        local ok, client = pcall(net.connect, client_port)
+        return ok and client
+      end, "the client port")
+      local connection = net.accept(service)
+      connection:send("served\n")
+      assert.equal("served", client:receive())
+      connection:close()
+      client:close()
+    end
+    local script = process.write_temporary(program)
+    local child = process.start(process.lua, ("assert(loadfile %q)('127.0.0.1', %d)"):format(script, device_port))
+    -- The relay is not there yet.
+    assert.matches("^WARNING\t127%.0%.0%.1:" .. device_port .. " refused the connection", child.line())
+    local relay = start_relay()
+    is_served(relay)
+    relay.kill()
+    relay = start_relay()
+    is_served(relay)
+    relay.stop()
+    child.stop()
+    os.remove(script)
+    service:close()
   end)
 end)

@@ -10,7 +10,7 @@ describe("a tunnel that loses its link", function()
     options.server_address, options.server_port = "127.0.0.1", port
     tunnel = assert(tcpremote.connect(options))
     link = net.accept_device(relay)
-    assert.equal("listening", tunnel:next_event().type)
+    net.await_listening(tunnel)
   end
 
   --- The next event, which must be of this type.
@@ -40,7 +40,7 @@ describe("a tunnel that loses its link", function()
       assert.equal("lost", event.code)
       assert.matches("^the link to 127%.0%.0%.1:" .. port .. " was lost: .+; trying again in %d+%.%d s$", event.message)
       link = net.accept_device(relay)
-      expect_event "listening"
+      net.await_listening(tunnel)
       local status = tunnel:status()
       assert.same({ "listening", reconnects, "lost" }, { status.state, status.reconnects, status.last_error_code })
       assert.is_nil(status.next_attempt)
@@ -52,16 +52,16 @@ describe("a tunnel that loses its link", function()
     link:close()
     expect_event "waiting"
     link = net.accept(relay)
-    expect_event "listening"
     assert.equal("\0\0\4\0\0\0\5\242", link:receive(8))
     -- HELLO, SETTINGS without a field, and GOAWAY (SHUTDOWN, 600 s, no stream, "for repairs").
     link:send("\0\0\5\242" .. "\0\0\6\0\0\0\0\0" .. "\0\19\10\0\0\0\0\0" .. "\0\11\2\88\0\0\0\0for repairs")
+    net.await_listening(tunnel)
     local event = expect_event "waiting"
-    assert.matches("the relay ended it %(shutdown, for repairs%); trying again in 60%d%.%d s$", event.message)
+    assert.matches("the relay ended it %(shutdown, for repairs%); trying again in 30%d%.%d s$", event.message)
     local status = tunnel:status()
     assert.equal("waiting", status.state)
-    -- And as long as after any second loss in a minute: at most 2 s.
-    assert.is_true(status.next_attempt > 600 - net.DEADLINE and status.next_attempt <= 602, status.next_attempt)
+    -- Five minutes are the most that it may ask for; and as long as after any second loss in a minute: at most 2 s.
+    assert.is_true(status.next_attempt > 300 - net.DEADLINE and status.next_attempt <= 302, status.next_attempt)
     assert.matches(", waiting%)$", tostring(tunnel))
   end)
 
@@ -103,5 +103,46 @@ describe("a tunnel that loses its link", function()
     net.refuse(relay)
     -- A first link that cannot be made is an error of the call, and no reason to try for ever.
     assert.equal("refused", (select(3, tcpremote.connect { server_address = "127.0.0.1", server_port = port })))
+  end)
+
+  it("makes it anew when the program says so, and ends a wait for that", function()
+    connect()
+    assert.is_true(tunnel:reconnect())
+    local old = link
+    link = net.accept_device(relay)
+    net.await_listening(tunnel)
+    assert.equal(1, tunnel:status().reconnects)
+    assert.equal("closed", select(2, old:receive(1)))
+    old:close()
+    relay:close()
+    link:close()
+    local event
+    repeat
+      event = expect_event "waiting"
+    until event.code == "refused"
+    relay = net.listen(port)
+    assert.is_true(tunnel:reconnect())
+    link = net.accept_device(relay)
+    repeat
+      assert(tunnel:wait(net.DEADLINE))
+    until tunnel:next_event().type == "listening"
+    tunnel:close()
+    assert.same({ nil, "closed", "closed" }, { tunnel:reconnect() })
+  end)
+
+  it("tries for the first one, too, if it is told to", function()
+    connect()
+    relay:close()
+    local patient = assert(tcpremote.connect { server_address = "127.0.0.1", server_port = port, keep_trying = true })
+    assert.equal("waiting", patient:status().state)
+    local event = patient:next_event()
+    assert.same({ "waiting", "refused" }, { event.type, event.code })
+    relay = net.listen(port)
+    patient:reconnect()
+    net.accept_device(relay):close()
+    repeat
+      assert(patient:wait(net.DEADLINE))
+    until patient:next_event().type == "listening"
+    patient:close()
   end)
 end)

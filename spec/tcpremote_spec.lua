@@ -46,7 +46,7 @@ describe("tcpremote", function()
       link = net.accept(relay)
       -- And HELLO behind it, by which version 2 is offered.
       assert.equal("\0\0\4\0\0\0\5\242", link:receive(8))
-      assert.is_nil(tunnel:status().protocol)
+      assert.same({ "greeting" }, { tunnel:status().state, tunnel:status().protocol })
       tunnel:close()
       assert.same({ nil, "closed", "" }, { link:receive(1) })
     end)
@@ -54,9 +54,12 @@ describe("tcpremote", function()
     it("offers no version 2 when it is held to version 1", function()
       local tunnel = assert(connect { protocol = 1 })
       link = net.accept(relay)
+      assert.equal("\0\0\4\0\0\0\5\241", link:receive(8))
+      assert.equal("greeting", tunnel:status().state)
+      link:send(net.frame(net.CLOSE, 241))
+      net.await_listening(tunnel)
       assert.equal(1, tunnel:status().protocol)
       tunnel:close()
-      assert.equal("\0\0\4\0", (link:receive("*a")))
     end)
 
     it("resolves names, and tries every address of one", function()
@@ -73,6 +76,7 @@ describe("tcpremote", function()
       local first_link, second_link = net.accept_device(relay), net.accept_device(relay)
       first:close()
       assert.equal("closed", select(2, first_link:receive(1)))
+      net.await_listening(second)
       assert.equal("listening", second:status().state)
       second:close()
       assert.equal("closed", select(2, second_link:receive(1)))
@@ -129,7 +133,24 @@ describe("tcpremote", function()
           .. "the relay knows it" },
         { { protocol = 1.5 }, "protocol: 1.5 is not a version; give 1, as the programs of 2012, or 2, which is used "
           .. "where the relay knows it" },
-        { { allow = "all" }, "allow: 'all' is neither \"any\" nor a list; write { \"127.0.0.1:22\" }" },
+        {
+          { allow = "all" },
+          "allow: 'all' is neither \"any\" nor a list; write \"any\", or a list such as { \"127.0.0.1:22\" }",
+        },
+        { { allow = "22" }, "allow: '22' is neither \"any\" nor a list; write { \"22\" }" },
+        { { allow = "22, 80" }, "allow: '22, 80' is neither \"any\" nor a list; write { \"22\", \"80\" }" },
+        { { allow = " 22" }, "allow: ' 22' is neither \"any\" nor a list; write { \"22\" }" },
+        { { allow = { 70000 } }, "allow: port '70000' is not a number from 1 to 65535" },
+        { { allow = { "22", 22.5 } }, "allow: port '22.5' is not a number from 1 to 65535" },
+        {
+          { server_address = "tcp://relay.example.com" },
+          "server_address: 'tcp://relay.example.com' begins with a scheme; leave it off and write 'relay.example.com'",
+        },
+        {
+          { server_address = "relay.example.com:2065" },
+          "server_address: host 'relay.example.com:2065' has a port in it; write 'relay.example.com', "
+            .. "and the port 2065 in its own place",
+        },
       }
       for _, case in ipairs(cases) do
         local options, message = case[1], case[2]
@@ -138,10 +159,11 @@ describe("tcpremote", function()
     end)
 
     it("returns an unreadable rule as an error that shows it", function()
-      local tunnel, message, code = connect { allow = { "127.0.0.1:22", "no such rule" } }
-      assert.is_nil(tunnel)
-      assert.matches("^allow: .*no such rule", message)
-      assert.equal("usage", code)
+      assert.same({
+        nil,
+        "allow: rule '8001,22': it is several rules; write each as an item of its own: \"8001\", \"22\"",
+        "usage",
+      }, { connect { allow = { "127.0.0.1:22", "8001,22" } } })
     end)
 
     it("returns missing addresses as errors", function()
@@ -236,7 +258,9 @@ describe("tcpremote", function()
     it("tells events in their order, each once", function()
       local before = os.time()
       local event = tunnel:next_event()
-      assert.equal("listening", event.type)
+      assert.equal("greeting", event.type)
+      assert.equal(("the link to 127.0.0.1:%d is made, waiting for the relay's answer"):format(port), event.message)
+      event = net.await_listening(tunnel)
       assert.equal("INFO", event.severity)
       assert.is_true(event.time >= before - 60 and event.time <= before + 60)
       assert.equal(("the link to 127.0.0.1:%d is up, waiting for clients"):format(port), event.message)
@@ -248,7 +272,7 @@ describe("tcpremote", function()
 
     it("waits for an event, for a time, and not at all once it is over", function()
       assert.is_true(tunnel:wait())
-      tunnel:next_event()
+      net.await_listening(tunnel)
       assert.same({ nil, "timeout" }, { tunnel:wait(0) })
       assert.same({ nil, "timeout" }, { tunnel:wait(0.01) })
       link:close()
@@ -258,7 +282,7 @@ describe("tcpremote", function()
     end)
 
     it("tells that the link was lost, and why", function()
-      tunnel:next_event()
+      net.await_listening(tunnel)
       link:close()
       assert.is_true(tunnel:wait(net.DEADLINE))
       local event = tunnel:next_event()
@@ -309,6 +333,10 @@ describe("tcpremote", function()
       assert.equal(
         "bad argument #1 to 'wait' (seconds expected, 0 or more, got -1)",
         raised(function() local ready = tunnel:wait(-1) return ready end)
+      )
+      assert.equal(
+        "bad argument #1 to 'close' (seconds expected, 0 or more, got -1)",
+        raised(function() local closed = tunnel:close(-1) return closed end)
       )
       assert.equal(
         "bad argument #1 to 'wait' (seconds expected, 0 or more, got soon)",

@@ -12,7 +12,7 @@ describe("a tunnel's link", function()
     options.server_address, options.server_port, options.reconnect = "127.0.0.1", port, false
     tunnel = assert(tcpremote.connect(options))
     link = net.accept_device(relay)
-    assert.equal("listening", tunnel:next_event().type)
+    net.await_listening(tunnel)
   end
 
   before_each(function()
@@ -76,6 +76,20 @@ describe("a tunnel's link", function()
       received = received + #payload
     until command == net.CLOSE
     assert.equal(100000, received)
+  end)
+
+  it("is closed in the background where its owner does not wait", function()
+    start()
+    local connection = connect_client()
+    -- As long as the relay reads nothing, the tunnel's end is not done.
+    net.fill(connection)
+    assert.same({ nil, "timeout" }, { tunnel:close(0) })
+    link:close()
+    event "closed"
+    assert.is_true(tunnel:close(0))
+    assert.is_true(tunnel:close(0))
+    assert.equal("closed", tunnel:status().state)
+    connection:close()
   end)
 
   it("ends its services when the relay is gone", function()

@@ -23,6 +23,9 @@ pub enum AddressError {
     /// More than one colon, and no brackets to tell address from port.
     #[error("'{0}' is ambiguous; write an IPv6 address in brackets, for example [::1]:2065")]
     Ambiguous(String),
+    /// A scheme stands before the host.
+    #[error("'{0}' begins with a scheme; leave it off and write {1}")]
+    Scheme(String, String),
     /// The port is not a number from 1 to 65,535.
     #[error("port '{0}' is not a number from 1 to 65535")]
     BadPort(String),
@@ -32,6 +35,9 @@ pub enum AddressError {
     /// The host is longer than a name may be, or has characters that no name has.
     #[error("host '{0}' is neither an address nor a name (1 to 253 characters, no spaces)")]
     BadHost(String),
+    /// The host alone is wanted, and a port stands behind it.
+    #[error("host '{0}' has a port in it; write '{1}', and the port {2} in its own place")]
+    PortInHost(String, String, u16),
 }
 
 impl Address {
@@ -48,6 +54,10 @@ impl Address {
     }
 
     fn with_any_port(host: &str, port: u16) -> Result<Self, AddressError> {
+        if let Some(rest) = without_scheme(host) {
+            let named = split(rest).map_or(rest, |(host, _)| host);
+            return Err(AddressError::Scheme(host.escape_debug().to_string(), format!("'{}'", named.escape_debug())));
+        }
         let host = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
         if host.is_empty() {
             return Err(AddressError::NoHost);
@@ -55,7 +65,11 @@ impl Address {
         let plausible = host.len() <= 253 && host.chars().all(|c| !c.is_whitespace() && !c.is_control());
         let colons = host.contains(':') && host.split('%').next().and_then(|ip| ip.parse::<IpAddr>().ok()).is_none();
         if !plausible || colons {
-            return Err(AddressError::BadHost(host.escape_debug().to_string()));
+            let shown = host.escape_debug().to_string();
+            return Err(match split(host) {
+                Ok((name, port)) => AddressError::PortInHost(shown, name.escape_debug().to_string(), port),
+                Err(_) => AddressError::BadHost(shown),
+            });
         }
         Ok(Self { host: host.into(), port })
     }
@@ -88,6 +102,10 @@ impl FromStr for Address {
 /// Host, still in its brackets, and port.
 fn split(text: &str) -> Result<(&str, u16), AddressError> {
     let shown = || text.escape_debug().to_string();
+    if let Some(rest) = without_scheme(text) {
+        let right = if split(rest).is_ok() { rest } else { "host:port, for example relay.example.com:2065" };
+        return Err(AddressError::Scheme(shown(), right.into()));
+    }
     let (host, port) = text.rsplit_once(':').ok_or_else(|| AddressError::NoPort(shown()))?;
     if host.starts_with('[') != host.ends_with(']') {
         return Err(AddressError::NoPort(shown()));
@@ -98,6 +116,12 @@ fn split(text: &str) -> Result<(&str, u16), AddressError> {
     let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
     let number = if digits { port.parse().ok() } else { None };
     Ok((host, number.ok_or_else(|| AddressError::BadPort(port.escape_debug().to_string()))?))
+}
+
+/// What stands between the scheme of a URL and its path.
+fn without_scheme(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("://")?;
+    rest.split('/').next()
 }
 
 impl fmt::Display for Address {
@@ -141,5 +165,25 @@ mod tests {
         assert_eq!(error(":22"), "the host is empty; write an address or a name before the port");
         assert!(error("no such host:1").starts_with("host 'no such host' is neither"));
         assert!(error("[x:y]:1").contains("neither an address nor a name"));
+        let scheme = |text: &str, right: &str| {
+            assert_eq!(error(text), format!("'{text}' begins with a scheme; leave it off and write {right}"));
+        };
+        scheme("tcp://relay.example.com:2065", "relay.example.com:2065");
+        scheme("http://[::1]:2065/path", "[::1]:2065");
+        scheme("http://relay.example.com", "host:port, for example relay.example.com:2065");
+        scheme("a://b://c:1", "host:port, for example relay.example.com:2065");
+    }
+
+    #[test]
+    fn a_host_alone_has_no_scheme_and_no_port() {
+        let error = |host: &str| Address::new(host, 1).expect_err(host).to_string();
+        assert_eq!(error("tcp://relay"), "'tcp://relay' begins with a scheme; leave it off and write 'relay'");
+        assert_eq!(error("tcp://relay:22"), "'tcp://relay:22' begins with a scheme; leave it off and write 'relay'");
+        assert_eq!(
+            error("relay:22"),
+            "host 'relay:22' has a port in it; write 'relay', and the port 22 in its own place"
+        );
+        assert!(error("[::1]:22").contains("write '[::1]', and the port 22"));
+        assert!(error("relay:").contains("neither an address nor a name"));
     }
 }

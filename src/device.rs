@@ -12,6 +12,7 @@ mod dial;
 mod driver;
 mod handle;
 mod link;
+mod names;
 mod notice;
 mod report;
 mod resolver;

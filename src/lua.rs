@@ -12,7 +12,7 @@ use mlua::{FromLua, IntoLua, IntoLuaMulti, Lua, MultiValue, Table, UserData, Use
 
 use crate::Error;
 use crate::address::{Address, AddressError};
-use crate::device::{Access, Config, Event, Handle, Rule, State, Status, Wait};
+use crate::device::{Access, Config, Event, Handle, Rule, RuleError, RuleProblem, State, Status, Wait};
 use crate::link::Protocol;
 
 /// Where the registry keeps the thread that loaded the module.
@@ -59,18 +59,19 @@ impl UserData for Tunnel {
             Ok(None) => (Value::Nil, "timeout").into_lua_multi(lua),
             Err(error) => answer::<bool>(lua, Err(error)),
         });
-        methods.add_method("wait", |lua, this, seconds: Option<f64>| {
-            // A time beyond what can be counted is for ever.
-            let timeout = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
-            match this.wait(timeout) {
-                Ok(Wait::Ready) => answer(lua, Ok(true)),
-                Ok(Wait::Timeout) => (Value::Nil, "timeout").into_lua_multi(lua),
-                Ok(Wait::Interrupted) => (Value::Nil, "interrupted").into_lua_multi(lua),
-                Err(error) => answer::<bool>(lua, Err(error)),
-            }
+        methods.add_method("wait", |lua, this, seconds: Option<f64>| match this.wait(timeout(seconds)) {
+            Ok(Wait::Ready) => answer(lua, Ok(true)),
+            Ok(Wait::Timeout) => (Value::Nil, "timeout").into_lua_multi(lua),
+            Ok(Wait::Interrupted) => (Value::Nil, "interrupted").into_lua_multi(lua),
+            Err(error) => answer::<bool>(lua, Err(error)),
         });
         methods.add_method("getfd", |lua, this, ()| answer(lua, this.fd()));
-        methods.add_method_mut("close", |lua, this, ()| answer(lua, this.close().map(|()| true)));
+        methods.add_method("reconnect", |lua, this, ()| answer(lua, this.reconnect().map(|()| true)));
+        methods.add_method_mut("close", |lua, this, seconds: Option<f64>| match this.close(timeout(seconds)) {
+            Ok(false) if seconds.is_some() => (Value::Nil, "timeout").into_lua_multi(lua),
+            Ok(_) => answer(lua, Ok(true)),
+            Err(error) => answer::<bool>(lua, Err(error)),
+        });
         #[cfg(feature = "fault-injection")]
         methods.add_method("_panic", |_, this, ()| {
             if let Life::Started(handle) = &this.life {
@@ -122,17 +123,29 @@ impl Tunnel {
         }
     }
 
-    fn close(&mut self) -> Result<(), Error> {
-        if let Life::Started(handle) = &self.life {
-            handle.close()?;
-            let status = handle.status()?;
-            if status.state == State::Closed {
-                let events = std::iter::from_fn(|| handle.next_event().ok().flatten()).collect();
-                self.life = Life::Ended(status, events);
-            }
+    fn reconnect(&self) -> Result<(), Error> {
+        match &self.life {
+            Life::Started(handle) => handle.reconnect(),
+            Life::Ended(..) => Err(Error::Closed),
         }
-        Ok(())
     }
+
+    /// True if the tunnel is over within the time.
+    fn close(&mut self, timeout: Option<Duration>) -> Result<bool, Error> {
+        let Life::Started(handle) = &self.life else { return Ok(true) };
+        let over = handle.close_within(timeout.unwrap_or(Duration::MAX))?;
+        if over {
+            let status = handle.status()?;
+            let events = std::iter::from_fn(|| handle.next_event().ok().flatten()).collect();
+            self.life = Life::Ended(status, events);
+        }
+        Ok(over)
+    }
+}
+
+/// A number of seconds from Lua; one beyond what can be counted is for ever.
+fn timeout(seconds: Option<f64>) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds?.max(0.0)).ok()
 }
 
 /// A value whose making may raise in Lua (out of memory), inside a result whose error may not.
@@ -178,6 +191,9 @@ fn config(options: &Table) -> Result<Config, Error> {
     if let Some(reconnect) = option::<bool>(options, "reconnect")? {
         config.reconnect = reconnect;
     }
+    if let Some(keep_trying) = option::<bool>(options, "keep_trying")? {
+        config.keep_trying = keep_trying;
+    }
     if let Some(version) = option::<f64>(options, "protocol")? {
         config.protocol = if version == 1.0 {
             Protocol::V1
@@ -205,31 +221,58 @@ fn address(options: &Table, host: &str, port: &str) -> Result<Option<Address>, E
         (Some(_), None) => Err(missing(host, port)),
         (None, Some(_)) => Err(missing(port, host)),
         (Some(name), Some(number)) => {
-            let whole = number.fract() == 0.0 && (1.0..=f64::from(u16::MAX)).contains(&number);
-            if !whole {
-                return Err(Error::Usage(format!("{port}: {}", AddressError::BadPort(number.to_string()))));
-            }
-            // Whole and in range, so the cast is exact.
-            let address = Address::new(&name, number as u16);
+            let bad_port = || Error::Usage(format!("{port}: {}", AddressError::BadPort(number.to_string())));
+            let address = Address::new(&name, self::port(number).ok_or_else(bad_port)?);
             address.map(Some).map_err(|error| Error::Usage(format!("{host}: {error}")))
         }
     }
 }
 
 fn access(allow: &Value) -> Result<Access, Error> {
-    let wrong = |what: String| Error::Usage(format!("allow: {what}"));
-    if allow.as_string().is_some_and(|text| text == "any") {
-        return Ok(Access::Any);
+    if let Some(text) = allow.as_string() {
+        let text = text.to_string_lossy();
+        return if text.eq_ignore_ascii_case("any") { Ok(Access::Any) } else { Err(no_list(&text)) };
     }
-    let list = allow.as_table().ok_or_else(|| {
-        let shown = allow.to_string().unwrap_or_else(|_| allow.type_name().into());
-        wrong(format!("'{shown}' is neither \"any\" nor a list; write {{ \"127.0.0.1:22\" }}"))
-    })?;
-    let rules = list.sequence_values::<String>().map(|text| {
-        let text = text.map_err(|error| wrong(error.to_string()))?;
-        text.parse::<Rule>().map_err(|error| wrong(error.to_string()))
+    let list = allow.as_table().ok_or_else(|| no_list(allow.type_name()))?;
+    let rules = list.sequence_values::<Value>().map(|item| {
+        let text = rule_text(&item.map_err(|error| wrong_rule(error.to_string()))?)?;
+        text.parse::<Rule>().map_err(|error| wrong_rule(error.to_string()))
     });
     Ok(Access::Only(rules.collect::<Result<_, _>>()?))
+}
+
+fn wrong_rule(what: String) -> Error {
+    Error::Usage(format!("allow: {what}"))
+}
+
+/// A text in place of a list; the error shows the list that is meant, if that is clear.
+fn no_list(text: &str) -> Error {
+    let right = match text.parse::<Rule>() {
+        Ok(_) => format!("{{ \"{text}\" }}"),
+        Err(RuleError { problem: RuleProblem::Several(rules), .. }) => format!("{{ {rules} }}"),
+        Err(RuleError { problem: RuleProblem::Separators(rule), .. }) => format!("{{ \"{rule}\" }}"),
+        Err(_) => "\"any\", or a list such as { \"127.0.0.1:22\" }".into(),
+    };
+    wrong_rule(format!("'{}' is neither \"any\" nor a list; write {right}", text.escape_debug()))
+}
+
+/// A rule as its text; a number is a port of the device itself.
+fn rule_text(item: &Value) -> Result<String, Error> {
+    let Some(number) = item.as_number().or_else(|| item.as_integer().map(|number| number as f64)) else {
+        let text = item.as_string().map(|text| text.to_string_lossy());
+        return text.ok_or_else(|| wrong_rule(format!("a rule is a text, got {}", item.type_name())));
+    };
+    match port(number) {
+        Some(port) => Ok(port.to_string()),
+        None => Err(wrong_rule(AddressError::BadPort(number.to_string()).to_string())),
+    }
+}
+
+/// A whole number from 1 to 65,535.
+fn port(number: f64) -> Option<u16> {
+    let whole = number.fract() == 0.0 && (1.0..=f64::from(u16::MAX)).contains(&number);
+    // Whole and in range, so the cast is exact.
+    whole.then_some(number as u16)
 }
 
 /// `"host:port"` as a table of `host` and `port`.

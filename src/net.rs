@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use mio::net::TcpStream;
+use nix::libc;
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::address::Address;
@@ -101,19 +102,68 @@ pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     TcpStream::connect(address)
 }
 
-/// How a connection that [`connect`] began has ended: `None` while it has not.
+/// How a connection that [`connect`] began has ended: `None` while it has not. One that has reached itself, as can be
+/// where nobody listens at a port that the system gives to clients, has found nobody.
 pub(crate) fn connected(stream: &TcpStream) -> Option<io::Result<()>> {
     if let Err(error) | Ok(Some(error)) = stream.take_error() {
         return Some(Err(error));
     }
     match stream.peer_addr() {
+        Ok(peer) if stream.local_addr().is_ok_and(|local| local == peer) => {
+            // With FIN its port would be kept from the service for a minute.
+            reset(stream);
+            Some(Err(io::Error::from_raw_os_error(libc::ECONNREFUSED)))
+        }
         Ok(_) => Some(Ok(())),
         Err(error) if error.kind() == io::ErrorKind::NotConnected => None,
         Err(error) => Some(Err(error)),
     }
 }
 
+/// What to do where the system has nothing left to make a connection of; `None` for any other error.
+pub(crate) fn remedy_of_shortage(error: &io::Error) -> Option<&'static str> {
+    Some(match error.raw_os_error()? {
+        libc::EMFILE => "raise the limit of open files of this process (ulimit -n)",
+        libc::ENFILE => "raise the limit of open files of the system (sysctl fs.file-max)",
+        libc::ENOMEM | libc::ENOBUFS => "the system has no memory left for it",
+        libc::EADDRNOTAVAIL => "no local port is free for it, or there is no local address of its kind",
+        _ => return None,
+    })
+}
+
 /// Text that came from outside, fit for one line of a log.
 pub(crate) fn shown(address: &Address) -> String {
     address.to_string().escape_debug().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+
+    #[test]
+    fn a_connection_that_has_reached_itself_has_found_nobody_and_keeps_no_port() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bind");
+        let own = socket.local_addr().expect("address");
+        socket.connect(&own).expect("TCP opens simultaneously");
+        socket.set_nonblocking(true).expect("non-blocking");
+        let stream = TcpStream::from_std(socket.into());
+        let error = connected(&stream).expect("it has ended").expect_err("with nobody");
+        assert_eq!(error.to_string(), "Connection refused (os error 111)");
+        drop(stream);
+        std::net::TcpListener::bind(own.as_socket().expect("of TCP")).expect("the service can have its port");
+    }
+
+    #[test]
+    fn of_a_shortage_it_is_said_what_to_do() {
+        let remedy = |errno| remedy_of_shortage(&io::Error::from_raw_os_error(errno));
+        assert_eq!(remedy(libc::EMFILE), Some("raise the limit of open files of this process (ulimit -n)"));
+        for errno in [libc::ENFILE, libc::ENOMEM, libc::ENOBUFS, libc::EADDRNOTAVAIL] {
+            assert!(remedy(errno).is_some(), "{errno}");
+        }
+        assert_eq!((remedy(libc::ECONNREFUSED), remedy(libc::EHOSTUNREACH)), (None, None));
+        assert_eq!(remedy_of_shortage(&io::ErrorKind::TimedOut.into()), None);
+    }
 }

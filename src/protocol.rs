@@ -27,6 +27,12 @@ pub enum ProtocolError {
     /// LISTEN came with a payload or for a client.
     #[error("LISTEN carries no payload and is for client 0 (got {0})")]
     BadListen(v1::Header),
+    /// A device's LISTEN and HELLO were never answered.
+    #[error("it did not answer within 45 s; what listens there is no relay, or one that takes no further device")]
+    NoAnswer,
+    /// The answer to a device's LISTEN and HELLO is a frame that no relay sends.
+    #[error("what listens there does not answer as a relay (its first bytes are {0}); check the address and the port")]
+    NotRelay(v1::Header),
     /// CONNECT is the relay's to send.
     #[error("the device sent CONNECT ({0})")]
     ConnectFromDevice(v1::Header),

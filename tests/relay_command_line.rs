@@ -89,6 +89,7 @@ fn each_unreadable_value_is_told_with_what_to_write() {
     for (arguments, told) in [
         (&["relay", client, service][..], "invalid value 'relay' for '<SERVER>': 'relay' has no port; write host:port"),
         (&["::1:22", client, service], "'::1:22' is ambiguous; write an IPv6 address in brackets"),
+        (&["tcp://relay:1", client, service], "begins with a scheme; leave it off and write relay:1"),
         (&[server, ":22", service], "invalid client address ':22': the host is empty; write an address or a name"),
         (&[server, "a:70000", service], "invalid client address 'a:70000': port '70000' is not a number from 1 to"),
         (&[server, client, "a:0"], "invalid service address 'a:0': port '0' is not a number from 1 to 65535"),

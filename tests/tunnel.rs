@@ -299,7 +299,8 @@ fn an_idle_tunnel_closes_at_once_even_if_the_relay_stands_still() {
     let silent = Listener::bind();
     for pairing in [Pairing::OLD, Pairing::NEW] {
         let waited = shortest_of_five(|_| {
-            let device = pairing.listening(silent.address());
+            let mut device = Device::start_with(silent.address(), |config| config.protocol = pairing.device);
+            device.wait_for(EventKind::Greeting);
             let _link = silent.accept();
             let began = Instant::now();
             device.handle.close().unwrap();

@@ -46,11 +46,14 @@ mod device {
     }
 
     #[test]
-    fn section_1_a_device_held_to_version_1_connects_and_sends_listen_alone() {
+    fn section_1_a_device_held_to_version_1_sends_listen_and_is_listening_when_its_hello_is_answered() {
         let relay = Listener::bind();
         let mut device = Device::start_with(relay.address(), |config| config.protocol = Protocol::V1);
         let mut peer = relay.accept();
-        assert_eq!(peer.try_read(DEADLINE).unwrap(), hex("00 00 04 00"));
+        assert_eq!(peer.try_read(DEADLINE).unwrap(), hex("00 00 04 00 00 00 05 f1"));
+        device.wait_for(EventKind::Greeting);
+        assert_eq!((device.status().state, device.status().protocol), (State::Greeting, None));
+        peer.send(&hex("00 00 02 f1"));
         let mut link = Link { peer };
         expect_nothing_before_the_next_answer(&mut link);
         device.wait_for(EventKind::Listening);

@@ -1,25 +1,30 @@
---- The ReadyAgent's command TCPRemoteConnect: its arguments, the agent's configuration, and the agent's log.
+--- The ReadyAgent's command TCPRemoteConnect: one tunnel, which each call replaces, and the agent's log.
 --
 -- The agent's globals are strict and its modules may be absent, so they are looked up raw. Nothing here raises for
 -- what a server may send.
-local core = require "tcpremote.core"
-local options = require "tcpremote.options"
+local arguments = require "tcpremote.arguments"
 local scheduler = require "tcpremote.scheduler"
 local tcpremote = require "tcpremote"
 
 local agent = {}
 
---- The arguments by position, and what the document calls them.
-local POSITIONS = { "server_address", "server_port", "local_address", "local_port" }
-local NAMES = {
-  ServerAddress = "server_address",
-  ServerPort = "server_port",
-  LocalAddress = "local_address",
-  LocalPort = "local_port",
-}
+--- Seconds that the relay has to answer a new link, before the tunnel that works is kept.
+local ANSWER_TIME = 2
+
+--- How many tunnels may be ending in the background when a call begins.
+local MAX_ENDING = 8
+
+--- Events that tell of a link's end. Where this program ends it on purpose they are no news.
+local ENDS = { closed = true, waiting = true }
 
 --- The tunnel that the last successful call started.
 local current
+
+--- Tunnels that were closed and are not over yet, oldest first.
+local ending = {}
+
+--- The calls that have not returned, as the scheduler queues them.
+local calls = {}
 
 local function log(severity, text)
   local write = package.loaded.log or rawget(_G, "log")
@@ -29,130 +34,173 @@ local function log(severity, text)
   end
 end
 
---- Servers and configurations may hold numbers as text.
-local function number_if_wanted(name, value)
-  local wanted = options.types[name]
-  if wanted and wanted[1] == "number" and type(value) == "string" then
-    return tonumber(value) or value
-  end
-  return value
-end
-
---- The list in a table that can only be indexed.
-local function list_of(proxy)
-  local list = {}
-  while proxy[#list + 1] ~= nil do
-    list[#list + 1] = proxy[#list + 1]
-  end
-  return list
-end
-
---- The options in `device.tcprconnect`, whose tables are proxies: they can be indexed, not iterated.
-local function configured()
-  local settings = {}
-  pcall(function()
-    local section = require("agent.config").device.tcprconnect
-    for name in pairs(options.types) do
-      settings[name] = number_if_wanted(name, section[name])
-    end
-    settings.server_address = settings.server_address or section.addr
-    settings.server_port = settings.server_port or number_if_wanted("server_port", section.port)
-    if type(settings.allow) == "table" then
-      settings.allow = list_of(settings.allow)
-    end
-  end)
-  return settings
-end
-
---- The options in the arguments of a call; or nil and what is wrong with them.
-local function given_in(arguments)
-  if arguments == nil or arguments == "" then
-    return {}
-  elseif type(arguments) == "string" then
-    local server, message = core.parse_address(arguments)
-    return server and { server_address = server.host, server_port = server.port }, message
-  elseif type(arguments) ~= "table" then
-    return nil, ("the arguments must be a table or \"host:port\", got %s"):format(type(arguments))
-  end
-  local given = {}
-  for key, value in pairs(arguments) do
-    local name = POSITIONS[key] or NAMES[key] or key
-    if given[name] ~= nil then
-      return nil, ("'%s' is given twice"):format(name)
-    end
-    given[name] = number_if_wanted(name, value)
-  end
-  return given
-end
-
---- The call's options, and the configuration's where the call says nothing; or nil and what is wrong.
-local function settings_for(arguments)
-  local given, mistake = given_in(arguments)
-  mistake = mistake or options.mistake(given)
-  if mistake then
-    return nil, mistake
-  end
-  local settings = configured()
-  mistake = options.mistake(settings)
-  if mistake then
-    return nil, "in the configuration's device.tcprconnect: " .. mistake
-  end
-  if given.local_address or given.local_port or given.allow then
-    -- What may be reached is one decision: the call's stands in place of the configuration's, not beside it.
-    settings.local_address, settings.local_port, settings.allow = nil, nil, nil
-  end
-  for name, value in pairs(given) do
-    settings[name] = value
-  end
-  if not (settings.server_address or settings.server_port) then
-    return nil, "no relay to connect to; give ServerAddress and ServerPort, "
-      .. "or set device.tcprconnect.addr and device.tcprconnect.port in the agent's configuration"
-  end
-  return settings
-end
-
---- Takes every event there is to the agent's log; true while more may come.
-local function log_events(tunnel)
+--- Takes every event there is to the agent's log, but for those of the types to leave out; true while more may come.
+local function log_events(tunnel, left_out)
   local event, reason
   repeat
     event, reason = tunnel:next_event()
-    if event then
+    if event and not (left_out and left_out[event.type]) then
       log(event.severity, event.message)
     end
   until not event
   return reason == "timeout"
 end
 
+--- Writes the tunnel's events to the log from now on, as they come.
+local function watch(tunnel)
+  local function log_more()
+    if log_events(tunnel) then
+      return true
+    end
+    -- It is over, and its descriptors are not needed any more.
+    tunnel:close(0)
+    return false
+  end
+  if log_more() then
+    scheduler.when_readable(tunnel, log_more)
+  end
+end
+
+--- The state of a tunnel; "closed" where it belongs to another process.
+local function state_of(tunnel)
+  local status = tunnel:status()
+  return status and status.state or "closed"
+end
+
+--- Closes a tunnel, and waits for it as long as is said (until it is over without `seconds`); true if it is over.
+local function finish(tunnel, seconds)
+  log_events(tunnel, ENDS)
+  local _, reason = tunnel:close(seconds)
+  if reason == "timeout" then
+    return false
+  end
+  log_events(tunnel, ENDS)
+  for i, each in ipairs(ending) do
+    if each == tunnel then
+      table.remove(ending, i)
+      break
+    end
+  end
+  return true
+end
+
+--- Closes a tunnel in the background.
+local function retire(tunnel)
+  if not finish(tunnel, 0) then
+    ending[#ending + 1] = tunnel
+    scheduler.when_readable(tunnel, function()
+      return not finish(tunnel, 0)
+    end)
+  end
+end
+
+--- Forgets the tunnels that have ended where no scheduler saw it, and waits for the oldest where too many are ending.
+local function reap()
+  for i = #ending, 1, -1 do
+    if state_of(ending[i]) == "closed" then
+      scheduler.when_readable(ending[i], nil)
+      finish(ending[i])
+    end
+  end
+  while #ending > MAX_ENDING do
+    scheduler.when_readable(ending[1], nil)
+    finish(ending[1])
+  end
+end
+
+--- Waits until the relay has answered the tunnel's LISTEN, as long as it may take; true if it has.
+local function await_answer(tunnel, left_out)
+  while true do
+    -- The events are taken before the state is asked for, so that a change after it ends the waiting.
+    log_events(tunnel, left_out)
+    local status = tunnel:status()
+    if not status or status.state ~= "greeting" then
+      return status ~= nil and status.state == "listening"
+    end
+    local left = ANSWER_TIME - status.since
+    if left <= 0 then
+      return false
+    end
+    if not scheduler.wait_readable(tunnel, left) then
+      tunnel:wait(left)
+    end
+  end
+end
+
+--- Why a new tunnel does not take the place of the one before; nil if it may.
+local function reason_to_keep(previous, tunnel)
+  if not previous or state_of(previous) == "closed" or await_answer(tunnel, ENDS) then
+    return nil
+  end
+  local status = tunnel:status()
+  if status.state == "closed" or status.state == "waiting" then
+    return status.last_error .. " (the tunnel before this call stays)", status.last_error_code
+  elseif status.state == "listening" then
+    return nil
+  elseif state_of(previous) == "listening" then
+    local message = "%s did not answer within %d s, like a relay that serves one device only "
+      .. "(the tunnel before this call stays)"
+    return message:format(status.server, ANSWER_TIME), "timeout"
+  end
+  return nil
+end
+
+--- Starts a tunnel in place of the one before, once the relay has taken it. Returns "ok", or nil, message and code.
+local function replace(settings, words)
+  local previous = current
+  reap()
+  if previous then
+    scheduler.when_readable(previous, nil)
+    -- Else the relay may read the two LISTENs in either order, and the later one ends the other link.
+    await_answer(previous)
+  end
+  local tunnel, message, code = tcpremote.connect(settings)
+  if tunnel then
+    message, code = reason_to_keep(previous, tunnel)
+    if message then
+      retire(tunnel)
+      tunnel = nil
+    end
+  end
+  if not tunnel then
+    if previous then
+      watch(previous)
+    end
+    return nil, code == "usage" and arguments.in_words(message, words) or message, code
+  end
+  current = tunnel
+  if previous then
+    retire(previous)
+  end
+  watch(tunnel)
+  return "ok"
+end
+
 --- Starts a tunnel as TCPRemoteConnect is asked to, in place of the one before, which stays if this fails.
 ---
---- `arguments` is nothing or "" (the relay is in the agent's configuration), "host:port", or a table with
---- ServerAddress, ServerPort, LocalAddress and LocalPort, by these names or in this order, and any option of
---- `tcpremote.connect`. Returns "ok", alone; or `nil, message, code`.
+--- `asked` is a table with ServerAddress, ServerPort, LocalAddress and LocalPort, by these names or in this order, and
+--- any option of `tcpremote.connect`; or "host:port". Anything else stands for no arguments: the relay is then in the
+--- agent's configuration. Calls that come at once are carried out one after the other. Returns "ok", alone; or
+--- `nil, message, code`.
 ---@return "ok"? ok
 ---@return string? message
 ---@return string? code
-function agent.connect(arguments)
-  local settings, mistake = settings_for(arguments)
+function agent.connect(asked)
+  local settings, words = arguments.settings(asked)
   if not settings then
-    log("WARNING", mistake)
-    return nil, mistake, "usage"
+    log("WARNING", words)
+    return nil, words, "usage"
   end
   -- The server that sent the command sends it again where it wants another link, unless told otherwise.
   settings.reconnect = settings.reconnect or false
-  local tunnel, message, code = tcpremote.connect(settings)
-  if not tunnel then
+  local ok, message, code = nil, "another call of TCPRemoteConnect has not returned yet; call again when it has", "busy"
+  if scheduler.enter(calls) then
+    ok, message, code = replace(settings, words)
+    scheduler.leave(calls)
+  end
+  if not ok then
     log("WARNING", message)
     return nil, message, code
-  end
-  local previous = current
-  current = tunnel
-  if previous then
-    scheduler.when_readable(previous, nil)
-    previous:close()
-    log_events(previous)
-  end
-  if log_events(tunnel) then
-    scheduler.when_readable(tunnel, log_events)
   end
   return "ok"
 end

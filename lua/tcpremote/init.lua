@@ -30,8 +30,15 @@ local function handle_of(tunnel, method)
   return tunnel[HANDLE]
 end
 
+local function check_seconds(seconds, method)
+  if seconds ~= nil and not (type(seconds) == "number" and seconds >= 0) then
+    local hint = ("seconds expected, 0 or more, got %s"):format(tostring(seconds))
+    error(("bad argument #1 to '%s' (%s)"):format(method, hint), 3)
+  end
+end
+
 ---@class tcpremote.Status
----@field state "connecting"|"listening"|"waiting"|"closed"
+---@field state "connecting"|"greeting"|"listening"|"waiting"|"closed"
 ---@field since number seconds in that state
 ---@field server string the relay as it was given, host:port
 ---@field peer? string the address that it resolved to
@@ -57,7 +64,8 @@ function Tunnel:status()
 end
 
 ---@class tcpremote.Event
----@field type "listening"|"waiting"|"closed"|"connect"|"disconnect"|"failed"|"denied"|"stalled"|"protocol"
+---@field type "greeting"|"listening"|"waiting"|"kept"|"closed"|"connect"|"disconnect"|"failed"|"denied"|"stalled"
+---|"protocol"
 ---@field severity "ERROR"|"WARNING"|"INFO"|"DETAIL"
 ---@field time number seconds since 1970
 ---@field message string one line for a person
@@ -84,9 +92,7 @@ Tunnel.receive = Tunnel.next_event
 ---@return string? code
 function Tunnel:wait(seconds)
   local handle = handle_of(self, "wait")
-  if seconds ~= nil and not (type(seconds) == "number" and seconds >= 0) then
-    error(("bad argument #1 to 'wait' (seconds expected, 0 or more, got %s)"):format(tostring(seconds)), 2)
-  end
+  check_seconds(seconds, "wait")
   return handle:wait(seconds)
 end
 
@@ -98,13 +104,27 @@ function Tunnel:getfd()
   return handle_of(self, "getfd"):getfd()
 end
 
+--- Makes the link anew now, for a program that knows better than a timer: the network is back, or the relay has moved.
+--- Ends a wait, begins an attempt again, and replaces a link in use once the relay has answered on the next; in version
+--- 2 the clients of the old one may finish there. Does not wait: events tell what becomes of it.
+---@return true? requested
+---@return string? message
+---@return string? code
+function Tunnel:reconnect()
+  return handle_of(self, "reconnect"):reconnect()
+end
+
 --- Delivers what was read from services, then ends the clients, the link and the thread. Bounded in time; the last
---- events can still be taken.
+--- events can still be taken. With `seconds` it waits at most so long, and returns nil and "timeout" if more is needed:
+--- the tunnel goes on ending, and `close` may be called again.
+---@param seconds? number 0 does not wait
 ---@return true? closed
 ---@return string? message
 ---@return string? code
-function Tunnel:close()
-  return handle_of(self, "close"):close()
+function Tunnel:close(seconds)
+  local handle = handle_of(self, "close")
+  check_seconds(seconds, "close")
+  return handle:close(seconds)
 end
 
 function metatable.__tostring(tunnel)
@@ -121,10 +141,12 @@ end
 ---@field server_port integer the relay's port for devices
 ---@field local_address? string with local_port: the one service that the relay may reach
 ---@field local_port? integer
----@field allow? "any"|string[] what the relay may reach: addresses, networks, names, ports and ranges. Without this
+---@field allow? "any"|(string|integer)[] what the relay may reach: addresses, networks, names, ports and ranges. Without this
 --- and local_address: any port of the device itself
 ---@field connect_timeout? number seconds, 10 without it
 ---@field reconnect? boolean whether a link that is lost is made anew, for ever; true without it
+---@field keep_trying? boolean whether the first link is tried for until there is one, too; false without it. Then the
+--- tunnel that `connect` returns may be "waiting"
 ---@field protocol? 1|2 the newest version of the protocol to speak, 2 without it
 
 --- Connects to a relay and offers it this device's services. Returns once the relay can use the tunnel, or
@@ -144,8 +166,9 @@ function tcpremote.connect(options)
     return nil, message, code
   end
   local tunnel = setmetatable({ [HANDLE] = handle }, metatable)
-  -- The first event ends the waiting: it is "listening" or "closed", and stays for the caller to take.
-  while handle:status().state == "connecting" do
+  -- The first event ends the waiting: "greeting", "closed" or, with keep_trying, "waiting". It stays for the caller to
+  -- take, and the state may be another by then.
+  while select(2, handle:wait(0)) == "timeout" do
     if not scheduler.wait_readable(tunnel) then
       handle:wait()
     end

@@ -22,10 +22,16 @@ local function in_task()
   return type(proc) == "table" and type(proc.tasks) == "table" and proc.tasks.running ~= nil
 end
 
---- Lets the other tasks run until the tunnel has an event. False if that cannot be done here.
-function scheduler.wait_readable(tunnel)
+--- Lets the other tasks run until the tunnel has an event, at most for `seconds` (for ever without them). False if that
+-- cannot be done here.
+function scheduler.wait_readable(tunnel, seconds)
   local fd = in_task() and fd_functions(tunnel)
-  return fd and fd.wait_readable(tunnel) == true
+  if not fd then
+    return false
+  end
+  -- The second argument is a point in time, the third a delay.
+  local ready, reason = fd.wait_readable(tunnel, nil, seconds)
+  return ready == true or reason == "timeout"
 end
 
 --- Calls `callback` whenever the tunnel has events, as long as it returns true. Nothing happens without a scheduler.
@@ -33,6 +39,46 @@ function scheduler.when_readable(tunnel, callback)
   local fd = fd_functions(tunnel)
   if fd then
     fd.when_readable(tunnel, callback)
+  end
+end
+
+--- How long a task that waits for its turn sleeps before it looks whether those before it still live.
+local LOOK_AGAIN = 1
+
+local function is_dead(task)
+  return type(task) == "thread" and coroutine.status(task) == "dead"
+end
+
+--- Waits until every task that entered `queue` before has left it. False if the caller cannot wait for that: it is no
+-- task, so the scheduler runs nobody meanwhile.
+function scheduler.enter(queue)
+  local task = in_task() and rawget(_G, "proc").tasks.running
+  local sched = package.loaded.sched
+  if task then
+    queue[#queue + 1] = task
+  end
+  while queue[1] and queue[1] ~= task do
+    if is_dead(queue[1]) then
+      -- A task that was killed leaves no queue.
+      table.remove(queue, 1)
+    elseif task and type(sched) == "table" and sched.wait then
+      sched.wait(queue, { "left", LOOK_AGAIN })
+    else
+      if task then
+        table.remove(queue)
+      end
+      return false
+    end
+  end
+  return true
+end
+
+--- Lets the next one of the queue go on.
+function scheduler.leave(queue)
+  local sched = package.loaded.sched
+  table.remove(queue, 1)
+  if queue[1] and type(sched) == "table" and sched.signal then
+    sched.signal(queue, "left")
   end
 end
 

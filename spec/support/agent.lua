@@ -5,8 +5,13 @@ local net = require "support.net"
 local agent = {}
 
 --- What a command's modules are; each spec loads them anew.
-local MODULES = { "tcpremote.agent", "DeviceManagement.TCPRemoteConnect", "agent.devman.cmds.TCPRemoteConnect" }
+local MODULES = {
+  "tcpremote.agent", "tcpremote.arguments", "DeviceManagement.TCPRemoteConnect", "agent.devman.cmds.TCPRemoteConnect",
+}
 local AGENT_MODULES = { "agent.config", "log", "sched" }
+
+--- What a task that is killed is resumed with.
+local KILL = {}
 
 --- A table that can be indexed and nothing else.
 local function proxy(content)
@@ -23,7 +28,7 @@ end
 
 --- `sched` as far as a command sees it. `step()` runs what is ready.
 local function new_scheduler()
-  local ready, readers, callbacks = {}, {}, {}
+  local ready, readers, callbacks, sleepers = {}, {}, {}, {}
   local proc = { tasks = {} }
   local sched = { fd = {} }
 
@@ -41,18 +46,79 @@ local function new_scheduler()
     return true
   end
 
-  function sched.run(f)
-    ready[#ready + 1] = coroutine.create(f)
+  --- Suspends the running task until it is resumed, or for `delay` seconds; then `cancel` is called.
+  local function suspend(delay, cancel)
+    local task = assert(proc.tasks.running, "don't wait while not running")
+    proc.tasks.running = nil
+    local sleeper = delay and { task = task, due = socket.gettime() + delay, cancel = cancel }
+    if sleeper then
+      sleepers[sleeper] = true
+    end
+    return (function(...)
+      sleepers[sleeper or 0] = nil
+      if ... == KILL then
+        error(KILL, 0)
+      end
+      return ...
+    end)(coroutine.yield())
   end
 
-  function sched.fd.wait_readable(object)
-    local task = assert(proc.tasks.running, "don't wait while not running")
-    local ok, reason = watch(object, readers, task)
+  function sched.run(f)
+    local task = coroutine.create(f)
+    ready[#ready + 1] = { task }
+    return task
+  end
+
+  --- Ends a task that waits, by an error in its wait.
+  function sched.kill(task)
+    for object, reader in pairs(readers) do
+      if reader == task then
+        readers[object] = nil
+      end
+    end
+    assert(not coroutine.resume(task, KILL))
+  end
+
+  local waiting = setmetatable({}, { __mode = "k" })
+
+  --- Waits for a signal of `emitter`; `events` are names and a number of seconds.
+  function sched.wait(emitter, events)
+    local cell = { task = proc.tasks.running, events = {} }
+    local delay
+    for _, event in ipairs(events) do
+      if type(event) == "number" then
+        delay = event
+      else
+        cell.events[event] = true
+      end
+    end
+    waiting[emitter] = waiting[emitter] or {}
+    waiting[emitter][cell] = true
+    return suspend(delay, function()
+      waiting[emitter][cell] = nil
+      return "timeout"
+    end)
+  end
+
+  function sched.signal(emitter, event)
+    for cell in pairs(waiting[emitter] or {}) do
+      if cell.events[event] and coroutine.status(cell.task) ~= "dead" then
+        waiting[emitter][cell] = nil
+        ready[#ready + 1] = { cell.task, event }
+      end
+    end
+  end
+
+  --- `timelimit` is a point in time, `timedelay` a number of seconds.
+  function sched.fd.wait_readable(object, timelimit, timedelay)
+    local ok, reason = watch(object, readers, proc.tasks.running)
     if not ok then
       return nil, reason
     end
-    proc.tasks.running = nil
-    return coroutine.yield()
+    return suspend(timelimit and timelimit - os.time() or timedelay, function()
+      readers[object] = nil
+      return nil, "timeout"
+    end)
   end
 
   function sched.fd.when_readable(object, callback)
@@ -71,9 +137,25 @@ local function new_scheduler()
     return count
   end
 
-  function sched.step()
+  --- Runs the tasks that wait for nothing.
+  function sched.run_ready()
     while ready[1] do
-      resume(table.remove(ready, 1))
+      local cell = table.remove(ready, 1)
+      resume(cell[1], cell[2])
+    end
+  end
+
+  function sched.step()
+    sched.run_ready()
+    local now, due = socket.gettime(), {}
+    for sleeper in pairs(sleepers) do
+      if sleeper.due <= now then
+        due[#due + 1] = sleeper
+      end
+    end
+    for _, sleeper in ipairs(due) do
+      sleepers[sleeper] = nil
+      resume(sleeper.task, sleeper.cancel())
     end
     local watched = {}
     for _, list in ipairs { readers, callbacks } do

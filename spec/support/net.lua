@@ -12,31 +12,49 @@ net.NO_SUCH_NAME = ("x"):rep(64) .. ".invalid"
 
 net.CONNECT, net.CLOSE, net.DATA, net.LISTEN, net.HELLO = 1, 2, 3, 4, 5
 
---- A listening socket on the loopback, and its port.
-function net.listen()
-  local server = assert(socket.bind("127.0.0.1", 0))
+--- A listening socket on the loopback, and its port: one of the system's choice, unless it is given.
+function net.listen(port_wanted)
+  local server = assert(socket.bind("127.0.0.1", port_wanted or 0))
   server:settimeout(net.DEADLINE)
   local _, port = server:getsockname()
   return server, tonumber(port)
 end
 
---- A port where connections are never answered, and a function that ends this.
-function net.silent_port()
-  -- Past a full backlog the SYN is dropped, on the loopback too.
-  local sockets = { assert(socket.tcp()) }
-  assert(sockets[1]:bind("127.0.0.1", 0))
-  assert(sockets[1]:listen(0))
-  local _, port = sockets[1]:getsockname()
-  for i = 2, 5 do
-    sockets[i] = assert(socket.tcp())
-    sockets[i]:settimeout(0)
-    sockets[i]:connect("127.0.0.1", port)
-  end
-  return tonumber(port), function()
-    for _, each in ipairs(sockets) do
-      each:close()
+--- A socket that listens with the shortest backlog, its port, and the function that fills the backlog: from then on
+-- connections are not answered, until what it gives back is called.
+function net.listen_for_few()
+  local server = assert(socket.tcp())
+  assert(server:bind("127.0.0.1", 0))
+  assert(server:listen(0))
+  server:settimeout(net.DEADLINE)
+  local _, port = server:getsockname()
+  return server, tonumber(port), function()
+    -- Past a full backlog the SYN is dropped, on the loopback too.
+    local sockets = { server }
+    for i = 2, 5 do
+      sockets[i] = assert(socket.tcp())
+      sockets[i]:settimeout(0)
+      sockets[i]:connect("127.0.0.1", port)
+    end
+    return function()
+      for _, each in ipairs(sockets) do
+        each:close()
+      end
     end
   end
+end
+
+--- A port where connections are never answered, and a function that ends this.
+function net.silent_port()
+  local _, port, fill = net.listen_for_few()
+  return port, fill()
+end
+
+--- A port that was free a moment ago.
+function net.free_port()
+  local server, port = net.listen()
+  server:close()
+  return port
 end
 
 --- Sockets that hold a port until the process ends, so that nobody else is given it.
@@ -69,6 +87,19 @@ function net.connect(port)
   local connection = assert(socket.connect("127.0.0.1", port))
   connection:settimeout(net.DEADLINE)
   return connection
+end
+
+--- Sends until nothing is taken any more: everything between here and a reader who stands still is full.
+function net.fill(connection)
+  connection:settimeout(1)
+  local chunk = ("x"):rep(2 ^ 20)
+  local sent
+  repeat
+    local _, reason, last = connection:send(chunk)
+    assert(reason == nil or reason == "timeout", reason)
+    sent = last
+  until sent == 0
+  connection:settimeout(net.DEADLINE)
 end
 
 --- Everything until the peer ends the connection, and how it ended: "closed", or another reason.
@@ -117,16 +148,32 @@ function net.read_frame(link)
   return command, client, size > 0 and assert(link:receive(size)) or ""
 end
 
---- Accepts a device and takes its LISTEN. HELLO behind it, with which it offers version 2, has the answer of 2012, and
+--- Takes the tunnel's events up to the one that the relay has answered.
+function net.await_listening(tunnel)
+  local event
+  repeat
+    assert(tunnel:wait(net.DEADLINE))
+    event = tunnel:next_event()
+  until event.type ~= "greeting"
+  assert(event.type == "listening", event.message)
+  return event
+end
+
+--- Accepts a device and takes its LISTEN. HELLO behind it, with which it offers a version, has the answer of 2012, and
 -- version 1 is spoken.
 function net.accept_device(server)
   local link = net.accept(server)
+  net.answer_device(link)
+  return link
+end
+
+--- Takes the LISTEN and the HELLO of a link that was accepted, and answers.
+function net.answer_device(link)
   assert(net.read_frame(link) == net.LISTEN, "the first frame is not LISTEN")
   local command, version = net.read_frame(link)
   assert(command == net.HELLO, "HELLO does not follow")
   -- The device may be gone already.
   link:send(net.frame(net.CLOSE, version))
-  return link
 end
 
 return net

@@ -20,7 +20,8 @@ local function read(path)
   return text
 end
 
-local function write_temporary(text)
+--- A file with this text, to be removed by the caller: its path.
+function process.write_temporary(text)
   local path = os.tmpname()
   local file = assert(io.open(path, "wb"))
   file:write(text)
@@ -29,25 +30,31 @@ local function write_temporary(text)
 end
 
 --- Starts `program` (process.lua or process.host) on a script without input. `line()` is the next line that it writes,
--- to either output; `finish()` waits for its end and gives back the rest, and its exit status.
+-- to either output; `finish()` waits for its end and gives back the rest, and its exit status; `stop()` ends it.
 function process.start(program, code)
-  local script = write_temporary(code)
+  local script = process.write_temporary(code)
   -- What is freed is overwritten, so that reading it is noticed.
-  local command = ("MALLOC_PERTURB_=165 timeout %d %s %s </dev/null 2>&1; echo \"status $?\""):format(
-    2 * net.DEADLINE, quoted(program), quoted(script))
+  local command = ("sh -c 'echo $$; exec \"$@\"' sh env MALLOC_PERTURB_=165 timeout %d %s %s </dev/null 2>&1; "
+    .. "echo \"status $?\""):format(2 * net.DEADLINE, quoted(program), quoted(script))
   local pipe = assert(io.popen(command))
-  return {
-    line = function()
-      return pipe:read("*l")
-    end,
-    finish = function()
-      local text = pipe:read("*a")
-      pipe:close()
-      os.remove(script)
-      local output, status = text:match("^(.*)status (%d+)\n$")
-      return output, tonumber(status)
-    end,
-  }
+  local pid = pipe:read("*l")
+  local self = {}
+  function self.line()
+    return pipe:read("*l")
+  end
+  function self.finish()
+    local text = pipe:read("*a")
+    pipe:close()
+    os.remove(script)
+    local output, status = text:match("^(.*)status (%d+)\n$")
+    return output, tonumber(status)
+  end
+  function self.stop()
+    -- timeout passes the signal on.
+    os.execute("kill -TERM " .. pid)
+    return self.finish()
+  end
+  return self
 end
 
 --- Runs a script to its end: output and exit status.
@@ -69,6 +76,12 @@ function process.relay(...)
   function self.log()
     return read(log)
   end
+  --- Ends it abruptly: no signal handler runs.
+  function self.kill()
+    -- The child of timeout, which does not pass SIGKILL on.
+    os.execute(("kill -KILL $(cat /proc/%s/task/%s/children)"):format(pid, pid))
+    return self.stop()
+  end
   function self.stop()
     os.execute("kill -TERM " .. pid .. " 2>/dev/null")
     local status = tonumber((pipe:read("*l")))
@@ -80,12 +93,21 @@ function process.relay(...)
   return self
 end
 
---- How many descriptors this process has open.
-function process.descriptors()
-  local pipe = assert(io.popen("ls /proc/$PPID/fd | wc -l"))
+local function count_in(directory)
+  local pipe = assert(io.popen("ls /proc/$PPID/" .. directory .. " | wc -l"))
   local count = tonumber((pipe:read("*l")))
   pipe:close()
   return count
+end
+
+--- How many descriptors this process has open.
+function process.descriptors()
+  return count_in("fd")
+end
+
+--- How many threads this process has.
+function process.threads()
+  return count_in("task")
 end
 
 return process

@@ -11,6 +11,7 @@ use nix::ifaddrs::getifaddrs;
 mod rule;
 
 use crate::address::Address;
+use crate::net;
 pub use rule::{Rule, RuleError, RuleProblem};
 
 /// What the relay may reach through this device.
@@ -35,6 +36,14 @@ pub(crate) enum Refusal {
         host: String,
         /// What the resolver said.
         reason: String,
+    },
+    /// The system has nothing left to look the name up with.
+    #[error("{reason}; {remedy}")]
+    System {
+        /// What the system said.
+        reason: io::Error,
+        /// What to do.
+        remedy: &'static str,
     },
     /// No address of the service is permitted.
     #[error("{service} is not permitted; {remedy}")]
@@ -74,15 +83,6 @@ impl Access {
             Self::Only(rules) => permit_by(rules, host, port, &addresses, lookup),
         };
         if permitted.is_empty() { Err(self.denied(host, &addresses)) } else { Ok(permitted) }
-    }
-
-    /// Whether [`Self::permit`] would call `lookup`, and so may take its time.
-    pub(crate) fn needs_lookup(&self, host: &str, port: u16) -> bool {
-        let Ok(ip) = host.parse::<IpAddr>() else { return true };
-        let Self::Only(rules) = self else { return false };
-        let address = canonical(SocketAddr::new(ip, port), port);
-        let mut open = rules.iter().filter(|rule| rule.covers(port));
-        open.clone().any(|rule| rule.name().is_some()) && !open.any(|rule| rule.holds(&address))
     }
 
     fn denied(&self, host: &str, addresses: &[SocketAddr]) -> Refusal {
@@ -125,7 +125,10 @@ fn permit_by(rules: &[Rule], host: &str, port: u16, addresses: &[SocketAddr], lo
 
 fn resolve(host: &str, port: u16, lookup: Lookup<'_>) -> Result<Vec<SocketAddr>, Refusal> {
     let unresolved = |reason: String| Refusal::Unresolved { host: shown(host), reason };
-    let addresses = lookup(host, port).map_err(|error| unresolved(error.to_string()))?;
+    let addresses = lookup(host, port).map_err(|reason| match net::remedy_of_shortage(&reason) {
+        Some(remedy) => Refusal::System { reason, remedy },
+        None => unresolved(reason.to_string()),
+    })?;
     if addresses.is_empty() {
         return Err(unresolved("it has no address".into()));
     }
@@ -133,7 +136,7 @@ fn resolve(host: &str, port: u16, lookup: Lookup<'_>) -> Result<Vec<SocketAddr>,
 }
 
 /// The one spelling of an address that every check sees.
-fn canonical(address: SocketAddr, port: u16) -> SocketAddr {
+pub(super) fn canonical(address: SocketAddr, port: u16) -> SocketAddr {
     match address.ip().to_canonical() {
         ip @ IpAddr::V4(_) => SocketAddr::new(ip, port),
         IpAddr::V6(_) => {
@@ -226,8 +229,15 @@ mod tests {
         match names(&[]).permit(access, host, port) {
             Ok(_) => true,
             Err(Refusal::Denied { .. }) => false,
-            Err(refusal @ Refusal::Unresolved { .. }) => panic!("{host}: {refusal}"),
+            Err(refusal @ (Refusal::Unresolved { .. } | Refusal::System { .. })) => panic!("{host}: {refusal}"),
         }
+    }
+
+    /// Whether it takes a lookup to decide.
+    fn asks(access: &Access, host: &str, port: u16) -> bool {
+        let mut nothing = names(&[]);
+        let _ = nothing.permit(access, host, port);
+        !nothing.asked.is_empty()
     }
 
     fn refusal(access: &Access, host: &str, port: u16) -> String {
@@ -448,17 +458,17 @@ mod tests {
     }
 
     #[test]
-    fn it_is_known_beforehand_whether_a_lookup_is_needed() {
+    fn a_name_is_looked_up_only_where_it_decides() {
         let access = only(&["printer.lan:9100", "10.0.0.8", "22"]);
         for (host, port) in [("10.0.0.8", 9100), ("10.0.0.7", 22), ("127.0.0.1", 22), ("::1", 80)] {
-            assert!(!access.needs_lookup(host, port), "{host}:{port}");
+            assert!(!asks(&access, host, port), "{host}:{port}");
         }
         for (host, port) in [("printer.lan", 22), ("10.0.0.7", 9100), ("0x7f.1", 22), ("fe80::1%lo", 22), ("", 22)] {
-            assert!(access.needs_lookup(host, port), "{host}:{port}");
+            assert!(asks(&access, host, port), "{host}:{port}");
         }
         for access in [Access::Any, Access::Device] {
-            assert!(!access.needs_lookup("192.0.2.1", 80));
-            assert!(access.needs_lookup("localhost", 80));
+            assert!(!asks(&access, "192.0.2.1", 80));
+            assert!(asks(&access, "localhost", 80));
         }
     }
 

@@ -8,11 +8,13 @@ use mio::Token;
 use mio::net::TcpStream;
 
 use super::Config;
-use super::access::{Access, Refusal};
+use super::access::canonical;
 use super::dial::{Dial, Progress};
-use super::resolver::{self, Answer, Lookup, Names};
+use super::names::Found;
+use super::resolver::RelayName;
 use crate::Error;
 use crate::event_loop::{EventLoop, Source};
+use crate::net;
 
 /// A connection to the relay on its way.
 #[derive(Debug)]
@@ -33,29 +35,33 @@ pub(super) struct Reached {
 }
 
 impl Attempt {
-    /// Begins to resolve the server's name, anew for each attempt; its events and answers bear `number`.
-    pub(super) fn new(config: &Config, number: usize, now: Instant, names: &Names) -> Result<Self, Error> {
+    /// Begins to resolve the server's name, anew for each attempt; its events bear `number`.
+    pub(super) fn new(config: &Config, number: usize, now: Instant, name: &mut RelayName) -> Self {
         let mut attempt = Self { number, deadline: now + config.connect_timeout, dial: None };
-        let (host, port) = (config.server.host().to_owned(), config.server.port());
-        // Access says nothing about the server; Any only resolves.
-        let work = move || Access::Any.permit(&host, port, &mut resolver::lookup);
-        if config.server.ip().is_some() {
-            attempt.handle_answer(config, work())?;
-        } else {
-            let submitted = names.submit(Lookup::Server(number), work);
-            submitted.map_err(|reason| Error::System { what: "cannot resolve".into(), reason })?;
+        match config.server.ip() {
+            Some(ip) => attempt.dial(now, &[canonical(SocketAddr::new(ip, 0), config.server.port())]),
+            None => name.request(),
         }
-        Ok(attempt)
+        attempt
     }
 
-    /// The name is resolved, or cannot be.
-    pub(super) fn handle_answer(&mut self, config: &Config, answer: Answer) -> Result<(), Error> {
-        let addresses = answer.map_err(|refusal| match refusal {
-            Refusal::Unresolved { host, reason } => Error::Unresolved { host, reason },
-            Refusal::Denied { .. } => Error::Usage(format!("{}: {refusal}", config.server)),
-        })?;
-        self.dial = Some(Dial::new(Source::Link(self.number), addresses, self.deadline));
+    /// The name is resolved, or cannot be. An answer that comes after the first changes nothing.
+    pub(super) fn handle_name(&mut self, config: &Config, now: Instant, found: Found) -> Result<(), Error> {
+        if self.dial.is_some() {
+            return Ok(());
+        }
+        let host = || config.server.host().to_owned();
+        let found = found.map_err(|error| Error::Unresolved { host: host(), reason: error.text.to_string() })?;
+        if found.is_empty() {
+            return Err(Error::Unresolved { host: host(), reason: "it has no address".into() });
+        }
+        let port = config.server.port();
+        self.dial(now, &found.iter().map(|&address| canonical(address, port)).collect::<Vec<_>>());
         Ok(())
+    }
+
+    fn dial(&mut self, now: Instant, addresses: &[SocketAddr]) {
+        self.dial = Some(Dial::new(Source::Link(self.number), addresses, now, self.deadline));
     }
 
     /// Goes on as far as it can without waiting; `None` while there is more to wait for.
@@ -92,6 +98,10 @@ impl Attempt {
 
 fn unreachable(config: &Config, reason: io::Error) -> Error {
     let address = config.server.clone();
+    if let Some(remedy) = net::remedy_of_shortage(&reason) {
+        let what = format!("the link to {address} cannot be made");
+        return Error::System { what, reason: io::Error::new(reason.kind(), format!("{reason}; {remedy}")) };
+    }
     if reason.kind() == io::ErrorKind::ConnectionRefused {
         Error::Refused(address)
     } else if reason.kind() == io::ErrorKind::TimedOut {

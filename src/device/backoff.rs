@@ -1,18 +1,35 @@
 //! When to try again, so that a thousand devices that lost their relay do not come back in one second.
 
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 /// The longest first wait; it doubles with each failure up to [`MAX`].
 const MIN: Duration = Duration::from_secs(1);
 const MAX: Duration = Duration::from_secs(60);
+/// The longest that a relay may ask for: whatever it is up to, the device looks after it again.
+const MAX_TOLD: Duration = Duration::from_secs(300);
 /// A link that lasted for so long was a good one: the waits start anew.
 const STABLE: Duration = Duration::from_secs(60);
 
-/// Waits with full jitter: each is drawn between nothing and a bound that grows.
+/// How long a relay that said that it is about to end may take to come back, once its last client is gone.
+const RESTART: Duration = Duration::from_secs(60);
+/// The waits of that time are about as long as the relay asked for, but within these.
+const RESTART_PACE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(2);
+
+/// Waits with full jitter: each is drawn between nothing and a bound that grows. While a relay is being restarted they
+/// do not grow.
 #[derive(Debug)]
 pub(super) struct Backoff {
     bound: Duration,
+    restart: Option<Restart>,
     random: fastrand::Rng,
+}
+
+/// A relay is expected back.
+#[derive(Debug)]
+struct Restart {
+    pace: Duration,
+    until: Instant,
 }
 
 impl Backoff {
@@ -21,7 +38,7 @@ impl Backoff {
     }
 
     fn with_random(random: fastrand::Rng) -> Self {
-        Self { bound: MIN, random }
+        Self { bound: MIN, restart: None, random }
     }
 
     /// How long to wait now that an attempt failed, or a link that was up since `up_since` is lost.
@@ -29,14 +46,44 @@ impl Backoff {
         if up_since.is_some_and(|since| now.saturating_duration_since(since) >= STABLE) {
             self.bound = MIN;
         }
+        if let Some(restart) = self.restart.as_ref().filter(|restart| now < restart.until) {
+            return restart.pace.mul_f64(0.5 + self.random.f64());
+        }
         let wait = self.draw(self.bound);
         self.bound = (self.bound * 2).min(MAX);
         wait
     }
 
-    /// How long to wait where the relay has asked for `seconds`: those, and what is waited without it.
+    /// How long to wait where the relay has asked for `seconds`: those, up to five minutes, and what is waited without it.
     pub(super) fn wait_as_told(&mut self, now: Instant, up_since: Instant, seconds: u16) -> Duration {
-        Duration::from_secs(seconds.into()) + self.next_wait(now, Some(up_since))
+        Duration::from_secs(seconds.into()).min(MAX_TOLD) + self.next_wait(now, Some(up_since))
+    }
+
+    /// How long to wait where the relay is about to end, is expected back, and has asked for `seconds`. The waits that
+    /// follow are about as long, for a minute more.
+    pub(super) fn wait_for_restart(&mut self, now: Instant, up_since: Instant, seconds: u16) -> Duration {
+        self.restart = None;
+        let wait = self.wait_as_told(now, up_since, seconds);
+        let pace = Duration::from_secs(seconds.into()).clamp(*RESTART_PACE.start(), *RESTART_PACE.end());
+        self.restart = Some(Restart { pace, until: now + wait + RESTART });
+        wait
+    }
+
+    /// The relay that is about to end still has clients: the one that follows it may not be there for as long.
+    pub(super) fn restart_goes_on(&mut self, now: Instant) {
+        if let Some(restart) = &mut self.restart {
+            restart.until = restart.until.max(now + RESTART);
+        }
+    }
+
+    /// The owner knows better than the waits so far.
+    pub(super) fn reset(&mut self) {
+        self.bound = MIN;
+    }
+
+    /// A relay has answered.
+    pub(super) fn restart_is_over(&mut self) {
+        self.restart = None;
     }
 
     /// How long to wait after another device took this one's place: so long that the two do not fight.
@@ -90,8 +137,67 @@ mod tests {
             let now = Instant::now();
             let told = backoff.wait_as_told(now, now, 7);
             assert!(told >= Duration::from_secs(7) && told <= Duration::from_secs(8), "{told:?}");
+            let told = Backoff::new().wait_as_told(now, now, u16::MAX);
+            assert!(told >= MAX_TOLD && told <= MAX_TOLD + MIN, "18 hours are no restart: {told:?}");
             assert!(backoff.wait_replaced() >= MAX);
         }
+    }
+
+    /// How long after the next relay is there the device is back, if its attempts before are refused at once. The relay
+    /// that ended let its clients go on for `drain`.
+    fn back_after(seed: u64, drain: f64, there: f64) -> Duration {
+        let start = Instant::now();
+        let after = |seconds: f64| start + Duration::from_secs_f64(seconds);
+        let mut backoff = Backoff::with_random(fastrand::Rng::with_seed(seed));
+        let mut now = start + backoff.wait_for_restart(start, start - STABLE, 1);
+        while now < after(there) {
+            if now < after(drain) {
+                backoff.restart_goes_on(now);
+            }
+            now += backoff.next_wait(now, None);
+        }
+        now - after(there)
+    }
+
+    #[test]
+    fn a_device_is_back_within_3_s_of_a_relay_that_was_restarted_however_long_the_old_one_drained() {
+        for seed in 0..200 {
+            for (drain, there) in [(0.0, 0.1), (0.0, 5.0), (10.0, 10.5), (10.0, 60.0), (3600.0, 3000.0), (300.0, 355.0)]
+            {
+                let late = back_after(seed, drain, there);
+                assert!(late <= Duration::from_secs(3), "{late:?} late, {there} s after the relay's end");
+            }
+        }
+    }
+
+    #[test]
+    fn a_relay_that_is_not_back_after_the_drain_and_a_minute_is_looked_for_ever_more_slowly() {
+        let longest = (0..200).map(|seed| back_after(seed, 10.0, 400.0)).max().expect("some");
+        assert!(longest > Duration::from_secs(30) && longest <= MAX, "{longest:?}");
+    }
+
+    #[test]
+    fn when_a_relay_has_answered_the_waits_grow_again() {
+        let start = Instant::now();
+        let mut backoff = Backoff::with_random(fastrand::Rng::with_seed(1));
+        backoff.wait_for_restart(start, start, 1);
+        for _ in 0..8 {
+            backoff.next_wait(start, None);
+        }
+        assert_eq!(backoff.bound, MIN * 2, "during the restart they do not");
+        backoff.restart_is_over();
+        backoff.next_wait(start, Some(start));
+        assert_eq!(backoff.bound, MIN * 4);
+    }
+
+    #[test]
+    fn a_relay_that_says_at_each_link_that_it_is_about_to_end_is_left_alone_more_and_more() {
+        let start = Instant::now();
+        let mut backoff = Backoff::with_random(fastrand::Rng::with_seed(1));
+        for _ in 0..8 {
+            backoff.wait_for_restart(start, start, 0);
+        }
+        assert_eq!(backoff.bound, MAX);
     }
 
     #[test]

@@ -17,6 +17,9 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Whether a link that is lost is made anew, for ever, once there was one.
     pub reconnect: bool,
+    /// Whether the first link is tried for until there is one, too; without it a first link that cannot be made is the
+    /// end.
+    pub keep_trying: bool,
     /// The newest version of the protocol to speak.
     pub protocol: Protocol,
     /// What is taken from the relay, and how much is kept.
@@ -34,6 +37,7 @@ impl Config {
             access: Access::default(),
             connect_timeout: Self::CONNECT_TIMEOUT,
             reconnect: true,
+            keep_trying: false,
             protocol: Protocol::default(),
             limits: Limits::DEVICE,
         }

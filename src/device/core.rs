@@ -1,22 +1,25 @@
 //! The device's end of a link: sans-IO, see [`Endpoint`] for the order of calls.
 //!
-//! It says LISTEN, and HELLO behind it unless it is held to version 1; the relay's first frame decides which version is
-//! spoken. Before that frame there is nothing to do.
+//! It says LISTEN, and HELLO behind it with the newest version that it may speak; the relay's first frame decides which
+//! version is spoken. Every relay answers at once: one that is silent for too long is none, and ends the link.
 
 mod v1;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::address::Address;
 use crate::link::{
     Counters, Delivery, Endpoint, Limits, Mux, MuxOutput, Protocol, Reset, Role, Room, StreamKey, delegate_streams,
     with_version,
 };
-use crate::protocol::v1::Header;
+use crate::protocol::v1::{Command, Header};
 use crate::protocol::v2::{self, Code, GoAway};
 use crate::protocol::{Malformed, ProtocolError};
+
+/// How long the relay may take to answer: as long as a link without any sign of life lasts.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// The device's end of a link.
 #[derive(Debug)]
@@ -30,7 +33,7 @@ pub struct Device {
 /// What the shell is to carry out.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output {
-    /// This version is spoken from here on: the relay has answered, or nothing else was offered to it.
+    /// The relay has answered, and this version is spoken from here on.
     Version(u8),
     /// Connect to a service; then [`Device::handle_connected`] or [`Endpoint::handle_failure`].
     Connect {
@@ -91,7 +94,11 @@ enum Speaking {
 /// LISTEN and HELLO are out, and nothing has come back.
 #[derive(Debug)]
 struct Greeting {
+    /// What HELLO offers.
+    hello: Header,
     unsent: Vec<u8>,
+    /// When the relay must have answered, once LISTEN has left.
+    deadline: Option<Instant>,
     first: [u8; Header::LEN],
     have: usize,
     /// The owner ended the link before the relay said anything.
@@ -101,19 +108,13 @@ struct Greeting {
 impl Device {
     /// A link that was just made: LISTEN waits to be sent.
     pub fn new(protocol: Protocol, limits: Limits) -> Self {
-        let listen = Header::LISTEN.encode();
-        let mut outputs = VecDeque::new();
-        let speaking = match protocol {
-            Protocol::V1 => {
-                outputs.push_back(Output::Version(1));
-                Speaking::V1(Box::new(v1::Device::new(limits.rule, &listen)))
-            }
-            Protocol::V2 => {
-                let unsent = [listen, v2::HELLO.encode()].concat();
-                Speaking::Greeting(Greeting { unsent, first: [0; Header::LEN], have: 0, closed: false })
-            }
+        let hello = match protocol {
+            Protocol::V1 => v2::HELLO_V1,
+            Protocol::V2 => v2::HELLO,
         };
-        Self { speaking, limits, outputs }
+        let unsent = [Header::LISTEN.encode(), hello.encode()].concat();
+        let greeting = Greeting { hello, unsent, deadline: None, first: [0; Header::LEN], have: 0, closed: false };
+        Self { speaking: Speaking::Greeting(greeting), limits, outputs: VecDeque::new() }
     }
 
     /// The connection that [`Output::Connect`] asked for is made.
@@ -133,14 +134,17 @@ impl Device {
         }
         let closed = greeting.closed;
         let first = Header::decode(greeting.first);
-        if v2::version_in(first) == Some(2) {
+        if !is_relays(first) {
+            return Err(ProtocolError::NotRelay(first));
+        }
+        if first == v2::HELLO && greeting.hello == v2::HELLO {
             self.outputs.push_back(Output::Version(2));
             self.speaking = Speaking::V2(Box::new(Mux::new(now, Role::Device, self.limits, &greeting.unsent)));
         } else {
             self.outputs.push_back(Output::Version(1));
             let mut device = v1::Device::new(self.limits.rule, &greeting.unsent);
             // What a relay of 2012 answers to HELLO is expected, and is no frame of a client.
-            if first != Header::close(v2::HELLO.client) {
+            if first != Header::close(greeting.hello.client) {
                 // A header alone carries nothing for a service.
                 let delivery = device.receive(now, &mut &greeting.first[..])?;
                 debug_assert!(delivery.is_none());
@@ -182,7 +186,12 @@ impl Endpoint for Device {
 
     fn advance_link(&mut self, now: Instant, count: usize) {
         match &mut self.speaking {
-            Speaking::Greeting(greeting) => drop(greeting.unsent.drain(..count)),
+            Speaking::Greeting(greeting) => {
+                drop(greeting.unsent.drain(..count));
+                if greeting.unsent.is_empty() {
+                    greeting.deadline = Some(now + ANSWER_TIMEOUT);
+                }
+            }
             Speaking::V1(end) => end.advance_link(now, count),
             Speaking::V2(end) => end.advance_link(now, count),
         }
@@ -198,18 +207,32 @@ impl Endpoint for Device {
 
     fn handle_link_lost(&mut self, now: Instant) {
         match &mut self.speaking {
-            Speaking::Greeting(greeting) => greeting.unsent.clear(),
+            Speaking::Greeting(greeting) => {
+                greeting.unsent.clear();
+                greeting.deadline = None;
+            }
             Speaking::V1(end) => end.handle_link_lost(now),
             Speaking::V2(end) => end.handle_link_lost(now),
         }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        with_version!(&self.speaking, end => end.poll_timeout(), else None)
+        match &self.speaking {
+            Speaking::Greeting(greeting) => greeting.deadline,
+            Speaking::V1(end) => end.poll_timeout(),
+            Speaking::V2(end) => end.poll_timeout(),
+        }
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
-        with_version!(&mut self.speaking, end => end.handle_timeout(now), else Ok(()))
+        match &mut self.speaking {
+            Speaking::Greeting(greeting) if greeting.deadline.is_some_and(|at| at <= now) => {
+                Err(ProtocolError::NoAnswer)
+            }
+            Speaking::Greeting(_) => Ok(()),
+            Speaking::V1(end) => end.handle_timeout(now),
+            Speaking::V2(end) => end.handle_timeout(now),
+        }
     }
 
     fn poll_output(&mut self) -> Option<Output> {
@@ -222,6 +245,13 @@ impl Endpoint for Device {
             Speaking::V2(end) => std::iter::from_fn(|| end.poll_output()).find_map(translate),
         }
     }
+}
+
+/// Whether a relay sends this as its first frame: what greets every connection, such as a server for SSH or mail, or
+/// sends back what it gets, is none.
+fn is_relays(first: Header) -> bool {
+    let known = matches!(first.command, Command::Connect | Command::Close | Command::Data);
+    known || v2::version_in(first).is_some()
 }
 
 /// What the multiplexer asks for, in the device's words.

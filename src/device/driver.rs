@@ -1,7 +1,8 @@
 //! The loop thread's life: from the relay's name to the last byte, over as many links as it takes.
 
+mod succession;
+
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -11,18 +12,15 @@ use super::backoff::Backoff;
 use super::core::Device;
 use super::link::{Context, Link};
 use super::report::Report;
-use super::resolver::{Lookup, Resolver};
+use super::resolver::{Names, RelayName};
 use crate::Error;
 use crate::event_loop::{EventLoop, Source};
 use crate::linger::Lingering;
 use crate::link::{Counters, Endpoint};
-use crate::protocol::v2::{Code, GoAway};
-use crate::session::{LINK_BUFFER, LinkLost};
+use crate::session::LINK_BUFFER;
 
 /// How long the last bytes may take once the tunnel is to end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// Links that may finish beside the one in use.
-const MAX_DRAINING: usize = 8;
 
 /// Lives as long as the tunnel. `Ok` when its owner closed it.
 pub(super) fn run(config: &Config, event_loop: EventLoop, report: &Report) -> Result<(), Error> {
@@ -41,23 +39,29 @@ struct Driver<'a> {
     links: BTreeMap<usize, Link>,
     /// The link on which clients come.
     current: Option<usize>,
+    /// The link that is to take its place, once the relay has answered on it.
+    successor: Option<usize>,
+    relay_name: RelayName,
     /// The next one, being made.
     attempt: Option<Attempt>,
     /// When the next attempt begins.
     retry_at: Option<Instant>,
     backoff: Backoff,
     next_number: usize,
+    /// There was a link, if only as far as LISTEN: from then on the owner has a tunnel.
+    was_connected: bool,
     /// What was moved over links that are gone.
     past: Counters,
 }
 
 impl<'a> Driver<'a> {
     fn new(config: &'a Config, event_loop: EventLoop, report: &'a Report) -> Self {
+        let relay_name = RelayName::new(config.server.host(), event_loop.waker());
         let context = Context {
-            names: Resolver::new(event_loop.waker()),
+            names: Names::new(event_loop.waker()),
             event_loop,
             report,
-            access: Arc::new(config.access.clone()),
+            access: &config.access,
             lingering: Lingering::default(),
         };
         Self {
@@ -65,17 +69,20 @@ impl<'a> Driver<'a> {
             context,
             links: BTreeMap::new(),
             current: None,
+            successor: None,
+            relay_name,
             attempt: None,
             retry_at: None,
             backoff: Backoff::new(),
             next_number: 0,
+            was_connected: false,
             past: Counters::default(),
         }
     }
 
     /// Until the owner closes the tunnel (`Ok`), or it is over.
     fn serve(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
-        self.begin_attempt(Instant::now())?;
+        self.begin_attempt(Instant::now());
         while !self.context.report.stop_requested() {
             let busy = self.step(buffer)?;
             self.wait(busy, None)?;
@@ -130,11 +137,13 @@ impl<'a> Driver<'a> {
     fn step(&mut self, buffer: &mut [u8]) -> Result<bool, Error> {
         let now = Instant::now();
         self.context.lingering.handle_timeout(now, &mut self.context.event_loop);
+        if self.context.report.take_reconnect() {
+            self.reconnect(now);
+        }
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
             self.context.report.connecting();
-            let begun = self.begin_attempt(now);
-            self.try_again_after(now, begun)?;
+            self.begin_attempt(now);
         }
         self.take_answers(now)?;
         self.poll_attempt(now)?;
@@ -146,28 +155,25 @@ impl<'a> Driver<'a> {
         Ok(busy)
     }
 
-    fn begin_attempt(&mut self, now: Instant) -> Result<(), Error> {
+    fn begin_attempt(&mut self, now: Instant) {
         let number = self.next_number;
         self.next_number += 1;
-        self.attempt = Some(Attempt::new(self.config, number, now, &self.context.names)?);
-        Ok(())
+        self.attempt = Some(Attempt::new(self.config, number, now, &mut self.relay_name));
     }
 
     fn take_answers(&mut self, now: Instant) -> Result<(), Error> {
-        while let Some((lookup, answer)) = self.context.names.poll() {
-            match lookup {
-                Lookup::Service(number, key) => {
-                    if let Some(link) = self.links.get_mut(&number) {
-                        link.dial(now, &mut self.context, key, answer);
-                    }
+        while let Some((name, found, waiting)) = self.context.names.poll(now) {
+            for (number, key) in waiting {
+                if let Some(link) = self.links.get_mut(&number) {
+                    link.handle_name(now, &mut self.context, key, &name, &found);
                 }
-                Lookup::Server(number) => {
-                    let Some(attempt) = self.attempt.as_mut().filter(|attempt| attempt.number == number) else {
-                        continue;
-                    };
-                    let taken = attempt.handle_answer(self.config, answer);
-                    self.try_again_after(now, taken)?;
-                }
+            }
+        }
+        while let Some(found) = self.relay_name.poll() {
+            if let Some(attempt) = &mut self.attempt
+                && let Err(error) = attempt.handle_name(self.config, now, found)
+            {
+                self.fail_attempt(now, error)?;
             }
         }
         Ok(())
@@ -181,139 +187,32 @@ impl<'a> Driver<'a> {
                 let number = attempt.number;
                 self.attempt = None;
                 let device = Device::new(self.config.protocol, self.config.limits);
-                self.links.insert(number, Link::new(device, number, reached, now));
-                self.current = Some(number);
+                self.add_link(now, Link::new(device, number, reached, now), number);
                 Ok(())
             }
-            Some(Err(error)) => self.try_again_after(now, Err(error)),
+            Some(Err(error)) => self.fail_attempt(now, error),
         }
-    }
-
-    /// After a failed attempt: the next one is planned, unless there never was a link or this is to be the only one.
-    fn try_again_after(&mut self, now: Instant, result: Result<(), Error>) -> Result<(), Error> {
-        let Err(error) = result else { return Ok(()) };
-        if let Some(attempt) = self.attempt.take() {
-            attempt.cancel(&mut self.context.event_loop);
-        }
-        if !self.config.reconnect || !self.context.report.was_listening() {
-            return Err(error);
-        }
-        let wait = self.backoff.next_wait(now, None);
-        self.plan(now, wait, error);
-        Ok(())
-    }
-
-    fn plan(&mut self, now: Instant, wait: Duration, reason: Error) {
-        self.retry_at = Some(now + wait);
-        // Who hears of it and asks for the status sees nothing of the link that is gone.
-        self.count();
-        self.context.report.waiting(reason, now + wait, wait);
     }
 
     fn step_link(&mut self, now: Instant, number: usize, buffer: &mut [u8]) -> Result<bool, Error> {
         let Some(link) = self.links.get_mut(&number) else { return Ok(false) };
         let was_away = link.away.is_some();
         let result = link.step(now, &mut self.context, buffer);
-        if !link.told && link.session.has_link() && !link.session.endpoint.has_unsent() {
-            link.told = true;
-            self.context.report.listening(link.peer);
-        }
+        let left = !was_away && link.away.is_some();
+        self.note_stage(now, number);
         match result {
             Err(reason) => {
                 self.lose(now, number, &reason)?;
                 Ok(false)
             }
             Ok(busy) => {
-                if !was_away && link.away.is_some() {
-                    self.leave(now, number)?;
+                if left {
+                    self.leave(now, number);
                 }
                 self.finish_link(now, number)?;
                 Ok(busy)
             }
         }
-    }
-
-    /// The relay wants no more of this link: the next one is made beside it.
-    fn leave(&mut self, now: Instant, number: usize) -> Result<(), Error> {
-        let Some(link) = self.links.get(&number) else { return Ok(()) };
-        let Some(away) = link.away.clone() else { return Ok(()) };
-        // A link that was replaced is about to be cut, and what follows is decided then.
-        if away.code != Code::Replaced && self.current == Some(number) && self.config.reconnect {
-            self.current = None;
-            let wait = self.backoff.wait_as_told(now, link.up_since, away.retry_after);
-            self.plan(now, wait, self.gone_away(&away));
-            self.cut_oldest_draining(now);
-        }
-        Ok(())
-    }
-
-    /// A relay that never ends the last clients of its links must not fill the device with them.
-    fn cut_oldest_draining(&mut self, now: Instant) {
-        let is_draining = |link: &&mut Link| link.away.is_some() && link.session.has_link();
-        if self.links.values_mut().filter(is_draining).count() <= MAX_DRAINING {
-            return;
-        }
-        // Their numbers tell their age.
-        if let Some(oldest) = self.links.values_mut().find(is_draining) {
-            oldest.session.abort_link(now, &mut self.context.event_loop);
-            oldest.carry_out_all(now, &mut self.context);
-        }
-    }
-
-    /// A link that the relay sent away is closed once its last client is gone; one that is over is forgotten.
-    fn finish_link(&mut self, now: Instant, number: usize) -> Result<(), Error> {
-        let Some(link) = self.links.get_mut(&number) else { return Ok(()) };
-        if link.away.is_some() && link.session.endpoint.streams() == 0 && link.session.has_link() {
-            let Context { event_loop, lingering, .. } = &mut self.context;
-            link.session.close_link(now, event_loop, lingering);
-            if self.current == Some(number) {
-                self.lose_current(now, number, "its last client is gone")?;
-            }
-        }
-        if self.links.get(&number).is_some_and(Link::is_over) {
-            self.forget(number);
-        }
-        Ok(())
-    }
-
-    fn lose(&mut self, now: Instant, number: usize, reason: &LinkLost) -> Result<(), Error> {
-        let Some(link) = self.links.get_mut(&number) else { return Ok(()) };
-        link.session.abort_link(now, &mut self.context.event_loop);
-        link.carry_out_all(now, &mut self.context);
-        if self.current != Some(number) {
-            return Ok(());
-        }
-        self.lose_current(now, number, &reason.to_string())
-    }
-
-    /// The link in use is no more: for `reason`, unless the relay told a better one before.
-    fn lose_current(&mut self, now: Instant, number: usize, reason: &str) -> Result<(), Error> {
-        self.current = None;
-        let Some(link) = self.links.get(&number) else { return Ok(()) };
-        let reason = match &link.away {
-            Some(away) => self.gone_away(away),
-            None => Error::Lost { address: self.config.server.clone(), reason: reason.into() },
-        };
-        if !self.config.reconnect || !self.context.report.was_listening() {
-            return Err(reason);
-        }
-        let wait = match &link.away {
-            Some(away) if away.code == Code::Replaced => self.backoff.wait_replaced(),
-            Some(away) => self.backoff.wait_as_told(now, link.up_since, away.retry_after),
-            None => self.backoff.next_wait(now, Some(link.up_since)),
-        };
-        self.plan(now, wait, reason);
-        Ok(())
-    }
-
-    /// A GOAWAY, as the end of a link.
-    fn gone_away(&self, away: &GoAway) -> Error {
-        let address = self.config.server.clone();
-        if away.code == Code::Replaced {
-            return Error::Replaced(address);
-        }
-        let why = if away.reason.is_empty() { String::new() } else { format!(", {}", away.reason) };
-        Error::Lost { address, reason: format!("the relay ended it ({}{why})", away.code) }
     }
 
     fn forget(&mut self, number: usize) {
@@ -379,36 +278,4 @@ fn add(sum: &mut Counters, more: Counters) {
     sum.sent += more.sent;
     sum.received += more.received;
     sum.ignored += more.ignored;
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::TcpListener;
-
-    use super::super::attempt::Reached;
-    use super::*;
-    use crate::net;
-
-    #[test]
-    fn of_links_that_drain_for_ever_the_oldest_is_cut() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let peer = listener.local_addr().expect("address");
-        let config = Config::new(peer.to_string().parse().expect("an address"));
-        let event_loop = EventLoop::new().expect("poll");
-        let report = Report::new(event_loop.waker()).expect("a report");
-        let mut driver = Driver::new(&config, event_loop, &report);
-        let now = Instant::now();
-        for number in 0..MAX_DRAINING + 2 {
-            let mut io = net::connect(peer).expect("connect");
-            let token = driver.context.event_loop.register(&mut io, Source::Link(number)).expect("register");
-            let device = Device::new(config.protocol, config.limits);
-            let mut link = Link::new(device, number, Reached { io, token, peer }, now);
-            link.away = Some(GoAway { code: Code::Normal, retry_after: 0, last_stream: 0, reason: String::new() });
-            driver.links.insert(number, link);
-            driver.current = Some(number);
-            driver.leave(now, number).expect("the next is made");
-        }
-        let there: Vec<bool> = driver.links.values().map(|link| link.session.has_link()).collect();
-        assert_eq!(there, [&[false; 2][..], &[true; MAX_DRAINING]].concat());
-    }
 }

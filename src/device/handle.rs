@@ -14,7 +14,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
 use super::notice::{Event, Status};
 use super::report::Report;
-use super::{Config, driver};
+use super::{Config, driver, resolver};
 use crate::Error;
 use crate::event_loop::EventLoop;
 
@@ -54,7 +54,7 @@ impl Handle {
             move |reason| Error::System { what, reason }
         };
         let event_loop = EventLoop::new().map_err(system("event loop"))?;
-        let report = Report::new(event_loop.waker()).map_err(system("event notification"))?;
+        let report = Report::new(config.server.clone(), event_loop.waker()).map_err(system("event notification"))?;
         let report = Arc::new(report);
         let thread_report = Arc::clone(&report);
         silence_our_panics();
@@ -115,13 +115,31 @@ impl Handle {
         Ok(self.report.as_fd().as_raw_fd())
     }
 
+    /// Makes the link anew now: a wait is over, an attempt begins again, and a link in use is replaced once the relay has
+    /// answered on the next. Does not wait for it; what becomes of it is told by events.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] if the tunnel is over.
+    pub fn reconnect(&self) -> Result<(), Error> {
+        self.check_process()?;
+        if self.report.is_over() {
+            return Err(Error::Closed);
+        }
+        self.report.request_reconnect();
+        Ok(())
+    }
+
     /// Sends what was read from services, ends every client, the link and the thread. Bounded in time; may be
     /// called again.
     pub fn close(&self) -> Result<(), Error> {
+        self.close_within(CLOSE_TIMEOUT).map(|_| ())
+    }
+
+    /// Does what [`Self::close`] does, and waits for it at most for `timeout`: true if the tunnel is over by then.
+    pub fn close_within(&self, timeout: Duration) -> Result<bool, Error> {
         self.check_process()?;
         self.report.request_stop();
-        self.report.await_over(CLOSE_TIMEOUT);
-        Ok(())
+        Ok(self.report.await_over(timeout.min(CLOSE_TIMEOUT)))
     }
 
     /// Makes the loop thread panic at its next turn.
@@ -160,7 +178,8 @@ fn silence_our_panics() {
     ONCE.call_once(|| {
         let previous = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            if thread::current().name() != Some(THREAD_NAME) {
+            let thread = thread::current();
+            if !matches!(thread.name(), Some(THREAD_NAME | resolver::THREAD_NAME)) {
                 previous(info);
             }
         }));

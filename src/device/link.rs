@@ -10,9 +10,10 @@ use super::access::{Access, Refusal};
 use super::attempt::Reached;
 use super::core::{Device, Output};
 use super::dial::{Dial, Progress};
+use super::names::{Found, LookupError};
 use super::notice::{Event, EventKind, Severity};
 use super::report::Report;
-use super::resolver::{self, Answer, Lookup, Names};
+use super::resolver::Names;
 use crate::address::Address;
 use crate::event_loop::{EventLoop, Readiness, Source};
 use crate::linger::Lingering;
@@ -26,7 +27,7 @@ pub(super) struct Context<'a> {
     pub(super) event_loop: EventLoop,
     pub(super) names: Names,
     pub(super) report: &'a Report,
-    pub(super) access: Arc<Access>,
+    pub(super) access: &'a Access,
     pub(super) lingering: Lingering,
 }
 
@@ -35,15 +36,63 @@ pub(super) struct Link {
     pub(super) session: Session<Device>,
     pub(super) peer: SocketAddr,
     pub(super) up_since: Instant,
-    /// LISTEN has left, and the owner knows.
-    pub(super) told: bool,
+    pub(super) stage: Stage,
+    /// The version that the relay has chosen.
+    pub(super) version: Option<u8>,
     /// The relay wants no more of this link.
     pub(super) away: Option<GoAway>,
+    /// Nothing is sent before.
+    pub(super) silent_until: Option<Instant>,
     number: usize,
+    /// Services whose names are looked up.
+    resolving: BTreeMap<StreamKey, Resolving>,
     /// Connections to services that are being made.
     dials: BTreeMap<StreamKey, Dial>,
     /// What the owner is told of a stream: the client's number, and the service.
     services: BTreeMap<StreamKey, (u32, Arc<str>)>,
+}
+
+/// Where a service may be connected to.
+type Answer = Result<Vec<SocketAddr>, Refusal>;
+
+impl From<&LookupError> for io::Error {
+    fn from(error: &LookupError) -> Self {
+        error.os.map_or_else(|| Self::other(error.text.to_string()), Self::from_raw_os_error)
+    }
+}
+
+/// How far a link is, as its owner knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// LISTEN waits to be sent.
+    Made,
+    /// LISTEN has left; the relay has not answered.
+    Greeting,
+    /// The relay has answered.
+    Listening,
+}
+
+/// A service, and what is known of the names that decide on it: its own, and those of the rules.
+struct Resolving {
+    service: Address,
+    known: BTreeMap<Arc<str>, Found>,
+}
+
+impl Resolving {
+    /// Where to connect to; or the names that must be known first.
+    fn decide(&self, access: &Access) -> Result<Answer, Vec<Arc<str>>> {
+        let mut missing = Vec::new();
+        let answer =
+            access.permit(self.service.host(), self.service.port(), &mut |name, _| match self.known.get(name) {
+                Some(Ok(addresses)) => Ok(addresses.to_vec()),
+                Some(Err(error)) => Err(error.into()),
+                None => {
+                    missing.push(name.into());
+                    Err(io::ErrorKind::WouldBlock.into())
+                }
+            });
+        if missing.is_empty() { Ok(answer) } else { Err(missing) }
+    }
 }
 
 /// A service that cannot be had: for the owner, and for the relay.
@@ -51,6 +100,30 @@ struct Failure {
     kind: EventKind,
     code: Code,
     reason: String,
+}
+
+impl Failure {
+    fn new(code: Code, reason: impl Into<String>) -> Self {
+        Self { kind: EventKind::Failed, code, reason: reason.into() }
+    }
+
+    /// The service cannot be connected to.
+    fn unreachable(error: &io::Error) -> Self {
+        if let Some(remedy) = net::remedy_of_shortage(error) {
+            Self::new(Code::Internal, format!("{error}; {remedy}"))
+        } else if error.kind() == io::ErrorKind::TimedOut {
+            Self::new(Code::Timeout, "it did not answer")
+        } else if error.kind() == io::ErrorKind::ConnectionRefused {
+            Self::new(Code::Refused, error.to_string())
+        } else {
+            Self::new(Code::Unreachable, error.to_string())
+        }
+    }
+
+    /// The owner's word for the code: what the relay is told as internal is the device's system here.
+    fn name(&self) -> &'static str {
+        if self.code == Code::Internal { "system" } else { self.code.name() }
+    }
 }
 
 impl Link {
@@ -61,9 +134,12 @@ impl Link {
             session: Session::new(device, number, reached.io, reached.token),
             peer: reached.peer,
             up_since: now,
-            told: false,
+            stage: Stage::Made,
+            version: None,
             away: None,
+            silent_until: None,
             number,
+            resolving: BTreeMap::new(),
             dials: BTreeMap::new(),
             services: BTreeMap::new(),
         }
@@ -76,6 +152,10 @@ impl Link {
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Result<bool, LinkLost> {
+        if self.silent_until.is_some_and(|until| now < until) {
+            return Ok(false);
+        }
+        self.silent_until = None;
         self.session.handle_timeout(now)?;
         self.poll_dials(now, context);
         let mut busy = self.session.turn(now, &mut context.event_loop, buffer)?;
@@ -107,30 +187,80 @@ impl Link {
         }
     }
 
-    /// A service's name is resolved and permitted, or not.
-    pub(super) fn dial(&mut self, now: Instant, context: &mut Context<'_>, key: StreamKey, answer: Answer) {
-        if !self.services.contains_key(&key) {
-            return;
+    /// A name that the stream waits for is looked up.
+    pub(super) fn handle_name(
+        &mut self,
+        now: Instant,
+        context: &mut Context<'_>,
+        key: StreamKey,
+        name: &Arc<str>,
+        found: &Found,
+    ) {
+        if let Some(resolving) = self.resolving.get_mut(&key) {
+            resolving.known.insert(Arc::clone(name), found.clone());
+            self.resolve(now, context, key);
         }
+    }
+
+    /// Goes on until a name has to be waited for.
+    fn resolve(&mut self, now: Instant, context: &mut Context<'_>, key: StreamKey) {
+        let Some(resolving) = self.resolving.get_mut(&key) else { return };
+        loop {
+            let missing = match resolving.decide(context.access) {
+                Err(missing) => missing,
+                Ok(answer) => {
+                    self.resolving.remove(&key);
+                    return self.dial(now, context, key, answer);
+                }
+            };
+            let mut waits = false;
+            for name in missing {
+                match context.names.request(now, &name, (self.number, key)) {
+                    Some(error) => drop(resolving.known.insert(name, Err(error))),
+                    None => waits = true,
+                }
+            }
+            if waits {
+                return;
+            }
+        }
+    }
+
+    /// The stream's service is given up: the names that it waits for are not needed any more. True if there are any.
+    fn withdraw(&mut self, context: &mut Context<'_>, key: StreamKey) -> bool {
+        let waits = self.resolving.remove(&key).is_some();
+        if waits {
+            context.names.withdraw((self.number, key));
+        }
+        waits
+    }
+
+    /// A service's name is resolved and permitted, or not.
+    fn dial(&mut self, now: Instant, context: &mut Context<'_>, key: StreamKey, answer: Answer) {
         match answer {
             Ok(addresses) => {
                 let source = Source::Stream(self.number as u32, key);
-                // The core keeps the deadline of the whole; this one shares the time among the addresses.
-                self.dials.insert(key, Dial::new(source, addresses, now + CONNECT_TIMEOUT));
+                // The core keeps the deadline of the whole.
+                self.dials.insert(key, Dial::new(source, &addresses, now, now + CONNECT_TIMEOUT));
                 self.poll_dial(now, context, key);
             }
             Err(refusal) => {
-                let (kind, code) = match refusal {
-                    Refusal::Denied { .. } => (EventKind::Denied, Code::Denied),
-                    Refusal::Unresolved { .. } => (EventKind::Failed, Code::Unresolved),
+                let reason = refusal.to_string();
+                let failure = match refusal {
+                    Refusal::Denied { .. } => Failure { kind: EventKind::Denied, code: Code::Denied, reason },
+                    Refusal::Unresolved { .. } => Failure::new(Code::Unresolved, reason),
+                    Refusal::System { .. } => Failure::new(Code::Internal, reason),
                 };
-                self.connect_failed(now, context, key, Failure { kind, code, reason: refusal.to_string() });
+                self.connect_failed(now, context, key, &failure);
             }
         }
     }
 
     /// When something is due here.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        if self.silent_until.is_some() {
+            return self.silent_until;
+        }
         let dials = self.dials.values().filter_map(Dial::poll_timeout).min();
         [dials, self.session.poll_timeout()].into_iter().flatten().min()
     }
@@ -147,7 +277,7 @@ impl Link {
     fn carry_out(&mut self, now: Instant, context: &mut Context<'_>, output: Output) {
         match output {
             Output::Version(version) => {
-                context.report.version(version);
+                self.version = Some(version);
                 if version == 2 {
                     self.session.tune_link_v2();
                 }
@@ -157,15 +287,17 @@ impl Link {
             }
             Output::ShutdownWrite { stream } => self.session.shutdown_write(stream),
             Output::Finish { stream } => {
+                self.withdraw(context, stream);
                 self.session.finish(now, &mut context.event_loop, &mut context.lingering, stream);
                 self.tell_gone(context, stream, EventKind::Disconnect, Severity::Detail, "is done");
             }
             Output::Reset { stream, reason } => {
+                let resolving = self.withdraw(context, stream);
                 if let Some(dial) = self.dials.remove(&stream) {
                     dial.cancel(&mut context.event_loop);
                 }
                 self.session.reset(&mut context.event_loop, stream);
-                self.tell_reset(context, stream, &reason);
+                self.tell_reset(context, stream, &reason, resolving);
             }
             Output::Gone { stream } => {
                 let text = "is done: its service reset it";
@@ -199,15 +331,8 @@ impl Link {
         let event = Event::new(EventKind::Connect, Severity::Detail, format!("client {client}{from} asks for {shown}"));
         context.report.event(event.about(client, Some(Arc::clone(&shown))));
         self.services.insert(key, (client, shown));
-        let access = Arc::clone(&context.access);
-        let needs_lookup = access.needs_lookup(service.host(), service.port());
-        let work = move || access.permit(service.host(), service.port(), &mut resolver::lookup);
-        if !needs_lookup {
-            self.dial(now, context, key, work());
-        } else if let Err(error) = context.names.submit(Lookup::Service(self.number, key), work) {
-            let failure = Failure { kind: EventKind::Failed, code: Code::Internal, reason: error.to_string() };
-            self.connect_failed(now, context, key, failure);
-        }
+        self.resolving.insert(key, Resolving { service, known: BTreeMap::new() });
+        self.resolve(now, context, key);
     }
 
     fn poll_dials(&mut self, now: Instant, context: &mut Context<'_>) {
@@ -232,48 +357,41 @@ impl Link {
             }
             Progress::Failed(error) => {
                 self.dials.remove(&key);
-                let (code, reason) = if error.kind() == io::ErrorKind::TimedOut {
-                    (Code::Timeout, "it did not answer".to_owned())
-                } else if error.kind() == io::ErrorKind::ConnectionRefused {
-                    (Code::Refused, error.to_string())
-                } else {
-                    (Code::Unreachable, error.to_string())
-                };
-                self.connect_failed(now, context, key, Failure { kind: EventKind::Failed, code, reason });
+                self.connect_failed(now, context, key, &Failure::unreachable(&error));
             }
         }
     }
 
-    fn connect_failed(&mut self, now: Instant, context: &mut Context<'_>, key: StreamKey, failure: Failure) {
-        self.tell_failed(context, key, &failure);
+    fn connect_failed(&mut self, now: Instant, context: &mut Context<'_>, key: StreamKey, failure: &Failure) {
+        self.tell_failed(context, key, failure);
         self.session.endpoint.handle_failure(now, key, failure.code, &failure.reason);
     }
 
     fn tell_failed(&mut self, context: &Context<'_>, key: StreamKey, failure: &Failure) {
-        let Failure { kind, code, reason } = failure;
+        let Failure { kind, reason, .. } = failure;
         if let Some((client, shown)) = self.services.remove(&key) {
             let message = if *kind == EventKind::Denied {
                 format!("client {client}: {reason}")
             } else {
                 format!("client {client} cannot reach {shown}: {reason}")
             };
-            let event = Event::new(*kind, Severity::Warning, message).with_code(code.name());
+            let event = Event::new(*kind, Severity::Warning, message).with_code(failure.name());
             context.report.event(event.about(client, Some(shown)));
         }
     }
 
-    fn tell_reset(&mut self, context: &Context<'_>, key: StreamKey, reason: &Reset) {
+    fn tell_reset(&mut self, context: &Context<'_>, key: StreamKey, reason: &Reset, resolving: bool) {
         let (kind, severity, text) = match reason {
             Reset::Stalled => {
                 (EventKind::Stalled, Severity::Warning, "was reset: its service stood still for too long".to_owned())
             }
             Reset::ConnectTimeout => {
-                let reason = "it did not answer in 10 s".to_owned();
-                return self.tell_failed(
-                    context,
-                    key,
-                    &Failure { kind: EventKind::Failed, code: Code::Timeout, reason },
-                );
+                let reason = if resolving {
+                    "its name was not resolved in 10 s; check the device's DNS"
+                } else {
+                    "it did not answer in 10 s"
+                };
+                return self.tell_failed(context, key, &Failure::new(Code::Timeout, reason));
             }
             Reset::Replaced => {
                 (EventKind::Disconnect, Severity::Detail, "was cut: the relay gave its number to another".to_owned())

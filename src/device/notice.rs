@@ -9,7 +9,9 @@ use std::time::{Duration, SystemTime};
 pub enum State {
     /// The name is being resolved or the connection made.
     Connecting,
-    /// LISTEN is on the wire; the relay may send clients.
+    /// LISTEN is on the wire; the relay has not answered yet.
+    Greeting,
+    /// The relay has answered, and may send clients.
     Listening,
     /// There is no link; the next attempt has its time ([`Status::next_attempt`]).
     Waiting,
@@ -18,10 +20,11 @@ pub enum State {
 }
 
 impl State {
-    /// `connecting`, `listening`, `waiting` or `closed`.
+    /// `connecting`, `greeting`, `listening`, `waiting` or `closed`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connecting => "connecting",
+            Self::Greeting => "greeting",
             Self::Listening => "listening",
             Self::Waiting => "waiting",
             Self::Closed => "closed",
@@ -90,10 +93,14 @@ impl Severity {
 /// What an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
-    /// The link is up and LISTEN is on the wire.
+    /// The link is made, and LISTEN is on the wire.
+    Greeting,
+    /// The relay has answered: the link is up.
     Listening,
     /// The link is lost, or could not be made; the message says why, and when it is tried again.
     Waiting,
+    /// A new link was asked for and could not be made; the one in use stays.
+    Kept,
     /// The tunnel is over; the message says why.
     Closed,
     /// A client asked for a service.
@@ -111,11 +118,14 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    /// `listening`, `waiting`, `closed`, `connect`, `disconnect`, `failed`, `denied`, `stalled` or `protocol`.
+    /// `greeting`, `listening`, `waiting`, `kept`, `closed`, `connect`, `disconnect`, `failed`, `denied`, `stalled`
+    /// or `protocol`.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Greeting => "greeting",
             Self::Listening => "listening",
             Self::Waiting => "waiting",
+            Self::Kept => "kept",
             Self::Closed => "closed",
             Self::Connect => "connect",
             Self::Disconnect => "disconnect",

@@ -13,6 +13,7 @@ use mio::Waker;
 
 use super::notice::{Event, EventKind, Severity, State, Status};
 use crate::Error;
+use crate::address::Address;
 
 /// Events kept for an owner that does not take them; past it the oldest are dropped and counted.
 const MAX_EVENTS: usize = 1024;
@@ -20,11 +21,14 @@ const MAX_EVENTS: usize = 1024;
 /// The two threads' common ground.
 #[derive(Debug)]
 pub(super) struct Report {
+    /// The relay, by which the link is known in every message.
+    server: Address,
     /// Written by the loop thread alone, without a lock.
     pub(super) traffic: Traffic,
     inner: Mutex<Inner>,
     over: Condvar,
     stop: AtomicBool,
+    reconnect: AtomicBool,
     waker: Arc<Waker>,
     /// One byte lies in this pair while there are events. A socket pair, since every system has it and its
     /// writes raise no SIGPIPE.
@@ -52,7 +56,7 @@ struct Inner {
     since: Instant,
     peer: Option<SocketAddr>,
     protocol: Option<u8>,
-    /// How often there was a link.
+    /// How often a relay has answered.
     links: u64,
     next_attempt: Option<Instant>,
     last_error: Option<(String, &'static str)>,
@@ -63,11 +67,12 @@ struct Inner {
 }
 
 impl Report {
-    pub(super) fn new(waker: Arc<Waker>) -> io::Result<Self> {
+    pub(super) fn new(server: Address, waker: Arc<Waker>) -> io::Result<Self> {
         let (bell, ear) = UnixStream::pair()?;
         bell.set_nonblocking(true)?;
         ear.set_nonblocking(true)?;
         Ok(Self {
+            server,
             traffic: Traffic::default(),
             inner: Mutex::new(Inner {
                 state: State::Connecting,
@@ -83,6 +88,7 @@ impl Report {
             }),
             over: Condvar::new(),
             stop: AtomicBool::new(false),
+            reconnect: AtomicBool::new(false),
             waker,
             bell,
             ear,
@@ -138,6 +144,11 @@ impl Report {
         let _ = self.waker.wake();
     }
 
+    pub(super) fn request_reconnect(&self) {
+        self.reconnect.store(true, Relaxed);
+        let _ = self.waker.wake();
+    }
+
     /// Waits until the thread has ended; false if it did not within `timeout`.
     pub(super) fn await_over(&self, timeout: Duration) -> bool {
         let running = |inner: &mut Inner| inner.state != State::Closed;
@@ -159,23 +170,29 @@ impl Report {
         self.stop.load(Relaxed)
     }
 
-    pub(super) fn listening(&self, peer: SocketAddr) {
+    /// Whether the owner has asked for a new link since the last call.
+    pub(super) fn take_reconnect(&self) -> bool {
+        self.reconnect.swap(false, Relaxed)
+    }
+
+    /// LISTEN is on its way to `peer`.
+    pub(super) fn greeting(&self, peer: SocketAddr) {
+        let mut inner = self.lock();
+        inner.enter(State::Greeting);
+        inner.peer = Some(peer);
+        let message = format!("the link to {} is made, waiting for the relay's answer", self.server);
+        inner.push(Event::new(EventKind::Greeting, Severity::Info, message));
+    }
+
+    /// The relay has answered, and this version is spoken.
+    pub(super) fn listening(&self, peer: SocketAddr, version: u8) {
         let mut inner = self.lock();
         inner.enter(State::Listening);
         inner.peer = Some(peer);
+        inner.protocol = Some(version);
         inner.links += 1;
-        let message = format!("the link to {peer} is up, waiting for clients");
+        let message = format!("the link to {} is up, waiting for clients", self.server);
         inner.push(Event::new(EventKind::Listening, Severity::Info, message));
-    }
-
-    /// The relay has answered.
-    pub(super) fn version(&self, version: u8) {
-        self.lock().protocol = Some(version);
-    }
-
-    /// Whether there ever was a link.
-    pub(super) fn was_listening(&self) -> bool {
-        self.lock().links > 0
     }
 
     /// There is no link, for this reason; the next attempt begins at `at`, `wait` from now.
@@ -187,6 +204,14 @@ impl Report {
         let message = format!("{reason}; trying again in {:.1} s", wait.as_secs_f64());
         let event = Event::new(EventKind::Waiting, Severity::Warning, message).with_code(reason.code());
         inner.push(event);
+    }
+
+    /// The link that was to take the place of the one in use could not be made.
+    pub(super) fn kept(&self, reason: &Error) {
+        let mut inner = self.lock();
+        inner.last_error = Some((reason.to_string(), reason.code()));
+        let message = format!("{reason}; the link before it stays in use");
+        inner.push(Event::new(EventKind::Kept, Severity::Warning, message).with_code(reason.code()));
     }
 
     /// The next attempt begins.

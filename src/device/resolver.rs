@@ -1,78 +1,149 @@
 //! Name lookups beside the loop.
 //!
 //! The system's resolver blocks, for half a minute where DNS is down, and cannot be interrupted. So lookups run on a
-//! few threads of their own, which nothing ever waits for: a [`Resolver`] that is dropped leaves a blocked thread
-//! behind, whose answer is then for nobody.
+//! few threads of their own, which nothing ever waits for: a [`Pool`] that is dropped leaves a blocked thread behind,
+//! whose answer is then for nobody. The services' names share one pool, the relay's own name has another.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::Waker;
 
-use super::access::Refusal;
+use super::names::{Found, LookupError, Lookups};
 use crate::link::StreamKey;
 
-/// Lookups at once.
-const MAX_THREADS: usize = 4;
-/// Lookups that wait for a thread.
-const MAX_WAITING: usize = 4096;
 /// How long a thread without work stays.
 const IDLE: Duration = Duration::from_secs(5);
+/// Lookups of the relay's name at once: one, and another beside it where that one hangs.
+const MAX_RELAY: usize = 2;
+/// The name of the threads.
+pub(super) const THREAD_NAME: &str = "tcpremote-names";
 
-/// The answer to a lookup.
-pub(super) type Answer = Result<Vec<SocketAddr>, Refusal>;
-/// The lookups of a tunnel.
-pub(super) type Names = Resolver<Lookup, Answer>;
+/// A stream that waits for a name: the number of its link, and its key.
+pub(super) type Waiter = (usize, StreamKey);
 
-/// What a name is looked up for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lookup {
-    /// The relay, in the attempt with this number.
-    Server(usize),
-    /// A service, of this link's stream.
-    Service(usize, StreamKey),
+/// The system's own lookup, which may block.
+fn lookup(name: &str) -> io::Result<Vec<SocketAddr>> {
+    Ok((name, 0).to_socket_addrs()?.collect())
 }
 
-/// Runs jobs that block; each answer comes back beside the tag that its job was given.
+/// The names of the services.
+#[derive(Debug)]
+pub(super) struct Names {
+    lookups: Lookups<Waiter>,
+    pool: Pool,
+    lookup: fn(&str) -> io::Result<Vec<SocketAddr>>,
+}
+
+impl Names {
+    /// No threads yet; `waker` is used when [`Self::poll`] has an answer.
+    pub(super) fn new(waker: Arc<Waker>) -> Self {
+        Self { lookups: Lookups::new(), pool: Pool::new(waker), lookup }
+    }
+
+    /// Has `name` looked up for `waiter`, which [`poll`](Self::poll) gives back with the answer; where the answer is
+    /// known already it is given at once.
+    pub(super) fn request(&mut self, now: Instant, name: &str, waiter: Waiter) -> Option<LookupError> {
+        let known = self.lookups.request(now, name, waiter);
+        self.start(now);
+        known
+    }
+
+    /// `waiter` is no more.
+    pub(super) fn withdraw(&mut self, waiter: Waiter) {
+        self.lookups.withdraw(waiter);
+    }
+
+    /// An answer that came, and those that wait for it.
+    pub(super) fn poll(&mut self, now: Instant) -> Option<(Arc<str>, Found, BTreeSet<Waiter>)> {
+        let (name, found) = self.pool.poll()?;
+        let waiting = self.lookups.complete(now, &name, &found);
+        self.start(now);
+        Some((name, found, waiting))
+    }
+
+    fn start(&mut self, now: Instant) {
+        while let Some(name) = self.lookups.poll_start(now) {
+            let (lookup, host) = (self.lookup, Arc::clone(&name));
+            self.pool.submit(name, move || lookup(&host));
+        }
+    }
+}
+
+/// The relay's name.
+#[derive(Debug)]
+pub(super) struct RelayName {
+    name: Arc<str>,
+    running: usize,
+    pool: Pool,
+}
+
+impl RelayName {
+    pub(super) fn new(name: &str, waker: Arc<Waker>) -> Self {
+        Self { name: name.into(), running: 0, pool: Pool::new(waker) }
+    }
+
+    /// Looks the name up anew. Where two lookups hang already, theirs is the answer.
+    pub(super) fn request(&mut self) {
+        let name = Arc::clone(&self.name);
+        self.request_by(move || lookup(&name));
+    }
+
+    fn request_by(&mut self, work: impl FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static) {
+        if self.running < MAX_RELAY {
+            self.running += 1;
+            self.pool.submit(Arc::clone(&self.name), work);
+        }
+    }
+
+    /// The answer of a lookup; of a failed one only if no other runs, which may still succeed.
+    pub(super) fn poll(&mut self) -> Option<Found> {
+        loop {
+            let (_, found) = self.pool.poll()?;
+            self.running -= 1;
+            if found.is_ok() || self.running == 0 {
+                return Some(found);
+            }
+        }
+    }
+}
+
+/// Runs lookups, each on a thread of its own, of which those without work are used again. How many run at once is for
+/// the caller to bound.
 ///
 /// Threads are started by [`Self::submit`], so they inherit the signal mask of the thread that calls it.
 #[derive(Debug)]
-pub(super) struct Resolver<T, R> {
-    shared: Arc<Shared<T, R>>,
+struct Pool {
+    shared: Arc<Shared>,
     idle: Duration,
 }
 
 #[derive(Debug)]
-struct Shared<T, R> {
-    state: Mutex<State<T, R>>,
+struct Shared {
+    state: Mutex<State>,
     changed: Condvar,
 }
 
-struct State<T, R> {
-    waiting: VecDeque<(T, Work<R>)>,
-    done: VecDeque<(T, R)>,
+struct State {
+    waiting: VecDeque<(Arc<str>, Work)>,
+    done: VecDeque<(Arc<str>, Found)>,
     threads: usize,
     /// Of these, the ones without work.
     idle: usize,
-    /// `None` once the resolver was dropped and nobody wants answers.
+    /// `None` once the pool was dropped and nobody wants answers.
     waker: Option<Arc<Waker>>,
 }
 
-type Work<R> = Box<dyn FnOnce() -> R + Send>;
+type Work = Box<dyn FnOnce() -> io::Result<Vec<SocketAddr>> + Send>;
 
-/// The system's own lookup, which may block.
-pub(super) fn lookup(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    Ok((host, port).to_socket_addrs()?.collect())
-}
-
-impl<T: Send + 'static, R: Send + 'static> Resolver<T, R> {
-    /// A resolver with no threads yet, which rings `waker` when [`Self::poll`] has an answer.
-    pub(super) fn new(waker: Arc<Waker>) -> Self {
+impl Pool {
+    fn new(waker: Arc<Waker>) -> Self {
         Self::with_idle(waker, IDLE)
     }
 
@@ -81,41 +152,36 @@ impl<T: Send + 'static, R: Send + 'static> Resolver<T, R> {
         Self { shared: Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() }), idle }
     }
 
-    /// Has `work` done on another thread, as soon as one is free; its answer will bear `tag`.
-    ///
-    /// # Errors
-    /// If 4,096 jobs are waiting already, or the system gives no thread at all.
-    pub(super) fn submit(&self, tag: T, work: impl FnOnce() -> R + Send + 'static) -> io::Result<()> {
+    /// Has `work` done on another thread; its answer comes back beside `name`.
+    fn submit(&self, name: Arc<str>, work: impl FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static) {
         let mut state = self.shared.lock();
-        if state.waiting.len() >= MAX_WAITING {
-            return Err(io::Error::other(format!("{MAX_WAITING} lookups are waiting already")));
-        }
-        state.waiting.push_back((tag, Box::new(work)));
-        // A thread that was told of an earlier job counts as idle until it has taken it.
+        state.waiting.push_back((name, Box::new(work)));
+        // A thread that was notified of an earlier job counts as idle until it has taken it.
         if state.idle >= state.waiting.len() {
             self.shared.changed.notify_one();
-        } else if state.threads < MAX_THREADS {
-            let (shared, idle) = (Arc::clone(&self.shared), self.idle);
-            match thread::Builder::new().name("tcpremote-names".into()).spawn(move || shared.serve(idle)) {
-                Ok(_) => state.threads += 1,
-                // Otherwise the job is done by one of those that run.
-                Err(error) if state.threads == 0 => {
-                    state.waiting.pop_back();
-                    return Err(error);
-                }
-                Err(_) => {}
-            }
+            return;
         }
-        Ok(())
+        let (shared, idle) = (Arc::clone(&self.shared), self.idle);
+        match thread::Builder::new().name(THREAD_NAME.into()).spawn(move || shared.serve(idle)) {
+            Ok(_) => state.threads += 1,
+            // Otherwise the job is done by one of those that run.
+            Err(error) if state.threads == 0 => {
+                if let Some((name, _)) = state.waiting.pop_back() {
+                    let text = format!("no thread can be started for it ({error}); raise ulimit -u").into();
+                    state.finish(name, Err(LookupError { os: error.raw_os_error(), text }));
+                }
+            }
+            Err(_) => {}
+        }
     }
 
     /// An answer that came since, oldest first.
-    pub(super) fn poll(&self) -> Option<(T, R)> {
+    fn poll(&self) -> Option<(Arc<str>, Found)> {
         self.shared.lock().done.pop_front()
     }
 }
 
-impl<T, R> Drop for Resolver<T, R> {
+impl Drop for Pool {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.waker = None;
@@ -125,23 +191,22 @@ impl<T, R> Drop for Resolver<T, R> {
     }
 }
 
-impl<T, R> Shared<T, R> {
+impl Shared {
     /// A thread's whole life.
     fn serve(&self, idle: Duration) {
         let mut state = self.lock();
         loop {
-            if let Some((tag, work)) = state.waiting.pop_front() {
+            if let Some((name, work)) = state.waiting.pop_front() {
                 drop(state);
-                let answer = work();
+                let found = outcome(work);
                 state = self.lock();
-                let Some(waker) = state.waker.clone() else { break };
-                state.done.push_back((tag, answer));
-                // Fails only where the loop's poll is gone, and with it everybody who would ask.
-                let _ = waker.wake();
+                if !state.finish(name, found) {
+                    break;
+                }
                 continue;
             }
             state.idle += 1;
-            let nothing = |state: &mut State<T, R>| state.waiting.is_empty() && state.waker.is_some();
+            let nothing = |state: &mut State| state.waiting.is_empty() && state.waker.is_some();
             let waited = self.changed.wait_timeout_while(state, idle, nothing);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
             state.idle -= 1;
@@ -153,12 +218,32 @@ impl<T, R> Shared<T, R> {
     }
 
     /// No job runs under the lock, so a panic leaves nothing half done here.
-    fn lock(&self) -> MutexGuard<'_, State<T, R>> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<T, R> fmt::Debug for State<T, R> {
+impl State {
+    /// Hands an answer to the loop; false if nobody wants any.
+    fn finish(&mut self, name: Arc<str>, found: Found) -> bool {
+        let Some(waker) = self.waker.clone() else { return false };
+        self.done.push_back((name, found));
+        // Fails only where the loop's poll is gone, and with it everybody who would ask.
+        let _ = waker.wake();
+        true
+    }
+}
+
+/// Does the work. A panic in it is a failure like any other, and costs no thread.
+fn outcome(work: Work) -> Found {
+    match panic::catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(addresses)) => Ok(addresses.into()),
+        Ok(Err(error)) => Err(LookupError { os: error.raw_os_error(), text: error.to_string().into() }),
+        Err(_) => Err(LookupError { os: None, text: "the lookup failed; please report this".into() }),
+    }
+}
+
+impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("State")
             .field("waiting", &self.waiting.len())
@@ -170,204 +255,4 @@ impl<T, R> fmt::Debug for State<T, R> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-    use std::sync::mpsc;
-    use std::time::Instant;
-
-    use mio::{Events, Poll, Token};
-
-    use super::*;
-
-    const DEADLINE: Duration = Duration::from_secs(10);
-
-    /// A loop that waits for answers.
-    struct Loop {
-        poll: Poll,
-        resolver: Resolver<u32, String>,
-    }
-
-    fn with_idle(idle: Duration) -> Loop {
-        let poll = Poll::new().expect("poll");
-        let waker = Arc::new(Waker::new(poll.registry(), Token(0)).expect("waker"));
-        Loop { poll, resolver: Resolver::with_idle(waker, idle) }
-    }
-
-    fn start() -> Loop {
-        with_idle(IDLE)
-    }
-
-    impl Loop {
-        /// Sleeps until the waker rings, as the driver does, until that many answers are there.
-        fn answers(&mut self, count: usize) -> Vec<(u32, String)> {
-            let deadline = Instant::now() + DEADLINE;
-            let mut answers = Vec::new();
-            let mut events = Events::with_capacity(4);
-            while answers.len() < count {
-                let left = deadline.checked_duration_since(Instant::now()).expect("answers in time");
-                self.poll.poll(&mut events, Some(left)).expect("poll");
-                answers.extend(std::iter::from_fn(|| self.resolver.poll()));
-            }
-            answers.sort();
-            answers
-        }
-
-        fn threads(&self) -> usize {
-            self.resolver.shared.lock().threads
-        }
-    }
-
-    /// Work that blocks until the sender is used or dropped, and tells when it has begun.
-    fn blocked(begun: &mpsc::Sender<()>) -> (mpsc::Sender<()>, impl FnOnce() -> String + Send + use<>) {
-        let (release, gate) = mpsc::channel::<()>();
-        let begun = begun.clone();
-        let work = move || {
-            begun.send(()).ok();
-            gate.recv_timeout(DEADLINE).ok();
-            "released".to_owned()
-        };
-        (release, work)
-    }
-
-    fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-        let deadline = Instant::now() + DEADLINE;
-        while !holds() {
-            assert!(Instant::now() < deadline, "{what} did not happen in time");
-            thread::yield_now();
-        }
-    }
-
-    #[test]
-    fn answers_come_back_with_their_tags() {
-        let mut owner = start();
-        for tag in 0..100 {
-            owner.resolver.submit(tag, move || format!("answer {tag}")).expect("submit");
-        }
-        let expected: Vec<_> = (0..100).map(|tag| (tag, format!("answer {tag}"))).collect();
-        assert_eq!(owner.answers(100), expected);
-        assert!(owner.resolver.poll().is_none());
-    }
-
-    #[test]
-    fn four_run_at_once_and_the_fifth_waits() {
-        let mut owner = start();
-        let (begun, starts) = mpsc::channel();
-        let mut gates = Vec::new();
-        for tag in 0..5 {
-            let (gate, work) = blocked(&begun);
-            gates.push(gate);
-            owner.resolver.submit(tag, work).expect("submit");
-        }
-        for _ in 0..4 {
-            starts.recv_timeout(DEADLINE).expect("four begin");
-        }
-        assert_eq!(owner.resolver.shared.lock().waiting.len(), 1);
-        assert_eq!(owner.threads(), MAX_THREADS);
-        gates.remove(0);
-        starts.recv_timeout(DEADLINE).expect("the fifth begins when one ends");
-        gates.clear();
-        assert_eq!(owner.answers(5).len(), 5);
-    }
-
-    #[test]
-    fn a_blocked_lookup_holds_up_no_other() {
-        let mut owner = start();
-        let (begun, starts) = mpsc::channel();
-        let (_gate, work) = blocked(&begun);
-        owner.resolver.submit(1, work).expect("submit");
-        starts.recv_timeout(DEADLINE).expect("it begins");
-        owner.resolver.submit(2, || "quick".into()).expect("submit");
-        assert_eq!(owner.answers(1), [(2, "quick".to_owned())]);
-    }
-
-    #[test]
-    fn a_thread_without_work_is_used_again_and_ends_after_a_while() {
-        let mut owner = start();
-        for tag in 0..20 {
-            owner.resolver.submit(tag, String::new).expect("submit");
-            owner.answers(1);
-            eventually("idleness", || owner.resolver.shared.lock().idle == 1);
-        }
-        assert_eq!(owner.threads(), 1);
-        let mut owner = with_idle(Duration::from_millis(1));
-        owner.resolver.submit(0, String::new).expect("submit");
-        owner.answers(1);
-        eventually("the thread's end", || owner.threads() == 0);
-        owner.resolver.submit(1, String::new).expect("submit");
-        assert_eq!(owner.answers(1).len(), 1, "a new thread takes over");
-    }
-
-    #[test]
-    fn past_4096_waiting_jobs_the_next_is_refused() {
-        let mut owner = start();
-        let (begun, starts) = mpsc::channel();
-        let gates: Vec<_> = (0..4)
-            .map(|tag| {
-                let (gate, work) = blocked(&begun);
-                owner.resolver.submit(tag, work).expect("submit");
-                starts.recv_timeout(DEADLINE).expect("it begins");
-                gate
-            })
-            .collect();
-        for tag in 0..4096 {
-            owner.resolver.submit(100 + tag, String::new).expect("submit");
-        }
-        let refused = owner.resolver.submit(9999, String::new).expect_err("one too many");
-        assert_eq!(refused.to_string(), "4096 lookups are waiting already");
-        drop(gates);
-        assert_eq!(owner.answers(4100).len(), 4100);
-        owner.resolver.submit(9999, String::new).expect("there is room again");
-    }
-
-    #[test]
-    fn dropping_the_resolver_waits_for_nobody_and_drops_what_nobody_wants() {
-        let owner = start();
-        let (begun, starts) = mpsc::channel();
-        let ran = Arc::new(AtomicUsize::new(0));
-        let mut gates = Vec::new();
-        for tag in 0..4 {
-            let (gate, work) = blocked(&begun);
-            gates.push(gate);
-            owner.resolver.submit(tag, work).expect("submit");
-            starts.recv_timeout(DEADLINE).expect("it begins");
-        }
-        for tag in 10..20 {
-            let ran = Arc::clone(&ran);
-            let work = move || {
-                ran.fetch_add(1, SeqCst);
-                String::new()
-            };
-            owner.resolver.submit(tag, work).expect("submit");
-        }
-        let shared = Arc::clone(&owner.resolver.shared);
-        let waker = shared.lock().waker.clone().expect("waker");
-        let began = Instant::now();
-        drop(owner);
-        assert!(began.elapsed() < Duration::from_secs(2), "no blocked thread was waited for");
-        assert_eq!(Arc::strong_count(&waker), 1, "no thread keeps the loop's waker");
-        drop(gates);
-        eventually("the threads' end", || Arc::strong_count(&shared) == 1);
-        assert_eq!(ran.load(SeqCst), 0, "waiting jobs were dropped");
-        assert!(shared.lock().done.is_empty());
-    }
-
-    #[test]
-    fn an_idle_thread_ends_when_the_resolver_is_dropped() {
-        let mut owner = start();
-        owner.resolver.submit(0, String::new).expect("submit");
-        owner.answers(1);
-        let shared = Arc::clone(&owner.resolver.shared);
-        let began = Instant::now();
-        drop(owner);
-        eventually("the thread's end", || Arc::strong_count(&shared) == 1);
-        assert!(began.elapsed() < IDLE);
-    }
-
-    #[test]
-    fn the_systems_lookup_knows_localhost_and_takes_hostile_text() {
-        assert!(lookup("localhost", 22).expect("localhost").iter().all(|address| address.ip().is_loopback()));
-        assert!(lookup("", 22).is_err());
-        assert!(lookup("a\0b", 22).is_err());
-        assert!(lookup(&"x".repeat(65_531), 22).is_err());
-    }
-}
+mod tests;

@@ -37,6 +37,9 @@ use super::v1;
 /// The frame that asks for version 2, or grants it; it has the shape of version 1, and a relay of 2012 survives it.
 pub const HELLO: v1::Header = hello(2);
 
+/// The HELLO of a device that is held to version 1: it asks for nothing but an answer.
+pub const HELLO_V1: v1::Header = hello(1);
+
 /// The number of HELLO among the commands of version 1.
 const HELLO_COMMAND: u8 = 5;
 /// The version stands in the lower half of HELLO's id, so that it is an id that few links ever use.
@@ -61,7 +64,8 @@ mod tests {
     fn hello_is_the_frame_that_a_relay_of_2012_survives() {
         assert_eq!(HELLO.encode(), [0, 0, 5, 0xf2]);
         assert_eq!(version_in(HELLO), Some(2));
-        assert_eq!(version_in(hello(1)), Some(1));
+        assert_eq!(HELLO_V1.encode(), [0, 0, 5, 0xf1]);
+        assert_eq!(version_in(HELLO_V1), Some(1));
         for other in [[0, 0, 2, 0xf2], [0, 1, 5, 0xf2], [0, 0, 5, 0x02]] {
             assert_eq!(version_in(v1::Header::decode(other)), None);
         }

@@ -66,7 +66,7 @@ impl Pairing {
         }
     }
 
-    /// A device whose LISTEN has left.
+    /// A device whose relay has answered.
     pub fn listening(self, relay: SocketAddr) -> Device {
         let mut device = Device::start_with(relay, |config| config.protocol = self.device);
         device.wait_for(EventKind::Listening);

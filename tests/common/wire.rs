@@ -10,6 +10,8 @@ pub const DATA: u8 = 3;
 pub const LISTEN: [u8; 4] = [0, 0, 4, 0];
 /// "I speak version 2."
 pub const HELLO: [u8; 4] = [0, 0, 5, 0xf2];
+/// "I speak version 1, and want an answer."
+pub const HELLO_V1: [u8; 4] = [0, 0, 5, 0xf1];
 
 /// Bytes as the captures print them: `00 0d 01 01`.
 pub fn hex(text: &str) -> Vec<u8> {

@@ -17,7 +17,9 @@ pub(crate) const CLOSE: u8 = 2;
 pub(crate) const DATA: u8 = 3;
 pub(crate) const LISTEN: u8 = 4;
 /// Command and id.
-const HELLO: (u8, u8) = (5, 0xf2);
+const HELLO: u8 = 5;
+/// The ids of a HELLO: `0xf0` and the version that is offered.
+const HELLO_IDS: [u8; 2] = [0xf1, 0xf2];
 
 /// A whole frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,7 +155,7 @@ impl Wire {
         let mut close = None;
         match from {
             From::Relay if self.hello && is_answer_to_hello(frame) && passed.connects.is_empty() => self.hello = false,
-            From::Device if (frame.command, frame.id) == HELLO => {
+            From::Device if frame.command == HELLO && HELLO_IDS.contains(&frame.id) => {
                 assert!(self.listened && !self.hello && frame.payload.is_empty(), "one HELLO: {frame:?}");
                 self.hello = true;
             }
@@ -187,7 +189,7 @@ impl Wire {
 }
 
 fn is_answer_to_hello(frame: &Frame) -> bool {
-    frame.command == CLOSE && frame.id == HELLO.1 && frame.payload.is_empty()
+    frame.command == CLOSE && HELLO_IDS.contains(&frame.id) && frame.payload.is_empty()
 }
 
 impl Passed {

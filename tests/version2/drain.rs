@@ -109,6 +109,23 @@ fn the_device_is_told_on_the_wire_that_it_may_come_back_after_the_time_of_a_rest
 }
 
 #[test]
+fn while_a_relay_is_restarted_the_device_looks_for_the_next_one_every_second_or_so() {
+    let service = Listener::bind();
+    let relay = Relay::start_with(&["--drain", "60"], &[&service.address().to_string()]);
+    let mut device = Device::start_with(relay.device_addr(), |config| config.reconnect = true);
+    device.wait_for(EventKind::Listening);
+    let (_client, _served) = open(relay.client_addrs()[0], &service);
+    relay.signal("TERM");
+    assert_eq!(device.wait_for(EventKind::Waiting).code, Some("lost"));
+    for _ in 0..6 {
+        let waiting = device.wait_for(EventKind::Waiting);
+        assert_eq!(waiting.code, Some("refused"), "{}", waiting.message);
+        let wait = waiting.message.rsplit_once(" in ").unwrap().1.strip_suffix(" s").unwrap();
+        assert!(wait.parse::<f64>().unwrap() <= 1.5, "{}", waiting.message);
+    }
+}
+
+#[test]
 fn a_device_that_reconnects_finishes_the_old_link_while_it_waits_for_the_next() {
     let service = Listener::bind();
     let relay = Relay::start_with(&["--drain", "60"], &[&service.address().to_string()]);

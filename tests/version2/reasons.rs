@@ -102,7 +102,8 @@ fn a_service_that_has_finished_finishes_its_client_and_nothing_else_is_told() {
     drop(client);
     device.wait_for(EventKind::Disconnect);
     let kinds: Vec<_> = device.events.iter().map(|event| event.kind).collect();
-    assert_eq!(kinds, [EventKind::Listening, EventKind::Connect, EventKind::Disconnect]);
+    let expected = [EventKind::Greeting, EventKind::Listening, EventKind::Connect, EventKind::Disconnect];
+    assert_eq!(kinds, expected);
     assert!(!relay.log().iter().any(|line| line.contains("ended a client")));
 }
 

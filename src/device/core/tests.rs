@@ -5,8 +5,15 @@ const LISTEN_AND_HELLO: [u8; 8] = [0, 0, 4, 0, 0, 0, 5, 0xf2];
 const CLOSE: [u8; 4] = [0, 0, 2, 0xf2];
 const HELLO: [u8; 4] = [0, 0, 5, 0xf2];
 
+const HELLO_V1: [u8; 4] = [0, 0, 5, 0xf1];
+
 fn device() -> (Device, Instant) {
     (Device::new(Protocol::V2, Limits::DEVICE), Instant::now())
+}
+
+/// A device held to version 1.
+fn old_device() -> (Device, Instant) {
+    (Device::new(Protocol::V1, Limits::DEVICE), Instant::now())
 }
 
 fn receive(device: &mut Device, now: Instant, mut bytes: &[u8]) -> Vec<Output> {
@@ -15,11 +22,56 @@ fn receive(device: &mut Device, now: Instant, mut bytes: &[u8]) -> Vec<Output> {
 }
 
 #[test]
-fn listen_and_hello_leave_together_and_a_device_held_to_version_1_says_listen_alone() {
+fn listen_and_hello_leave_together_and_hello_tells_the_version_that_a_device_is_held_to() {
     assert_eq!(device().0.unsent(), LISTEN_AND_HELLO);
     let mut old = Device::new(Protocol::V1, Limits::DEVICE);
-    assert_eq!(old.unsent(), &LISTEN_AND_HELLO[..4]);
-    assert_eq!((old.poll_output(), old.poll_output()), (Some(Output::Version(1)), None), "and waits for no answer");
+    assert_eq!(old.unsent(), [&LISTEN_AND_HELLO[..4], &HELLO_V1].concat());
+    assert_eq!(old.poll_output(), None, "nothing is agreed before the relay answers");
+}
+
+#[test]
+fn a_device_held_to_version_1_takes_the_answer_to_its_hello_and_no_other_version() {
+    let (mut device, now) = old_device();
+    device.advance_link(now, 8);
+    assert_eq!(receive(&mut device, now, &[0, 0, 2, 0xf1]), [Output::Version(1)]);
+    assert_eq!(device.counters().ignored, 0);
+    let (mut device, now) = old_device();
+    device.advance_link(now, 8);
+    assert_eq!(receive(&mut device, now, &HELLO), [Output::Version(1)]);
+    assert_eq!(device.counters().ignored, 1, "what was not offered is a frame that means nothing");
+}
+
+#[test]
+fn a_relay_that_does_not_answer_within_45_s_of_listen_is_none() {
+    for (mut device, now) in [device(), old_device()] {
+        assert_eq!(device.handle_timeout(now + Duration::from_secs(100)), Ok(()), "LISTEN waits to be sent");
+        device.advance_link(now, 8);
+        let due = now + Duration::from_secs(45);
+        assert_eq!(device.poll_timeout(), Some(due));
+        assert_eq!(receive(&mut device, now, &CLOSE[..3]), [], "less than a frame is no answer");
+        assert_eq!(device.handle_timeout(due - Duration::from_millis(1)), Ok(()));
+        assert_eq!(device.handle_timeout(due), Err(ProtocolError::NoAnswer));
+    }
+}
+
+#[test]
+fn one_that_answers_in_time_has_no_deadline_any_more() {
+    let (mut device, now) = device();
+    device.advance_link(now, 8);
+    receive(&mut device, now, &CLOSE);
+    assert_eq!(device.handle_timeout(now + Duration::from_secs(100)), Ok(()));
+}
+
+#[test]
+fn a_first_frame_that_no_relay_sends_ends_the_link_at_once() {
+    for first in [*b"SSH-", *b"HTTP", *b"220 ", [0, 0, 4, 0], [0, 0, 5, 2]] {
+        let (mut device, now) = device();
+        device.advance_link(now, 8);
+        let error = device.receive(now, &mut &first[..]).expect_err("no relay");
+        assert_eq!(error, ProtocolError::NotRelay(Header::decode(first)));
+    }
+    let error = ProtocolError::NotRelay(Header::decode(*b"SSH-")).to_string();
+    assert!(error.contains("does not answer as a relay (its first bytes are 53 53 48 2d)"), "{error}");
 }
 
 #[test]

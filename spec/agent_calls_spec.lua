@@ -1,0 +1,277 @@
+--- Calls of TCPRemoteConnect while there is a tunnel, or another call.
+local agent = require "support.agent"
+local net = require "support.net"
+local process = require "support.process"
+local socket = require "socket"
+
+describe("a call of TCPRemoteConnect", function()
+  local relay, port, links, lines, sched
+
+  before_each(function()
+    relay, port = net.listen()
+    links = {}
+    lines, sched = agent.install()
+  end)
+
+  after_each(function()
+    relay:close()
+    for _, link in ipairs(links) do
+      link:close()
+    end
+    agent.remove()
+  end)
+
+  local function command()
+    return require "DeviceManagement.TCPRemoteConnect"
+  end
+
+  --- Starts a call as a task; its results are in the table once it has returned.
+  local function begin(arguments)
+    local call = {}
+    call.task = sched.run(function()
+      call.results = { command()(arguments or "127.0.0.1:" .. port) }
+    end)
+    return call
+  end
+
+  --- Lets the scheduler run until `condition` holds.
+  local function step_until(condition, what)
+    return net.eventually(function()
+      sched.step()
+      return condition()
+    end, what)
+  end
+
+  local function await(call)
+    return step_until(function()
+      return call.results
+    end, "the call's return")
+  end
+
+  --- Waits until the device connects, while the scheduler runs, and takes its LISTEN.
+  local function accept_device()
+    step_until(function()
+      return socket.select({ relay }, nil, 0)[relay]
+    end, "the device")
+    links[#links + 1] = net.accept_device(relay)
+    return links[#links]
+  end
+
+  local function is_open(link)
+    link:settimeout(0)
+    local _, reason = link:receive(1)
+    link:settimeout(net.DEADLINE)
+    return reason == "timeout"
+  end
+
+  --- The lines of the log that tell of something wrong.
+  local function complaints()
+    local found = {}
+    for _, line in ipairs(lines) do
+      if line:match("^TCPTUNNEL ERROR") or line:match("^TCPTUNNEL WARNING") then
+        found[#found + 1] = line
+      end
+    end
+    return found
+  end
+
+  it("replaces the tunnel once the relay has answered the new one", function()
+    local first_call = begin()
+    local first = accept_device()
+    assert.same({ "ok" }, await(first_call))
+    local second_call = begin()
+    local second = accept_device()
+    assert.same({ "ok" }, await(second_call))
+    assert.same({ nil, "closed", "" }, { first:receive(1) })
+    first:close()
+    step_until(function()
+      return process.threads() == 2
+    end, "the end of the first tunnel's thread")
+    assert.is_true(is_open(second))
+    assert.same({}, complaints())
+    assert.equal(1, sched.watched())
+  end)
+
+  it("keeps the tunnel where the new one fails", function()
+    local first_call = begin()
+    local first = accept_device()
+    assert.same({ "ok" }, await(first_call))
+    assert.equal("refused", await(begin("127.0.0.1:" .. net.refusing_port()))[3])
+    assert.equal("usage", await(begin("relay"))[3])
+    assert.is_true(is_open(first))
+    assert.equal(1, sched.watched())
+  end)
+
+  --- A relay of 2012 reads nothing from a second device while it has one.
+  local function expect_the_first_is_kept(first, results)
+    local message = ("127.0.0.1:%d did not answer within 2 s, like a relay that serves one device only "
+      .. "(the tunnel before this call stays)"):format(port)
+    assert.same({ nil, message, "timeout" }, results)
+    assert.is_true(is_open(first))
+  end
+
+  it("keeps the tunnel where the relay does not answer the new one", function()
+    local first_call = begin()
+    local first = accept_device()
+    assert.same({ "ok" }, await(first_call))
+    expect_the_first_is_kept(first, await(begin()))
+    assert.equal(1, #complaints())
+    -- What happens to it is in the log as before.
+    first:close()
+    step_until(function()
+      return #complaints() == 2
+    end, "a line in the log")
+    assert.matches("^TCPTUNNEL ERROR the link to .+ was lost: ", complaints()[2])
+    assert.equal(0, sched.watched())
+  end)
+
+  it("keeps it without a scheduler, too", function()
+    agent.remove()
+    assert.same({ "ok" }, { command()("127.0.0.1:" .. port) })
+    links[1] = net.accept_device(relay)
+    expect_the_first_is_kept(links[1], { command()("127.0.0.1:" .. port) })
+  end)
+
+  it("keeps the tunnel where the new link is lost before the relay answers", function()
+    local first_call = begin()
+    local first = accept_device()
+    assert.same({ "ok" }, await(first_call))
+    for _, arguments in ipairs { { "127.0.0.1", port }, { "127.0.0.1", port, reconnect = true } } do
+      local call = begin(arguments)
+      step_until(function()
+        return socket.select({ relay }, nil, 0)[relay]
+      end, "the device")
+      net.accept(relay):close()
+      local results = await(call)
+      assert.matches("^the link to .+ was lost: .+ %(the tunnel before this call stays%)$", results[2])
+      assert.equal("lost", results[3])
+    end
+    assert.is_true(is_open(first))
+    assert.equal(2, #complaints())
+  end)
+
+  it("replaces a tunnel that no relay has answered", function()
+    assert.same({ "ok" }, await(begin()))
+    local first = net.accept(relay)
+    links[1] = first
+    assert.same({ "ok" }, await(begin()))
+    local second = net.accept_device(relay)
+    links[2] = second
+    assert.equal("closed", select(2, first:receive("*a")) or "closed")
+    assert.is_true(is_open(second))
+  end)
+
+  it("sends no LISTEN while the one before has no answer, or the relay might take them in the other order", function()
+    local first_call, second_call = begin(), begin()
+    assert.same({ "ok" }, await(first_call))
+    local first = net.accept(relay)
+    links[1] = first
+    for _ = 1, 20 do
+      sched.step()
+    end
+    assert.is_nil(socket.select({ relay }, nil, 0)[relay])
+    net.answer_device(first)
+    local second = accept_device()
+    assert.same({ "ok" }, await(second_call))
+    assert.is_true(is_open(second))
+  end)
+
+  it("does not wait for the end of the tunnel that it replaces", function()
+    local service, service_port = net.listen()
+    local core = require "tcpremote.core"
+    local start, handle = core.start, nil
+    core.start = function(...)
+      handle = start(...)
+      return handle
+    end
+    local first_call = begin()
+    local first = accept_device()
+    assert.same({ "ok" }, await(first_call))
+    core.start = start
+    first:send(net.connect_frame(1, "127.0.0.1", service_port))
+    local connection = net.accept(service)
+    -- As long as the first relay reads nothing, the end of its tunnel is not done.
+    net.fill(connection)
+    local state_then
+    sched.run(function()
+      command()("127.0.0.1:" .. port)
+      state_then = handle:status().state
+    end)
+    accept_device()
+    step_until(function()
+      return state_then
+    end, "the call's return")
+    assert.equal("listening", state_then)
+    first:close()
+    step_until(function()
+      return handle:status().state == "closed"
+    end, "the end of the first tunnel")
+    assert.equal(1, sched.watched())
+    connection:close()
+    service:close()
+  end)
+
+  it("waits for those before it, also for one whose task is killed", function()
+    local silent, open = net.silent_port()
+    local first = begin("127.0.0.1:" .. silent)
+    sched.step()
+    local second, third = begin(), begin()
+    sched.step()
+    assert.is_nil(socket.select({ relay }, nil, 0.1)[relay])
+    assert.same({
+      nil, "another call of TCPRemoteConnect has not returned yet; call again when it has", "busy",
+    }, { command()("127.0.0.1:" .. port) })
+    sched.kill(third.task)
+    sched.kill(first.task)
+    accept_device()
+    assert.same({ "ok" }, await(second))
+    open()
+  end)
+
+  describe("at a relay of ours", function()
+    local device_port, client_port, service, service_port, program
+
+    before_each(function()
+      service, service_port = net.listen()
+      device_port, client_port = net.free_port(), net.free_port()
+      program = process.relay(
+        "127.0.0.1:" .. device_port, "127.0.0.1:" .. client_port, "127.0.0.1:" .. service_port
+      )
+      net.eventually(function()
+        return program.log():find("waiting for a device", 1, true)
+      end, "the relay's start")
+    end)
+
+    after_each(function()
+      service:close()
+      program.stop()
+    end)
+
+    local function assert_served()
+      local client = net.connect(client_port)
+      local connection = net.accept(service)
+      connection:send("served\n")
+      assert.equal("served", client:receive())
+      connection:close()
+      client:close()
+    end
+
+    for reconnect, pairs_of_calls in pairs { [true] = 1000, [false] = 200 } do
+      it(("leaves a tunnel that works, %d times two at once with reconnect = %s"):format(
+        pairs_of_calls, tostring(reconnect)), function()
+        local arguments = { "127.0.0.1", device_port, reconnect = reconnect }
+        for _ = 1, pairs_of_calls do
+          local first, second = begin(arguments), begin(arguments)
+          assert.same({ "ok" }, await(first))
+          assert.same({ "ok" }, await(second))
+          assert_served()
+        end
+        assert.same({}, complaints())
+        step_until(function()
+          return process.threads() == 2
+        end, "the end of the tunnels that were replaced")
+        assert.equal(1, sched.watched())
+      end)
+    end
+  end)
+end)

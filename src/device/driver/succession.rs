@@ -1,0 +1,294 @@
+//! Which link follows which: what becomes of the tunnel when an attempt fails, a link is lost or sent away, or another
+//! is to take its place.
+
+use std::time::{Duration, Instant};
+
+use super::super::backoff::Backoff;
+use super::super::link::{Context, Link, Stage};
+use super::Driver;
+use crate::Error;
+use crate::link::Endpoint;
+use crate::protocol::v2::{Code, GoAway};
+use crate::session::LinkLost;
+
+/// Links that may finish beside the one in use.
+const MAX_DRAINING: usize = 8;
+/// The longest that a GOAWAY is taken to be on its way to the relay, and what the relay is given to read it.
+const MAX_ON_ITS_WAY: Duration = Duration::from_secs(1);
+const MARGIN: Duration = Duration::from_millis(100);
+
+impl Driver<'_> {
+    /// The owner wants a new link now: a wait is over, and an attempt or a link that the relay has not answered begins
+    /// anew. A link in use stays until the relay has answered on the next one.
+    pub(super) fn reconnect(&mut self, now: Instant) {
+        if let Some(attempt) = self.attempt.take() {
+            attempt.cancel(&mut self.context.event_loop);
+        }
+        self.retry_at = None;
+        self.backoff.reset();
+        let unanswered = |number: &usize| self.links.get(number).is_some_and(|link| link.stage != Stage::Listening);
+        for number in [self.successor.take(), self.current.take_if(|number| unanswered(number))].into_iter().flatten() {
+            self.abort_link(now, number);
+        }
+        if self.current.is_none() {
+            self.context.report.connecting();
+        }
+        self.begin_attempt(now);
+    }
+
+    /// A link is made. The clients of one that is in use may finish there, where the protocol has a word for that.
+    pub(super) fn add_link(&mut self, now: Instant, mut link: Link, number: usize) {
+        if let Some(old) = self.current {
+            self.successor = Some(number);
+            if let Some(old) = self.links.get_mut(&old).filter(|old| old.version == Some(2) && old.away.is_none())
+                && old.session.endpoint.streams() > 0
+            {
+                old.session.endpoint.go_away(now, Code::Normal, 0, "the device makes a new link");
+                old.away = Some(replaced_by_owner());
+                // A relay that reads LISTEN first cuts the old link.
+                let on_its_way = old.counters().round_trip.unwrap_or_default().min(MAX_ON_ITS_WAY);
+                link.silent_until = Some(now + on_its_way + MARGIN);
+            }
+        } else {
+            self.current = Some(number);
+        }
+        self.links.insert(number, link);
+    }
+
+    /// Tells the owner how far the link is, in the order that it learns to know.
+    pub(super) fn note_stage(&mut self, now: Instant, number: usize) {
+        let Some(link) = self.links.get_mut(&number) else { return };
+        let peer = link.peer;
+        if link.stage == Stage::Made && link.session.has_link() && !link.session.endpoint.has_unsent() {
+            link.stage = Stage::Greeting;
+            self.was_connected = true;
+            if self.current == Some(number) {
+                self.context.report.greeting(peer);
+            }
+        }
+        if let (Stage::Greeting, Some(version)) = (link.stage, link.version) {
+            link.stage = Stage::Listening;
+            self.backoff.restart_is_over();
+            if self.successor.take_if(|successor| *successor == number).is_some() {
+                self.succeed(now, number);
+            }
+            self.context.report.listening(peer, version);
+        }
+    }
+
+    /// The relay has answered on the link that follows: the old one finishes what it has.
+    fn succeed(&mut self, now: Instant, number: usize) {
+        if let Some(old) = self.current.replace(number).and_then(|old| self.links.get_mut(&old)) {
+            old.away.get_or_insert_with(replaced_by_owner);
+            self.cut_oldest_draining(now);
+        }
+    }
+
+    /// The link in use is no more; the one that was to take its place, or the attempt to make it, is there already.
+    fn promote(&mut self) -> bool {
+        if let Some(number) = self.successor.take() {
+            self.current = Some(number);
+            match self.links.get(&number) {
+                Some(link) if link.stage == Stage::Greeting => self.context.report.greeting(link.peer),
+                Some(_) | None => self.context.report.connecting(),
+            }
+            return true;
+        }
+        if self.attempt.is_some() {
+            self.context.report.connecting();
+        }
+        self.attempt.is_some()
+    }
+
+    /// Whether there is a link on which clients may come.
+    fn takes_clients(&self) -> bool {
+        self.current.and_then(|number| self.links.get(&number)).is_some_and(|link| link.away.is_none())
+    }
+
+    /// Whether a link that is lost, or could not be made, is followed by another.
+    fn keeps_trying(&self) -> bool {
+        if self.was_connected { self.config.reconnect } else { self.config.keep_trying }
+    }
+
+    /// The attempt is over: the next one is planned, unless there is a link or this was to be the only one.
+    pub(super) fn fail_attempt(&mut self, now: Instant, error: Error) -> Result<(), Error> {
+        if let Some(attempt) = self.attempt.take() {
+            attempt.cancel(&mut self.context.event_loop);
+        }
+        if self.takes_clients() {
+            self.context.report.kept(&error);
+            return Ok(());
+        }
+        self.current = None;
+        if !self.keeps_trying() {
+            return Err(error);
+        }
+        let drains =
+            |link: &Link| link.session.has_link() && link.away.as_ref().is_some_and(|away| away.code == Code::Shutdown);
+        if self.links.values().any(drains) {
+            self.backoff.restart_goes_on(now);
+        }
+        let wait = self.backoff.next_wait(now, None);
+        self.plan(now, wait, error);
+        Ok(())
+    }
+
+    fn plan(&mut self, now: Instant, wait: Duration, reason: Error) {
+        self.retry_at = Some(now + wait);
+        // An owner that is notified of it and asks for the status sees nothing of the link that is gone.
+        self.count();
+        self.context.report.waiting(reason, now + wait, wait);
+    }
+
+    /// The relay wants no more of this link: the next one is made beside it.
+    pub(super) fn leave(&mut self, now: Instant, number: usize) {
+        let Some(link) = self.links.get(&number) else { return };
+        let Some(away) = link.away.clone() else { return };
+        // A link that was replaced is about to be cut, and what follows is decided then.
+        if away.code != Code::Replaced && self.current == Some(number) && self.config.reconnect {
+            let up_since = link.up_since;
+            self.current = None;
+            if !self.promote() {
+                let wait = wait_after(&mut self.backoff, now, up_since, &away);
+                self.plan(now, wait, self.gone_away(&away));
+            }
+            self.cut_oldest_draining(now);
+        }
+    }
+
+    /// A relay that never ends the last clients of its links must not fill the device with them.
+    fn cut_oldest_draining(&mut self, now: Instant) {
+        let is_draining = |link: &&mut Link| link.away.is_some() && link.session.has_link();
+        if self.links.values_mut().filter(is_draining).count() <= MAX_DRAINING {
+            return;
+        }
+        // Their numbers tell their age.
+        if let Some(oldest) = self.links.values_mut().find(is_draining) {
+            oldest.session.abort_link(now, &mut self.context.event_loop);
+            oldest.carry_out_all(now, &mut self.context);
+        }
+    }
+
+    /// A link that takes no more clients is closed once its last one is gone; one that is over is forgotten.
+    pub(super) fn finish_link(&mut self, now: Instant, number: usize) -> Result<(), Error> {
+        let Some(link) = self.links.get_mut(&number) else { return Ok(()) };
+        let sent_all = link.session.endpoint.streams() == 0 && !link.session.endpoint.has_unsent();
+        if link.away.is_some() && sent_all && link.session.has_link() {
+            let Context { event_loop, lingering, .. } = &mut self.context;
+            link.session.close_link(now, event_loop, lingering);
+            self.lose_if_needed(now, number, "its last client is gone")?;
+        }
+        if self.links.get(&number).is_some_and(Link::is_over) {
+            self.forget(number);
+        }
+        Ok(())
+    }
+
+    pub(super) fn lose(&mut self, now: Instant, number: usize, reason: &LinkLost) -> Result<(), Error> {
+        self.abort_link(now, number);
+        self.lose_if_needed(now, number, &reason.to_string())
+    }
+
+    fn abort_link(&mut self, now: Instant, number: usize) {
+        if let Some(link) = self.links.get_mut(&number) {
+            link.session.abort_link(now, &mut self.context.event_loop);
+            link.carry_out_all(now, &mut self.context);
+        }
+    }
+
+    /// A link is gone: decides what follows if it was the one in use, or was to be.
+    fn lose_if_needed(&mut self, now: Instant, number: usize, reason: &str) -> Result<(), Error> {
+        let Some(link) = self.links.get(&number) else { return Ok(()) };
+        // For this reason, unless the relay told a better one before.
+        let (away, up_since) = (link.away.clone(), link.up_since);
+        let error = match &away {
+            Some(away) => self.gone_away(away),
+            None => Error::Lost { address: self.config.server.clone(), reason: reason.into() },
+        };
+        if self.successor.take_if(|successor| *successor == number).is_some() {
+            if self.takes_clients() {
+                self.context.report.kept(&error);
+                return Ok(());
+            }
+            self.current = None;
+        } else if self.current == Some(number) {
+            self.current = None;
+            if self.promote() {
+                return Ok(());
+            }
+        } else {
+            return Ok(());
+        }
+        if !self.keeps_trying() {
+            return Err(error);
+        }
+        let wait = match &away {
+            Some(away) => wait_after(&mut self.backoff, now, up_since, away),
+            None => self.backoff.next_wait(now, Some(up_since)),
+        };
+        self.plan(now, wait, error);
+        Ok(())
+    }
+
+    /// A GOAWAY, as the end of a link.
+    fn gone_away(&self, away: &GoAway) -> Error {
+        let address = self.config.server.clone();
+        if away.code == Code::Replaced {
+            return Error::Replaced(address);
+        }
+        let why = if away.reason.is_empty() { String::new() } else { format!(", {}", away.reason) };
+        Error::Lost { address, reason: format!("the relay ended it ({}{why})", away.code) }
+    }
+}
+
+/// What a link that its owner replaces has in place of the relay's GOAWAY.
+fn replaced_by_owner() -> GoAway {
+    GoAway { code: Code::Normal, retry_after: 0, last_stream: 0, reason: "another was to take its place".into() }
+}
+
+/// How long to wait after a GOAWAY.
+fn wait_after(backoff: &mut Backoff, now: Instant, up_since: Instant, away: &GoAway) -> Duration {
+    if away.code == Code::Replaced {
+        backoff.wait_replaced()
+    } else if away.code == Code::Shutdown {
+        backoff.wait_for_restart(now, up_since, away.retry_after)
+    } else {
+        backoff.wait_as_told(now, up_since, away.retry_after)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::super::super::Config;
+    use super::super::super::attempt::Reached;
+    use super::super::super::core::Device;
+    use super::super::super::report::Report;
+    use super::*;
+    use crate::event_loop::{EventLoop, Source};
+    use crate::net;
+
+    #[test]
+    fn of_links_that_drain_for_ever_the_oldest_is_cut() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let peer = listener.local_addr().expect("address");
+        let config = Config::new(peer.to_string().parse().expect("an address"));
+        let event_loop = EventLoop::new().expect("poll");
+        let report = Report::new(config.server.clone(), event_loop.waker()).expect("a report");
+        let mut driver = Driver::new(&config, event_loop, &report);
+        let now = Instant::now();
+        for number in 0..MAX_DRAINING + 2 {
+            let mut io = net::connect(peer).expect("connect");
+            let token = driver.context.event_loop.register(&mut io, Source::Link(number)).expect("register");
+            let device = Device::new(config.protocol, config.limits);
+            let mut link = Link::new(device, number, Reached { io, token, peer }, now);
+            link.away = Some(GoAway { code: Code::Normal, retry_after: 0, last_stream: 0, reason: String::new() });
+            driver.links.insert(number, link);
+            driver.current = Some(number);
+            driver.leave(now, number);
+        }
+        let there: Vec<bool> = driver.links.values().map(|link| link.session.has_link()).collect();
+        assert_eq!(there, [&[false; 2][..], &[true; MAX_DRAINING]].concat());
+    }
+}
