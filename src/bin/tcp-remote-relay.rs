@@ -2,19 +2,21 @@
 
 #![allow(rustdoc::broken_intra_doc_links, reason = "--help shows these comments as they stand")]
 
-use std::io::{self, IsTerminal};
+#[path = "tcp-remote-relay/log.rs"]
+mod log;
+
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, ValueEnum};
+use clap::{CommandFactory, Parser};
+use log::{Format, Level, Log};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tcpremote::Error;
 use tcpremote::address::{Address, AddressError};
 use tcpremote::relay::{Config, Mapping, Outcome, Protocol, Server};
-use tracing::level_filters::LevelFilter;
 
 /// Open clients had to be cut.
 const EXIT_CUT: u8 = 3;
@@ -61,27 +63,13 @@ struct CommandLine {
     #[arg(long, value_name = "VERSION", default_value = "2", value_parser = protocol)]
     protocol: Protocol,
 
-    /// The least grave events to log on standard error
+    /// Minimum level to log on standard error
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log: Level,
 
     /// How a log line is written
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: Format,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Level {
-    Error,
-    Warn,
-    Info,
-    Debug,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Format {
-    Text,
-    Json,
 }
 
 const ABOUT: &str = "\
@@ -117,11 +105,11 @@ Security:
 
 fn main() -> ExitCode {
     let command_line = CommandLine::parse();
-    start_log(command_line.log, command_line.log_format);
     // Exits with status 2 and the usage, as clap does for what it refuses itself.
     let config = config(&command_line)
         .unwrap_or_else(|message| CommandLine::command().error(ErrorKind::ValueValidation, message).exit());
-    match run(config) {
+    let log = Log::start(command_line.log, command_line.log_format);
+    let status = match run(config) {
         Ok(Outcome { clients_cut: 0 }) => ExitCode::SUCCESS,
         Ok(Outcome { clients_cut }) => {
             tracing::warn!(clients_cut, "ended while clients were open; they were cut");
@@ -131,7 +119,9 @@ fn main() -> ExitCode {
             tracing::error!("{error}");
             ExitCode::FAILURE
         }
-    }
+    };
+    log.finish();
+    status
 }
 
 fn run(config: Config) -> Result<Outcome, Error> {
@@ -141,8 +131,8 @@ fn run(config: Config) -> Result<Outcome, Error> {
     let stopper = server.stopper();
     thread::spawn(move || {
         for signal in signals.forever() {
-            tracing::info!(signal, "told to end");
             stopper.stop();
+            tracing::info!(signal, "told to end");
         }
     });
     server.run()
@@ -182,26 +172,5 @@ fn protocol(text: &str) -> Result<Protocol, String> {
         "1" => Ok(Protocol::V1),
         "2" => Ok(Protocol::V2),
         _ => Err("write 1 or 2".into()),
-    }
-}
-
-/// One line an event on standard error, coloured only for a person.
-fn start_log(level: Level, format: Format) {
-    let level = match level {
-        Level::Error => LevelFilter::ERROR,
-        Level::Warn => LevelFilter::WARN,
-        Level::Info => LevelFilter::INFO,
-        Level::Debug => LevelFilter::DEBUG,
-    };
-    let log = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_target(false)
-        .with_ansi(io::stderr().is_terminal())
-        // Complaining about a standard error that nobody reads any more would panic, and end every client.
-        .log_internal_errors(false)
-        .with_writer(io::stderr);
-    match format {
-        Format::Text => log.init(),
-        Format::Json => log.json().flatten_event(true).init(),
     }
 }

@@ -153,7 +153,7 @@ impl Drop for Relay {
 }
 
 /// The last `ip:port` that a line names.
-fn address_in(line: &str) -> SocketAddr {
+pub fn address_in(line: &str) -> SocketAddr {
     let words = line.split(|c: char| c.is_whitespace() || ",;\"".contains(c));
     words.filter_map(|word| word.parse().ok()).next_back().unwrap_or_else(|| panic!("no address in '{line}'"))
 }
