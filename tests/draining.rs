@@ -121,6 +121,27 @@ fn a_relay_that_is_told_to_end_keeps_its_clients_while_the_next_relay_takes_the_
 }
 
 #[test]
+fn a_terminal_that_is_closed_lets_clients_finish() {
+    let service = Service::echo();
+    let mut relay = Relay::start_with(&["--drain", "30"], &[&service.address().to_string()]);
+    let mut device = Device::start(relay.device_addr());
+    device.wait_for(EventKind::Listening);
+    let mut client = Peer::connect(relay.client_addrs()[0]);
+    client.send(b"before");
+    client.expect(b"before");
+    // The shell and the system each send one.
+    for _ in 0..2 {
+        relay.signal("HUP");
+        relay.wait_for_log("waiting for clients to end");
+    }
+    client.send(b"after");
+    client.expect(b"after");
+    client.finish();
+    client.expect_end(End::Finished);
+    assert_eq!(relay.wait(), Some(0), "nobody had to be cut");
+}
+
+#[test]
 fn a_device_that_is_closed_says_so_before_it_goes() {
     let service = Service::echo();
     let relay = Relay::start(&[&service.address().to_string()]);

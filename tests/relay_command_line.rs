@@ -6,7 +6,7 @@ mod common;
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use common::relay::{Relay, command};
 use common::{DEADLINE, Peer, eventually};
@@ -52,7 +52,7 @@ fn help_teaches_the_four_parties_an_example_the_exit_status_and_what_is_not_prot
         "--protocol <VERSION>",
         "--log <LEVEL>",
         "--log-format <FORMAT>",
-        "  3  ended by SIGTERM or SIGINT, and clients that were open had to be cut",
+        "  3  ended by a signal, and clients that were open had to be cut",
         "knows neither passwords nor encryption",
         "loopback (127.0.0.1) unless the service is meant to be public",
     ] {
@@ -138,15 +138,29 @@ fn a_name_without_address_is_told_and_the_status_is_1() {
 }
 
 #[test]
-fn a_relay_without_clients_ends_by_either_signal_with_status_0() {
-    for signal in ["TERM", "INT"] {
+fn a_relay_without_clients_ends_by_each_of_three_signals_with_status_0() {
+    for signal in ["TERM", "INT", "HUP"] {
         let mut relay = start(&[]);
         assert_ne!(relay.device_addr().port(), 0, "the port that the system chose is told");
         relay.signal(signal);
         assert_eq!(relay.wait(), Some(0), "{:?}", relay.log());
         let log = relay.log().concat();
         assert!(!log.contains('\u{1b}'), "no colours where no person looks: {log}");
+        assert!(log.contains(&format!("ending, as a signal asks signal=\"SIG{signal}\"")), "{log}");
     }
+}
+
+#[test]
+fn a_relay_that_was_started_with_sighup_ignored_outlives_its_terminal() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_tcp-remote-relay")]).args(PORTS);
+    let mut relay = Relay::spawn(command, 1);
+    relay.device_addr();
+    relay.signal("HUP");
+    let (_link, _) = relay.listen();
+    relay.signal("TERM");
+    assert_eq!(relay.wait(), Some(0), "{:?}", relay.log());
+    assert!(!relay.log().concat().contains("SIGHUP"), "{:?}", relay.log());
 }
 
 #[test]

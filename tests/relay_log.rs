@@ -119,7 +119,7 @@ fn the_last_lines_are_written_before_the_end() {
         let _client = Peer::connect(address_in(&relay.line("may connect")));
         relay.signal("TERM");
         assert!(matches!(relay.wait(), Some(0 | 3)));
-        relay.line("told to end");
+        relay.line("ending, as a signal asks");
         drop(device);
     }
 }

@@ -12,8 +12,9 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use log::{Format, Level, Log};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use signal_hook::low_level;
 use tcpremote::Error;
 use tcpremote::address::{Address, AddressError};
 use tcpremote::relay::{Config, Mapping, Outcome, Protocol, Server};
@@ -55,7 +56,9 @@ struct CommandLine {
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds, allow_negative_numbers = true)]
     half_close: Duration,
 
-    /// How long open clients may go on after SIGTERM or SIGINT; a second signal ends it
+    /// How long open clients may go on after SIGTERM, SIGINT or SIGHUP; a second SIGTERM or SIGINT ends it
+    ///
+    /// SIGHUP has no meaning where the relay was started with it ignored, as nohup does.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds, allow_negative_numbers = true)]
     drain: Duration,
 
@@ -91,10 +94,10 @@ Example:
     ssh -p 2222 user@127.0.0.1
 
 Exit status:
-  0  ended by SIGTERM or SIGINT
+  0  ended by SIGTERM, SIGINT or SIGHUP
   1  a port cannot be opened, or the system failed otherwise
   2  the command line cannot be understood
-  3  ended by SIGTERM or SIGINT, and clients that were open had to be cut
+  3  ended by a signal, and clients that were open had to be cut
 
 Security:
   The protocol knows neither passwords nor encryption. Who
@@ -125,17 +128,41 @@ fn main() -> ExitCode {
 }
 
 fn run(config: Config) -> Result<Outcome, Error> {
-    let signals = Signals::new([SIGINT, SIGTERM]);
+    let mut ends = vec![SIGINT, SIGTERM];
+    if !is_hangup_ignored() {
+        ends.push(SIGHUP);
+    }
+    let signals = Signals::new(ends);
     let mut signals = signals.map_err(|reason| Error::System { what: "cannot watch for signals".into(), reason })?;
+    let watch = signals.handle();
     let server = Server::bind(config)?;
     let stopper = server.stopper();
-    thread::spawn(move || {
+    let watcher = thread::spawn(move || {
+        let mut is_ending = false;
         for signal in signals.forever() {
+            // A terminal that is closed may send several, and none is a person who is impatient.
+            if signal == SIGHUP && is_ending {
+                continue;
+            }
             stopper.stop();
-            tracing::info!(signal, "told to end");
+            is_ending = true;
+            let name = low_level::signal_name(signal).unwrap_or_default();
+            tracing::info!(signal = name, "ending, as a signal asks");
         }
     });
-    server.run()
+    let outcome = server.run();
+    watch.close();
+    // It has only a line to log.
+    let _ = watcher.join();
+    outcome
+}
+
+/// Whether the relay was started by nohup(1) or the like: then it is to outlive its terminal.
+fn is_hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    ignored.is_some_and(|set| set & 1 << (SIGHUP - 1) != 0)
 }
 
 fn config(command_line: &CommandLine) -> Result<Config, String> {
