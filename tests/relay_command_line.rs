@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 
-use common::relay::{Relay, command};
+use common::relay::{Relay, address_in, command};
 use common::{DEADLINE, Peer, eventually};
 
 /// Runs the relay, which must end by itself.
@@ -183,7 +183,7 @@ fn a_log_that_nobody_reads_any_more_ends_nobody() {
     let mut line = String::new();
     // Its reader is dropped with it, as `| head -1` would.
     BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
-    let address = line.trim_end().rsplit(' ').next().unwrap().parse().unwrap();
+    let address = address_in(&line);
     for _ in 0..2 {
         let mut stranger = Peer::connect(address);
         stranger.send(b"each of these is worth a line");

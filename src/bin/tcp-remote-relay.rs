@@ -12,12 +12,17 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use log::{Format, Level, Log};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 use tcpremote::Error;
 use tcpremote::address::{Address, AddressError};
 use tcpremote::relay::{Config, Mapping, Outcome, Protocol, Server};
+
+/// The bounds of `--idle`.
+const MIN_IDLE: Duration = Duration::from_millis(100);
+const MAX_IDLE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Open clients had to be cut.
 const EXIT_CUT: u8 = 3;
@@ -37,8 +42,8 @@ const EXIT_CUT: u8 = 3;
 struct CommandLine {
     /// Where the device connects, host:port
     ///
-    /// 0.0.0.0 or [::] means every interface. Port 0 lets the system choose a port; the log tells which. An IPv6
-    /// address stands in brackets: [::1]:2065.
+    /// [::] means every interface, 0.0.0.0 those of IPv4 alone; for IPv6 alone name the address. Port 0 lets the system
+    /// choose a port; the log tells which. An IPv6 address stands in brackets: [::1]:2065.
     #[arg(value_parser = Address::listen)]
     server: Address,
 
@@ -61,6 +66,17 @@ struct CommandLine {
     /// SIGHUP has no meaning where the relay was started with it ignored, as nohup does.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds, allow_negative_numbers = true)]
     drain: Duration,
+
+    /// How many clients there may be at once, from 1 to 256
+    ///
+    /// The last places are kept for client ports, and for addresses that clients come from, that have few.
+    #[arg(long, value_name = "NUMBER", default_value_t = Config::MAX_CLIENTS,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(Config::MAX_CLIENTS)))]
+    clients: u32,
+
+    /// After how long a client is ended for which nothing moves either way; without it never
+    #[arg(long, value_name = "SECONDS", value_parser = idle, allow_negative_numbers = true)]
+    idle: Option<Duration>,
 
     /// The newest version of the protocol to speak with devices: 1, as in 2012, or 2, where the device knows it
     #[arg(long, value_name = "VERSION", default_value = "2", value_parser = protocol)]
@@ -119,7 +135,7 @@ fn main() -> ExitCode {
             ExitCode::from(EXIT_CUT)
         }
         Err(error) => {
-            tracing::error!("{error}");
+            tracing::error!(%error, "the relay cannot run");
             ExitCode::FAILURE
         }
     };
@@ -132,6 +148,7 @@ fn run(config: Config) -> Result<Outcome, Error> {
     if !is_hangup_ignored() {
         ends.push(SIGHUP);
     }
+    raise_descriptor_limit();
     let signals = Signals::new(ends);
     let mut signals = signals.map_err(|reason| Error::System { what: "cannot watch for signals".into(), reason })?;
     let watch = signals.handle();
@@ -157,6 +174,16 @@ fn run(config: Config) -> Result<Outcome, Error> {
     outcome
 }
 
+/// As many descriptors as may be had without asking: the soft limit is often 1,024 for the sake of select(2) alone.
+fn raise_descriptor_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        // Then it stays as it is, and the server says what does not fit.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
 /// Whether the relay was started by nohup(1) or the like: then it is to outlive its terminal.
 fn is_hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -179,9 +206,9 @@ fn config(command_line: &CommandLine) -> Result<Config, String> {
         let service = service.parse().map_err(|error| unreadable("service", service, &error))?;
         mappings.push(Mapping { client, service });
     }
-    let CommandLine { server, half_close, drain, protocol, .. } = command_line;
+    let CommandLine { server, half_close, drain, clients, idle, protocol, .. } = command_line;
     let config = Config::new(server.clone(), mappings, *half_close).map_err(|error| error.to_string())?;
-    Ok(Config { drain: *drain, protocol: *protocol, ..config })
+    Ok(Config { drain: *drain, clients: *clients, idle: *idle, protocol: *protocol, ..config })
 }
 
 fn unreadable(what: &str, text: &str, error: &AddressError) -> String {
@@ -192,6 +219,12 @@ fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     let seconds = seconds.filter(|seconds| *seconds <= Config::MAX_HALF_CLOSE);
     seconds.ok_or_else(|| "write a number of seconds from 0 to 3600, for example 0.5".into())
+}
+
+fn idle(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let seconds = seconds.filter(|seconds| (MIN_IDLE..=MAX_IDLE).contains(seconds));
+    seconds.ok_or_else(|| "write a number of seconds from 0.1 to 604800 (a week), for example 3600".into())
 }
 
 fn protocol(text: &str) -> Result<Protocol, String> {

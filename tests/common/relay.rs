@@ -20,9 +20,9 @@ pub struct Relay {
 }
 
 /// What the log says of the device port, and of each client port.
-const DEVICE: &str = "waiting for a device at";
+const DEVICE: &str = "waiting for a device";
 const ARRIVAL: &str = "a device is here";
-const CLIENTS: &str = "may connect at";
+const CLIENTS: &str = "clients may connect";
 
 /// The relay's program.
 pub fn command() -> Command {
@@ -154,6 +154,6 @@ impl Drop for Relay {
 
 /// The last `ip:port` that a line names.
 pub fn address_in(line: &str) -> SocketAddr {
-    let words = line.split(|c: char| c.is_whitespace() || ",;\"".contains(c));
+    let words = line.split(|c: char| c.is_whitespace() || ",;=\"".contains(c));
     words.filter_map(|word| word.parse().ok()).next_back().unwrap_or_else(|| panic!("no address in '{line}'"))
 }

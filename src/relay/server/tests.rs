@@ -38,7 +38,7 @@ impl Bench {
     fn device(&mut self, greeting: &[u8]) -> TcpStream {
         let mut device = TcpStream::connect(self.server.device_addr()).expect("connect");
         device.write_all(greeting).expect("sent");
-        self.run_until("the client ports are open", |server| !server.client_listeners.is_empty());
+        self.run_until("the client ports are open", |server| server.are_client_ports_open());
         device
     }
 
@@ -144,9 +144,7 @@ fn at_the_relays_own_end_no_link_is_one_too_many() {
             bench.run_until("its link is gone", |server| server.active.is_none());
         } else {
             let number = bench.server.active.expect("a device");
-            for listener in std::mem::take(&mut bench.server.device_listeners) {
-                listener.close(&mut bench.server.event_loop);
-            }
+            bench.server.device_listeners.clear();
             bench.server.close_link(number);
             bench.server.step(&mut bench.buffer);
         }
@@ -172,7 +170,7 @@ fn of_too_many_links_that_drain_those_without_clients_are_cut_and_then_the_oldes
             });
         }
         device.write_all(&LEAVING[16..]).expect("sent");
-        bench.run_until("it drains", |server| server.active.is_none() && server.client_listeners.is_empty());
+        bench.run_until("it drains", |server| server.active.is_none() && !server.are_client_ports_open());
         devices.push(device);
     }
     bench.run_until("three are gone", |server| server.sessions.iter().flatten().count() == MAX_DRAINING);
