@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
+use tracing::field::display;
 use tracing::{debug, info, warn};
 
 use super::super::Config;
@@ -115,7 +116,7 @@ impl Server {
         } else if !peer.session.endpoint.has_input() && is_silent_end(reason) {
             debug!(%link, %reason, "a connection on the device port has ended without a byte");
         } else if self.log_limits.permits(now, Kind::Stray) {
-            let looks_like = protocol_of(reason);
+            let looks_like = protocol_of(reason).map(display);
             if peer.session.endpoint.has_input() {
                 warn!(%link, looks_like, %reason, "dropped a connection on the device port");
             } else {
@@ -218,7 +219,7 @@ impl Server {
         let Some(Some(peer)) = self.sessions.get_mut(number) else { return };
         let clients = peer.session.endpoint.streams();
         if self.log_limits.permits(now, Kind::Departure) {
-            warn!(link = %peer.address, clients, reason, "cut a link that drains");
+            warn!(link = %peer.address, clients, %reason, "cut a link that drains");
         }
         peer.session.abort_link(now, &mut self.event_loop);
         self.carry_out_all(now, number);
