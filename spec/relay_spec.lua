@@ -11,7 +11,7 @@ describe("through the relay", function()
     service, service_port = net.listen()
     relay = process.relay("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:" .. service_port)
     device_port = net.eventually(function()
-      return tonumber(relay.log():match("waiting for a device at 127%.0%.0%.1:(%d+)"))
+      return tonumber(relay.log():match("waiting for a device at=127%.0%.0%.1:(%d+)"))
     end, "the relay's start")
   end)
 
@@ -26,7 +26,7 @@ describe("through the relay", function()
   -- the one that is open.
   local function connect_client()
     return net.eventually(function()
-      local client_port = relay.log():match(".*may connect at 127%.0%.0%.1:(%d+)")
+      local client_port = relay.log():match(".*may connect .*at=127%.0%.0%.1:(%d+)")
       local ok, client = pcall(net.connect, tonumber(client_port))
       return ok and client
     end, "the client port")

@@ -27,6 +27,8 @@ mod timers;
 use std::time::{Duration, Instant};
 
 pub(crate) use byte_queue::ByteQueue;
+#[cfg(feature = "relay")]
+pub(crate) use mux::bucket::Bucket;
 pub(crate) use mux::{Mux, Output as MuxOutput, Role};
 pub(crate) use send_queue::SendQueue;
 pub(crate) use slab::Slab;

@@ -19,8 +19,8 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 /// Time between probes; after three without an answer the link is dead: 45 s when idle.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
-/// After this time without a byte the peer of a half-closed stream is asked whether it is there.
-const HALF_CLOSED_IDLE: Duration = Duration::from_secs(60);
+/// After this time without a byte a client or a service is asked whether it is there; it is gone after 90 s in all.
+const STREAM_IDLE: Duration = Duration::from_secs(60);
 /// A version 2 link that does not move answers PING; bytes that nobody acknowledges for so long are lost.
 const USER_TIMEOUT_V2: Duration = Duration::from_secs(45);
 /// What the kernel may hold of a version 2 link before it is on its way: what comes later may still pass it here.
@@ -74,21 +74,15 @@ pub(crate) fn tune_stream(stream: &impl AsFd) -> io::Result<()> {
     // Whoever ends us in the midst of things, the kernel then ends the connection with RST, which nobody takes for a
     // complete one; see `close_in_peace`.
     socket.set_linger(Some(Duration::ZERO))?;
-    // A peer that vanished must not hold its place for ever.
-    socket.set_keepalive(true)
+    // A peer that vanished must not hold its place, nor a service that has one connection only, for hours.
+    let keepalive = TcpKeepalive::new().with_time(STREAM_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))
 }
 
 /// Makes the coming close of a stream's connection one with FIN: everything has been delivered.
 pub(crate) fn close_in_peace(stream: &impl AsFd) {
     // A socket that is already reset may refuse; then there is no peace to be had.
     let _ = SockRef::from(stream).set_linger(None);
-}
-
-/// A peer that sends no more may still read, or have gone without a word: it is asked every so often.
-pub(crate) fn watch_half_closed(stream: &impl AsFd) -> io::Result<()> {
-    // The system of one that has gone answers the first probe with RST, so when the next would come matters little; and
-    // this is done for every connection, most of which are over at once.
-    SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(HALF_CLOSED_IDLE))
 }
 
 /// Makes the coming close an abortive one: RST instead of FIN.
@@ -165,5 +159,18 @@ mod tests {
         }
         assert_eq!((remedy(libc::ECONNREFUSED), remedy(libc::EHOSTUNREACH)), (None, None));
         assert_eq!(remedy_of_shortage(&io::ErrorKind::TimedOut.into()), None);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_client_or_a_service_that_has_vanished_is_found_after_90_s() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        let stream = std::net::TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        tune_stream(&stream).expect("options");
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().expect("option"));
+        let (time, interval) = (socket.tcp_keepalive_time(), socket.tcp_keepalive_interval());
+        let (time, interval) = (time.expect("option"), interval.expect("option"));
+        assert_eq!(time + interval * socket.tcp_keepalive_retries().expect("option"), Duration::from_secs(90));
     }
 }

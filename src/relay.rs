@@ -2,6 +2,7 @@
 
 mod config;
 mod core;
+mod descriptors;
 mod listener;
 mod server;
 

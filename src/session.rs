@@ -8,8 +8,6 @@ mod turns;
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-#[cfg(feature = "relay")]
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use flight::Flight;
@@ -39,7 +37,21 @@ pub(crate) struct Session<E> {
     link: Option<Link>,
     /// By the index of their stream's key.
     sockets: Vec<Option<Socket>>,
+    /// What went through those that are over, until the next stream takes the index.
+    #[cfg(feature = "relay")]
+    over: Vec<Option<(StreamKey, Traffic)>>,
     turns: Turns,
+}
+
+/// What went through a stream's socket, and how that failed if it did.
+#[cfg_attr(not(feature = "relay"), expect(dead_code, reason = "the relay logs it"))]
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Traffic {
+    /// Bytes that were read from the socket.
+    pub(crate) read: u64,
+    /// Bytes that the socket took.
+    pub(crate) written: u64,
+    pub(crate) failure: Option<(Code, String)>,
 }
 
 /// Why there is no link any more.
@@ -80,6 +92,7 @@ struct Socket {
     failed: bool,
     /// The peer takes no more bytes, and why; what it sent before may still be there to read.
     write_error: Option<io::Error>,
+    traffic: Traffic,
 }
 
 impl<E: Endpoint> Session<E> {
@@ -88,7 +101,15 @@ impl<E: Endpoint> Session<E> {
         // An edge may have come before the session was there to see it: try both first.
         let flight = Flight::Landed;
         let link = Some(Link { io, token, readable: true, writable: true, ended: false, flight });
-        Self { endpoint, number, link, sockets: Vec::new(), turns: Turns::default() }
+        Self {
+            endpoint,
+            number,
+            link,
+            sockets: Vec::new(),
+            #[cfg(feature = "relay")]
+            over: Vec::new(),
+            turns: Turns::default(),
+        }
     }
 
     /// The connected socket of a stream, registered under `token`.
@@ -97,6 +118,8 @@ impl<E: Endpoint> Session<E> {
         let index = key.index as usize;
         if index >= self.sockets.len() {
             self.sockets.resize_with(index + 1, || None);
+            #[cfg(feature = "relay")]
+            self.over.resize_with(index + 1, || None);
         }
         debug_assert!(self.sockets[index].is_none(), "outputs are carried out before a slot is used again");
         self.sockets[index] = Some(Socket {
@@ -110,6 +133,7 @@ impl<E: Endpoint> Session<E> {
             at_end: false,
             failed: false,
             write_error: None,
+            traffic: Traffic::default(),
         });
     }
 
@@ -253,11 +277,30 @@ impl<E: Endpoint> Session<E> {
         self.link.is_some()
     }
 
-    /// Who is at the other end of a stream's socket.
+    /// What went through a stream's socket, be it over or not.
     #[cfg(feature = "relay")]
-    pub(crate) fn peer_addr(&self, key: StreamKey) -> Option<SocketAddr> {
-        let socket = self.sockets.get(key.index as usize)?.as_ref()?;
-        if socket.key == key { socket.io.peer_addr().ok() } else { None }
+    pub(crate) fn traffic(&self, key: StreamKey) -> Option<&Traffic> {
+        let index = key.index as usize;
+        if let Some(socket) = self.sockets.get(index)?.as_ref().filter(|socket| socket.key == key) {
+            return Some(&socket.traffic);
+        }
+        self.over.get(index)?.as_ref().filter(|(over, _)| *over == key).map(|(_, traffic)| traffic)
+    }
+
+    /// Ends the stream's socket with RST by the shell's wish, and tells the peer why.
+    #[cfg(feature = "relay")]
+    pub(crate) fn give_up(
+        &mut self,
+        now: Instant,
+        event_loop: &mut EventLoop,
+        key: StreamKey,
+        code: Code,
+        reason: &str,
+    ) {
+        if let Some(socket) = self.socket(key) {
+            net::reset(&socket.io);
+            self.abandon(now, event_loop, key, code, reason);
+        }
     }
 
     /// Ends the link with FIN, so that what was written still arrives.
@@ -347,7 +390,7 @@ impl<E: Endpoint> Session<E> {
             None => Ok(delivery.bytes.len()),
             Some(socket) if socket.write_error.is_some() => Ok(delivery.bytes.len()),
             Some(socket) if !socket.writable => Ok(0),
-            Some(socket) => write(&mut socket.io, &mut socket.writable, delivery.bytes),
+            Some(socket) => socket.write(delivery.bytes),
         };
         match taken {
             Ok(taken) => self.endpoint.delivered(now, key, delivery.bytes, taken),
@@ -366,11 +409,7 @@ impl<E: Endpoint> Session<E> {
             if pending.is_empty() || !socket.writable {
                 return;
             }
-            let result = if socket.write_error.is_some() {
-                Ok(pending.len())
-            } else {
-                write(&mut socket.io, &mut socket.writable, pending)
-            };
+            let result = if socket.write_error.is_some() { Ok(pending.len()) } else { socket.write(pending) };
             match result {
                 Ok(count) => self.endpoint.advance(now, key, count),
                 Err(error) => return self.handle_write_failure(now, event_loop, key, error),
@@ -438,15 +477,12 @@ impl<E: Endpoint> Session<E> {
                 let failure = if socket.failed { socket.io.take_error().ok().flatten() } else { None };
                 match socket.write_error.take().or(failure) {
                     Some(error) => self.fail(now, event_loop, key, &error),
-                    None => {
-                        // It only hastens what the peer's next byte would tell.
-                        let _ = net::watch_half_closed(&socket.io);
-                        self.endpoint.handle_end(now, key);
-                    }
+                    None => self.endpoint.handle_end(now, key),
                 }
             }
             Some((Ok(count), room)) => {
                 socket.readable = count == room || socket.ended;
+                socket.traffic.read += count as u64;
                 if socket.readable {
                     self.enqueue(key);
                 }
@@ -467,11 +503,19 @@ impl<E: Endpoint> Session<E> {
 
     /// The stream's socket is of no more use.
     fn fail(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey, error: &io::Error) {
+        let vanished = error.kind() == io::ErrorKind::TimedOut;
+        let code = if vanished { Code::Idle } else { Code::Normal };
+        self.abandon(now, event_loop, key, code, &error.to_string());
+    }
+
+    fn abandon(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey, code: Code, reason: &str) {
         if let Some(mut socket) = self.take(key) {
             event_loop.deregister(&mut socket.io, socket.token);
-            let vanished = error.kind() == io::ErrorKind::TimedOut;
-            let code = if vanished { Code::Idle } else { Code::Normal };
-            self.endpoint.handle_failure(now, key, code, &error.to_string());
+            #[cfg(feature = "relay")]
+            if let Some(Some((_, traffic))) = self.over.get_mut(key.index as usize) {
+                traffic.failure = Some((code, reason.into()));
+            }
+            self.endpoint.handle_failure(now, key, code, reason);
         }
     }
 
@@ -498,7 +542,19 @@ impl<E: Endpoint> Session<E> {
     fn take(&mut self, key: StreamKey) -> Option<Socket> {
         let socket = self.sockets.get_mut(key.index as usize)?.take_if(|socket| socket.key == key)?;
         self.turns.forget(&socket.habit);
+        #[cfg(feature = "relay")]
+        if let Some(over) = self.over.get_mut(key.index as usize) {
+            *over = Some((key, socket.traffic.clone()));
+        }
         Some(socket)
+    }
+}
+
+impl Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = write(&mut self.io, &mut self.writable, bytes)?;
+        self.traffic.written += count as u64;
+        Ok(count)
     }
 }
 

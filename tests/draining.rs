@@ -2,10 +2,10 @@
 
 mod common;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 
 use common::device::Device;
-use common::relay::{Relay, command};
+use common::relay::{Relay, address_in, command};
 use common::service::Service;
 use common::wire::{HELLO, LISTEN};
 use common::{DEADLINE, End, Peer, eventually};
@@ -68,8 +68,7 @@ fn a_device_that_goes_away_keeps_its_clients_beside_its_successor() {
     relay.wait_for_log("the device takes no new clients on this link");
 
     let mut successor = Link::listen(relay.device_addr());
-    let entrance = relay.wait_for_logs("may connect at", 2).pop().expect("two lines");
-    let entrance = entrance.split_whitespace().next_back().and_then(|word| word.parse().ok()).expect("an address");
+    let entrance = address_in(&relay.wait_for_logs("clients may connect", 2).pop().expect("two lines"));
     let mut new = Peer::connect(entrance);
     let (kind, _, stream, _) = successor.read();
     assert_eq!((kind, stream), (CONNECT, 1));
@@ -118,6 +117,52 @@ fn a_relay_that_is_told_to_end_keeps_its_clients_while_the_next_relay_takes_the_
     eventually("the device has forgotten the client", DEADLINE, || device.status().clients == 1);
     new.send(b"after");
     new.expect(b"after");
+}
+
+#[test]
+fn a_connection_that_has_not_sent_listen_ends_when_draining_begins() {
+    let service = Service::echo();
+    let mut relay = Relay::start_with(&["--drain", "30"], &[&service.address().to_string()]);
+    let mut device = Device::start(relay.device_addr());
+    device.wait_for(EventKind::Listening);
+    let entrance = relay.client_addrs()[0];
+    let mut client = Peer::connect(entrance);
+    client.send(b"before");
+    client.expect(b"before");
+    let mut late = Peer::connect(relay.device_addr());
+    relay.wait_for_logs("a connection on the device port", 2);
+    relay.signal("TERM");
+    relay.wait_for_log("waiting for clients to end");
+    // The reset may be seen by either.
+    assert!(late.try_send(&LISTEN).is_err() || late.read_to_end() == (Vec::new(), End::Reset));
+    client.send(b"after");
+    client.expect(b"after");
+    assert!(TcpListener::bind(entrance).is_ok(), "the successor can have the port");
+    assert_eq!(relay.log().iter().filter(|line| line.contains("a device is here")).count(), 1);
+    client.finish();
+    client.expect_end(End::Finished);
+    assert_eq!(relay.wait(), Some(0));
+}
+
+#[test]
+fn a_terminal_that_is_closed_lets_clients_finish() {
+    let service = Service::echo();
+    let mut relay = Relay::start_with(&["--drain", "30"], &[&service.address().to_string()]);
+    let mut device = Device::start(relay.device_addr());
+    device.wait_for(EventKind::Listening);
+    let mut client = Peer::connect(relay.client_addrs()[0]);
+    client.send(b"before");
+    client.expect(b"before");
+    // The shell and the system each send one.
+    for _ in 0..2 {
+        relay.signal("HUP");
+        relay.wait_for_log("waiting for clients to end");
+    }
+    client.send(b"after");
+    client.expect(b"after");
+    client.finish();
+    client.expect_end(End::Finished);
+    assert_eq!(relay.wait(), Some(0), "nobody had to be cut");
 }
 
 #[test]

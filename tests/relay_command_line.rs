@@ -6,9 +6,9 @@ mod common;
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
-use common::relay::{Relay, command};
+use common::relay::{Relay, address_in, command};
 use common::{DEADLINE, Peer, eventually};
 
 /// Runs the relay, which must end by itself.
@@ -49,10 +49,13 @@ fn help_teaches_the_four_parties_an_example_the_exit_status_and_what_is_not_prot
         "tcp-remote-relay 0.0.0.0:2065 127.0.0.1:2222 127.0.0.1:22",
         "--half-close <SECONDS>",
         "--drain <SECONDS>",
+        "--clients <NUMBER>",
+        "--idle <SECONDS>",
         "--protocol <VERSION>",
         "--log <LEVEL>",
+        "Minimum level to log on standard error",
         "--log-format <FORMAT>",
-        "  3  ended by SIGTERM or SIGINT, and clients that were open had to be cut",
+        "  3  ended by a signal, and clients that were open had to be cut",
         "knows neither passwords nor encryption",
         "loopback (127.0.0.1) unless the service is meant to be public",
     ] {
@@ -102,6 +105,10 @@ fn each_unreadable_value_is_told_with_what_to_write() {
         (&["--half-close", "NaN", server, client, service], "'NaN' for '--half-close <SECONDS>': write a number"),
         (&["--half-close", "3600.1", server, client, service], "from 0 to 3600, for example 0.5"),
         (&["--drain", "soon", server, client, service], "'soon' for '--drain <SECONDS>': write a number of seconds"),
+        (&["--idle", "0", server, client, service], "write a number of seconds from 0.1 to 604800 (a week)"),
+        (&["--clients", "0", server, client, service], "'0' for '--clients <NUMBER>': 0 is not in 1..=256"),
+        (&["--clients", "257", server, client, service], "257 is not in 1..=256"),
+        (&["[::]:1", "0.0.0.0:1", service], "[::]:1 and 0.0.0.0:1 are one port: [::] is every interface"),
         (&["--protocol", "3", server, client, service], "'3' for '--protocol <VERSION>': write 1 or 2"),
         (
             &["--log", "loud", server, client, service],
@@ -141,15 +148,29 @@ fn a_name_without_address_is_told_and_the_status_is_1() {
 }
 
 #[test]
-fn a_relay_without_clients_ends_by_either_signal_with_status_0() {
-    for signal in ["TERM", "INT"] {
+fn a_relay_without_clients_ends_by_each_of_three_signals_with_status_0() {
+    for signal in ["TERM", "INT", "HUP"] {
         let mut relay = start(&[]);
         assert_ne!(relay.device_addr().port(), 0, "the port that the system chose is told");
         relay.signal(signal);
         assert_eq!(relay.wait(), Some(0), "{:?}", relay.log());
         let log = relay.log().concat();
         assert!(!log.contains('\u{1b}'), "no colours where no person looks: {log}");
+        assert!(log.contains(&format!("ending, as a signal asks signal=\"SIG{signal}\"")), "{log}");
     }
+}
+
+#[test]
+fn a_relay_that_was_started_with_sighup_ignored_outlives_its_terminal() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_tcp-remote-relay")]).args(PORTS);
+    let mut relay = Relay::spawn(command, 1);
+    relay.device_addr();
+    relay.signal("HUP");
+    let (_link, _) = relay.listen();
+    relay.signal("TERM");
+    assert_eq!(relay.wait(), Some(0), "{:?}", relay.log());
+    assert!(!relay.log().concat().contains("SIGHUP"), "{:?}", relay.log());
 }
 
 #[test]
@@ -172,7 +193,7 @@ fn a_log_that_nobody_reads_any_more_ends_nobody() {
     let mut line = String::new();
     // Its reader is dropped with it, as `| head -1` would.
     BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
-    let address = line.trim_end().rsplit(' ').next().unwrap().parse().unwrap();
+    let address = address_in(&line);
     for _ in 0..2 {
         let mut stranger = Peer::connect(address);
         stranger.send(b"each of these is worth a line");

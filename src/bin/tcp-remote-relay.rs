@@ -2,19 +2,27 @@
 
 #![allow(rustdoc::broken_intra_doc_links, reason = "--help shows these comments as they stand")]
 
-use std::io::{self, IsTerminal};
+#[path = "tcp-remote-relay/log.rs"]
+mod log;
+
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, ValueEnum};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use clap::{CommandFactory, Parser};
+use log::{Format, Level, Log};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use signal_hook::low_level;
 use tcpremote::Error;
 use tcpremote::address::{Address, AddressError};
 use tcpremote::relay::{Config, Mapping, Outcome, Protocol, Server};
-use tracing::level_filters::LevelFilter;
+
+/// The bounds of `--idle`.
+const MIN_IDLE: Duration = Duration::from_millis(100);
+const MAX_IDLE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Open clients had to be cut.
 const EXIT_CUT: u8 = 3;
@@ -34,8 +42,8 @@ const EXIT_CUT: u8 = 3;
 struct CommandLine {
     /// Where the device connects, host:port
     ///
-    /// 0.0.0.0 or [::] means every interface. Port 0 lets the system choose a port; the log tells which. An IPv6
-    /// address stands in brackets: [::1]:2065.
+    /// [::] means every interface, 0.0.0.0 those of IPv4 alone; for IPv6 alone name the address. Port 0 lets the system
+    /// choose a port; the log tells which. An IPv6 address stands in brackets: [::1]:2065.
     #[arg(value_parser = Address::listen)]
     server: Address,
 
@@ -53,35 +61,34 @@ struct CommandLine {
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds, allow_negative_numbers = true)]
     half_close: Duration,
 
-    /// How long open clients may go on after SIGTERM or SIGINT; a second signal ends it
+    /// How long open clients may go on after SIGTERM, SIGINT or SIGHUP; a second SIGTERM or SIGINT ends it
+    ///
+    /// SIGHUP has no meaning where the relay was started with it ignored, as nohup does.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds, allow_negative_numbers = true)]
     drain: Duration,
+
+    /// How many clients there may be at once, from 1 to 256
+    ///
+    /// The last places are kept for client ports, and for addresses that clients come from, that have few.
+    #[arg(long, value_name = "NUMBER", default_value_t = Config::MAX_CLIENTS,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(Config::MAX_CLIENTS)))]
+    clients: u32,
+
+    /// After how long a client is ended for which nothing moves either way; without it never
+    #[arg(long, value_name = "SECONDS", value_parser = idle, allow_negative_numbers = true)]
+    idle: Option<Duration>,
 
     /// The newest version of the protocol to speak with devices: 1, as in 2012, or 2, where the device knows it
     #[arg(long, value_name = "VERSION", default_value = "2", value_parser = protocol)]
     protocol: Protocol,
 
-    /// The least grave events to log on standard error
+    /// Minimum level to log on standard error
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log: Level,
 
     /// How a log line is written
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: Format,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Level {
-    Error,
-    Warn,
-    Info,
-    Debug,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Format {
-    Text,
-    Json,
 }
 
 const ABOUT: &str = "\
@@ -103,10 +110,10 @@ Example:
     ssh -p 2222 user@127.0.0.1
 
 Exit status:
-  0  ended by SIGTERM or SIGINT
+  0  ended by SIGTERM, SIGINT or SIGHUP
   1  a port cannot be opened, or the system failed otherwise
   2  the command line cannot be understood
-  3  ended by SIGTERM or SIGINT, and clients that were open had to be cut
+  3  ended by a signal, and clients that were open had to be cut
 
 Security:
   The protocol knows neither passwords nor encryption. Who
@@ -117,35 +124,72 @@ Security:
 
 fn main() -> ExitCode {
     let command_line = CommandLine::parse();
-    start_log(command_line.log, command_line.log_format);
     // Exits with status 2 and the usage, as clap does for what it refuses itself.
     let config = config(&command_line)
         .unwrap_or_else(|message| CommandLine::command().error(ErrorKind::ValueValidation, message).exit());
-    match run(config) {
+    let log = Log::start(command_line.log, command_line.log_format);
+    let status = match run(config) {
         Ok(Outcome { clients_cut: 0 }) => ExitCode::SUCCESS,
         Ok(Outcome { clients_cut }) => {
             tracing::warn!(clients_cut, "ended while clients were open; they were cut");
             ExitCode::from(EXIT_CUT)
         }
         Err(error) => {
-            tracing::error!("{error}");
+            tracing::error!(%error, "the relay cannot run");
             ExitCode::FAILURE
         }
-    }
+    };
+    log.finish();
+    status
 }
 
 fn run(config: Config) -> Result<Outcome, Error> {
-    let signals = Signals::new([SIGINT, SIGTERM]);
+    let mut ends = vec![SIGINT, SIGTERM];
+    if !is_hangup_ignored() {
+        ends.push(SIGHUP);
+    }
+    raise_descriptor_limit();
+    let signals = Signals::new(ends);
     let mut signals = signals.map_err(|reason| Error::System { what: "cannot watch for signals".into(), reason })?;
+    let watch = signals.handle();
     let server = Server::bind(config)?;
     let stopper = server.stopper();
-    thread::spawn(move || {
+    let watcher = thread::spawn(move || {
+        let mut is_ending = false;
         for signal in signals.forever() {
-            tracing::info!(signal, "told to end");
+            // A terminal that is closed may send several, and none is a person who is impatient.
+            if signal == SIGHUP && is_ending {
+                continue;
+            }
             stopper.stop();
+            is_ending = true;
+            let name = low_level::signal_name(signal).unwrap_or_default();
+            tracing::info!(signal = name, "ending, as a signal asks");
         }
     });
-    server.run()
+    let outcome = server.run();
+    watch.close();
+    // It has only a line to log.
+    let _ = watcher.join();
+    outcome
+}
+
+/// As many descriptors as may be had without asking: the soft limit is often 1,024 for the sake of select(2) alone.
+fn raise_descriptor_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        // Then it stays as it is, and the server says what does not fit.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+/// Whether the relay was started by nohup(1) or the like: then it is to outlive its terminal.
+fn is_hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    ignored.is_some_and(|set| set & 1 << (SIGHUP - 1) != 0)
 }
 
 fn config(command_line: &CommandLine) -> Result<Config, String> {
@@ -162,9 +206,9 @@ fn config(command_line: &CommandLine) -> Result<Config, String> {
         let service = service.parse().map_err(|error| unreadable("service", service, &error))?;
         mappings.push(Mapping { client, service });
     }
-    let CommandLine { server, half_close, drain, protocol, .. } = command_line;
+    let CommandLine { server, half_close, drain, clients, idle, protocol, .. } = command_line;
     let config = Config::new(server.clone(), mappings, *half_close).map_err(|error| error.to_string())?;
-    Ok(Config { drain: *drain, protocol: *protocol, ..config })
+    Ok(Config { drain: *drain, clients: *clients, idle: *idle, protocol: *protocol, ..config })
 }
 
 fn unreadable(what: &str, text: &str, error: &AddressError) -> String {
@@ -177,31 +221,16 @@ fn seconds(text: &str) -> Result<Duration, String> {
     seconds.ok_or_else(|| "write a number of seconds from 0 to 3600, for example 0.5".into())
 }
 
+fn idle(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let seconds = seconds.filter(|seconds| (MIN_IDLE..=MAX_IDLE).contains(seconds));
+    seconds.ok_or_else(|| "write a number of seconds from 0.1 to 604800 (a week), for example 3600".into())
+}
+
 fn protocol(text: &str) -> Result<Protocol, String> {
     match text {
         "1" => Ok(Protocol::V1),
         "2" => Ok(Protocol::V2),
         _ => Err("write 1 or 2".into()),
-    }
-}
-
-/// One line an event on standard error, coloured only for a person.
-fn start_log(level: Level, format: Format) {
-    let level = match level {
-        Level::Error => LevelFilter::ERROR,
-        Level::Warn => LevelFilter::WARN,
-        Level::Info => LevelFilter::INFO,
-        Level::Debug => LevelFilter::DEBUG,
-    };
-    let log = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_target(false)
-        .with_ansi(io::stderr().is_terminal())
-        // Complaining about a standard error that nobody reads any more would panic, and end every client.
-        .log_internal_errors(false)
-        .with_writer(io::stderr);
-    match format {
-        Format::Text => log.init(),
-        Format::Json => log.json().flatten_event(true).init(),
     }
 }

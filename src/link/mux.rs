@@ -4,7 +4,7 @@
 //! one CREDIT, one CONNECTED and one CLOSE for a stream, and one answer to PING, wait at any time; and the link is
 //! read whatever waits to be written. So no two peers can wait for each other.
 
-mod bucket;
+pub(super) mod bucket;
 mod delivery_rate;
 mod ending;
 mod liveness;
@@ -208,6 +208,11 @@ impl Mux {
     /// Whether there will be no new streams, by either side's wish.
     pub(crate) fn is_going_away(&self) -> bool {
         self.going_away
+    }
+
+    /// Streams that may be on the link at once.
+    pub(crate) fn places(&self) -> usize {
+        self.peer.streams.min(self.limits.streams) as usize
     }
 
     /// Streams on the link, or waiting for a place on it.

@@ -1,5 +1,6 @@
 //! What a relay is to do; always valid once it exists.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::Error;
@@ -17,6 +18,10 @@ pub struct Config {
     pub half_close: Duration,
     /// How long clients that are open may go on once the relay is told to end.
     pub drain: Duration,
+    /// Clients at once, from 1 to [`MAX_CLIENTS`](Self::MAX_CLIENTS).
+    pub clients: u32,
+    /// After which time a client for which nothing moves either way is ended; never, if there is none.
+    pub idle: Option<Duration>,
     /// The newest version of the protocol to speak.
     pub protocol: Protocol,
     /// What is taken from a device, and how much is kept.
@@ -37,6 +42,8 @@ impl Config {
     pub const HALF_CLOSE: Duration = Duration::from_secs(1);
     /// The longest `half_close`.
     pub const MAX_HALF_CLOSE: Duration = Duration::from_secs(3600);
+    /// As many as version 1 has numbers for, and as a device of ours takes.
+    pub const MAX_CLIENTS: u32 = 256;
     /// 10 s.
     pub const DRAIN: Duration = Duration::from_secs(10);
 
@@ -61,6 +68,14 @@ impl Config {
                 let message = format!("{client} is given for the device and for clients; use another port for one");
                 return Err(Error::Usage(message));
             }
+            let earlier = mappings.iter().take(index).map(|mapping| &mapping.client);
+            if let Some(other) = earlier.chain([&device]).find(|other| *other != client && overlap(other, client)) {
+                let message = format!(
+                    "{other} and {client} are one port: [::] is every interface, 0.0.0.0 every one of IPv4; use another \
+                     port for one"
+                );
+                return Err(Error::Usage(message));
+            }
             if mappings.iter().take(index).any(|earlier| earlier.client == *client) {
                 let message =
                     format!("client address {client} is given twice; use another port for one of its services");
@@ -68,8 +83,15 @@ impl Config {
             }
         }
         let (drain, protocol, limits) = (Self::DRAIN, Protocol::default(), Limits::RELAY);
-        Ok(Self { device, mappings, half_close, drain, protocol, limits })
+        Ok(Self { device, mappings, half_close, drain, clients: Self::MAX_CLIENTS, idle: None, protocol, limits })
     }
+}
+
+/// Whether the port at one of the addresses is, in part, that at the other, as far as can be said without a name server.
+fn overlap(one: &Address, other: &Address) -> bool {
+    let (Some(one_ip), Some(other_ip)) = (one.ip(), other.ip()) else { return false };
+    let covers = |all: IpAddr, ip: IpAddr| all.is_unspecified() && (all.is_ipv6() || ip.is_ipv4());
+    one.port() == other.port() && (covers(one_ip, other_ip) || covers(other_ip, one_ip))
 }
 
 #[cfg(test)]
@@ -107,6 +129,20 @@ mod tests {
             config("localhost:1", &[("localhost:1", "a:1")], 1).expect_err("twice"),
             "localhost:1 is given for the device and for clients; use another port for one"
         );
+    }
+
+    #[test]
+    fn addresses_of_which_one_is_part_of_the_other_are_refused() {
+        for (one, other) in [("[::]:1", "0.0.0.0:1"), ("127.0.0.1:1", "0.0.0.0:1"), ("[::1]:1", "[::]:1")] {
+            let refused = [format!("{one} and {other} are one port"), format!("{other} and {one} are one port")];
+            for (device, mappings) in [(one, &[(other, "a:1")][..]), ("[::]:9", &[(one, "a:1"), (other, "b:1")])] {
+                let error = config(device, mappings, 1).expect_err("one port");
+                assert!(refused.iter().any(|text| error.starts_with(text)), "{error}");
+            }
+        }
+        for (one, other) in [("[::]:1", "0.0.0.0:2"), ("[::1]:1", "0.0.0.0:1"), ("127.0.0.1:1", "127.0.0.2:1")] {
+            assert!(config("[::]:9", &[(one, "a:1"), (other, "b:1")], 1).is_ok(), "{one} {other}");
+        }
     }
 
     #[test]

@@ -139,6 +139,28 @@ impl Relay {
         }
     }
 
+    /// Whether a byte has come.
+    pub fn has_input(&self) -> bool {
+        match &self.speaking {
+            Speaking::Greeting(greeting) => greeting.listening || greeting.have > 0,
+            Speaking::V1(_) | Speaking::V2(_) => true,
+        }
+    }
+
+    /// Clients that may be on the link at once; what the device announces counts once it is here.
+    pub fn places(&self) -> usize {
+        match &self.speaking {
+            Speaking::Greeting(_) => 0,
+            Speaking::V1(_) => v1::PLACES,
+            Speaking::V2(end) => end.places(),
+        }
+    }
+
+    /// Clients that leave the link for new ones when it is full: in version 1 those that have ended their sending side.
+    pub fn yielding(&self) -> usize {
+        if let Speaking::V1(end) = &self.speaking { end.yielding() } else { 0 }
+    }
+
     /// Clients that are on the link or wait for a number.
     pub fn clients(&self) -> usize {
         with_version!(&self.speaking, end => end.clients(), else 0)

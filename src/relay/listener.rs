@@ -1,14 +1,14 @@
-//! A listening socket that outlives a lack of descriptors.
+//! A listening socket that keeps its port, and outlives a lack of descriptors.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use mio::Token;
 use mio::net::{TcpListener, TcpStream};
-use socket2::{Domain, Protocol, Socket, Type};
-use tracing::warn;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use super::descriptors::Shortage;
 use crate::address::Address;
 use crate::event_loop::{EventLoop, Source};
 
@@ -17,15 +17,27 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Clients and devices that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// A listening socket on an edge-triggered poll: what was not accepted yet is remembered.
+/// A port that is held from the relay's start to its end, and listens in between, on an edge-triggered poll.
+///
+/// While it does not listen, clients are refused, and no other program can take the port.
 #[derive(Debug)]
 pub(super) struct Listener {
     io: TcpListener,
-    token: Token,
     place: usize,
     address: SocketAddr,
-    ready: bool,
-    paused_until: Option<Instant>,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    /// Bound only.
+    Held,
+    Listening {
+        token: Token,
+        /// What was not accepted yet gives no edge of its own.
+        ready: bool,
+        paused_until: Option<Instant>,
+    },
 }
 
 /// Every address that `name` has. It may block, so it is done before the loop runs.
@@ -38,49 +50,41 @@ pub(super) fn resolve(name: &Address) -> io::Result<Vec<SocketAddr>> {
     Ok(addresses)
 }
 
-/// Listens on every one of `addresses`; their events come as places from `first_place` on. An error of any ends it, and
-/// names the one that failed.
-pub(super) fn bind(
-    event_loop: &mut EventLoop,
-    addresses: &[SocketAddr],
-    first_place: usize,
-) -> io::Result<Vec<Listener>> {
-    let mut sockets = Vec::new();
-    for &address in addresses {
+/// Holds every one of `addresses`; their events come as places from `first_place` on. An error of any ends it, and names
+/// the one that failed.
+pub(super) fn hold(addresses: &[SocketAddr], first_place: usize) -> io::Result<Vec<Listener>> {
+    let held = addresses.iter().enumerate().map(|(index, &address)| {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
-        sockets.push(listen(address).map_err(named)?);
-    }
-    let mut listeners = Vec::new();
-    for (index, mut io) in sockets.into_iter().enumerate() {
-        let place = first_place + index;
-        let registered = io.local_addr().and_then(|address| {
-            let token = event_loop.register(&mut io, Source::Listener(place))?;
-            Ok((address, token))
-        });
-        match registered {
-            Ok((address, token)) => {
-                listeners.push(Listener { io, token, place, address, ready: true, paused_until: None });
-            }
-            Err(error) => {
-                listeners.into_iter().for_each(|listener: Listener| listener.close(event_loop));
-                return Err(error);
-            }
-        }
-    }
-    Ok(listeners)
+        let socket = bind(address).map_err(named)?;
+        let address = socket.local_addr()?.as_socket().unwrap_or(address);
+        // Past the first time that it listens the system lets no other socket bind beside it, not even one that asks
+        // for that.
+        let io = TcpListener::from_std(socket.into());
+        let mut listener = Listener { io, place: first_place + index, address, state: State::Held };
+        listener.start().and_then(|()| listener.halt()).map_err(named)?;
+        Ok(listener)
+    });
+    held.collect()
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// A socket that has the address, port 0 being one of the system's choice, and does not listen.
+fn bind(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Connections of a relay that has ended must not keep the port from the next one.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
-        // `[::]` beside `0.0.0.0` is two listeners, as their writer meant.
-        socket.set_only_v6(true)?;
+        socket.set_only_v6(!address.ip().is_unspecified())?;
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(TcpListener::from_std(socket.into()))
+    if address.port() == 0 {
+        // Only a port that was asked for by its number stays bound when the socket no longer listens.
+        let chosen = socket.local_addr()?.as_socket().map_or(0, |chosen| chosen.port());
+        if chosen != 0 {
+            return bind(SocketAddr::new(address.ip(), chosen));
+        }
+    }
+    Ok(socket)
 }
 
 impl Listener {
@@ -89,27 +93,84 @@ impl Listener {
         self.address
     }
 
+    /// Lets connections come.
+    pub(super) fn listen(&mut self, event_loop: &mut EventLoop) -> io::Result<()> {
+        if self.is_listening() {
+            return Ok(());
+        }
+        self.start()?;
+        match event_loop.register(&mut self.io, Source::Listener(self.place)) {
+            Ok(token) => {
+                self.state = State::Listening { token, ready: true, paused_until: None };
+                Ok(())
+            }
+            Err(error) => {
+                // The error that is given back is the one that matters.
+                let _ = self.halt();
+                Err(error)
+            }
+        }
+    }
+
+    /// Resets what was not accepted, and lets no more come; the port stays held.
+    pub(super) fn stop(&mut self, event_loop: &mut EventLoop) -> io::Result<()> {
+        let State::Listening { token, .. } = self.state else { return Ok(()) };
+        event_loop.deregister(&mut self.io, token);
+        self.state = State::Held;
+        self.halt()
+    }
+
+    fn start(&self) -> io::Result<()> {
+        let socket = SockRef::from(&self.io);
+        // Every connection has it from here, and so lets the next relay have the port.
+        socket.set_reuse_address(true)?;
+        socket.listen(BACKLOG)
+    }
+
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    fn halt(&mut self) -> io::Result<()> {
+        let socket = SockRef::from(&self.io);
+        // With it another program could bind the port that does not listen.
+        socket.set_reuse_address(false)?;
+        socket.shutdown(Shutdown::Read)
+    }
+
+    /// Elsewhere a socket listens for as long as it lives.
+    #[cfg(not(any(target_os = "android", target_os = "linux")))]
+    fn halt(&mut self) -> io::Result<()> {
+        let socket = bind(self.address)?;
+        self.io = TcpListener::from_std(socket.into());
+        Ok(())
+    }
+
+    pub(super) fn is_listening(&self) -> bool {
+        matches!(self.state, State::Listening { .. })
+    }
+
     /// Somebody connected at `place`.
     pub(super) fn handle_event(&mut self, place: usize) {
-        self.ready |= self.place == place;
+        if let State::Listening { ready, .. } = &mut self.state {
+            *ready |= self.place == place;
+        }
     }
 
     /// One connection; `None` when there is none to take now.
-    pub(super) fn accept(&mut self, now: Instant) -> Option<(TcpStream, SocketAddr)> {
-        if self.paused_until.is_some_and(|until| until > now) {
+    pub(super) fn accept(&mut self, now: Instant, shortage: &mut Shortage) -> Option<(TcpStream, SocketAddr)> {
+        let State::Listening { ready, paused_until, .. } = &mut self.state else { return None };
+        if paused_until.is_some_and(|until| until > now) {
             return None;
         }
-        self.paused_until = None;
-        while self.ready {
+        *paused_until = None;
+        while *ready {
             match self.io.accept() {
-                Ok(accepted) => return Some(accepted),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready = false,
+                Ok((io, from)) => return Some((io, SocketAddr::new(from.ip().to_canonical(), from.port()))),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => *ready = false,
                 // Of a connection that was gone before it was taken.
                 Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {
                 }
                 Err(error) => {
-                    warn!("cannot accept at {} for a moment: {error}", self.address);
-                    self.paused_until = Some(now + PAUSE);
+                    shortage.note(now, &error);
+                    *paused_until = Some(now + PAUSE);
                     return None;
                 }
             }
@@ -117,12 +178,87 @@ impl Listener {
         None
     }
 
-    /// When [`accept`](Self::accept) is worth another try.
-    pub(super) fn paused_until(&self) -> Option<Instant> {
-        self.paused_until
+    /// Whether there may be one to take.
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self.state, State::Listening { ready: true, .. })
     }
 
-    pub(super) fn close(mut self, event_loop: &mut EventLoop) {
-        event_loop.deregister(&mut self.io, self.token);
+    /// Takes none for a moment.
+    pub(super) fn pause(&mut self, now: Instant) {
+        if let State::Listening { paused_until, .. } = &mut self.state {
+            *paused_until = Some(now + PAUSE);
+        }
+    }
+
+    /// When [`accept`](Self::accept) is worth another try.
+    pub(super) fn paused_until(&self) -> Option<Instant> {
+        if let State::Listening { paused_until, .. } = self.state { paused_until } else { None }
+    }
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use std::net::{TcpListener as Other, TcpStream as Client};
+
+    use super::*;
+
+    fn held(address: &str) -> Listener {
+        hold(&[address.parse().expect("an address")], 0).expect("a port").remove(0)
+    }
+
+    /// A program that would take the port, and asks for it in the way that shares the most.
+    fn other_takes(address: SocketAddr) -> bool {
+        bind(address).is_ok_and(|socket| socket.listen(1).is_ok())
+    }
+
+    #[test]
+    fn a_port_is_held_whether_it_listens_or_not() {
+        let mut event_loop = EventLoop::new().expect("poll");
+        let mut listener = held("127.0.0.1:0");
+        let address = listener.address();
+        for _ in 0..3 {
+            assert_eq!(Client::connect(address).expect_err("held").kind(), io::ErrorKind::ConnectionRefused);
+            assert!(!other_takes(address) && Other::bind(address).is_err(), "held");
+            listener.listen(&mut event_loop).expect("listening");
+            assert!(!other_takes(address), "listening");
+            let waits = Client::connect(address).expect("a place in the backlog");
+            listener.stop(&mut event_loop).expect("stopped");
+            let end = waits.peek(&mut [0]);
+            assert_eq!(end.expect_err("not accepted").kind(), io::ErrorKind::ConnectionReset);
+        }
+        assert_eq!(listener.address(), address);
+    }
+
+    #[test]
+    fn connections_of_the_last_relay_do_not_keep_the_port_from_the_next() {
+        let mut event_loop = EventLoop::new().expect("poll");
+        let mut shortage = Shortage::default();
+        let mut listener = held("127.0.0.1:0");
+        listener.listen(&mut event_loop).expect("listening");
+        let address = listener.address();
+        let open = Client::connect(address).expect("connected");
+        let accepted = listener.accept(Instant::now(), &mut shortage).expect("accepted");
+        let ended = Client::connect(address).expect("connected");
+        // This side ends first, and remembers the connection for a minute.
+        drop(listener.accept(Instant::now(), &mut shortage).expect("accepted"));
+        drop(ended);
+        listener.stop(&mut event_loop).expect("stopped");
+        listener.listen(&mut event_loop).expect("listening again, beside its connections");
+        drop(listener);
+        assert!(held(&address.to_string()).listen(&mut event_loop).is_ok());
+        drop((open, accepted));
+    }
+
+    #[test]
+    fn every_interface_is_every_interface_of_both_families_and_ipv4_is_shown_as_such() {
+        let mut event_loop = EventLoop::new().expect("poll");
+        let mut listener = held("[::]:0");
+        listener.listen(&mut event_loop).expect("listening");
+        for host in ["127.0.0.1", "::1"] {
+            let client = Client::connect((host, listener.address().port())).expect(host);
+            let (_io, from) = listener.accept(Instant::now(), &mut Shortage::default()).expect("accepted");
+            assert_eq!(from, client.local_addr().expect("address"));
+        }
     }
 }

@@ -1,26 +1,34 @@
 //! The mio shell around the relay's cores: the device port, the client ports, and the links between.
 
+mod access;
 mod clients;
 mod devices;
+mod log_limits;
+mod shares;
+mod stray;
 
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use clients::tell_reset;
+use access::{Client, Ending};
+use clients::Newcomer;
+use log_limits::{Kind, LogLimits};
 use mio::Waker;
 use tracing::{debug, info};
 
 use super::core::{Output, Relay};
-use super::listener::{Listener, bind, resolve};
+use super::descriptors::{Descriptors, Shortage};
+use super::listener::{Listener, hold, resolve};
 use super::{Config, Mapping};
 use crate::Error;
 use crate::address::Address;
 use crate::event_loop::{EventLoop, Source};
 use crate::linger::Lingering;
-use crate::link::Endpoint;
+use crate::link::{Endpoint, StreamKey};
 use crate::protocol::v2::Code;
 use crate::session::{LINK_BUFFER, LinkLost, Session};
 
@@ -37,15 +45,24 @@ pub struct Server {
     /// How often the relay was told to end.
     stop: Arc<AtomicUsize>,
     device_listeners: Vec<Listener>,
-    /// Open while there is a device; each with its place in `client_ports`.
+    /// They listen while there is a device; each with its place in `client_ports`.
     client_listeners: Vec<(Listener, usize)>,
-    /// When to try again to open client ports that were taken.
+    /// When to try again to open client ports that could not be.
     reopen_at: Option<Instant>,
     client_ports: Vec<ClientPort>,
     sessions: Vec<Option<Peer>>,
     /// The session whose device is served: the newest that sent LISTEN.
     active: Option<usize>,
+    /// Clients that wait for a place, in the order they came.
+    waiting: VecDeque<Newcomer>,
+    /// Clients that were ever accepted.
+    connections: u64,
+    /// When clients that move nothing are looked for, where there is a limit for them.
+    look_for_idle_at: Option<Instant>,
     lingering: Lingering,
+    descriptors: Descriptors,
+    shortage: Shortage,
+    log_limits: LogLimits,
 }
 
 /// Ends a running [`Server`] from another thread.
@@ -65,14 +82,16 @@ pub struct Outcome {
 /// Where clients of a service connect.
 #[derive(Debug)]
 struct ClientPort {
-    addresses: Vec<SocketAddr>,
     service: Arc<Address>,
+    /// Whether the log has said where it is.
+    is_announced: bool,
 }
 
 #[derive(Debug)]
 struct Peer {
     session: Session<Relay>,
     address: SocketAddr,
+    clients: BTreeMap<StreamKey, Client>,
     /// Since when it takes no new clients.
     draining_since: Option<Instant>,
     /// Since when its link is gone and it only delivers what is left.
@@ -90,39 +109,55 @@ impl Stopper {
 }
 
 impl Server {
-    /// Opens the device port, and tries every client port, which opens when a device is there.
+    /// Opens the device port, and holds every client port, which opens when a device is there.
     ///
     /// # Errors
-    /// [`Error::System`] with the address that cannot be bound, and the reason.
+    /// [`Error::System`] with the address that cannot be bound, and the reason; or if the process may not have enough
+    /// descriptors to serve anybody.
     pub fn bind(config: Config) -> Result<Self, Error> {
+        let now = Instant::now();
         let loop_failed = |reason| Error::System { what: "cannot make the event loop".into(), reason };
         let mut event_loop = EventLoop::new().map_err(loop_failed)?;
-        let device_listeners = resolve(&config.device)
-            .and_then(|addresses| bind(&mut event_loop, &addresses, 0))
-            .map_err(|reason| cannot_listen("the device", &config.device, reason))?;
-        let mut client_ports = Vec::new();
-        for Mapping { client, service } in &config.mappings {
-            let failed = |reason| cannot_listen("clients", client, reason);
-            let addresses = resolve(client).map_err(failed)?;
-            for listener in bind(&mut event_loop, &addresses, 0).map_err(failed)? {
-                listener.close(&mut event_loop);
-            }
-            client_ports.push(ClientPort { addresses, service: Arc::new(service.clone()) });
+        let device_failed = |reason| cannot_listen("the device", &config.device, reason);
+        let device_addresses = resolve(&config.device).map_err(device_failed)?;
+        let mut client_addresses = Vec::new();
+        for Mapping { client, .. } in &config.mappings {
+            client_addresses.push(resolve(client).map_err(|reason| cannot_listen("clients", client, reason))?);
         }
-        for listener in &device_listeners {
-            info!("waiting for a device at {}", listener.address());
+        let ports = device_addresses.len() + client_addresses.iter().map(Vec::len).sum::<usize>();
+        let descriptors = Descriptors::of_process(ports, config.clients as usize)?;
+
+        let mut device_listeners = hold(&device_addresses, 0).map_err(device_failed)?;
+        let mut client_listeners = Vec::new();
+        let mut client_ports = Vec::new();
+        for (place, (mapping, addresses)) in config.mappings.iter().zip(&client_addresses).enumerate() {
+            // Places of client listeners follow those of the device's.
+            let listeners = hold(addresses, (place + 1) << 8);
+            let listeners = listeners.map_err(|reason| cannot_listen("clients", &mapping.client, reason))?;
+            client_listeners.extend(listeners.into_iter().map(|listener| (listener, place)));
+            client_ports.push(ClientPort { service: Arc::new(mapping.service.clone()), is_announced: false });
+        }
+        for listener in &mut device_listeners {
+            listener.listen(&mut event_loop).map_err(device_failed)?;
+            info!(at = %listener.address(), "waiting for a device");
         }
         Ok(Self {
+            look_for_idle_at: config.idle.map(|_| now),
             config,
             event_loop,
             stop: Arc::default(),
             device_listeners,
-            client_listeners: Vec::new(),
+            client_listeners,
             reopen_at: None,
             client_ports,
             sessions: Vec::new(),
             active: None,
+            waiting: VecDeque::new(),
+            connections: 0,
             lingering: Lingering::default(),
+            descriptors,
+            shortage: Shortage::default(),
+            log_limits: LogLimits::new(now),
         })
     }
 
@@ -151,10 +186,12 @@ impl Server {
 
     fn finish(mut self, buffer: &mut [u8]) -> Result<Outcome, Error> {
         self.close_client_ports();
-        for listener in std::mem::take(&mut self.device_listeners) {
-            listener.close(&mut self.event_loop);
+        for mut listener in self.device_listeners.drain(..).chain(self.client_listeners.drain(..).map(|(io, _)| io)) {
+            // It is closed right after.
+            let _ = listener.stop(&mut self.event_loop);
         }
         self.active = None;
+        self.drop_pending(Instant::now());
         self.drain(buffer)?;
         let now = Instant::now();
         let clients_cut = self.clients();
@@ -175,9 +212,10 @@ impl Server {
             }
             self.wait(busy, Some(deadline))?;
         }
-        for peer in self.sessions.iter_mut().flatten() {
-            peer.session.abort(Instant::now(), &mut self.event_loop);
+        for number in 0..self.sessions.len() {
+            self.cut(Instant::now(), number, Code::Shutdown, "the relay has ended");
         }
+        self.log_limits.finish();
         Ok(Outcome { clients_cut })
     }
 
@@ -214,6 +252,10 @@ impl Server {
             self.open_client_ports(now);
         }
         self.lingering.handle_timeout(now, &mut self.event_loop);
+        self.shortage.handle_timeout(now);
+        self.log_limits.handle_timeout(now);
+        self.end_idle_clients(now);
+        self.end_long_drains(now);
         for number in 0..self.sessions.len() {
             busy |= self.step_session(now, number, buffer);
         }
@@ -270,7 +312,13 @@ impl Server {
         let sessions = self.sessions.iter().flatten().filter_map(|peer| peer.session.poll_timeout()).min();
         let lingering = self.lingering.poll_timeout();
         let listeners = self.all_listeners().filter_map(|listener| listener.paused_until()).min();
-        [own, sessions, lingering, listeners, self.reopen_at].into_iter().flatten().min()
+        let logs = [self.shortage.poll_timeout(), self.log_limits.poll_timeout()].into_iter().flatten().min();
+        let newcomer = self.waiting.front().map(|newcomer| newcomer.deadline);
+        let idle =
+            self.look_for_idle_at.filter(|_| self.sessions.iter().flatten().any(|peer| !peer.clients.is_empty()));
+        let drains = self.drains_until();
+        let all = [own, sessions, lingering, listeners, self.reopen_at, logs, newcomer, idle, drains];
+        all.into_iter().flatten().min()
     }
 
     fn all_listeners(&mut self) -> impl Iterator<Item = &mut Listener> {
@@ -290,31 +338,47 @@ impl Server {
 
     fn carry_out(&mut self, now: Instant, number: usize, output: Output) {
         let Some(Some(peer)) = self.sessions.get_mut(number) else { return };
-        let (session, address) = (&mut peer.session, peer.address);
+        let link = peer.address;
+        let connection = |peer: &Peer, stream| peer.clients.get(&stream).map(|client| client.connection);
         match output {
             Output::Listening => self.activate(now, number),
             Output::Version(version) => {
-                info!(%address, version, "the version of the protocol is agreed");
+                if self.log_limits.permits(now, Kind::Arrival) {
+                    info!(%link, version, "the version of the protocol is agreed");
+                }
                 if version == 2 {
-                    session.tune_link_v2();
+                    peer.session.tune_link_v2();
                 }
             }
-            Output::Introduced(software) => debug!(%address, software, "the device has introduced itself"),
+            Output::Introduced(software) => debug!(%link, %software, "the device has introduced itself"),
             Output::Opened { stream, client } => {
-                debug!(client, "CONNECT is on its way");
-                session.start(now, &mut self.event_loop, stream);
+                debug!(connection = connection(peer, stream), stream = client, %link, "CONNECT is on its way");
+                peer.session.start(now, &mut self.event_loop, stream);
             }
-            Output::Connected { .. } => debug!("a client's service is connected"),
-            Output::ShutdownWrite { stream } => session.shutdown_write(stream),
-            Output::Finish { stream } => session.finish(now, &mut self.event_loop, &mut self.lingering, stream),
+            Output::Connected { stream } => {
+                debug!(connection = connection(peer, stream), %link, "a client's service is connected");
+            }
+            Output::ShutdownWrite { stream } => peer.session.shutdown_write(stream),
+            Output::Finish { stream } => {
+                peer.session.finish(now, &mut self.event_loop, &mut self.lingering, stream);
+                self.log_client_end(now, number, stream, &Ending::FINISHED);
+            }
             Output::Reset { stream, reason } => {
-                tell_reset(session, stream, &reason);
-                session.reset(&mut self.event_loop, stream);
+                let ending = Ending::from(reason);
+                peer.session.reset(&mut self.event_loop, stream);
+                self.log_client_end(now, number, stream, &ending);
             }
             Output::GoAway(away) => {
-                info!(%address, code = %away.code, "the device takes no new clients on this link: {}", away.reason);
+                if self.log_limits.permits(now, Kind::Departure) {
+                    let reason = away.reason;
+                    info!(%link, code = %away.code, %reason, "the device takes no new clients on this link");
+                }
             }
-            Output::Gone { .. } => debug!("a client reset its connection"),
+            Output::Gone { stream } => {
+                let failure = peer.session.traffic(stream).and_then(|traffic| traffic.failure.clone());
+                let ending = Ending::from(failure.unwrap_or((Code::Normal, String::new())));
+                self.log_client_end(now, number, stream, &ending);
+            }
         }
     }
 }

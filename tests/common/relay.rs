@@ -20,10 +20,10 @@ pub struct Relay {
 }
 
 /// What the log says of the device port, of a device that has sent LISTEN, and of each client port.
-const DEVICE: &str = "waiting for a device at";
+const DEVICE: &str = "waiting for a device";
 const ARRIVAL: &str = "a device is here";
 const TAKEOVER: &str = "takes the place of this one";
-const CLIENTS: &str = "may connect at";
+const CLIENTS: &str = "clients may connect";
 
 /// The relay's program.
 pub fn command() -> Command {
@@ -163,7 +163,7 @@ fn client_ports_in(log: &[String], device: &str, services: usize) -> Option<Vec<
 }
 
 /// The last `ip:port` that a line names.
-fn address_in(line: &str) -> SocketAddr {
-    let words = line.split(|c: char| c.is_whitespace() || ",;\"".contains(c));
+pub fn address_in(line: &str) -> SocketAddr {
+    let words = line.split(|c: char| c.is_whitespace() || ",;=\"".contains(c));
     words.filter_map(|word| word.parse().ok()).next_back().unwrap_or_else(|| panic!("no address in '{line}'"))
 }

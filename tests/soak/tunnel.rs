@@ -20,7 +20,7 @@ use crate::usage::Usage;
 
 const RELAY: &str = env!("CARGO_BIN_EXE_tcp-remote-relay");
 /// What the relay says once it can be connected to.
-const READY: &str = "waiting for a device at";
+const READY: &str = "waiting for a device";
 /// How long a process may take to start, and a port to be free again.
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// How long the tunnel may take until it carries clients again.

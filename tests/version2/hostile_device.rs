@@ -51,7 +51,7 @@ impl Victim {
     fn expect_goodbye(&self, mut link: Link, code: u16, reason: &str) {
         let goodbye = link.expect_goodbye(code);
         assert!(goodbye.reason().contains(reason), "{}", goodbye.reason());
-        self.relay.wait_for_log(&format!("the link to the device is lost: {}", goodbye.reason()));
+        self.relay.wait_for_log(&format!("reason={}", goodbye.reason()));
         self.expect_service();
     }
 

@@ -43,6 +43,6 @@ fn numbers_are_never_used_twice_and_streams_in_a_row_outlast_256() {
     for _ in 0..600 {
         expect_echo(clients[0]);
     }
-    relay.wait_for_log("client=600");
+    relay.wait_for_log("stream=600");
     device.wait_until_status(|status| status.clients_total, 600);
 }

@@ -242,9 +242,8 @@ fn with_our_relay_no_client_notices_that_the_owner_wants_another_link() {
     let mut clients = Vec::new();
     for turn in 1..=5 {
         // The client ports open anew with each link.
-        let lines = relay.wait_for_logs("may connect at", turn);
-        let address = lines[turn - 1].rsplit(' ').find_map(|word| word.parse().ok()).unwrap();
-        clients.push(Peer::connect(address));
+        let lines = relay.wait_for_logs("clients may connect", turn);
+        clients.push(Peer::connect(relay::address_in(&lines[turn - 1])));
         clients[turn - 1].send(b"before");
         clients[turn - 1].expect(b"before");
         device.handle.reconnect().unwrap();

@@ -60,10 +60,7 @@ impl Mux {
         // CONNECT may pass a CLOSE or a FIN on its way, which must not make the device count one too many.
         let open = self.numbers.len() + self.closes.len() + self.finishing.len();
         // Our own limit counts, too: the budget is made for so many.
-        !self.going_away
-            && open < self.peer.streams.min(self.limits.streams) as usize
-            && self.outbox.control_len() < CONTROL_FULL
-            && !self.outbox.is_full()
+        !self.going_away && open < self.places() && self.outbox.control_len() < CONTROL_FULL && !self.outbox.is_full()
     }
 
     /// No new streams: who waits for a number is refused.

@@ -15,6 +15,8 @@ use crate::protocol::v1::{Connect, Decoder, Header, Item};
 use crate::protocol::v2::{self, Code};
 use crate::protocol::{MAX_PAYLOAD, ProtocolError};
 
+/// Clients that the numbers of a link suffice for.
+pub(super) const PLACES: usize = 256;
 /// How long a number waits for the device's echo of our CLOSE.
 const ECHO_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a new client waits for a number before it is refused.
@@ -98,6 +100,12 @@ impl Relay {
     /// Clients that are on the link or wait for a number.
     pub(super) fn clients(&self) -> usize {
         self.counters.open as usize + self.waiting.len()
+    }
+
+    /// Clients that have only to wait for their service, and whose numbers a new one may have.
+    pub(super) fn yielding(&self) -> usize {
+        let is_over = |key: &StreamKey| self.streams.get(*key).is_some_and(|stream| stream.state.ended.is_some());
+        self.ids.open().filter(is_over).count()
     }
 
     /// A client was accepted for `service`. Its socket is not read before [`Output::Opened`].

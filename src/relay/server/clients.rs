@@ -1,22 +1,39 @@
-//! The client ports, which are open while there is a device.
+//! The client ports, which are open while there is a device, and who gets a place on its link.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mio::net::TcpStream;
 use tracing::{debug, info, warn};
 
-use super::super::core::Relay;
-use super::super::listener::bind;
 use super::Server;
+use super::access::{Client, Ending, NO_PLACE};
+use super::log_limits::Kind;
+use super::shares::Shares;
 use crate::event_loop::Source;
 use crate::link::{Endpoint, Reset, StreamKey};
 use crate::net;
 use crate::protocol::v2::Code;
-use crate::session::Session;
 
 /// Clients taken from one port in a turn, before bytes are moved again.
 const ACCEPTS: usize = 16;
 /// How long until a client port that could not be opened is tried again.
 const REOPEN: Duration = Duration::from_secs(1);
+/// How long a client waits for a place before it is refused.
+const PLACE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Clients that may wait at once.
+const MAX_WAITING: usize = 256;
+/// How often clients that move nothing are looked for.
+const LOOK_FOR_IDLE: Duration = Duration::from_millis(500);
+
+/// A client that waits for a place.
+#[derive(Debug)]
+pub(super) struct Newcomer {
+    io: TcpStream,
+    client: Client,
+    pub(super) deadline: Instant,
+}
 
 impl Server {
     pub(super) fn accept_clients(&mut self, now: Instant) -> bool {
@@ -29,83 +46,194 @@ impl Server {
                 busy = true;
             }
         }
+        if !self.waiting.is_empty() {
+            self.serve_waiting(now);
+        }
         busy
     }
 
     /// One client of the port at `place`; false if there is none to take now.
     fn accept_client(&mut self, now: Instant, place: usize) -> bool {
         let Some(number) = self.active else { return false };
+        if !self.client_listeners.get(place).is_some_and(|(listener, _)| listener.is_ready()) {
+            return false;
+        }
         // A stream that is over must have left its slot before a new one takes it, one that the last events ended, too.
         self.carry_out_all(now, number);
-        let Some(Some(peer)) = self.sessions.get_mut(number) else { return false };
         // Until then they wait in the port's backlog.
-        if !peer.session.endpoint.is_ready() {
+        if !self.sessions.get(number).and_then(Option::as_ref).is_some_and(|peer| peer.session.endpoint.is_ready()) {
+            return false;
+        }
+        if !self.has_descriptor(now) {
+            self.client_listeners[place].0.pause(now);
             return false;
         }
         let Some((listener, port)) = self.client_listeners.get_mut(place) else { return false };
-        let Some((mut io, address)) = listener.accept(now) else { return false };
-        let service = &self.client_ports[*port].service;
+        let port = *port;
+        let Some((io, address)) = listener.accept(now, &mut self.shortage) else { return false };
         // As with the link's: only hastens.
         let _ = net::tune_stream(&io);
-        debug!(%address, %service, "a client");
-        let Some(key) = peer.session.endpoint.open(now, service, Some(address)) else { return false };
-        match self.event_loop.register(&mut io, Source::Stream(number as u32, key)) {
-            Ok(token) => peer.session.attach(&mut self.event_loop, key, io, token),
-            Err(error) => {
-                warn!(%address, "cannot watch a client: {error}");
-                peer.session.endpoint.handle_failure(now, key, Code::Internal, "the relay cannot watch its socket");
-            }
+        self.connections += 1;
+        let (connection, service) = (self.connections, Arc::clone(&self.client_ports[port].service));
+        debug!(connection, client = %address, %service, "a client");
+        let client = Client { connection, address, port, service, since: now, moved: (0, now) };
+        if self.waiting.is_empty() && self.has_place(number, port, address) {
+            self.open_client(now, number, io, client);
+        } else if self.waiting.len() < MAX_WAITING {
+            self.waiting.push_back(Newcomer { io, client, deadline: now + PLACE_TIMEOUT });
+        } else {
+            client.log_end(now, &mut self.log_limits, None, None, &Ending::refused(NO_PLACE));
         }
         true
     }
 
+    fn open_client(&mut self, now: Instant, number: usize, mut io: TcpStream, client: Client) {
+        let Some(Some(peer)) = self.sessions.get_mut(number) else { return };
+        let (connection, from) = (client.connection, client.address);
+        let Some(key) = peer.session.endpoint.open(now, &client.service, Some(from)) else { return };
+        peer.clients.insert(key, client);
+        match self.event_loop.register(&mut io, Source::Stream(number as u32, key)) {
+            Ok(token) => peer.session.attach(&mut self.event_loop, key, io, token),
+            Err(reason) => {
+                if self.log_limits.permits(now, Kind::Refusal) {
+                    warn!(connection, client = %from, %reason, "cannot watch a client");
+                }
+                peer.session.endpoint.handle_failure(now, key, Code::Internal, "the relay cannot watch its socket");
+            }
+        }
+    }
+
+    /// Clients that wait are served where there is a place for them now, and refused when they have waited for long.
+    fn serve_waiting(&mut self, now: Instant) {
+        let Some(number) = self.active else { return };
+        self.carry_out_all(now, number);
+        let mut shares = self.shares(number);
+        for _ in 0..self.waiting.len() {
+            let Some(newcomer) = self.waiting.pop_front() else { break };
+            let Client { port, address, .. } = newcomer.client;
+            if shares.admits(port, address) {
+                shares.add(port, address);
+                self.open_client(now, number, newcomer.io, newcomer.client);
+            } else if newcomer.deadline <= now {
+                let warning = if shares.is_full() { NO_PLACE } else { NO_SHARE };
+                newcomer.client.log_end(now, &mut self.log_limits, None, None, &Ending::refused(warning));
+            } else {
+                self.waiting.push_back(newcomer);
+            }
+        }
+    }
+
+    /// Whether a client of this port, from this address, gets a place on the link.
+    fn has_place(&self, number: usize, port: usize, from: SocketAddr) -> bool {
+        let (places, free) = self.places(number);
+        Shares::are_plenty(places, free) || self.shares(number).admits(port, from)
+    }
+
+    /// The places of the link, and how many of them are free.
+    fn places(&self, number: usize) -> (usize, usize) {
+        let Some(Some(peer)) = self.sessions.get(number) else { return (0, 0) };
+        let (endpoint, limit) = (&peer.session.endpoint, self.config.clients as usize);
+        let places = endpoint.places().min(limit);
+        let free = places.saturating_sub(endpoint.clients());
+        if free == 0 && endpoint.places() <= limit { (places, endpoint.yielding()) } else { (places, free) }
+    }
+
+    /// The places of the link, and who has them; those that only get their last bytes count for a moment longer.
+    fn shares(&self, number: usize) -> Shares {
+        let (places, free) = self.places(number);
+        let is_local = self.client_listeners.iter().all(|(listener, _)| listener.address().ip().is_loopback());
+        let mut shares = Shares::new(places, free, self.client_ports.len(), is_local);
+        if let Some(Some(peer)) = self.sessions.get(number) {
+            for client in peer.clients.values() {
+                shares.note(client.port, client.address);
+            }
+        }
+        shares
+    }
+
+    /// Whether a client may have one more of the process's descriptors; the clients of links that drain give theirs up.
+    fn has_descriptor(&mut self, now: Instant) -> bool {
+        let streams: usize = self.sessions.iter().flatten().map(|peer| peer.session.endpoint.streams()).sum();
+        if streams + self.waiting.len() + self.lingering.len() < self.descriptors.clients {
+            return true;
+        }
+        if self.cut_oldest_drain(now, "its descriptors are wanted for new clients") {
+            return true;
+        }
+        let reason = std::io::Error::from_raw_os_error(nix::errno::Errno::EMFILE as i32);
+        self.shortage.note(now, &reason);
+        false
+    }
+
+    /// Ends clients that have moved nothing for the time of [`Config::idle`](super::Config::idle).
+    pub(super) fn end_idle_clients(&mut self, now: Instant) {
+        let Some(limit) = self.config.idle else { return };
+        if self.look_for_idle_at.is_some_and(|at| at > now) {
+            return;
+        }
+        self.look_for_idle_at = Some(now + LOOK_FOR_IDLE.min(limit));
+        for peer in self.sessions.iter_mut().flatten() {
+            let mut idle: Vec<StreamKey> = Vec::new();
+            for (&stream, client) in &mut peer.clients {
+                let moved = peer.session.traffic(stream).map_or(0, |traffic| traffic.read + traffic.written);
+                if moved != client.moved.0 {
+                    client.moved = (moved, now);
+                } else if now.saturating_duration_since(client.moved.1) >= limit {
+                    idle.push(stream);
+                }
+            }
+            for stream in idle {
+                let reason = format!("nothing was sent either way for {} s", limit.as_secs_f64());
+                peer.session.give_up(now, &mut self.event_loop, stream, Code::Idle, &reason);
+            }
+        }
+    }
+
     pub(super) fn open_client_ports(&mut self, now: Instant) {
         self.reopen_at = None;
-        for (place, port) in self.client_ports.iter().enumerate() {
-            if self.client_listeners.iter().any(|&(_, port)| port == place) {
+        for (listener, place) in &mut self.client_listeners {
+            if listener.is_listening() {
                 continue;
             }
-            // Places of client listeners follow those of the device's.
-            match bind(&mut self.event_loop, &port.addresses, (place + 1) << 8) {
-                Ok(listeners) => {
-                    for listener in listeners {
-                        info!("clients of {} may connect at {}", port.service, listener.address());
-                        self.client_listeners.push((listener, place));
-                    }
-                }
+            let port = &mut self.client_ports[*place];
+            let (at, service) = (listener.address(), &port.service);
+            match listener.listen(&mut self.event_loop) {
+                // Devices come and go as they like; once is enough.
+                Ok(()) if port.is_announced => debug!(%service, %at, "clients may connect"),
+                Ok(()) => info!(%service, %at, "clients may connect"),
                 Err(reason) => {
-                    warn!(
-                        "cannot listen for clients at {}: {reason}; trying again in 1 s",
-                        self.config.mappings[place].client
-                    );
+                    if self.log_limits.permits(now, Kind::Arrival) {
+                        warn!(%service, %at, %reason, "cannot listen for clients; trying again in 1 s");
+                    }
                     self.reopen_at = Some(now + REOPEN);
                 }
             }
+        }
+        for port in &mut self.client_ports {
+            port.is_announced = true;
         }
     }
 
     pub(super) fn close_client_ports(&mut self) {
         self.reopen_at = None;
-        for (listener, _) in std::mem::take(&mut self.client_listeners) {
-            listener.close(&mut self.event_loop);
+        let now = Instant::now();
+        for Newcomer { client, .. } in self.waiting.drain(..) {
+            client.log_end(now, &mut self.log_limits, None, None, &Ending::from(Reset::LinkLost));
         }
+        for (listener, _) in &mut self.client_listeners {
+            if let Err(reason) = listener.stop(&mut self.event_loop) {
+                warn!(at = %listener.address(), %reason, "cannot close a client port");
+            }
+        }
+    }
+
+    /// Whether clients are taken at every port.
+    #[cfg(test)]
+    pub(super) fn are_client_ports_open(&self) -> bool {
+        self.client_listeners.iter().all(|(listener, _)| listener.is_listening())
     }
 }
 
-pub(super) fn tell_reset(session: &Session<Relay>, stream: StreamKey, reason: &Reset) {
-    let client = session.peer_addr(stream).map_or_else(String::new, |address| address.to_string());
-    match reason {
-        Reset::NoPlace => {
-            warn!(client, "refused a client: the link has no place for more; try again when one has ended");
-        }
-        Reset::Stalled => warn!(client, "reset a client: it stood still for too long"),
-        Reset::LinkLost => debug!(client, "cut a client with its link"),
-        Reset::Shutdown => debug!(client, "cut a client, since the relay ends"),
-        Reset::Closed(close) if close.code == Code::Normal => debug!(client, "ended a client: {}", close.reason),
-        Reset::Closed(close) => {
-            info!(client, code = %close.code, "ended a client, as the device asks: {}", close.reason);
-        }
-        // A device's reasons.
-        Reset::ConnectTimeout | Reset::Replaced => {}
-    }
-}
+/// What is logged of a client that has waited in vain for a place that is kept for others.
+const NO_SHARE: &str =
+    "refused a client: its port, or its address, has its share of the places; the last ones are kept for others";

@@ -1,49 +1,59 @@
 //! The device port, and the links that come from it: the newest that sent LISTEN is the one that is served.
 
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::io;
+use std::time::{Duration, Instant};
 
+use tracing::field::display;
 use tracing::{debug, info, warn};
 
 use super::super::Config;
 use super::super::core::{Relay, Settings};
+use super::log_limits::Kind;
+use super::stray::protocol_of;
 use super::{Peer, Server};
-use crate::event_loop::{EventLoop, Source};
+use crate::event_loop::Source;
 use crate::link::Endpoint;
 use crate::net;
 use crate::protocol::v2::Code;
 use crate::session::{LinkLost, Session};
 
-/// Connections on the device port that may be without LISTEN at once.
-const MAX_PENDING: usize = 64;
 /// Links that may finish beside the one in use.
 pub(super) const MAX_DRAINING: usize = 8;
 /// Links that are gone and whose last bytes may still be delivered. Each may hold as much as one in use.
 pub(super) const MAX_LOST: usize = 4;
+/// How long a link may finish beside the one in use.
+pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
 
 impl Server {
     pub(super) fn accept_devices(&mut self, now: Instant) -> bool {
         let mut busy = false;
-        for listener in &mut self.device_listeners {
-            let Some((mut io, address)) = listener.accept(now) else { continue };
+        for place in 0..self.device_listeners.len() {
+            let Some((mut io, address)) = self.device_listeners[place].accept(now, &mut self.shortage) else {
+                continue;
+            };
             busy = true;
-            drop_oldest_stranger(now, &mut self.event_loop, &mut self.sessions);
+            self.drop_oldest_pending(now);
             // The options only hasten what the protocol does without them.
             let _ = net::tune_link(&io);
             let free = self.sessions.iter().position(Option::is_none);
             let number = free.unwrap_or(self.sessions.len());
             let token = match self.event_loop.register(&mut io, Source::Link(number)) {
                 Ok(token) => token,
-                Err(error) => {
-                    warn!(%address, "cannot watch a connection on the device port: {error}");
+                Err(reason) => {
+                    if self.log_limits.permits(now, Kind::Stray) {
+                        warn!(link = %address, %reason, "cannot watch a connection on the device port");
+                    }
                     continue;
                 }
             };
-            debug!(%address, "a connection on the device port");
+            debug!(link = %address, "a connection on the device port");
             let Config { protocol, half_close, limits, .. } = self.config;
             let endpoint = Relay::new(now, Settings { protocol, half_close, limits });
             let peer = Peer {
                 session: Session::new(endpoint, number, io, token),
                 address,
+                clients: BTreeMap::new(),
                 draining_since: None,
                 lost_since: None,
             };
@@ -57,13 +67,17 @@ impl Server {
 
     /// The newest device that sent LISTEN is the one that is served, at once.
     pub(super) fn activate(&mut self, now: Instant, number: usize) {
-        if let Some(Some(peer)) = self.sessions.get(number) {
-            info!(address = %peer.address, "a device is here");
+        if let Some(Some(peer)) = self.sessions.get(number)
+            && self.log_limits.permits(now, Kind::Arrival)
+        {
+            info!(link = %peer.address, "a device is here");
         }
         let replaced = self.active.replace(number);
         if let Some(Some(old)) = replaced.and_then(|old| self.sessions.get_mut(old)) {
             let clients = old.session.endpoint.clients();
-            info!(address = %old.address, clients, "a newer device takes the place of this one");
+            if self.log_limits.permits(now, Kind::Departure) {
+                info!(link = %old.address, clients, "a newer device takes the place of this one");
+            }
             old.session.endpoint.go_away(now, Code::Replaced, 0, "a newer link took the place of this one");
             old.session.abort_link(now, &mut self.event_loop);
         }
@@ -79,7 +93,7 @@ impl Server {
         }
         if peer.draining_since.is_none() {
             peer.draining_since = Some(now);
-            drop_oldest_draining(now, &mut self.event_loop, &mut self.sessions);
+            self.drop_oldest_draining(now);
         }
         if self.active == Some(number) {
             self.active = None;
@@ -89,16 +103,25 @@ impl Server {
 
     pub(super) fn lose_link(&mut self, now: Instant, number: usize, reason: &LinkLost) {
         let Some(Some(peer)) = self.sessions.get_mut(number) else { return };
-        let address = peer.address;
+        let link = peer.address;
         if peer.session.endpoint.is_listening() {
             let clients = peer.session.endpoint.clients();
-            if matches!(reason, LinkLost::Ended) && peer.session.endpoint.is_going_away() {
-                info!(%address, clients, "the link to the device has ended, as was announced");
-            } else {
-                warn!(%address, clients, "the link to the device is lost: {reason}");
+            if self.log_limits.permits(now, Kind::Departure) {
+                if matches!(reason, LinkLost::Ended) && peer.session.endpoint.is_going_away() {
+                    info!(%link, clients, "the link to the device has ended, as was announced");
+                } else {
+                    warn!(%link, clients, %reason, "the link to the device is lost");
+                }
             }
-        } else {
-            warn!(%address, "dropped a connection on the device port: {reason}");
+        } else if !peer.session.endpoint.has_input() && is_silent_end(reason) {
+            debug!(%link, %reason, "a connection on the device port has ended without a byte");
+        } else if self.log_limits.permits(now, Kind::Stray) {
+            let looks_like = protocol_of(reason).map(display);
+            if peer.session.endpoint.has_input() {
+                warn!(%link, looks_like, %reason, "dropped a connection on the device port");
+            } else {
+                info!(%link, %reason, "dropped a connection on the device port");
+            }
         }
         peer.session.abort_link(now, &mut self.event_loop);
         if self.active == Some(number) {
@@ -124,54 +147,125 @@ impl Server {
         } else if peer.lost_since.is_none() {
             peer.lost_since = Some(now);
             // At the relay's own end all links are gone at once, for a second.
-            if !self.device_listeners.is_empty() {
-                drop_oldest_lost(now, &mut self.event_loop, &mut self.sessions);
+            if !self.is_ending() {
+                self.drop_oldest_lost(now);
             }
         }
     }
+
+    /// The relay ends: connections that have not sent LISTEN are not to become links any more.
+    pub(super) fn drop_pending(&mut self, now: Instant) {
+        for number in 0..self.sessions.len() {
+            if self.sessions[number].as_ref().is_some_and(is_pending) {
+                self.cut(now, number, Code::Shutdown, "the relay is about to end");
+            }
+        }
+    }
+
+    /// Makes room for one more connection without LISTEN. A device sends it at once, so the oldest is the least likely
+    /// to be one.
+    fn drop_oldest_pending(&mut self, now: Instant) {
+        let pending = self.numbered().filter(|(_, peer)| is_pending(peer));
+        // Its one deadline is that of LISTEN.
+        let oldest = pending.clone().min_by_key(|(_, peer)| peer.session.endpoint.poll_timeout());
+        let Some((number, peer)) = oldest.filter(|_| pending.count() >= self.descriptors.pending) else { return };
+        let (link, others) = (peer.address, self.descriptors.pending);
+        if self.log_limits.permits(now, Kind::Stray) {
+            warn!(%link, others, "dropped a connection on the device port: too many others have not sent LISTEN yet");
+        }
+        self.cut(now, number, Code::Overload, "");
+    }
+
+    /// Makes room for one more link that drains: of those without clients, if there are any, the oldest goes.
+    fn drop_oldest_draining(&mut self, now: Instant) {
+        let draining = self.numbered().filter(|(_, peer)| is_draining(peer));
+        let worth = |(_, peer): &(usize, &Peer)| (peer.session.endpoint.streams() > 0, peer.draining_since);
+        let oldest = draining.clone().min_by_key(worth);
+        if let Some((number, _)) = oldest.filter(|_| draining.count() > MAX_DRAINING) {
+            self.cut_draining(now, number, "too many others do, too");
+        }
+    }
+
+    /// The link that has drained for the longest time makes room; false if none drains.
+    pub(super) fn cut_oldest_drain(&mut self, now: Instant, reason: &str) -> bool {
+        let draining = self.numbered().filter(|(_, peer)| is_draining(peer) && peer.session.endpoint.streams() > 0);
+        let oldest = draining.min_by_key(|(_, peer)| peer.draining_since).map(|(number, _)| number);
+        if let Some(number) = oldest {
+            self.cut_draining(now, number, reason);
+        }
+        oldest.is_some()
+    }
+
+    /// Links that have had their time are cut, but not while the relay ends, which has a time of its own.
+    pub(super) fn end_long_drains(&mut self, now: Instant) {
+        if self.drains_until().is_none_or(|at| at > now) {
+            return;
+        }
+        for number in 0..self.sessions.len() {
+            let is_due = |peer: &Peer| is_draining(peer) && drain_deadline(peer).is_some_and(|at| at <= now);
+            if self.sessions[number].as_ref().is_some_and(is_due) {
+                self.cut_draining(now, number, "it has had 300 s");
+            }
+        }
+    }
+
+    /// When [`end_long_drains`](Self::end_long_drains) is due.
+    pub(super) fn drains_until(&self) -> Option<Instant> {
+        let draining = self.sessions.iter().flatten().filter(|peer| !self.is_ending() && is_draining(peer));
+        draining.filter_map(drain_deadline).min()
+    }
+
+    fn cut_draining(&mut self, now: Instant, number: usize, reason: &str) {
+        let Some(Some(peer)) = self.sessions.get_mut(number) else { return };
+        let clients = peer.session.endpoint.streams();
+        if self.log_limits.permits(now, Kind::Departure) {
+            warn!(link = %peer.address, clients, %reason, "cut a link that drains");
+        }
+        peer.session.abort_link(now, &mut self.event_loop);
+        self.carry_out_all(now, number);
+        self.forget_if_over(now, number);
+    }
+
+    /// Makes room for the last bytes of one more link that is gone: the one that has had the longest time for them is
+    /// reset.
+    fn drop_oldest_lost(&mut self, now: Instant) {
+        let lost = self.numbered().filter(|(_, peer)| peer.lost_since.is_some());
+        let oldest = lost.clone().min_by_key(|(_, peer)| peer.lost_since);
+        let Some((number, peer)) = oldest.filter(|_| lost.count() > MAX_LOST) else { return };
+        let (link, clients) = (peer.address, peer.session.endpoint.streams());
+        if self.log_limits.permits(now, Kind::Departure) {
+            warn!(%link, clients, others = MAX_LOST, "reset clients of a link that is gone: too many others are, too");
+        }
+        self.cut(now, number, Code::Overload, "too many links that are gone have last bytes to deliver");
+    }
+
+    /// Nobody new is taken.
+    fn is_ending(&self) -> bool {
+        self.device_listeners.is_empty()
+    }
+
+    fn numbered(&self) -> impl Iterator<Item = (usize, &Peer)> + Clone {
+        self.sessions.iter().enumerate().filter_map(|(number, peer)| Some((number, peer.as_ref()?)))
+    }
 }
 
-/// Makes room for one more connection without LISTEN. A device sends it at once, so the oldest is the least likely
-/// to be one.
-fn drop_oldest_stranger(now: Instant, event_loop: &mut EventLoop, sessions: &mut [Option<Peer>]) {
-    let stranger = |peer: &&mut Option<Peer>| peer.as_ref().is_some_and(|peer| !peer.session.endpoint.is_listening());
-    if sessions.iter_mut().filter(stranger).count() < MAX_PENDING {
-        return;
-    }
-    // Its one deadline is that of LISTEN.
-    let age = |peer: &&mut Option<Peer>| peer.as_ref().and_then(|peer| peer.session.endpoint.poll_timeout());
-    if let Some(slot) = sessions.iter_mut().filter(stranger).min_by_key(age)
-        && let Some(mut oldest) = slot.take()
-    {
-        let address = oldest.address;
-        warn!(%address, "dropped a connection on the device port: {MAX_PENDING} others have not sent LISTEN yet");
-        oldest.session.abort_link(now, event_loop);
-    }
+fn is_pending(peer: &Peer) -> bool {
+    peer.session.has_link() && !peer.session.endpoint.is_listening()
 }
 
-/// Makes room for one more link that drains: of those without clients, if there are any, the oldest goes.
-fn drop_oldest_draining(now: Instant, event_loop: &mut EventLoop, sessions: &mut [Option<Peer>]) {
-    let draining = |peer: &&mut Peer| peer.session.has_link() && peer.draining_since.is_some();
-    if sessions.iter_mut().flatten().filter(draining).count() <= MAX_DRAINING {
-        return;
-    }
-    let worth = |peer: &&mut Peer| (peer.session.endpoint.streams() > 0, peer.draining_since);
-    if let Some(oldest) = sessions.iter_mut().flatten().filter(draining).min_by_key(worth) {
-        warn!(address = %oldest.address, "cut a link that drains: {MAX_DRAINING} others do, too");
-        oldest.session.abort_link(now, event_loop);
-    }
+fn is_draining(peer: &Peer) -> bool {
+    peer.session.has_link() && peer.draining_since.is_some()
 }
 
-/// Makes room for the last bytes of one more link that is gone: who has had the longest time for theirs is reset.
-fn drop_oldest_lost(now: Instant, event_loop: &mut EventLoop, sessions: &mut [Option<Peer>]) {
-    let lost_since = |slot: &Option<Peer>| slot.as_ref().and_then(|peer| peer.lost_since);
-    if sessions.iter().filter(|slot| lost_since(slot).is_some()).count() <= MAX_LOST {
-        return;
-    }
-    let oldest = sessions.iter_mut().filter(|slot| lost_since(slot).is_some()).min_by_key(|slot| lost_since(slot));
-    if let Some(mut oldest) = oldest.and_then(Option::take) {
-        let clients = oldest.session.endpoint.streams();
-        warn!(address = %oldest.address, clients, "reset clients of a link that is gone: {MAX_LOST} others are, too");
-        oldest.session.abort(now, event_loop);
+fn drain_deadline(peer: &Peer) -> Option<Instant> {
+    peer.draining_since.map(|since| since + DRAIN_TIMEOUT)
+}
+
+/// A load balancer that looks whether the port is open does this, every few seconds.
+fn is_silent_end(reason: &LinkLost) -> bool {
+    match reason {
+        LinkLost::Ended => true,
+        LinkLost::Failed(error) => error.kind() == io::ErrorKind::ConnectionReset,
+        LinkLost::Protocol(_) => false,
     }
 }

@@ -3,7 +3,7 @@ use std::net::TcpStream;
 
 use socket2::{Domain, Socket, Type};
 
-use super::devices::{MAX_DRAINING, MAX_LOST};
+use super::devices::{DRAIN_TIMEOUT, MAX_DRAINING, MAX_LOST};
 use super::*;
 use crate::link::{Protocol, StreamKey};
 
@@ -38,7 +38,7 @@ impl Bench {
     fn device(&mut self, greeting: &[u8]) -> TcpStream {
         let mut device = TcpStream::connect(self.server.device_addr()).expect("connect");
         device.write_all(greeting).expect("sent");
-        self.run_until("the client ports are open", |server| !server.client_listeners.is_empty());
+        self.run_until("the client ports are open", |server| server.are_client_ports_open());
         device
     }
 
@@ -149,9 +149,7 @@ fn at_the_relays_own_end_no_link_is_one_too_many() {
             bench.run_until("its link is gone", |server| server.active.is_none());
         } else {
             let number = bench.server.active.expect("a device");
-            for listener in std::mem::take(&mut bench.server.device_listeners) {
-                listener.close(&mut bench.server.event_loop);
-            }
+            bench.server.device_listeners.clear();
             bench.server.close_link(number);
             bench.server.step(&mut bench.buffer);
         }
@@ -177,7 +175,7 @@ fn of_too_many_links_that_drain_those_without_clients_are_cut_and_then_the_oldes
             });
         }
         device.write_all(&LEAVING[16..]).expect("sent");
-        bench.run_until("it drains", |server| server.active.is_none() && server.client_listeners.is_empty());
+        bench.run_until("it drains", |server| server.active.is_none() && !server.are_client_ports_open());
         devices.push(device);
     }
     bench.run_until("three are gone", |server| server.sessions.iter().flatten().count() == MAX_DRAINING);
@@ -187,4 +185,31 @@ fn of_too_many_links_that_drain_those_without_clients_are_cut_and_then_the_oldes
     };
     let cut: Vec<usize> = (0..devices.len()).filter(|&place| !is_there(&devices[place])).collect();
     assert_eq!(cut, [0, 1, 5]);
+}
+
+#[test]
+fn a_link_that_drains_for_too_long_is_cut_with_its_clients_unless_the_relay_ends() {
+    let mut bench = Bench::new(Protocol::V2);
+    let mut device = bench.device(&LEAVING[..16]);
+    let mut client = TcpStream::connect(bench.server.client_listeners[0].0.address()).expect("connect");
+    bench.run_until("it has a client", |server| server.clients() == 1);
+    device.write_all(&LEAVING[16..]).expect("sent");
+    bench.run_until("it drains", |server| server.active.is_none());
+    let age = |bench: &mut Bench, by: Duration| {
+        let peer = bench.server.sessions[0].as_mut().expect("a session");
+        peer.draining_since = peer.draining_since.and_then(|since| since.checked_sub(by));
+    };
+    age(&mut bench, DRAIN_TIMEOUT - DEADLINE);
+    bench.server.step(&mut bench.buffer);
+    assert_eq!(bench.server.clients(), 1, "it has time left");
+    age(&mut bench, DEADLINE);
+    let listeners = std::mem::take(&mut bench.server.device_listeners);
+    bench.server.step(&mut bench.buffer);
+    assert_eq!(bench.server.clients(), 1, "the relay's own end has a time of its own");
+    bench.server.device_listeners = listeners;
+    assert!(bench.server.next_deadline(None).is_some_and(|at| at <= Instant::now()));
+    bench.run_until("it is cut", |server| server.sessions.iter().flatten().count() == 0);
+    client.set_read_timeout(Some(DEADLINE)).expect("timeout");
+    let end = client.read(&mut [0]).expect_err("its client is reset");
+    assert_eq!(end.kind(), io::ErrorKind::ConnectionReset);
 }

@@ -1,0 +1,99 @@
+//! The relay's log: lines wait in a bounded queue for a thread of their own, so that a reader of standard error that
+//! stands still holds up nobody.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use tracing::level_filters::LevelFilter;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+
+/// Lines that may wait for the reader; what comes then is dropped and counted. About a megabyte.
+const QUEUE: usize = 4096;
+/// How long the last lines may take at the end.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Format {
+    Text,
+    Json,
+}
+
+/// The running log.
+pub(crate) struct Log {
+    guard: WorkerGuard,
+}
+
+impl Log {
+    /// One line an event on standard error, coloured only for a person.
+    pub(crate) fn start(level: Level, format: Format) -> Self {
+        let level = match level {
+            Level::Error => LevelFilter::ERROR,
+            Level::Warn => LevelFilter::WARN,
+            Level::Info => LevelFilter::INFO,
+            Level::Debug => LevelFilter::DEBUG,
+        };
+        let counter = Arc::new(OnceLock::new());
+        let writer = Writer { counter: Arc::clone(&counter), reported: 0 };
+        let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).thread_name("log");
+        let (queue, guard) = builder.finish(writer);
+        // Nobody else sets it.
+        let _ = counter.set(queue.error_counter());
+        let log = tracing_subscriber::fmt()
+            .with_max_level(level)
+            .with_target(false)
+            .with_ansi(io::stderr().is_terminal())
+            // Complaining about a standard error that nobody reads any more would panic, and end every client.
+            .log_internal_errors(false)
+            .with_writer(queue);
+        match format {
+            Format::Text => log.init(),
+            Format::Json => log.json().flatten_event(true).init(),
+        }
+        Self { guard }
+    }
+
+    /// Writes what waits, as far as the reader takes it in time.
+    pub(crate) fn finish(self) {
+        let (done, is_done) = mpsc::channel();
+        // The guard prints where the queue stays full, which may block, too.
+        thread::spawn(move || {
+            drop(self.guard);
+            // Nobody waits any more when it took too long.
+            let _ = done.send(());
+        });
+        let _ = is_done.recv_timeout(FLUSH_TIMEOUT);
+    }
+}
+
+/// Standard error, which says how many lines were dropped as soon as it has taken those that waited.
+struct Writer {
+    counter: Arc<OnceLock<ErrorCounter>>,
+    reported: usize,
+}
+
+impl Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        io::stderr().write(bytes)
+    }
+
+    /// Called when no line waits.
+    fn flush(&mut self) -> io::Result<()> {
+        let dropped = self.counter.get().map_or(0, ErrorCounter::dropped_lines);
+        if dropped > self.reported {
+            tracing::warn!(lines = dropped - self.reported, "the log was not read fast enough; lines were dropped");
+            self.reported = dropped;
+        }
+        io::stderr().flush()
+    }
+}
