@@ -12,6 +12,7 @@ mod opening;
 mod outbox;
 mod owing;
 mod receiving;
+mod round_trip;
 mod stream;
 mod window;
 
@@ -23,6 +24,7 @@ use delivery_rate::DeliveryRate;
 use liveness::{Due, Liveness};
 use outbox::Outbox;
 use owing::Closes;
+use round_trip::{Next, RoundTrip};
 use stream::{Place, Receiving, Stream};
 use window::Budget;
 
@@ -83,6 +85,7 @@ pub(crate) struct Mux {
     waiting: VecDeque<Wanted>,
     lingering: Lingering,
     liveness: Liveness,
+    round_trip: RoundTrip,
     abuse: Bucket,
     opens: Bucket,
     /// We, or the peer, have said that there will be no new streams.
@@ -191,6 +194,7 @@ impl Mux {
             waiting: VecDeque::new(),
             lingering: Lingering::default(),
             liveness,
+            round_trip: RoundTrip::new(now),
             abuse: Bucket::new(now, ABUSE.0, ABUSE.1),
             opens: Bucket::new(now, burst, rate),
             going_away: false,
@@ -221,7 +225,10 @@ impl Mux {
             Timer::Liveness => {
                 match self.liveness.handle_timeout(now) {
                     Due::Nothing => {}
-                    Due::Ping(payload) => self.push_ping(payload),
+                    Due::Ping(payload) => {
+                        self.round_trip.handle_ping(now);
+                        self.push_ping(payload);
+                    }
                     Due::Dead => return Err(ProtocolError::Silent),
                 }
                 self.timers.set(timer, self.liveness.poll_timeout());
@@ -249,20 +256,49 @@ impl Mux {
     /// The stream's socket consumed bytes: there may be credit for more, and the stream may be at its end.
     fn consume(&mut self, now: Instant, key: StreamKey, count: usize) {
         let Some(stream) = self.streams.get_mut(key) else { return };
+        stream.window.consume(count, &mut self.budget);
+        if !self.round_trip.is_draining() {
+            self.renew_credit(now, key);
+        }
+        self.finish_if_delivered(key);
+    }
+
+    /// Gives the stream credit, if it has consumed enough; bytes that come so are reason to measure their way.
+    fn renew_credit(&mut self, now: Instant, key: StreamKey) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        let is_open = stream.receiving == Receiving::Open;
         // A stream whose end has come needs no more.
-        let wanted = if stream.receiving == Receiving::Open { self.delivery_rate.window(now) } else { 0 };
-        let more = stream.window.consume(now, count, wanted, &mut self.budget);
-        if more && stream.number().is_some() && stream.receiving == Receiving::Open {
+        let round_trip = self.round_trip.least().filter(|_| is_open);
+        let wanted = round_trip.map_or(0, |round_trip| self.delivery_rate.window(now, round_trip));
+        if stream.window.renew(now, wanted, &mut self.budget) && is_open && stream.number().is_some() {
             if stream.owe_credit() {
                 self.owing.push_back(key);
             }
-            if stream.window.has_grown()
-                && let Some(payload) = self.liveness.measure(now)
-            {
-                self.push_ping(payload);
+            if self.round_trip.is_due(now) {
+                self.ask(now);
             }
         }
-        self.finish_if_delivered(key);
+    }
+
+    /// A PING measures the round trip, unless one is out.
+    fn ask(&mut self, now: Instant) {
+        if let Some(payload) = self.liveness.ask(now) {
+            self.round_trip.handle_ping(now);
+            self.push_ping(payload);
+        }
+    }
+
+    /// The answer to a PING: credit is withheld for as long as the way must be empty to be measured.
+    fn handle_round_trip(&mut self, now: Instant, sample: Duration) {
+        match self.round_trip.handle_sample(now, sample) {
+            Next::Nothing => {}
+            Next::Ask => self.ask(now),
+            Next::Resume => {
+                for key in self.numbers.values().copied().collect::<Vec<_>>() {
+                    self.renew_credit(now, key);
+                }
+            }
+        }
     }
 
     /// On an error, tells the peer why the link ends: there is one try to send it.
@@ -441,7 +477,7 @@ impl Endpoint for Mux {
     }
 
     fn counters(&self) -> Counters {
-        Counters { open: self.numbers.len() as u64, round_trip: self.liveness.round_trip(), ..self.counters }
+        Counters { open: self.numbers.len() as u64, round_trip: self.round_trip.smoothed(), ..self.counters }
     }
 
     fn streams(&self) -> usize {

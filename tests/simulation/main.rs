@@ -7,6 +7,7 @@
 mod app;
 mod core;
 mod java;
+mod line;
 mod lua;
 mod pipe;
 mod random;

@@ -121,12 +121,12 @@ pub(crate) fn old_device(seed: u64, loud: bool) -> Outcome {
     run(world, relay, LuaDevice::new())
 }
 
-fn relay(world: &World, protocol: Protocol) -> Shell<Relay> {
+pub(crate) fn relay(world: &World, protocol: Protocol) -> Shell<Relay> {
     let settings = Settings { protocol, half_close: world.weather.half_close, limits: world.limits };
     Shell::new(Relay::new(world.instant(), settings))
 }
 
-fn device(world: &World, protocol: Protocol) -> Shell<Device> {
+pub(crate) fn device(world: &World, protocol: Protocol) -> Shell<Device> {
     Shell::new(Device::new(protocol, world.limits))
 }
 
