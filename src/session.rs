@@ -324,6 +324,9 @@ impl<E: Endpoint> Session<E> {
         };
         // A short read has emptied a stream socket (epoll(7)), unless its end may stand behind.
         link.readable = count == buffer.len() || link.ended;
+        if count < buffer.len() {
+            link.flight.handle_read(&link.io);
+        }
         let more = link.readable;
         let mut input = &buffer[..count];
         while let Some(delivery) = self.endpoint.receive(now, &mut input)? {
