@@ -75,7 +75,9 @@ pub enum Reset {
     NoPlace,
     /// No connection to the service within 10 s.
     ConnectTimeout,
-    /// It stood still, and held up others or was owed its last bytes for too long.
+    /// It took too little while its full queue kept the link of version 1 unread.
+    TooSlow,
+    /// It took nothing of its last bytes for too long.
     Stalled,
     /// The relay of 2012 took the client's number for another client.
     Replaced,
@@ -90,8 +92,8 @@ pub enum Reset {
 /// The version 1 rule for a receiver that has no way to slow down one sender alone, the same on both sides.
 ///
 /// At most `queue` bytes wait for one socket (and one read of the link more). Past it the link is not read, so
-/// that every stream waits, and a stream whose full queue has kept the link unread for `stall` in total within
-/// two `stall`s is reset.
+/// that every stream waits, and a stream whose full queue has kept the link unread for `stall` in total, while its
+/// socket took less than an eighth of the queue, is reset.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueRule {
     /// Bytes; 1 MiB by default.
@@ -103,6 +105,11 @@ pub struct QueueRule {
 impl QueueRule {
     /// What every link has unless a test wants it smaller.
     pub const DEFAULT: Self = Self { queue: 1024 * 1024, stall: Duration::from_secs(30) };
+
+    /// Bytes that a stream with a full queue must take within `stall`; by default what one read of the link brings.
+    pub(crate) fn progress(self) -> usize {
+        (self.queue / 8).max(1)
+    }
 }
 
 /// The newest version of the protocol that an end may speak.

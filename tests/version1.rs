@@ -68,7 +68,9 @@ fn a_service_that_stops_reading_holds_up_the_others_for_the_stall_time_and_is_re
     let mut client = Peer::connect(clients[0]);
     let mut served = service.accept();
     let sending = thread::spawn(move || while client.try_send(&[b'x'; 65_536]).is_ok() {});
-    device.wait_for(EventKind::Stalled);
+    let event = device.wait_for(EventKind::Stalled);
+    let text = "was reset: its service read too little for too long, and held up the others";
+    assert!(event.message.ends_with(text), "{event:?}");
     assert_eq!(served.read_to_end().1, End::Reset);
     sending.join().unwrap();
     expect_echo(clients[1]);
@@ -86,7 +88,7 @@ fn a_client_that_stops_reading_holds_up_the_others_for_the_stall_time_and_is_res
     // Echoes go on until the stuck client's queue is full, stand still for the stall's 30 s, and go on.
     let began = Instant::now();
     let mut longest = Duration::ZERO;
-    while !relay.log().iter().any(|line| line.contains("it stood still")) {
+    while !relay.log().iter().any(|line| line.contains("it read too little for too long, and held up the others")) {
         assert!(began.elapsed() < Duration::from_secs(60), "the stuck client is never reset");
         let asked = Instant::now();
         other.send(b"patience");

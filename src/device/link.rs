@@ -264,8 +264,13 @@ impl Link {
 
     fn tell_reset(&mut self, context: &Context<'_>, key: StreamKey, reason: &Reset) {
         let (kind, severity, text) = match reason {
+            Reset::TooSlow => {
+                let text = "was reset: its service read too little for too long, and held up the others";
+                (EventKind::Stalled, Severity::Warning, text.to_owned())
+            }
             Reset::Stalled => {
-                (EventKind::Stalled, Severity::Warning, "was reset: its service stood still for too long".to_owned())
+                let text = "was reset: its service read nothing of its last bytes for too long";
+                (EventKind::Stalled, Severity::Warning, text.to_owned())
             }
             Reset::ConnectTimeout => {
                 let reason = "it did not answer in 10 s".to_owned();

@@ -444,7 +444,7 @@ impl Endpoint for Device {
         }
         while let Some(key) = self.streams.next_stalled(now) {
             self.take_off_link(now, key, Id::Discarding);
-            self.reset(key, Reset::Stalled);
+            self.reset(key, Reset::TooSlow);
         }
         Ok(())
     }

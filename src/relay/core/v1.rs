@@ -451,7 +451,7 @@ impl Endpoint for Relay {
         }
         while let Some(key) = self.streams.next_stalled(now) {
             self.send_close(now, key);
-            self.reset(key, Reset::Stalled);
+            self.reset(key, Reset::TooSlow);
         }
         Ok(())
     }

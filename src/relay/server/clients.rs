@@ -98,7 +98,8 @@ pub(super) fn tell_reset(session: &Session<Relay>, stream: StreamKey, reason: &R
         Reset::NoPlace => {
             warn!(client, "refused a client: the link has no place for more; try again when one has ended");
         }
-        Reset::Stalled => warn!(client, "reset a client: it stood still for too long"),
+        Reset::TooSlow => warn!(client, "reset a client: it read too little for too long, and held up the others"),
+        Reset::Stalled => warn!(client, "reset a client: it read nothing of its last bytes for too long"),
         Reset::LinkLost => debug!(client, "cut a client with its link"),
         Reset::Shutdown => debug!(client, "cut a client, since the relay ends"),
         Reset::Closed(close) if close.code == Code::Normal => debug!(client, "ended a client: {}", close.reason),

@@ -359,7 +359,7 @@ fn a_service_that_takes_nothing_holds_up_the_link_for_the_stall_time_and_is_rese
     bench.pass(Duration::from_millis(29_999));
     assert_eq!(bench.outputs(), []);
     bench.pass(Duration::from_millis(1));
-    assert_eq!(bench.outputs(), [Output::Reset { stream: slow, reason: Reset::Stalled }]);
+    assert_eq!(bench.outputs(), [Output::Reset { stream: slow, reason: Reset::TooSlow }]);
     assert_eq!(bench.sent(), close(1));
     assert!(bench.device.wants_input());
     assert_eq!(bench.receive(&data(2, b"x")), [(other, b"x".to_vec())]);
