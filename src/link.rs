@@ -15,6 +15,7 @@
 //! 5. After any of these: [`poll_output`](Endpoint::poll_output) until it gives `None`, then
 //!    [`poll_timeout`](Endpoint::poll_timeout); when that time has come, [`handle_timeout`](Endpoint::handle_timeout).
 
+mod bucket;
 mod byte_queue;
 #[cfg_attr(not(feature = "relay"), expect(dead_code, reason = "a device uses its half"))]
 mod mux;
@@ -26,6 +27,7 @@ mod timers;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use bucket::Bucket;
 pub(crate) use byte_queue::ByteQueue;
 pub(crate) use mux::{Mux, Output as MuxOutput, Role};
 pub(crate) use send_queue::SendQueue;
@@ -131,7 +133,7 @@ pub struct Limits {
     pub window: u32,
     /// Version 2: streams at once; at least 16, 256 by default.
     pub streams: u32,
-    /// Version 2: streams that may be opened in a second, and at once; 10,000 by default.
+    /// Streams that may be opened in a second, and at once; 10,000 by default.
     pub open_rate: u32,
     /// Version 2: bytes that all streams of a link may have in flight or waiting; at least `window` for each.
     pub budget: u64,

@@ -409,10 +409,7 @@ impl<E: Endpoint> Session<E> {
 
     /// One read of the stream whose turn it is; false if the link must be written first.
     fn read_stream(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey) -> bool {
-        let Some(socket) = find(&mut self.sockets, key) else {
-            self.turns.pop(None);
-            return true;
-        };
+        let Some(socket) = find(&mut self.sockets, key) else { return true };
         let result = if socket.readable {
             match self.endpoint.reserve(key, self.turns.is_contended(now, &socket.habit)) {
                 Room::Full => return false,
@@ -428,7 +425,7 @@ impl<E: Endpoint> Session<E> {
         } else {
             None
         };
-        self.turns.pop(Some(&mut socket.habit));
+        self.turns.pop(&mut socket.habit);
         if let Some((Ok(count), room)) = result {
             self.turns.note(now, &mut socket.habit, count, room);
         }
@@ -500,7 +497,7 @@ impl<E: Endpoint> Session<E> {
 
     fn take(&mut self, key: StreamKey) -> Option<Socket> {
         let socket = self.sockets.get_mut(key.index as usize)?.take_if(|socket| socket.key == key)?;
-        self.turns.forget(&socket.habit);
+        self.turns.forget(key, &socket.habit);
         Some(socket)
     }
 }

@@ -106,7 +106,7 @@ impl Device {
         let speaking = match protocol {
             Protocol::V1 => {
                 outputs.push_back(Output::Version(1));
-                Speaking::V1(Box::new(v1::Device::new(limits.rule, &listen)))
+                Speaking::V1(Box::new(v1::Device::new(limits, &listen)))
             }
             Protocol::V2 => {
                 let unsent = [listen, v2::HELLO.encode()].concat();
@@ -138,7 +138,7 @@ impl Device {
             self.speaking = Speaking::V2(Box::new(Mux::new(now, Role::Device, self.limits, &greeting.unsent)));
         } else {
             self.outputs.push_back(Output::Version(1));
-            let mut device = v1::Device::new(self.limits.rule, &greeting.unsent);
+            let mut device = v1::Device::new(self.limits, &greeting.unsent);
             // What a relay of 2012 answers to HELLO is expected, and is no frame of a client.
             if first != Header::close(v2::HELLO.client) {
                 // A header alone carries nothing for a service.

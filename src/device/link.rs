@@ -1,6 +1,6 @@
 //! One link of a device with its sockets: what its core asks for is carried out here, and told to the owner.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,6 +20,9 @@ use crate::link::{CONNECT_TIMEOUT, Counters, Endpoint, Reset, StreamKey};
 use crate::net;
 use crate::protocol::v2::{Code, GoAway};
 use crate::session::{LinkLost, Session};
+
+/// Connections to one service that are being made at a time.
+const MOST_DIALS: usize = 32;
 
 /// What all links of a tunnel share.
 pub(super) struct Context<'a> {
@@ -42,6 +45,8 @@ pub(super) struct Link {
     number: usize,
     /// Connections to services that are being made.
     dials: BTreeMap<StreamKey, Dial>,
+    /// Those that wait until fewer are being made to their service.
+    waiting: VecDeque<(StreamKey, Vec<SocketAddr>)>,
     /// What the owner is told of a stream: the client's number, and the service.
     services: BTreeMap<StreamKey, (u32, Arc<str>)>,
 }
@@ -65,6 +70,7 @@ impl Link {
             away: None,
             number,
             dials: BTreeMap::new(),
+            waiting: VecDeque::new(),
             services: BTreeMap::new(),
         }
     }
@@ -78,6 +84,7 @@ impl Link {
     ) -> Result<bool, LinkLost> {
         self.session.handle_timeout(now)?;
         self.poll_dials(now, context);
+        self.start_dials(now, context);
         let mut busy = self.session.turn(now, &mut context.event_loop, buffer)?;
         while let Some(output) = self.session.endpoint.poll_output() {
             self.carry_out(now, context, output);
@@ -102,7 +109,9 @@ impl Link {
     ) {
         if self.dials.contains_key(&key) {
             self.poll_dial(now, context, key);
-        } else {
+        }
+        if !self.dials.contains_key(&key) {
+            // The edge that tells of the connection may tell of bytes and of the end behind them, too.
             self.session.handle_stream_event(now, &mut context.event_loop, key, event);
         }
     }
@@ -114,10 +123,8 @@ impl Link {
         }
         match answer {
             Ok(addresses) => {
-                let source = Source::Stream(self.number as u32, key);
-                // The core keeps the deadline of the whole; this one shares the time among the addresses.
-                self.dials.insert(key, Dial::new(source, addresses, now + CONNECT_TIMEOUT));
-                self.poll_dial(now, context, key);
+                self.waiting.push_back((key, addresses));
+                self.start_dials(now, context);
             }
             Err(refusal) => {
                 let (kind, code) = match refusal {
@@ -207,6 +214,23 @@ impl Link {
         } else if let Err(error) = context.names.submit(Lookup::Service(self.number, key), work) {
             let failure = Failure { kind: EventKind::Failed, code: Code::Internal, reason: error.to_string() };
             self.connect_failed(now, context, key, failure);
+        }
+    }
+
+    /// Begins to connect for those that wait, in their order, as far as their services may be dialled.
+    fn start_dials(&mut self, now: Instant, context: &mut Context<'_>) {
+        for (key, addresses) in std::mem::take(&mut self.waiting) {
+            // It may be gone meanwhile.
+            let Some((_, service)) = self.services.get(&key) else { continue };
+            let same = |key: &StreamKey| self.services.get(key).is_some_and(|(_, other)| other == service);
+            if self.dials.len() >= MOST_DIALS && self.dials.keys().filter(|&key| same(key)).count() >= MOST_DIALS {
+                self.waiting.push_back((key, addresses));
+                continue;
+            }
+            let source = Source::Stream(self.number as u32, key);
+            // The core keeps the deadline of the whole; this one shares the time among the addresses.
+            self.dials.insert(key, Dial::new(source, addresses, now + CONNECT_TIMEOUT));
+            self.poll_dial(now, context, key);
         }
     }
 

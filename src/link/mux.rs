@@ -4,7 +4,6 @@
 //! one CREDIT, one CONNECTED and one CLOSE for a stream, and one answer to PING, wait at any time; and the link is
 //! read whatever waits to be written. So no two peers can wait for each other.
 
-mod bucket;
 mod delivery_rate;
 mod ending;
 mod liveness;
@@ -19,7 +18,6 @@ mod window;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use bucket::Bucket;
 use delivery_rate::DeliveryRate;
 use liveness::{Due, Liveness};
 use outbox::Outbox;
@@ -28,7 +26,7 @@ use round_trip::{Next, RoundTrip};
 use stream::{Place, Receiving, Stream};
 use window::Budget;
 
-use super::{Counters, Delivery, Endpoint, Limits, Reset, Room, Slab, StreamKey, Timers};
+use super::{Bucket, Counters, Delivery, Endpoint, Limits, Reset, Room, Slab, StreamKey, Timers};
 use crate::protocol::v2::{self, Code, GoAway, Header, Settings};
 use crate::protocol::{MAX_PAYLOAD, Malformed, ProtocolError};
 
@@ -42,6 +40,8 @@ const MAX_BACKLOG: usize = 256 * 1024;
 const SETTINGS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Input that may come before SETTINGS are complete.
 const MAX_GREETING: usize = 4 * 1024;
+/// CONNECTs that an honest relay can have on their way, beyond what it may open in a second.
+const MOST_ON_THE_WAY: u32 = 20_000;
 /// Frames of no use that are forgiven: so many at once, and so many a second.
 const ABUSE: (u32, u32) = (100, 10);
 
@@ -168,9 +168,9 @@ impl Mux {
         let liveness = Liveness::new(now);
         timers.set(Timer::Liveness, liveness.poll_timeout());
         let peer = Settings::default();
-        // What waited on its way to a device comes all at once: ten seconds' worth is no breach.
+        // What waited on its way to a device comes all at once: ten seconds' worth is no breach, if it fits on a way.
         let (burst, rate) = match role {
-            Role::Device => (open_rate.saturating_mul(10), open_rate),
+            Role::Device => (open_rate.saturating_mul(10).min(open_rate.saturating_add(MOST_ON_THE_WAY)), open_rate),
             Role::Relay => (peer.open_rate, peer.open_rate),
         };
         Self {

@@ -10,7 +10,8 @@ use early::Early;
 use super::Output;
 use crate::address::Address;
 use crate::link::{
-    CONNECT_TIMEOUT, Counters, Delivery, Endpoint, QueueRule, Reset, Room, SendQueue, StreamKey, Streams, Timers,
+    Bucket, CONNECT_TIMEOUT, Counters, Delivery, Endpoint, Limits, QueueRule, Reset, Room, SendQueue, StreamKey,
+    Streams, Timers,
 };
 use crate::protocol::v1::{Decoder, Header, Item};
 use crate::protocol::v2::Code;
@@ -37,7 +38,11 @@ pub(super) struct Device {
     streams: Streams<Service>,
     early_bytes: usize,
     rule: QueueRule,
-    /// When a full queue last kept the link unread: before that, nobody can tell what has not come.
+    /// How many CONNECTs are read in a second, and at once.
+    open_rate: u32,
+    /// Made when the first CONNECT comes.
+    opens: Option<Bucket>,
+    /// When a full queue or the rate of CONNECTs last kept the link unread: before that, nobody can tell what has not come.
     unread_until: Option<Instant>,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
@@ -82,11 +87,14 @@ enum Timer {
     Early(u8),
     Connect(StreamKey),
     Linger(StreamKey),
+    /// CONNECTs come faster than they may: until then the link is not read.
+    OpenRate,
 }
 
 impl Device {
     /// A link on which `unsent` waits to be sent: LISTEN, or what is left of it and of what came behind.
-    pub(super) fn new(rule: QueueRule, unsent: &[u8]) -> Self {
+    pub(super) fn new(limits: Limits, unsent: &[u8]) -> Self {
+        let Limits { rule, open_rate, .. } = limits;
         let mut queue = SendQueue::default();
         queue.push(unsent);
         Self {
@@ -96,6 +104,8 @@ impl Device {
             streams: Streams::new(rule),
             early_bytes: 0,
             rule,
+            open_rate,
+            opens: None,
             unread_until: None,
             timers: Timers::new(),
             outputs: VecDeque::new(),
@@ -119,6 +129,10 @@ impl Device {
     }
 
     fn handle_connect(&mut self, now: Instant, client: u8, service: Address) {
+        let opens = self.opens.get_or_insert_with(|| Bucket::new(now, self.open_rate, self.open_rate));
+        if let Some(until) = opens.spend(now) {
+            self.timers.set(Timer::OpenRate, until);
+        }
         if let Id::Refused { closed } = self.ids[usize::from(client)] {
             // Should it be the next client's, that one must not hang.
             self.queue.push(&Header::close(client).encode());
@@ -217,7 +231,7 @@ impl Device {
 
     /// To be called before whatever may let the link be read again.
     fn note_unread(&mut self, now: Instant) {
-        if self.streams.is_blocked() {
+        if !self.wants_input() {
             self.unread_until = Some(now);
         }
     }
@@ -292,6 +306,7 @@ impl Device {
 
     fn handle_timer(&mut self, now: Instant, timer: Timer) {
         match timer {
+            Timer::OpenRate => {}
             Timer::Early(client) => self.handle_connect_overdue(now, client),
             Timer::Connect(key) => {
                 self.take_off_link(now, key, Id::Discarding);
@@ -349,7 +364,7 @@ impl Endpoint for Device {
     }
 
     fn wants_input(&self) -> bool {
-        !self.streams.is_blocked()
+        !self.streams.is_blocked() && !self.timers.is_set(Timer::OpenRate)
     }
 
     fn pending(&self, stream: StreamKey) -> &[u8] {
@@ -431,6 +446,7 @@ impl Endpoint for Device {
             }
         }
         self.queue = SendQueue::default();
+        self.timers.cancel(Timer::OpenRate);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

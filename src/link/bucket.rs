@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// A token bucket: it fills at a steady rate, and everything that happens takes one token.
 #[derive(Debug)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     capacity: u32,
     /// Tokens a second.
     rate: u32,
@@ -14,21 +14,21 @@ pub(super) struct Bucket {
 
 impl Bucket {
     /// A full bucket.
-    pub(super) fn new(now: Instant, capacity: u32, rate: u32) -> Self {
+    pub(crate) fn new(now: Instant, capacity: u32, rate: u32) -> Self {
         let mut bucket = Self { capacity, rate, empty_at: now };
         bucket.set_rate(now, capacity, rate);
         bucket
     }
 
     /// A full bucket of another size.
-    pub(super) fn set_rate(&mut self, now: Instant, capacity: u32, rate: u32) {
+    pub(crate) fn set_rate(&mut self, now: Instant, capacity: u32, rate: u32) {
         (self.capacity, self.rate) = (capacity.max(1), rate.max(1));
         // The clock may not reach back so far; then the bucket starts with less.
         self.empty_at = now.checked_sub(self.time_of(self.capacity)).unwrap_or(now);
     }
 
     /// Takes a token, if there is one.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
         let full = now.checked_sub(self.time_of(self.capacity)).unwrap_or(now);
         let taken = self.empty_at.max(full) + self.time_of(1);
         let there = taken <= now;
@@ -38,8 +38,15 @@ impl Bucket {
         there
     }
 
+    /// Takes a token, be it there or not; if not, until when nothing more should happen.
+    pub(crate) fn spend(&mut self, now: Instant) -> Option<Instant> {
+        let full = now.checked_sub(self.time_of(self.capacity)).unwrap_or(now);
+        self.empty_at = self.empty_at.max(full) + self.time_of(1);
+        (self.empty_at > now).then_some(self.empty_at)
+    }
+
     /// When the next token is there.
-    pub(super) fn next_at(&self) -> Instant {
+    pub(crate) fn next_at(&self) -> Instant {
         self.empty_at + self.time_of(1)
     }
 
@@ -61,5 +68,14 @@ mod tests {
         assert!(!bucket.take(start + Duration::from_millis(99)) && bucket.take(start + Duration::from_millis(100)));
         let later = start + Duration::from_secs(3600);
         assert_eq!((0..200).filter(|_| bucket.take(later)).count(), 100, "it holds no more than its capacity");
+    }
+
+    #[test]
+    fn what_is_spent_beyond_the_burst_is_waited_for() {
+        let start = Instant::now() + Duration::from_secs(1000);
+        let mut bucket = Bucket::new(start, 100, 10);
+        assert_eq!((0..120).filter_map(|_| bucket.spend(start)).count(), 20);
+        let until = start + Duration::from_secs(2);
+        assert!(!bucket.take(until) && bucket.take(until + Duration::from_millis(100)));
     }
 }
