@@ -183,6 +183,10 @@ macro_rules! delegate_streams {
             with_version!(&mut self.speaking, end => end.delivered(now, stream, bytes, taken), else ());
         }
 
+        fn data_left(&self) -> usize {
+            with_version!(&self.speaking, end => end.data_left(), else 0)
+        }
+
         fn wants_input(&self) -> bool {
             with_version!(&self.speaking, end => end.wants_input(), else true)
         }
@@ -243,6 +247,10 @@ pub trait Endpoint {
 
     /// The stream's socket took `taken` of the `bytes` of a [`Delivery`]; the rest is kept for it.
     fn delivered(&mut self, now: Instant, stream: StreamKey, bytes: &[u8], taken: usize);
+
+    /// Bytes that are still to come of the DATA that is being read: a read that ends with them, or with whole frames
+    /// behind them, leaves no crumbs for a write of their own.
+    fn data_left(&self) -> usize;
 
     /// Whether the link may be read.
     fn wants_input(&self) -> bool;

@@ -21,8 +21,8 @@ use crate::event_loop::{EventLoop, Readiness, Source};
 use crate::linger::Lingering;
 use crate::link::{Delivery, Endpoint, Room, StreamKey};
 use crate::net;
-use crate::protocol::ProtocolError;
 use crate::protocol::v2::Code;
+use crate::protocol::{MAX_FRAME, ProtocolError};
 
 /// Bytes that one read of the link takes at most.
 pub(crate) const LINK_BUFFER: usize = 128 * 1024;
@@ -312,6 +312,8 @@ impl<E: Endpoint> Session<E> {
         if !link.readable || !self.endpoint.wants_input() {
             return Ok(false);
         }
+        let most = whole_frames(buffer.len(), self.endpoint.data_left());
+        let buffer = &mut buffer[..most];
         let count = match link.io.read(buffer) {
             Ok(0) => return Err(LinkLost::Ended),
             Ok(count) => count,
@@ -500,6 +502,13 @@ impl<E: Endpoint> Session<E> {
         self.turns.forget(key, &socket.habit);
         Some(socket)
     }
+}
+
+/// How much of a buffer of `size` bytes is to be read so that the read ends with a frame, when the one that is being read
+/// has `left` bytes to come and the next ones are as large as a bulk sender makes them.
+fn whole_frames(size: usize, left: usize) -> usize {
+    let frame = if size > MAX_FRAME { MAX_FRAME } else { MAX_FRAME / 4 };
+    if left == 0 || left >= size { size } else { left + (size - left) / frame * frame }
 }
 
 /// The stream's socket, while the rest of the session is in use.

@@ -28,10 +28,10 @@ use window::Budget;
 
 use super::{Bucket, Counters, Delivery, Endpoint, Limits, Reset, Room, Slab, StreamKey, Timers};
 use crate::protocol::v2::{self, Code, GoAway, Header, Settings};
-use crate::protocol::{MAX_PAYLOAD, Malformed, ProtocolError};
+use crate::protocol::{MAX_FRAME, MAX_PAYLOAD, Malformed, ProtocolError};
 
-/// The most that a stream may put on the link at a time while another waits.
-const QUANTUM: usize = 16 * 1024;
+/// The most that a stream may put on the link at a time while another waits: a quarter of a frame, header and all.
+const QUANTUM: usize = MAX_FRAME / 4 - Header::LEN;
 /// Bytes of control frames past which no stream is opened.
 const CONTROL_FULL: usize = 64 * 1024;
 /// Bytes beyond a full queue that mark a peer as hostile.
@@ -319,6 +319,10 @@ impl Endpoint for Mux {
         self.say_why(now, result)
     }
 
+    fn data_left(&self) -> usize {
+        self.decoder.left()
+    }
+
     fn wants_input(&self) -> bool {
         // Whatever happens: credit bounds what can come.
         true
@@ -386,7 +390,7 @@ impl Endpoint for Mux {
             stream.blocked = true;
             return Room::Blocked;
         }
-        let most = if contended { QUANTUM } else { MAX_PAYLOAD };
+        let most = if contended { QUANTUM } else { MAX_FRAME };
         self.outbox.reserve(most.min(credit.try_into().unwrap_or(most))).map_or(Room::Full, Room::Free)
     }
 

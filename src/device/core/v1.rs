@@ -15,7 +15,7 @@ use crate::link::{
 };
 use crate::protocol::v1::{Decoder, Header, Item};
 use crate::protocol::v2::Code;
-use crate::protocol::{MAX_PAYLOAD, Malformed, ProtocolError};
+use crate::protocol::{MAX_FRAME, MAX_PAYLOAD, Malformed, ProtocolError};
 
 /// How long DATA that came before its CONNECT is kept.
 const EARLY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -363,6 +363,10 @@ impl Endpoint for Device {
         }
     }
 
+    fn data_left(&self) -> usize {
+        self.decoder.left()
+    }
+
     fn wants_input(&self) -> bool {
         !self.streams.is_blocked() && !self.timers.is_set(Timer::OpenRate)
     }
@@ -383,7 +387,7 @@ impl Endpoint for Device {
     fn reserve(&mut self, key: StreamKey, _contended: bool) -> Room<'_> {
         match self.streams.get(key) {
             Some(stream) if stream.state.id.is_some() && stream.state.connected => {
-                self.queue.reserve(Header::LEN, MAX_PAYLOAD).map_or(Room::Full, Room::Free)
+                self.queue.reserve(Header::LEN, MAX_FRAME).map_or(Room::Full, Room::Free)
             }
             _ => Room::Unwanted,
         }

@@ -13,7 +13,7 @@ use crate::address::Address;
 use crate::link::{Counters, Delivery, Endpoint, QueueRule, Reset, Room, SendQueue, StreamKey, Streams, Timers};
 use crate::protocol::v1::{Connect, Decoder, Header, Item};
 use crate::protocol::v2::{self, Code};
-use crate::protocol::{MAX_PAYLOAD, ProtocolError};
+use crate::protocol::{MAX_FRAME, MAX_PAYLOAD, ProtocolError};
 
 /// How long a number waits for the device's echo of our CLOSE.
 const ECHO_TIMEOUT: Duration = Duration::from_secs(30);
@@ -341,6 +341,10 @@ impl Endpoint for Relay {
         }
     }
 
+    fn data_left(&self) -> usize {
+        self.decoder.left()
+    }
+
     fn wants_input(&self) -> bool {
         !self.streams.is_blocked()
     }
@@ -365,7 +369,7 @@ impl Endpoint for Relay {
             .streams
             .get(key)
             .is_some_and(|stream| matches!(stream.state.link, OnLink::Open(_)) && stream.state.ended.is_none());
-        if open { self.queue.reserve(Header::LEN, MAX_PAYLOAD).map_or(Room::Full, Room::Free) } else { Room::Unwanted }
+        if open { self.queue.reserve(Header::LEN, MAX_FRAME).map_or(Room::Full, Room::Free) } else { Room::Unwanted }
     }
 
     fn commit(&mut self, _now: Instant, key: StreamKey, count: usize) {
