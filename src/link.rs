@@ -15,6 +15,7 @@
 //! 5. After any of these: [`poll_output`](Endpoint::poll_output) until it gives `None`, then
 //!    [`poll_timeout`](Endpoint::poll_timeout); when that time has come, [`handle_timeout`](Endpoint::handle_timeout).
 
+mod bucket;
 mod byte_queue;
 #[cfg_attr(not(feature = "relay"), expect(dead_code, reason = "a device uses its half"))]
 mod mux;
@@ -26,9 +27,8 @@ mod timers;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use bucket::Bucket;
 pub(crate) use byte_queue::ByteQueue;
-#[cfg(feature = "relay")]
-pub(crate) use mux::bucket::Bucket;
 pub(crate) use mux::{Mux, Output as MuxOutput, Role};
 pub(crate) use send_queue::SendQueue;
 pub(crate) use slab::Slab;
@@ -77,7 +77,9 @@ pub enum Reset {
     NoPlace,
     /// No connection to the service within 10 s.
     ConnectTimeout,
-    /// It stood still, and held up others or was owed its last bytes for too long.
+    /// It took too little while its full queue kept the link of version 1 unread.
+    TooSlow,
+    /// It took nothing of its last bytes for too long.
     Stalled,
     /// The relay of 2012 took the client's number for another client.
     Replaced,
@@ -92,8 +94,8 @@ pub enum Reset {
 /// The version 1 rule for a receiver that has no way to slow down one sender alone, the same on both sides.
 ///
 /// At most `queue` bytes wait for one socket (and one read of the link more). Past it the link is not read, so
-/// that every stream waits, and a stream whose full queue has kept the link unread for `stall` in total within
-/// two `stall`s is reset.
+/// that every stream waits, and a stream whose full queue has kept the link unread for `stall` in total, while its
+/// socket took less than an eighth of the queue, is reset.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueRule {
     /// Bytes; 1 MiB by default.
@@ -105,6 +107,11 @@ pub struct QueueRule {
 impl QueueRule {
     /// What every link has unless a test wants it smaller.
     pub const DEFAULT: Self = Self { queue: 1024 * 1024, stall: Duration::from_secs(30) };
+
+    /// Bytes that a stream with a full queue must take within `stall`; by default what one read of the link brings.
+    pub(crate) fn progress(self) -> usize {
+        (self.queue / 8).max(1)
+    }
 }
 
 /// The newest version of the protocol that an end may speak.
@@ -126,7 +133,7 @@ pub struct Limits {
     pub window: u32,
     /// Version 2: streams at once; at least 16, 256 by default.
     pub streams: u32,
-    /// Version 2: streams that may be opened in a second, and at once; 10,000 by default.
+    /// Streams that may be opened in a second, and at once; 10,000 by default.
     pub open_rate: u32,
     /// Version 2: bytes that all streams of a link may have in flight or waiting; at least `window` for each.
     pub budget: u64,
@@ -174,6 +181,10 @@ macro_rules! delegate_streams {
     () => {
         fn delivered(&mut self, now: Instant, stream: StreamKey, bytes: &[u8], taken: usize) {
             with_version!(&mut self.speaking, end => end.delivered(now, stream, bytes, taken), else ());
+        }
+
+        fn data_left(&self) -> usize {
+            with_version!(&self.speaking, end => end.data_left(), else 0)
         }
 
         fn wants_input(&self) -> bool {
@@ -236,6 +247,10 @@ pub trait Endpoint {
 
     /// The stream's socket took `taken` of the `bytes` of a [`Delivery`]; the rest is kept for it.
     fn delivered(&mut self, now: Instant, stream: StreamKey, bytes: &[u8], taken: usize);
+
+    /// Bytes that are still to come of the DATA that is being read: a read that ends with them, or with whole frames
+    /// behind them, leaves no crumbs for a write of their own.
+    fn data_left(&self) -> usize;
 
     /// Whether the link may be read.
     fn wants_input(&self) -> bool;

@@ -12,6 +12,9 @@ pub use v1::Malformed;
 /// The most payload bytes one frame can carry.
 pub const MAX_PAYLOAD: usize = u16::MAX as usize;
 
+/// A frame of DATA that is sent has at most so many bytes, its header among them: buffers hold a whole number of these.
+pub(crate) const MAX_FRAME: usize = 64 * 1024;
+
 /// What a peer sent, or did not send, that ends the link.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {

@@ -19,8 +19,8 @@ use crate::event_loop::{EventLoop, Readiness, Source};
 use crate::linger::Lingering;
 use crate::link::{Delivery, Endpoint, Room, StreamKey};
 use crate::net;
-use crate::protocol::ProtocolError;
 use crate::protocol::v2::Code;
+use crate::protocol::{MAX_FRAME, ProtocolError};
 
 /// Bytes that one read of the link takes at most.
 pub(crate) const LINK_BUFFER: usize = 128 * 1024;
@@ -355,6 +355,8 @@ impl<E: Endpoint> Session<E> {
         if !link.readable || !self.endpoint.wants_input() {
             return Ok(false);
         }
+        let most = whole_frames(buffer.len(), self.endpoint.data_left());
+        let buffer = &mut buffer[..most];
         let count = match link.io.read(buffer) {
             Ok(0) => return Err(LinkLost::Ended),
             Ok(count) => count,
@@ -367,6 +369,9 @@ impl<E: Endpoint> Session<E> {
         };
         // A short read has emptied a stream socket (epoll(7)), unless its end may stand behind.
         link.readable = count == buffer.len() || link.ended;
+        if count < buffer.len() {
+            link.flight.handle_read(&link.io);
+        }
         let more = link.readable;
         let mut input = &buffer[..count];
         while let Some(delivery) = self.endpoint.receive(now, &mut input)? {
@@ -445,10 +450,7 @@ impl<E: Endpoint> Session<E> {
 
     /// One read of the stream whose turn it is; false if the link must be written first.
     fn read_stream(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey) -> bool {
-        let Some(socket) = find(&mut self.sockets, key) else {
-            self.turns.pop(None);
-            return true;
-        };
+        let Some(socket) = find(&mut self.sockets, key) else { return true };
         let result = if socket.readable {
             match self.endpoint.reserve(key, self.turns.is_contended(now, &socket.habit)) {
                 Room::Full => return false,
@@ -464,7 +466,7 @@ impl<E: Endpoint> Session<E> {
         } else {
             None
         };
-        self.turns.pop(Some(&mut socket.habit));
+        self.turns.pop(&mut socket.habit);
         if let Some((Ok(count), room)) = result {
             self.turns.note(now, &mut socket.habit, count, room);
         }
@@ -541,7 +543,7 @@ impl<E: Endpoint> Session<E> {
 
     fn take(&mut self, key: StreamKey) -> Option<Socket> {
         let socket = self.sockets.get_mut(key.index as usize)?.take_if(|socket| socket.key == key)?;
-        self.turns.forget(&socket.habit);
+        self.turns.forget(key, &socket.habit);
         #[cfg(feature = "relay")]
         if let Some(over) = self.over.get_mut(key.index as usize) {
             *over = Some((key, socket.traffic.clone()));
@@ -556,6 +558,13 @@ impl Socket {
         self.traffic.written += count as u64;
         Ok(count)
     }
+}
+
+/// How much of a buffer of `size` bytes is to be read so that the read ends with a frame, when the one that is being read
+/// has `left` bytes to come and the next ones are as large as a bulk sender makes them.
+fn whole_frames(size: usize, left: usize) -> usize {
+    let frame = if size > MAX_FRAME { MAX_FRAME } else { MAX_FRAME / 4 };
+    if left == 0 || left >= size { size } else { left + (size - left) / frame * frame }
 }
 
 /// The stream's socket, while the rest of the session is in use.

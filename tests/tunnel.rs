@@ -5,7 +5,8 @@
 
 mod common;
 
-use std::net::SocketAddr;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -266,12 +267,7 @@ fn a_service_that_never_answers_the_syn_holds_up_nobody() {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn one_service_that_never_answers_the_syn(pairing: Pairing) {
-    // A backlog of one that is full: the kernel drops what comes.
-    let deaf = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    deaf.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    deaf.listen(0).unwrap();
-    let address = deaf.local_addr().unwrap().as_socket().unwrap();
-    let _full = Peer::connect(address);
+    let (_deaf, address, _full) = deaf_service();
     let echo = Service::echo();
     let (relay, mut device, clients) = pairing.start(&[address, echo.address()]);
     let began = Instant::now();
@@ -292,6 +288,49 @@ fn one_service_that_never_answers_the_syn(pairing: Pairing) {
     if pairing.version() == 2 {
         relay.wait_for_log("code=timeout");
     }
+}
+
+/// A service whose backlog is full, so that the kernel drops what comes, and what fills it.
+fn deaf_service() -> (Socket, SocketAddr, Peer) {
+    let deaf = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    deaf.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    deaf.listen(0).unwrap();
+    let address = deaf.local_addr().unwrap().as_socket().unwrap();
+    (deaf, address, Peer::connect(address))
+}
+
+/// Connections to this port that the kernel is making.
+#[cfg(target_os = "linux")]
+fn connecting_to(port: u16) -> usize {
+    let remote = format!(":{port:04X}");
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let columns = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    // The state 02 is SYN_SENT.
+    columns.filter(|columns| columns[2].ends_with(&remote) && columns[3] == "02").count()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn connections_to_one_service_are_made_32_at_a_time_and_another_service_waits_for_none() {
+    let (deaf, address, full) = deaf_service();
+    let echo = Service::echo();
+    let (_relay, device, clients) = Pairing::NEW.start(&[address, echo.address()]);
+    let mut waiting: Vec<_> = (0..100).map(|_| Peer::connect(clients[0])).collect();
+    eventually("all of them asked", DEADLINE, || device.status().clients == 100);
+    eventually("some are being connected", DEADLINE, || connecting_to(address.port()) >= 32);
+    expect_echo(clients[1]);
+    assert_eq!(connecting_to(address.port()), 32);
+    // Once the service accepts, those that wait have their turn. It answers and closes at once, so that many learn of
+    // their connection, its bytes and its end in one event.
+    drop(full);
+    deaf.listen(128).unwrap();
+    thread::spawn(move || {
+        while let Ok((stream, _)) = deaf.accept() {
+            let _ = TcpStream::from(stream).write_all(b"at last");
+        }
+    });
+    let answers: Vec<_> = waiting.iter_mut().map(|client| client.read_to_end().0).collect();
+    assert!(answers.iter().filter(|answer| *answer == b"at last").count() > 32, "{answers:?}");
 }
 
 #[test]

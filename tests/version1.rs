@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +14,7 @@ use common::pairing::Pairing;
 use common::relay::Relay;
 use common::service::{Service, expect_echo};
 use common::usage::Usage;
+use common::wire::{CONNECT, LISTEN, Link, connect, data};
 use common::{DEADLINE, End, Listener, Peer, eventually};
 use tcpremote::device::EventKind;
 
@@ -65,7 +68,9 @@ fn a_service_that_stops_reading_holds_up_the_others_for_the_stall_time_and_is_re
     let mut client = Peer::connect(clients[0]);
     let mut served = service.accept();
     let sending = thread::spawn(move || while client.try_send(&[b'x'; 65_536]).is_ok() {});
-    device.wait_for(EventKind::Stalled);
+    let event = device.wait_for(EventKind::Stalled);
+    let text = "was reset: its service read too little for too long, and held up the others";
+    assert!(event.message.ends_with(text), "{event:?}");
     assert_eq!(served.read_to_end().1, End::Reset);
     sending.join().unwrap();
     expect_echo(clients[1]);
@@ -83,7 +88,7 @@ fn a_client_that_stops_reading_holds_up_the_others_for_the_stall_time_and_is_res
     // Echoes go on until the stuck client's queue is full, stand still for the stall's 30 s, and go on.
     let began = Instant::now();
     let mut longest = Duration::ZERO;
-    while !relay.log().iter().any(|line| line.contains("it stood still")) {
+    while !relay.log().iter().any(|line| line.contains("it read too little for too long, and held up the others")) {
         assert!(began.elapsed() < Duration::from_secs(60), "the stuck client is never reset");
         let asked = Instant::now();
         other.send(b"patience");
@@ -97,4 +102,63 @@ fn a_client_that_stops_reading_holds_up_the_others_for_the_stall_time_and_is_res
     other.expect(b"at last");
     assert_eq!(stuck.read_to_end().1, End::Reset);
     eventually("one client is left", DEADLINE, || device.status().clients == 1);
+}
+
+/// A frame as the programs of 2012 write it: the header, then the payload, with Nagle's algorithm at work.
+fn write_apart(stream: &mut TcpStream, frame: &[u8]) {
+    stream.write_all(&frame[..4]).unwrap();
+    stream.write_all(&frame[4..]).unwrap();
+}
+
+/// A hundred times this: a delayed acknowledgement would show in nearly each, a busy machine in some.
+fn assert_waits_for_no_acknowledgement(mut echo: impl FnMut()) {
+    let mut times: Vec<_> = (0..100)
+        .map(|_| {
+            let began = Instant::now();
+            echo();
+            began.elapsed()
+        })
+        .collect();
+    times.sort();
+    assert!(times[25] < Duration::from_millis(20), "{times:?}");
+}
+
+#[test]
+fn a_device_of_2012_that_writes_header_and_payload_apart_waits_for_no_acknowledgement() {
+    let relay = Relay::start(&["127.0.0.1:9"]);
+    let mut link = Link { peer: Peer::connect(relay.device_addr()) };
+    link.send(&LISTEN);
+    let mut client = Peer::connect(relay.client_addrs()[0]);
+    let (command, number, _) = link.read_frame();
+    assert_eq!(command, CONNECT);
+    let mut stream = link.peer.try_clone().into_stream();
+    stream.set_nodelay(false).unwrap();
+    assert_waits_for_no_acknowledgement(|| {
+        client.send(&[b'x'; 64]);
+        link.expect_data(number, &[b'x'; 64]);
+        write_apart(&mut stream, &data(number, &[b'y'; 64]));
+        client.expect(&[b'y'; 64]);
+    });
+}
+
+#[test]
+fn a_relay_of_2012_that_writes_header_and_payload_apart_waits_for_no_acknowledgement() {
+    let (listener, echo) = (Listener::bind(), Service::echo());
+    let _device = Device::start(listener.address());
+    let mut link = Link::accept(&listener);
+    let mut stream = link.peer.try_clone().into_stream();
+    stream.set_nodelay(false).unwrap();
+    write_apart(&mut stream, &connect(1, "127.0.0.1", echo.port()));
+    assert_waits_for_no_acknowledgement(|| {
+        write_apart(&mut stream, &data(1, &[b'x'; 64]));
+        link.expect_data(1, &[b'x'; 64]);
+    });
+    let mut number = 1;
+    assert_waits_for_no_acknowledgement(|| {
+        // A new client, with bytes at once.
+        number += 1;
+        write_apart(&mut stream, &connect(number, "127.0.0.1", echo.port()));
+        write_apart(&mut stream, &data(number, &[b'x'; 64]));
+        link.expect_data(number, &[b'x'; 64]);
+    });
 }

@@ -142,7 +142,7 @@ impl Device {
             self.speaking = Speaking::V2(Box::new(Mux::new(now, Role::Device, self.limits, &greeting.unsent)));
         } else {
             self.outputs.push_back(Output::Version(1));
-            let mut device = v1::Device::new(self.limits.rule, &greeting.unsent);
+            let mut device = v1::Device::new(self.limits, &greeting.unsent);
             // What a relay of 2012 answers to HELLO is expected, and is no frame of a client.
             if first != Header::close(greeting.hello.client) {
                 // A header alone carries nothing for a service.

@@ -1,6 +1,6 @@
 //! One link of a device with its sockets: what its core asks for is carried out here, and told to the owner.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,6 +21,9 @@ use crate::link::{CONNECT_TIMEOUT, Counters, Endpoint, Reset, StreamKey};
 use crate::net;
 use crate::protocol::v2::{Code, GoAway};
 use crate::session::{LinkLost, Session};
+
+/// Connections to one service that are being made at a time.
+const MOST_DIALS: usize = 32;
 
 /// What all links of a tunnel share.
 pub(super) struct Context<'a> {
@@ -48,6 +51,8 @@ pub(super) struct Link {
     resolving: BTreeMap<StreamKey, Resolving>,
     /// Connections to services that are being made.
     dials: BTreeMap<StreamKey, Dial>,
+    /// Those that wait until fewer are being made to their service.
+    waiting: VecDeque<(StreamKey, Vec<SocketAddr>)>,
     /// What the owner is told of a stream: the client's number, and the service.
     services: BTreeMap<StreamKey, (u32, Arc<str>)>,
 }
@@ -141,6 +146,7 @@ impl Link {
             number,
             resolving: BTreeMap::new(),
             dials: BTreeMap::new(),
+            waiting: VecDeque::new(),
             services: BTreeMap::new(),
         }
     }
@@ -158,6 +164,7 @@ impl Link {
         self.silent_until = None;
         self.session.handle_timeout(now)?;
         self.poll_dials(now, context);
+        self.start_dials(now, context);
         let mut busy = self.session.turn(now, &mut context.event_loop, buffer)?;
         while let Some(output) = self.session.endpoint.poll_output() {
             self.carry_out(now, context, output);
@@ -182,7 +189,9 @@ impl Link {
     ) {
         if self.dials.contains_key(&key) {
             self.poll_dial(now, context, key);
-        } else {
+        }
+        if !self.dials.contains_key(&key) {
+            // The edge that tells of the connection may tell of bytes and of the end behind them, too.
             self.session.handle_stream_event(now, &mut context.event_loop, key, event);
         }
     }
@@ -239,10 +248,8 @@ impl Link {
     fn dial(&mut self, now: Instant, context: &mut Context<'_>, key: StreamKey, answer: Answer) {
         match answer {
             Ok(addresses) => {
-                let source = Source::Stream(self.number as u32, key);
-                // The core keeps the deadline of the whole.
-                self.dials.insert(key, Dial::new(source, &addresses, now, now + CONNECT_TIMEOUT));
-                self.poll_dial(now, context, key);
+                self.waiting.push_back((key, addresses));
+                self.start_dials(now, context);
             }
             Err(refusal) => {
                 let reason = refusal.to_string();
@@ -335,6 +342,23 @@ impl Link {
         self.resolve(now, context, key);
     }
 
+    /// Begins to connect for those that wait, in their order, as far as their services may be dialled.
+    fn start_dials(&mut self, now: Instant, context: &mut Context<'_>) {
+        for (key, addresses) in std::mem::take(&mut self.waiting) {
+            // It may be gone meanwhile.
+            let Some((_, service)) = self.services.get(&key) else { continue };
+            let same = |key: &StreamKey| self.services.get(key).is_some_and(|(_, other)| other == service);
+            if self.dials.len() >= MOST_DIALS && self.dials.keys().filter(|&key| same(key)).count() >= MOST_DIALS {
+                self.waiting.push_back((key, addresses));
+                continue;
+            }
+            let source = Source::Stream(self.number as u32, key);
+            // The core keeps the deadline of the whole.
+            self.dials.insert(key, Dial::new(source, &addresses, now, now + CONNECT_TIMEOUT));
+            self.poll_dial(now, context, key);
+        }
+    }
+
     fn poll_dials(&mut self, now: Instant, context: &mut Context<'_>) {
         let due = self.dials.iter().filter(|(_, dial)| dial.poll_timeout().is_some_and(|at| at <= now));
         let due: Vec<StreamKey> = due.map(|(&key, _)| key).collect();
@@ -382,8 +406,13 @@ impl Link {
 
     fn tell_reset(&mut self, context: &Context<'_>, key: StreamKey, reason: &Reset, resolving: bool) {
         let (kind, severity, text) = match reason {
+            Reset::TooSlow => {
+                let text = "was reset: its service read too little for too long, and held up the others";
+                (EventKind::Stalled, Severity::Warning, text.to_owned())
+            }
             Reset::Stalled => {
-                (EventKind::Stalled, Severity::Warning, "was reset: its service stood still for too long".to_owned())
+                let text = "was reset: its service read nothing of its last bytes for too long";
+                (EventKind::Stalled, Severity::Warning, text.to_owned())
             }
             Reset::ConnectTimeout => {
                 let reason = if resolving {

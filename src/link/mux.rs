@@ -4,7 +4,6 @@
 //! one CREDIT, one CONNECTED and one CLOSE for a stream, and one answer to PING, wait at any time; and the link is
 //! read whatever waits to be written. So no two peers can wait for each other.
 
-pub(super) mod bucket;
 mod delivery_rate;
 mod ending;
 mod liveness;
@@ -12,26 +11,27 @@ mod opening;
 mod outbox;
 mod owing;
 mod receiving;
+mod round_trip;
 mod stream;
 mod window;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use bucket::Bucket;
 use delivery_rate::DeliveryRate;
 use liveness::{Due, Liveness};
 use outbox::Outbox;
 use owing::Closes;
+use round_trip::{Next, RoundTrip};
 use stream::{Place, Receiving, Stream};
 use window::Budget;
 
-use super::{Counters, Delivery, Endpoint, Limits, Reset, Room, Slab, StreamKey, Timers};
+use super::{Bucket, Counters, Delivery, Endpoint, Limits, Reset, Room, Slab, StreamKey, Timers};
 use crate::protocol::v2::{self, Code, GoAway, Header, Settings};
-use crate::protocol::{MAX_PAYLOAD, Malformed, ProtocolError};
+use crate::protocol::{MAX_FRAME, MAX_PAYLOAD, Malformed, ProtocolError};
 
-/// The most that a stream may put on the link at a time while another waits.
-const QUANTUM: usize = 16 * 1024;
+/// The most that a stream may put on the link at a time while another waits: a quarter of a frame, header and all.
+const QUANTUM: usize = MAX_FRAME / 4 - Header::LEN;
 /// Bytes of control frames past which no stream is opened.
 const CONTROL_FULL: usize = 64 * 1024;
 /// Bytes beyond a full queue that mark a peer as hostile.
@@ -40,6 +40,8 @@ const MAX_BACKLOG: usize = 256 * 1024;
 const SETTINGS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Input that may come before SETTINGS are complete.
 const MAX_GREETING: usize = 4 * 1024;
+/// CONNECTs that an honest relay can have on their way, beyond what it may open in a second.
+const MOST_ON_THE_WAY: u32 = 20_000;
 /// Frames of no use that are forgiven: so many at once, and so many a second.
 const ABUSE: (u32, u32) = (100, 10);
 
@@ -83,6 +85,7 @@ pub(crate) struct Mux {
     waiting: VecDeque<Wanted>,
     lingering: Lingering,
     liveness: Liveness,
+    round_trip: RoundTrip,
     abuse: Bucket,
     opens: Bucket,
     /// We, or the peer, have said that there will be no new streams.
@@ -165,9 +168,9 @@ impl Mux {
         let liveness = Liveness::new(now);
         timers.set(Timer::Liveness, liveness.poll_timeout());
         let peer = Settings::default();
-        // What waited on its way to a device comes all at once: ten seconds' worth is no breach.
+        // What waited on its way to a device comes all at once: ten seconds' worth is no breach, if it fits on a way.
         let (burst, rate) = match role {
-            Role::Device => (open_rate.saturating_mul(10), open_rate),
+            Role::Device => (open_rate.saturating_mul(10).min(open_rate.saturating_add(MOST_ON_THE_WAY)), open_rate),
             Role::Relay => (peer.open_rate, peer.open_rate),
         };
         Self {
@@ -191,6 +194,7 @@ impl Mux {
             waiting: VecDeque::new(),
             lingering: Lingering::default(),
             liveness,
+            round_trip: RoundTrip::new(now),
             abuse: Bucket::new(now, ABUSE.0, ABUSE.1),
             opens: Bucket::new(now, burst, rate),
             going_away: false,
@@ -226,7 +230,10 @@ impl Mux {
             Timer::Liveness => {
                 match self.liveness.handle_timeout(now) {
                     Due::Nothing => {}
-                    Due::Ping(payload) => self.push_ping(payload),
+                    Due::Ping(payload) => {
+                        self.round_trip.handle_ping(now);
+                        self.push_ping(payload);
+                    }
                     Due::Dead => return Err(ProtocolError::Silent),
                 }
                 self.timers.set(timer, self.liveness.poll_timeout());
@@ -254,20 +261,49 @@ impl Mux {
     /// The stream's socket consumed bytes: there may be credit for more, and the stream may be at its end.
     fn consume(&mut self, now: Instant, key: StreamKey, count: usize) {
         let Some(stream) = self.streams.get_mut(key) else { return };
+        stream.window.consume(count, &mut self.budget);
+        if !self.round_trip.is_draining() {
+            self.renew_credit(now, key);
+        }
+        self.finish_if_delivered(key);
+    }
+
+    /// Gives the stream credit, if it has consumed enough; bytes that come so are reason to measure their way.
+    fn renew_credit(&mut self, now: Instant, key: StreamKey) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        let is_open = stream.receiving == Receiving::Open;
         // A stream whose end has come needs no more.
-        let wanted = if stream.receiving == Receiving::Open { self.delivery_rate.window(now) } else { 0 };
-        let more = stream.window.consume(now, count, wanted, &mut self.budget);
-        if more && stream.number().is_some() && stream.receiving == Receiving::Open {
+        let round_trip = self.round_trip.least().filter(|_| is_open);
+        let wanted = round_trip.map_or(0, |round_trip| self.delivery_rate.window(now, round_trip));
+        if stream.window.renew(now, wanted, &mut self.budget) && is_open && stream.number().is_some() {
             if stream.owe_credit() {
                 self.owing.push_back(key);
             }
-            if stream.window.has_grown()
-                && let Some(payload) = self.liveness.measure(now)
-            {
-                self.push_ping(payload);
+            if self.round_trip.is_due(now) {
+                self.ask(now);
             }
         }
-        self.finish_if_delivered(key);
+    }
+
+    /// A PING measures the round trip, unless one is out.
+    fn ask(&mut self, now: Instant) {
+        if let Some(payload) = self.liveness.ask(now) {
+            self.round_trip.handle_ping(now);
+            self.push_ping(payload);
+        }
+    }
+
+    /// The answer to a PING: credit is withheld for as long as the way must be empty to be measured.
+    fn handle_round_trip(&mut self, now: Instant, sample: Duration) {
+        match self.round_trip.handle_sample(now, sample) {
+            Next::Nothing => {}
+            Next::Ask => self.ask(now),
+            Next::Resume => {
+                for key in self.numbers.values().copied().collect::<Vec<_>>() {
+                    self.renew_credit(now, key);
+                }
+            }
+        }
     }
 
     /// On an error, tells the peer why the link ends: there is one try to send it.
@@ -286,6 +322,10 @@ impl Endpoint for Mux {
         self.liveness.note_input(now);
         let result = self.receive_items(now, input);
         self.say_why(now, result)
+    }
+
+    fn data_left(&self) -> usize {
+        self.decoder.left()
     }
 
     fn wants_input(&self) -> bool {
@@ -355,7 +395,7 @@ impl Endpoint for Mux {
             stream.blocked = true;
             return Room::Blocked;
         }
-        let most = if contended { QUANTUM } else { MAX_PAYLOAD };
+        let most = if contended { QUANTUM } else { MAX_FRAME };
         self.outbox.reserve(most.min(credit.try_into().unwrap_or(most))).map_or(Room::Full, Room::Free)
     }
 
@@ -446,7 +486,7 @@ impl Endpoint for Mux {
     }
 
     fn counters(&self) -> Counters {
-        Counters { open: self.numbers.len() as u64, round_trip: self.liveness.round_trip(), ..self.counters }
+        Counters { open: self.numbers.len() as u64, round_trip: self.round_trip.smoothed(), ..self.counters }
     }
 
     fn streams(&self) -> usize {

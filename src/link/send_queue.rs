@@ -1,6 +1,6 @@
 //! What is to be written to the link, in one piece of memory.
 
-use crate::protocol::MAX_PAYLOAD;
+use crate::protocol::MAX_FRAME;
 
 /// DATA is taken as long as this many bytes wait; one `write` carries many frames.
 const CAPACITY: usize = 256 * 1024;
@@ -17,18 +17,18 @@ pub(crate) struct SendQueue {
 }
 
 impl SendQueue {
-    /// Room for at most `most` bytes of a DATA payload behind a header of `header` bytes: write into it, then
-    /// [`commit`](Self::commit). `None` while the queue is full.
+    /// Room for at most `most` bytes of a DATA payload behind a header of `header` bytes, and for no more than a frame:
+    /// write into it, then [`commit`](Self::commit). `None` while the queue is full.
     pub(crate) fn reserve(&mut self, header: usize, most: usize) -> Option<&mut [u8]> {
         if self.buffer.len() < CAPACITY {
             self.buffer.resize(CAPACITY, 0);
         }
-        if self.buffer.len() - self.tail < header + MAX_PAYLOAD {
+        if self.buffer.len() - self.tail < MAX_FRAME {
             self.compact();
         }
         let start = self.tail + header;
-        let end = CAPACITY.min(start + MAX_PAYLOAD);
-        if start + LEAST_ROOM > end { None } else { Some(&mut self.buffer[start..end.min(start + most)]) }
+        let end = CAPACITY.min(self.tail + MAX_FRAME);
+        if start + LEAST_ROOM > end { None } else { Some(&mut self.buffer[start..end.min(start.saturating_add(most))]) }
     }
 
     /// The first `size` bytes of the room that was reserved last become the payload behind `header`, which has the
@@ -101,7 +101,7 @@ mod tests {
     use crate::protocol::v1::Header;
 
     fn reserve(queue: &mut SendQueue) -> Option<&mut [u8]> {
-        queue.reserve(Header::LEN, MAX_PAYLOAD)
+        queue.reserve(Header::LEN, usize::MAX)
     }
 
     fn commit(queue: &mut SendQueue, header: Header) {
@@ -127,6 +127,19 @@ mod tests {
         assert!(reserve(&mut queue).is_some());
     }
 
+    #[test]
+    fn a_full_queue_is_four_whole_frames() {
+        let mut queue = SendQueue::default();
+        let mut frames = 0;
+        while let Some(room) = reserve(&mut queue) {
+            assert_eq!(Header::LEN + room.len(), MAX_FRAME);
+            let size = room.len() as u16;
+            commit(&mut queue, Header::data(1, size));
+            frames += 1;
+        }
+        assert_eq!(frames, 4);
+    }
+
     proptest! {
         #[test]
         fn it_holds_what_a_deque_holds(
@@ -139,7 +152,7 @@ mod tests {
                     0 => {
                         let fill = index.index(251) as u8;
                         if let Some(room) = reserve(&mut queue) {
-                            prop_assert!(room.len() <= MAX_PAYLOAD);
+                            prop_assert!(Header::LEN + room.len() <= MAX_FRAME);
                             let size = 1 + index.index(room.len());
                             room[..size].fill(fill);
                             let header = Header::data(7, size as u16);

@@ -1,86 +1,55 @@
-//! How long one stream has kept the link unread, within a sliding window.
+//! For how long a stream's full queue kept the link unread.
 
 use std::time::{Duration, Instant};
 
-/// The window is cut into this many slices; the sum is exact to one slice.
-const SLICES: usize = 60;
+use super::QueueRule;
 
-/// Adds up the time during which a stream's queue was full, over the last two `stall`s.
+/// Adds up the time during which a stream's queue was full, since its socket last took a good part of it.
 #[derive(Debug)]
 pub(super) struct StallMeter {
     stall: Duration,
-    slice: Duration,
-    origin: Instant,
-    /// Time per slice, a ring; `newest` counts slices since `origin`.
-    slices: [Duration; SLICES],
-    newest: usize,
+    /// So many bytes taken are progress, and the time begins anew: a full queue of a reader that is only slower than
+    /// the link is how TCP slows down a sender.
+    enough: usize,
+    taken: usize,
+    counted: Duration,
     /// Since when the queue is full, where it is.
     full_since: Option<Instant>,
 }
 
 impl StallMeter {
-    pub(super) fn new(now: Instant, stall: Duration) -> Self {
-        let slice = (stall * 2 / SLICES as u32).max(Duration::from_nanos(1));
-        Self { stall, slice, origin: now, slices: [Duration::ZERO; SLICES], newest: 0, full_since: None }
+    pub(super) fn new(rule: QueueRule) -> Self {
+        let enough = rule.progress();
+        Self { stall: rule.stall, enough, taken: 0, counted: Duration::ZERO, full_since: None }
     }
 
     /// The queue is full from now on.
     pub(super) fn begin(&mut self, now: Instant) {
-        self.settle(now);
-        self.full_since = Some(now);
+        self.full_since.get_or_insert(now);
     }
 
     /// The queue has room again.
     pub(super) fn end(&mut self, now: Instant) {
-        self.settle(now);
+        self.counted = self.total(now);
         self.full_since = None;
     }
 
-    /// When this stream is to be looked at again if its queue stays full: not later than its time is up.
-    pub(super) fn due(&mut self, now: Instant) -> Option<Instant> {
-        self.settle(now);
-        self.full_since?;
-        Some(now + self.stall.saturating_sub(self.total()))
-    }
-
-    pub(super) fn is_stalled(&mut self, now: Instant) -> bool {
-        self.settle(now);
-        self.full_since.is_some() && self.total() >= self.stall
-    }
-
-    fn total(&self) -> Duration {
-        self.slices.iter().sum()
-    }
-
-    /// Books the time up to `now`, slice by slice, and forgets what left the window.
-    fn settle(&mut self, now: Instant) {
-        let position = self.position(now);
-        if position - self.newest.min(position) >= SLICES {
-            self.slices = [Duration::ZERO; SLICES];
-            self.newest = position - SLICES + 1;
-        }
-        let mut from = self.full_since.map(|since| since.max(self.start(self.newest)));
-        while self.newest < position {
-            let end = self.start(self.newest + 1);
-            if let Some(from) = &mut from {
-                self.slices[self.newest % SLICES] += end.saturating_duration_since(*from);
-                *from = end;
-            }
-            self.newest += 1;
-            self.slices[self.newest % SLICES] = Duration::ZERO;
-        }
-        if let Some(from) = from {
-            self.slices[self.newest % SLICES] += now.saturating_duration_since(from);
-            self.full_since = Some(now);
+    /// The stream's socket took bytes.
+    pub(super) fn note_taken(&mut self, now: Instant, bytes: usize) {
+        self.taken += bytes;
+        if self.taken >= self.enough {
+            (self.taken, self.counted) = (0, Duration::ZERO);
+            self.full_since = self.full_since.map(|_| now);
         }
     }
 
-    fn position(&self, now: Instant) -> usize {
-        (now.saturating_duration_since(self.origin).as_nanos() / self.slice.as_nanos()) as usize
+    /// When this stream is stalled if its socket takes nothing more.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.full_since.map(|since| since + self.stall.saturating_sub(self.counted))
     }
 
-    fn start(&self, position: usize) -> Instant {
-        self.origin + Duration::from_nanos(self.slice.as_nanos() as u64 * position as u64)
+    fn total(&self, now: Instant) -> Duration {
+        self.counted + self.full_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 }
 
@@ -89,46 +58,43 @@ mod tests {
     use super::*;
 
     const STALL: Duration = Duration::from_secs(30);
+    const RULE: QueueRule = QueueRule { queue: 8 * 1000, stall: STALL };
 
     #[test]
     fn thirty_seconds_in_a_row_are_a_stall() {
         let start = Instant::now();
-        let mut meter = StallMeter::new(start, STALL);
+        let mut meter = StallMeter::new(RULE);
+        assert_eq!(meter.due(), None);
         meter.begin(start);
-        assert_eq!(meter.due(start), Some(start + STALL));
-        assert!(!meter.is_stalled(start + Duration::from_millis(29_999)));
-        assert!(meter.is_stalled(start + STALL));
+        assert_eq!(meter.due(), Some(start + STALL));
     }
 
     #[test]
-    fn pauses_add_up_within_the_window_and_are_forgotten_after_it() {
+    fn pauses_add_up_while_little_is_taken_between_them() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut meter = StallMeter::new(start, STALL);
+        let mut meter = StallMeter::new(RULE);
         for cycle in 0..9 {
-            meter.begin(at(cycle * 5));
-            meter.end(at(cycle * 5 + 3));
+            meter.begin(at(cycle * 500));
+            meter.note_taken(at(cycle * 500 + 3), 100);
+            meter.end(at(cycle * 500 + 3));
         }
-        meter.begin(at(45));
-        assert_eq!(meter.due(at(45)), Some(at(48)));
-        assert!(meter.is_stalled(at(48)));
-
-        let mut meter = StallMeter::new(start, STALL);
-        meter.begin(start);
-        meter.end(at(20));
-        meter.begin(at(200));
-        assert_eq!(meter.due(at(200)), Some(at(230)));
+        meter.begin(at(5000));
+        assert_eq!(meter.due(), Some(at(5003)));
     }
 
     #[test]
-    fn a_stream_that_is_full_two_seconds_in_five_goes_on_for_ever() {
+    fn an_eighth_of_the_queue_that_is_taken_is_progress() {
         let start = Instant::now();
-        let mut meter = StallMeter::new(start, STALL);
-        for cycle in 0..1000 {
-            let begin = start + Duration::from_secs(cycle * 5);
-            meter.begin(begin);
-            assert!(!meter.is_stalled(begin + Duration::from_secs(2)));
-            meter.end(begin + Duration::from_secs(2));
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut meter = StallMeter::new(RULE);
+        meter.begin(start);
+        for second in 1..1000 {
+            meter.note_taken(at(second), 40);
+            assert!(meter.due() > Some(at(second)), "25 s for an eighth, after {second} s");
         }
+        meter.note_taken(at(1000), 1000);
+        meter.note_taken(at(1010), 999);
+        assert_eq!(meter.due(), Some(at(1030)));
     }
 }

@@ -15,7 +15,7 @@ const CROWD: usize = 256;
 pub(crate) struct Streams<S> {
     slab: Slab<Stream<S>>,
     rule: QueueRule,
-    /// The streams whose queues are full, and when each is to be looked at.
+    /// The streams whose queues are full, and when the time of each is up.
     full: BTreeMap<StreamKey, Instant>,
     /// The streams that are off the link and only deliver what is left, the longest first.
     lingering: BTreeSet<(Instant, StreamKey)>,
@@ -30,8 +30,7 @@ pub(crate) struct Stream<S> {
     inbound: ByteQueue,
     /// Since when it only delivers what is left.
     lingers: Option<Instant>,
-    /// Made when the queue fills for the first time.
-    stall: Option<Box<StallMeter>>,
+    stall: StallMeter,
 }
 
 impl<S> Stream<S> {
@@ -47,7 +46,8 @@ impl<S> Streams<S> {
     }
 
     pub(crate) fn insert(&mut self, state: S) -> StreamKey {
-        self.slab.insert(Stream { state, inbound: ByteQueue::default(), lingers: None, stall: None })
+        let stall = StallMeter::new(self.rule);
+        self.slab.insert(Stream { state, inbound: ByteQueue::default(), lingers: None, stall })
     }
 
     pub(crate) fn get(&self, key: StreamKey) -> Option<&Stream<S>> {
@@ -92,12 +92,10 @@ impl<S> Streams<S> {
     pub(crate) fn push(&mut self, now: Instant, key: StreamKey, bytes: &[u8]) {
         let rule = self.rule;
         let Some(stream) = self.get_mut(key) else { return };
-        let was_full = stream.inbound.len() >= rule.queue;
         stream.inbound.push(bytes);
-        if !was_full && stream.inbound.len() >= rule.queue {
-            let meter = stream.stall.get_or_insert_with(|| Box::new(StallMeter::new(now, rule.stall)));
-            meter.begin(now);
-            let due = meter.due(now).unwrap_or(now);
+        if stream.inbound.len() >= rule.queue {
+            stream.stall.begin(now);
+            let due = stream.stall.due().unwrap_or(now);
             self.full.insert(key, due);
         }
         self.held += bytes.len();
@@ -107,13 +105,13 @@ impl<S> Streams<S> {
     pub(crate) fn advance(&mut self, now: Instant, key: StreamKey, count: usize) {
         let rule = self.rule;
         let Some(stream) = self.get_mut(key) else { return };
-        let was_full = stream.inbound.len() >= rule.queue;
         stream.inbound.advance(count);
-        if was_full && stream.inbound.len() < rule.queue {
-            if let Some(meter) = &mut stream.stall {
-                meter.end(now);
-            }
+        stream.stall.note_taken(now, count);
+        if stream.inbound.len() < rule.queue {
+            stream.stall.end(now);
             self.full.remove(&key);
+        } else if let Some(due) = stream.stall.due() {
+            self.full.insert(key, due);
         }
         self.held -= count;
     }
@@ -141,18 +139,7 @@ impl<S> Streams<S> {
         if self.crowd_timeout().is_some_and(|at| at <= now) {
             return self.lingering.first().map(|&(_, key)| key);
         }
-        let due: Vec<StreamKey> = self.full.iter().filter(|&(_, &at)| at <= now).map(|(&key, _)| key).collect();
-        for key in due {
-            let meter = self.get_mut(key).and_then(|stream| stream.stall.as_mut());
-            let Some(meter) = meter else { continue };
-            if meter.is_stalled(now) {
-                return Some(key);
-            }
-            if let Some(at) = meter.due(now) {
-                self.full.insert(key, at);
-            }
-        }
-        None
+        self.full.iter().find(|&(_, &at)| at <= now).map(|(&key, _)| key)
     }
 }
 
@@ -176,11 +163,26 @@ mod tests {
         streams.advance(start + Duration::from_secs(10), slow, 9);
         assert!(!streams.is_blocked() && streams.stall_timeout().is_none());
         streams.push(start + Duration::from_secs(20), slow, &[0; 9]);
-        assert_eq!(streams.stall_timeout(), Some(start + Duration::from_secs(40)));
-        assert_eq!(streams.next_stalled(start + Duration::from_secs(39)), None);
-        assert_eq!(streams.next_stalled(start + Duration::from_secs(40)), Some(slow));
+        assert_eq!(streams.stall_timeout(), Some(start + Duration::from_secs(50)));
+        assert_eq!(streams.next_stalled(start + Duration::from_secs(49)), None);
+        assert_eq!(streams.next_stalled(start + Duration::from_secs(50)), Some(slow));
         streams.remove(slow);
         assert!(!streams.is_blocked() && streams.len() == 0);
+    }
+
+    #[test]
+    fn a_full_queue_is_given_more_time_whenever_its_socket_takes_some_of_it() {
+        let start = Instant::now();
+        let rule = QueueRule { queue: 80, ..RULE };
+        let mut streams = Streams::new(rule);
+        let slow = streams.insert(());
+        streams.push(start, slow, &[0; 100]);
+        streams.advance(start + Duration::from_secs(20), slow, 9);
+        assert_eq!(streams.stall_timeout(), Some(start + Duration::from_secs(30)));
+        streams.advance(start + Duration::from_secs(21), slow, 1);
+        assert_eq!(streams.stall_timeout(), Some(start + Duration::from_secs(51)));
+        assert!(streams.is_blocked() && streams.next_stalled(start + Duration::from_secs(50)).is_none());
+        assert_eq!(streams.next_stalled(start + Duration::from_secs(51)), Some(slow));
     }
 
     #[test]

@@ -28,6 +28,10 @@ impl<K: Ord + Copy> Timers<K> {
         }
     }
 
+    pub(crate) fn is_set(&self, key: K) -> bool {
+        self.by_key.contains_key(&key)
+    }
+
     pub(crate) fn next(&self) -> Option<Instant> {
         self.by_time.first().map(|&(at, _)| at)
     }

@@ -1,4 +1,5 @@
-//! Which of TCP's clocks watches a link: one for what was written and is not acknowledged, one for silence.
+//! What a version 1 link asks of TCP: which of its clocks watches it, one for what was written and is not acknowledged
+//! and one for silence; and that what was read is acknowledged at once.
 
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,14 @@ impl Flight {
             *self = Self::Pending(now + CHECK_EVERY);
             // The options only hasten what TCP finds without them.
             let _ = net::set_in_flight(link, true);
+        }
+    }
+
+    /// The link was read until it was empty.
+    pub(super) fn handle_read(&self, link: &TcpStream) {
+        if !matches!(self, Self::Unwatched) {
+            // The option only hastens what TCP does without it.
+            let _ = net::acknowledge(link);
         }
     }
 

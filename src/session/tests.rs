@@ -32,3 +32,14 @@ fn what_the_other_end_said_last_is_heard_though_the_link_takes_no_more() {
     let outputs: Vec<_> = std::iter::from_fn(|| session.endpoint.poll_output()).collect();
     assert!(matches!(&outputs[..], [MuxOutput::Settings, MuxOutput::GoAway(heard)] if *heard == away), "{outputs:?}");
 }
+
+#[test]
+fn a_read_ends_with_the_last_frame_that_it_has_room_for() {
+    let frame = MAX_FRAME;
+    assert_eq!(whole_frames(2 * frame, 0), 2 * frame);
+    assert_eq!(whole_frames(2 * frame, 16), 16 + frame);
+    assert_eq!(whole_frames(2 * frame, frame), 2 * frame);
+    assert_eq!(whole_frames(2 * frame, frame + 1), frame + 1);
+    assert_eq!(whole_frames(frame / 2, 16), 16 + frame / 4);
+    assert_eq!(whole_frames(frame / 2, frame), frame / 2);
+}

@@ -46,18 +46,20 @@ impl Turns {
         self.queue.front().copied()
     }
 
-    /// The first has had its turn; `habit` is its socket's, if that is still there.
-    pub(super) fn pop(&mut self, habit: Option<&mut Habit>) {
+    /// The first has had its turn; `habit` is its socket's.
+    pub(super) fn pop(&mut self, habit: &mut Habit) {
         self.queue.pop_front();
-        if let Some(habit) = habit {
-            self.brief -= usize::from(!habit.bulk);
-            habit.queued = false;
-        }
+        self.brief -= usize::from(!habit.bulk);
+        habit.queued = false;
     }
 
-    /// A socket is gone. Its stream is passed over when its turn comes.
-    pub(super) fn forget(&mut self, habit: &Habit) {
-        self.brief -= usize::from(habit.queued && !habit.bulk);
+    /// The stream's socket is gone, and its turn with it: while the link takes nothing no turn comes, and any number of
+    /// sockets may come and go.
+    pub(super) fn forget(&mut self, key: StreamKey, habit: &Habit) {
+        if habit.queued {
+            self.brief -= usize::from(!habit.bulk);
+            self.queue.retain(|&queued| queued != key);
+        }
     }
 
     /// Streams in the queue.
@@ -106,7 +108,7 @@ mod tests {
     /// One read of the stream, which brings so much.
     fn read(turns: &mut Turns, now: Instant, key: StreamKey, habit: &mut Habit, count: usize) {
         turns.push(key, habit);
-        turns.pop(Some(habit));
+        turns.pop(habit);
         turns.note(now, habit, count, ROOM);
     }
 
@@ -117,9 +119,9 @@ mod tests {
         turns.push(key(2), &mut other);
         turns.push(key(1), &mut one);
         assert_eq!((turns.len(), turns.front()), (2, Some(key(1))));
-        turns.pop(Some(&mut one));
+        turns.pop(&mut one);
         turns.push(key(1), &mut one);
-        turns.pop(Some(&mut other));
+        turns.pop(&mut other);
         assert_eq!((turns.len(), turns.front()), (1, Some(key(1))));
     }
 
@@ -132,9 +134,9 @@ mod tests {
         assert!(!turns.is_contended(now, &bulk) && !turns.is_brisk(now));
         turns.push(key(2), &mut brief);
         assert!(turns.is_contended(now, &bulk) && turns.is_brisk(now));
-        turns.pop(Some(&mut bulk));
+        turns.pop(&mut bulk);
         assert!(!turns.is_contended(now, &brief), "it is the one");
-        turns.pop(Some(&mut brief));
+        turns.pop(&mut brief);
         assert!(!turns.is_brisk(now), "it had nothing to say");
         turns.note(now, &mut brief, 64, ROOM);
         let later = now + MEMORY;
@@ -162,11 +164,13 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_is_gone_keeps_nobody_brisk() {
-        let (mut turns, mut habit) = (Turns::default(), Habit::default());
+    fn a_socket_that_is_gone_has_no_turn_and_keeps_nobody_brisk() {
+        let (mut turns, mut habit, mut other) = (Turns::default(), Habit::default(), Habit::default());
         turns.push(key(1), &mut habit);
-        turns.forget(&habit);
-        turns.pop(None);
+        turns.push(key(2), &mut other);
+        turns.forget(key(1), &habit);
+        assert_eq!((turns.len(), turns.front()), (1, Some(key(2))));
+        turns.pop(&mut other);
         assert!(!turns.is_brisk(Instant::now()));
     }
 }

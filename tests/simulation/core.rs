@@ -117,6 +117,7 @@ fn name(reason: &Reset) -> &'static str {
     match reason {
         Reset::NoPlace => "no place",
         Reset::ConnectTimeout => "connect timeout",
+        Reset::TooSlow => "too slow",
         Reset::Stalled => "stalled",
         Reset::Replaced => "replaced",
         Reset::LinkLost => "link lost",

@@ -7,6 +7,7 @@
 mod app;
 mod core;
 mod java;
+mod line;
 mod lua;
 mod pipe;
 mod random;
@@ -15,7 +16,7 @@ mod shell;
 mod wire;
 mod world;
 
-use run::{Outcome, for_each_seed, old_device, old_relay, pair, pair_v2, pressure, slow_readers};
+use run::{Outcome, for_each_seed, old_device, old_relay, pair, pair_v2, pressure, slow_readers, steady_readers};
 
 #[test]
 fn our_device_and_our_relay_keep_every_promise_in_any_weather() {
@@ -30,6 +31,11 @@ fn in_version_2_they_keep_more_promises_under_any_credit() {
 #[test]
 fn in_version_2_nobody_waits_for_somebody_who_does_not_read() {
     for_each_seed("somebody_who_does_not_read", 8, slow_readers);
+}
+
+#[test]
+fn in_version_1_nobody_is_reset_who_reads_steadily_and_slowly() {
+    for_each_seed("who_reads_steadily", 16, steady_readers);
 }
 
 #[test]

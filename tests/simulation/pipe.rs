@@ -1,9 +1,12 @@
-//! One direction of a TCP connection: latency, capacity, any segmentation, FIN and RST.
+//! One direction of a TCP connection: latency, rate, capacity, any segmentation, FIN and RST.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::random::Random;
+
+/// Bytes that leave a line with a rate at once.
+const PACKET: usize = 1460;
 
 /// What a read gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +29,9 @@ pub(crate) struct Pipe {
     held: usize,
     capacity: usize,
     latency: Duration,
+    /// Bytes a second that pass the narrowest place on the way, and until when it is busy.
+    rate: Option<u64>,
+    busy_until: Duration,
     /// No write and no read moves more than this at once.
     grain: usize,
     newest: Duration,
@@ -49,12 +55,25 @@ impl Pipe {
             held: 0,
             capacity,
             latency,
+            rate: None,
+            busy_until: Duration::ZERO,
             grain,
             newest: Duration::ZERO,
             blocked_until: Duration::ZERO,
             end: None,
             sink: false,
         }
+    }
+
+    /// From now on the way is so long and so wide. What was written before is not affected, and never overtaken.
+    pub(crate) fn set_line(&mut self, latency: Duration, rate: u64) {
+        self.latency = latency;
+        self.rate = Some(rate);
+    }
+
+    /// Bytes that were written and not read.
+    pub(crate) fn held(&self) -> usize {
+        self.held
     }
 
     /// How many bytes a write may move now.
@@ -80,11 +99,26 @@ impl Pipe {
         if count < bytes.len() && random.chance(30) {
             self.blocked_until = now + Duration::from_micros(random.magnitude(20_000));
         }
-        let jitter = Duration::from_nanos(random.below(self.latency.as_nanos() as u64 / 4 + 1));
-        self.newest = self.newest.max(now + self.latency + jitter);
-        self.segments.push_back(Segment { arrival: self.newest, bytes: bytes[..count].to_vec(), head: 0 });
+        match self.rate {
+            None => {
+                let jitter = Duration::from_nanos(random.below(self.latency.as_nanos() as u64 / 4 + 1));
+                self.send(now + self.latency + jitter, &bytes[..count]);
+            }
+            Some(rate) => {
+                for packet in bytes[..count].chunks(PACKET) {
+                    let time = Duration::from_secs_f64(packet.len() as f64 / rate as f64);
+                    self.busy_until = self.busy_until.max(now) + time;
+                    self.send(self.busy_until + self.latency, packet);
+                }
+            }
+        }
         self.held += count;
         count
+    }
+
+    fn send(&mut self, arrival: Duration, bytes: &[u8]) {
+        self.newest = self.newest.max(arrival);
+        self.segments.push_back(Segment { arrival: self.newest, bytes: bytes.to_vec(), head: 0 });
     }
 
     /// Takes what has arrived, at most a buffer full, at times less.

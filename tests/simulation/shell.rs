@@ -337,6 +337,7 @@ impl<E: Core> Shell<E> {
                 io.expect("a connected socket").finish(world.now);
             }
             Task::Reset(key, reason) => {
+                assert!(!world.nobody_is_reset, "{} resets a stream: {reason}", name::<E>());
                 let number = self.end(world, key, reason);
                 let conversation = &mut world.conversations[number];
                 let peer_cut = conversation.cut[1 - E::SIDE];

@@ -82,6 +82,8 @@ pub(crate) struct World {
     pub(crate) limits: Limits,
     /// So many of the first conversations are with somebody who does not read; the others must not mind. 0: no matter.
     pub(crate) in_no_hurry: usize,
+    /// Nobody gives a reason to be reset.
+    pub(crate) nobody_is_reset: bool,
     pub(crate) healed: bool,
 }
 
@@ -107,6 +109,7 @@ impl World {
             version: 1,
             limits: Limits { rule, ..Limits::RELAY },
             in_no_hurry: 0,
+            nobody_is_reset: false,
             healed: false,
         }
     }

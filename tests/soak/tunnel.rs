@@ -173,7 +173,7 @@ impl Tunnel {
         let logs = fs::read_dir(&self.logs).into_iter().flatten().flatten();
         let texts = logs.filter_map(|log| fs::read_to_string(log.path()).ok());
         let lines = texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>());
-        lines.filter(|line| ["panicked", "protocol:", "stood still"].iter().any(|word| line.contains(word))).collect()
+        lines.filter(|line| ["panicked", "protocol:", "for too long"].iter().any(|word| line.contains(word))).collect()
     }
 }
 

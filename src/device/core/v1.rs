@@ -10,11 +10,12 @@ use early::Early;
 use super::Output;
 use crate::address::Address;
 use crate::link::{
-    CONNECT_TIMEOUT, Counters, Delivery, Endpoint, QueueRule, Reset, Room, SendQueue, StreamKey, Streams, Timers,
+    Bucket, CONNECT_TIMEOUT, Counters, Delivery, Endpoint, Limits, QueueRule, Reset, Room, SendQueue, StreamKey,
+    Streams, Timers,
 };
 use crate::protocol::v1::{Decoder, Header, Item};
 use crate::protocol::v2::Code;
-use crate::protocol::{MAX_PAYLOAD, Malformed, ProtocolError};
+use crate::protocol::{MAX_FRAME, MAX_PAYLOAD, Malformed, ProtocolError};
 
 /// How long DATA that came before its CONNECT is kept.
 const EARLY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,7 +38,11 @@ pub(super) struct Device {
     streams: Streams<Service>,
     early_bytes: usize,
     rule: QueueRule,
-    /// When a full queue last kept the link unread: before that, nobody can tell what has not come.
+    /// How many CONNECTs are read in a second, and at once.
+    open_rate: u32,
+    /// Made when the first CONNECT comes.
+    opens: Option<Bucket>,
+    /// When a full queue or the rate of CONNECTs last kept the link unread: before that, nobody can tell what has not come.
     unread_until: Option<Instant>,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
@@ -82,11 +87,14 @@ enum Timer {
     Early(u8),
     Connect(StreamKey),
     Linger(StreamKey),
+    /// CONNECTs come faster than they may: until then the link is not read.
+    OpenRate,
 }
 
 impl Device {
     /// A link on which `unsent` waits to be sent: LISTEN, or what is left of it and of what came behind.
-    pub(super) fn new(rule: QueueRule, unsent: &[u8]) -> Self {
+    pub(super) fn new(limits: Limits, unsent: &[u8]) -> Self {
+        let Limits { rule, open_rate, .. } = limits;
         let mut queue = SendQueue::default();
         queue.push(unsent);
         Self {
@@ -96,6 +104,8 @@ impl Device {
             streams: Streams::new(rule),
             early_bytes: 0,
             rule,
+            open_rate,
+            opens: None,
             unread_until: None,
             timers: Timers::new(),
             outputs: VecDeque::new(),
@@ -119,6 +129,10 @@ impl Device {
     }
 
     fn handle_connect(&mut self, now: Instant, client: u8, service: Address) {
+        let opens = self.opens.get_or_insert_with(|| Bucket::new(now, self.open_rate, self.open_rate));
+        if let Some(until) = opens.spend(now) {
+            self.timers.set(Timer::OpenRate, until);
+        }
         if let Id::Refused { closed } = self.ids[usize::from(client)] {
             // Should it be the next client's, that one must not hang.
             self.queue.push(&Header::close(client).encode());
@@ -217,7 +231,7 @@ impl Device {
 
     /// To be called before whatever may let the link be read again.
     fn note_unread(&mut self, now: Instant) {
-        if self.streams.is_blocked() {
+        if !self.wants_input() {
             self.unread_until = Some(now);
         }
     }
@@ -292,6 +306,7 @@ impl Device {
 
     fn handle_timer(&mut self, now: Instant, timer: Timer) {
         match timer {
+            Timer::OpenRate => {}
             Timer::Early(client) => self.handle_connect_overdue(now, client),
             Timer::Connect(key) => {
                 self.take_off_link(now, key, Id::Discarding);
@@ -348,8 +363,12 @@ impl Endpoint for Device {
         }
     }
 
+    fn data_left(&self) -> usize {
+        self.decoder.left()
+    }
+
     fn wants_input(&self) -> bool {
-        !self.streams.is_blocked()
+        !self.streams.is_blocked() && !self.timers.is_set(Timer::OpenRate)
     }
 
     fn pending(&self, stream: StreamKey) -> &[u8] {
@@ -368,7 +387,7 @@ impl Endpoint for Device {
     fn reserve(&mut self, key: StreamKey, _contended: bool) -> Room<'_> {
         match self.streams.get(key) {
             Some(stream) if stream.state.id.is_some() && stream.state.connected => {
-                self.queue.reserve(Header::LEN, MAX_PAYLOAD).map_or(Room::Full, Room::Free)
+                self.queue.reserve(Header::LEN, MAX_FRAME).map_or(Room::Full, Room::Free)
             }
             _ => Room::Unwanted,
         }
@@ -431,6 +450,7 @@ impl Endpoint for Device {
             }
         }
         self.queue = SendQueue::default();
+        self.timers.cancel(Timer::OpenRate);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
@@ -444,7 +464,7 @@ impl Endpoint for Device {
         }
         while let Some(key) = self.streams.next_stalled(now) {
             self.take_off_link(now, key, Id::Discarding);
-            self.reset(key, Reset::Stalled);
+            self.reset(key, Reset::TooSlow);
         }
         Ok(())
     }

@@ -5,6 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::round_trip::LEAST_ROUND_TRIP;
+
 /// A window holds what moves in so many round trips. Credit comes when a quarter of it is consumed, so with less than
 /// four thirds the peer would wait for it; with more, bytes wait on their way, and somebody's keystroke behind them.
 const GAIN: u64 = 2;
@@ -12,8 +14,6 @@ const GAIN: u64 = 2;
 /// the sooner they do not the better.
 const START_GAIN: u64 = 4;
 const START_ROUNDS: u32 = 3;
-/// A round trip shorter than this is as good as this: the turns of two loops take their time, too.
-const LEAST_ROUND_TRIP: Duration = Duration::from_micros(400);
 /// A shorter time shows how the loops take turns, and not how fast the link is.
 const LEAST_SAMPLE: Duration = Duration::from_millis(1);
 /// The best rate is forgotten after one to two of these.
@@ -31,16 +31,15 @@ pub(super) struct DeliveryRate {
     epoch_began: Instant,
     /// Bytes a second, in this epoch and in the one before.
     best: [u64; 2],
-    round_trip: Duration,
     /// The rate that was a quarter more than the one here before, and when it was.
     grown: (u64, Instant),
 }
 
 impl DeliveryRate {
     pub(super) fn new(now: Instant) -> Self {
-        let (best, round_trip, grown) = ([0; 2], Duration::ZERO, (0, now));
+        let (best, grown) = ([0; 2], (0, now));
         let (sample_since, sample_began, noted_at, epoch_began) = (now, now, now, now);
-        Self { sample_since, sample_began, noted_at, bytes: 0, epoch_began, best, round_trip, grown }
+        Self { sample_since, sample_began, noted_at, bytes: 0, epoch_began, best, grown }
     }
 
     /// Takes note of bytes that came; nothing can be said before the round trip is known. A sample lasts one:
@@ -49,7 +48,6 @@ impl DeliveryRate {
     pub(super) fn note(&mut self, now: Instant, bytes: usize, round_trip: Option<Duration>) {
         let noted_at = std::mem::replace(&mut self.noted_at, now);
         let Some(round_trip) = round_trip else { return };
-        self.round_trip = round_trip;
         let period = round_trip.max(LEAST_SAMPLE);
         if now.saturating_duration_since(self.sample_began) >= period {
             (self.sample_since, self.sample_began) = (noted_at, now);
@@ -72,10 +70,10 @@ impl DeliveryRate {
     }
 
     /// Bytes that a stream needs to have the link to itself.
-    pub(super) fn window(&self, now: Instant) -> u64 {
-        let grows = now.saturating_duration_since(self.grown.1) < self.round_trip * START_ROUNDS;
+    pub(super) fn window(&self, now: Instant, round_trip: Duration) -> u64 {
+        let grows = now.saturating_duration_since(self.grown.1) < round_trip * START_ROUNDS;
         let gain = if grows { START_GAIN } else { GAIN };
-        let in_flight = u128::from(self.rate()) * self.round_trip.max(LEAST_ROUND_TRIP).as_nanos() / 1_000_000_000;
+        let in_flight = u128::from(self.rate()) * round_trip.max(LEAST_ROUND_TRIP).as_nanos() / 1_000_000_000;
         u64::try_from(in_flight).unwrap_or(u64::MAX).saturating_mul(gain)
     }
 
@@ -104,11 +102,11 @@ mod tests {
         let mut now = Instant::now();
         let mut rate = DeliveryRate::new(now);
         pump(&mut rate, &mut now, 1000 * KIB, 5);
-        assert_eq!(rate.window(now) / KIB, 100);
+        assert_eq!(rate.window(now, RTT) / KIB, 100);
         pump(&mut rate, &mut now, 10 * KIB, 10);
-        assert_eq!(rate.window(now) / KIB, 100);
+        assert_eq!(rate.window(now, RTT) / KIB, 100);
         pump(&mut rate, &mut now, 10 * KIB, 11);
-        assert!(rate.window(now) < 2 * KIB);
+        assert!(rate.window(now, RTT) < 2 * KIB);
     }
 
     #[test]
@@ -119,7 +117,7 @@ mod tests {
         for _ in 0..6 {
             now += RTT;
             rate.note(now, window as usize, Some(RTT));
-            window = rate.window(now);
+            window = rate.window(now, RTT);
             sizes.push(window / KIB);
         }
         assert_eq!(sizes, [128, 512, 2048, 8192, 32_768, 131_072]);
@@ -131,7 +129,7 @@ mod tests {
         let mut rate = DeliveryRate::new(now);
         now += Duration::from_secs(1);
         rate.note(now, 1024 * 1024, None);
-        assert_eq!(rate.window(now), 0);
+        assert_eq!(rate.window(now, RTT), 0);
     }
 
     #[test]
@@ -146,7 +144,7 @@ mod tests {
                 rate.note(now, 10 * 1024, Some(RTT));
             }
         }
-        assert!(rate.window(now) <= 120 * KIB, "{} KiB", rate.window(now) / KIB);
+        assert!(rate.window(now, RTT) <= 120 * KIB, "{} KiB", rate.window(now, RTT) / KIB);
     }
 
     #[test]
@@ -156,6 +154,6 @@ mod tests {
         pump(&mut rate, &mut now, 10_000 * KIB, 5);
         now += Duration::from_secs(3600);
         pump(&mut rate, &mut now, 10 * KIB, 1);
-        assert!(rate.window(now) <= 4 * KIB, "{} KiB", rate.window(now) / KIB);
+        assert!(rate.window(now, RTT) <= 4 * KIB, "{} KiB", rate.window(now, RTT) / KIB);
     }
 }

@@ -81,11 +81,14 @@ impl Mux {
                 if stream.receiving == Receiving::Open {
                     self.stale_credit += stream.window.unused();
                 }
+                let (connected, credit) = stream.take_owed();
                 // What it has sent must not come before this.
-                if let (true, _) = stream.take_owed()
-                    && (stream.sent > 0 || stream.fin_sent)
-                {
+                if connected && (stream.sent > 0 || stream.fin_sent) {
                     self.outbox.push_control(&connected_frame(number));
+                }
+                if connected || credit {
+                    // A peer that reads nothing may have any number of streams come and go.
+                    self.owing.retain(|&other| other != key);
                 }
                 self.numbers.remove(&number);
                 self.timers.cancel(Timer::Connect(key));

@@ -1,4 +1,4 @@
-//! Whether the peer is there, and how far away.
+//! Whether the peer is there.
 
 use std::time::{Duration, Instant};
 
@@ -8,11 +8,6 @@ const ASK_AFTER: Duration = Duration::from_secs(15);
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Who looks later than this after the time may have slept meanwhile, and what the peer sent may wait to be read.
 const LATE: Duration = Duration::from_secs(1);
-/// How often the round trip is measured while a window grows.
-const MEASURE_EVERY: Duration = Duration::from_secs(1);
-/// The least round trip is forgotten after this time, as in Linux's TCP: the way may have become longer. Sooner, and
-/// only round trips behind our own bytes would be left.
-const LEAST_LASTS: Duration = Duration::from_secs(300);
 
 /// The clock of one link.
 #[derive(Debug)]
@@ -23,10 +18,6 @@ pub(super) struct Liveness {
     /// Until when its answer may take.
     answer_until: Instant,
     next_number: u64,
-    round_trip: Option<Duration>,
-    /// The least round trip, and when it was measured.
-    least: Option<(Duration, Instant)>,
-    measured_at: Instant,
 }
 
 /// What is to be done when the time has come.
@@ -39,15 +30,7 @@ pub(super) enum Due {
 
 impl Liveness {
     pub(super) fn new(now: Instant) -> Self {
-        Self {
-            last_byte_at: now,
-            asked: None,
-            answer_until: now,
-            next_number: 1,
-            round_trip: None,
-            least: None,
-            measured_at: now,
-        }
+        Self { last_byte_at: now, asked: None, answer_until: now, next_number: 1 }
     }
 
     /// Something came.
@@ -55,22 +38,11 @@ impl Liveness {
         self.last_byte_at = now;
     }
 
-    /// The answer to a PING came; false if nobody had asked.
+    /// The answer to a PING came: how long it took; `None` if nobody had asked.
     #[must_use]
-    pub(super) fn handle_answer(&mut self, now: Instant, payload: [u8; 8]) -> bool {
-        let Some((asked_at, number)) = self.asked else { return false };
-        if payload != number.to_be_bytes() {
-            return false;
-        }
-        self.asked = None;
-        let sample = now.saturating_duration_since(asked_at);
-        // As TCP smooths it (RFC 6298).
-        self.round_trip = Some(self.round_trip.map_or(sample, |smooth| (smooth * 7 + sample) / 8));
-        let lasts = |at: Instant| now.saturating_duration_since(at) < LEAST_LASTS;
-        if !self.least.is_some_and(|(least, at)| least < sample && lasts(at)) {
-            self.least = Some((sample, now));
-        }
-        true
+    pub(super) fn handle_answer(&mut self, now: Instant, payload: [u8; 8]) -> Option<Duration> {
+        let (asked_at, _) = self.asked.take_if(|(_, number)| payload == number.to_be_bytes())?;
+        Some(now.saturating_duration_since(asked_at))
     }
 
     /// A PING to be sent now, unless one is out.
@@ -82,23 +54,7 @@ impl Liveness {
         self.next_number += 1;
         self.asked = Some((now, number));
         self.answer_until = now + ANSWER_WITHIN;
-        self.measured_at = now;
         Some(number.to_be_bytes())
-    }
-
-    /// A window grew: a PING to be sent, if the last measurement is of no use any more.
-    pub(super) fn measure(&mut self, now: Instant) -> Option<[u8; 8]> {
-        if now.saturating_duration_since(self.measured_at) >= MEASURE_EVERY { self.ask(now) } else { None }
-    }
-
-    /// The smoothed round trip, once measured.
-    pub(super) fn round_trip(&self) -> Option<Duration> {
-        self.round_trip
-    }
-
-    /// How long the way is without what waits on it: what our own bytes add must not make their window grow.
-    pub(super) fn least_round_trip(&self) -> Option<Duration> {
-        self.least.map(|(least, _)| least)
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
@@ -148,24 +104,9 @@ mod tests {
         assert_eq!(liveness.ask(start), None, "one at a time");
         liveness.note_input(at(40_000));
         assert_eq!(liveness.poll_timeout(), at(70_000));
-        assert!(!liveness.handle_answer(at(41_000), [0; 8]), "not what was asked");
-        assert!(liveness.handle_answer(at(80), ping) && !liveness.handle_answer(at(90), ping));
-        assert_eq!(liveness.round_trip(), Some(Duration::from_millis(80)));
-    }
-
-    #[test]
-    fn the_least_round_trip_is_the_one_of_an_empty_way_and_is_forgotten_after_five_minutes() {
-        let start = Instant::now();
-        let mut liveness = Liveness::new(start);
-        let mut least = Vec::new();
-        assert_eq!(liveness.least_round_trip(), None);
-        for (second, millis) in [(0, 50), (1, 400), (2, 40), (200, 300), (303, 90)] {
-            let asked = start + Duration::from_secs(second);
-            let ping = liveness.ask(asked).expect("a PING");
-            assert!(liveness.handle_answer(asked + Duration::from_millis(millis), ping));
-            least.extend(liveness.least_round_trip().map(|least| least.as_millis()));
-        }
-        assert_eq!(least, [50, 50, 40, 40, 90]);
+        assert_eq!(liveness.handle_answer(at(41_000), [0; 8]), None, "not what was asked");
+        assert_eq!(liveness.handle_answer(at(80), ping), Some(Duration::from_millis(80)));
+        assert_eq!(liveness.handle_answer(at(90), ping), None);
     }
 
     #[test]
@@ -189,7 +130,7 @@ mod tests {
         assert_eq!(liveness.ask(start), Some(ping));
         assert_eq!(liveness.handle_timeout(at(40)), Due::Nothing);
         liveness.note_input(at(41));
-        assert!(liveness.handle_answer(at(41), ping));
+        assert!(liveness.handle_answer(at(41), ping).is_some());
         assert_eq!(liveness.poll_timeout(), at(56));
     }
 }

@@ -62,8 +62,9 @@ impl Mux {
             Item::Credit { stream, limit } => self.handle_credit(now, stream, limit)?,
             Item::Settings(settings) => self.handle_settings(now, settings)?,
             Item::Ping { ack: true, payload } => {
-                if self.liveness.handle_answer(now, payload) {
+                if let Some(sample) = self.liveness.handle_answer(now, payload) {
                     self.timers.set(Timer::Liveness, self.liveness.poll_timeout());
+                    self.handle_round_trip(now, sample);
                 } else {
                     self.note_abuse(now)?;
                 }
@@ -110,7 +111,8 @@ impl Mux {
             return Err(ProtocolError::FlowControl(number));
         }
         self.counters.received += bytes.len() as u64;
-        self.delivery_rate.note(now, bytes.len(), self.liveness.least_round_trip());
+        self.round_trip.note_received(bytes.len());
+        self.delivery_rate.note(now, bytes.len(), self.round_trip.least());
         let deliverable =
             !bytes.is_empty() && stream.pending.is_empty() && (stream.connected || self.role == Role::Relay);
         if !deliverable {
@@ -160,9 +162,7 @@ impl Mux {
         }
         self.peer = settings;
         self.outputs.push_back(Output::Settings);
-        if let Some(payload) = self.liveness.ask(now) {
-            self.push_ping(payload);
-        }
+        self.ask(now);
         Ok(())
     }
 

@@ -326,7 +326,7 @@ fn a_stream_puts_16_kib_on_the_link_at_a_time_while_others_wait() {
     let mut pair = Pair::new();
     let open = pair.open();
     let room = |room: Room<'_>| if let Room::Free(room) = room { room.len() } else { 0 };
-    assert_eq!(room(pair.device.reserve(open.device, true)), 16 * KIB);
+    assert_eq!(Header::LEN + room(pair.device.reserve(open.device, true)), 16 * KIB);
     assert_eq!(room(pair.device.reserve(open.device, false)), 32 * KIB, "all of its credit");
 }
 

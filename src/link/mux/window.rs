@@ -69,13 +69,17 @@ impl Window {
         true
     }
 
-    /// Takes note of bytes that were handed on: whether the peer is to be told a new [`limit`](Self::limit). `wanted`
-    /// is the window that a stream needs on this link.
-    #[must_use]
-    pub(super) fn consume(&mut self, now: Instant, bytes: usize, wanted: u64, budget: &mut Budget) -> bool {
+    /// Takes note of bytes that were handed on.
+    pub(super) fn consume(&mut self, bytes: usize, budget: &mut Budget) {
         self.consumed += bytes as u64;
         debug_assert!(self.consumed <= self.received);
         self.settle(budget);
+    }
+
+    /// Whether the peer is to be told a new [`limit`](Self::limit). `wanted` is the window that a stream needs on this
+    /// link.
+    #[must_use]
+    pub(super) fn renew(&mut self, now: Instant, wanted: u64, budget: &mut Budget) -> bool {
         // A quarter of it is consumed.
         if self.limit - self.consumed > self.size / 4 * 3 {
             return false;
@@ -108,11 +112,6 @@ impl Window {
     /// Credit that the peer has not used.
     pub(super) fn unused(&self) -> u64 {
         self.limit - self.received
-    }
-
-    /// Whether it ever grew.
-    pub(super) fn has_grown(&self) -> bool {
-        self.borrowed > 0
     }
 
     /// The stream is over.
@@ -149,11 +148,17 @@ mod tests {
         Window { limit: window.limit + past, received: past, consumed: past, ..window }
     }
 
+    /// Bytes are handed on, and credit is given where it is due.
+    fn consume(window: &mut Window, now: Instant, bytes: usize, wanted: u64, budget: &mut Budget) -> bool {
+        window.consume(bytes, budget);
+        window.renew(now, wanted, budget)
+    }
+
     /// A peer that uses all its credit, and a socket that takes everything at once, on a link that would like `wanted`.
     fn pump(window: &mut Window, budget: &mut Budget, now: Instant, wanted: u64) {
         let unused = window.unused() as usize;
         assert!(window.receive(now, unused, budget));
-        let _ = window.consume(now, unused, wanted, budget);
+        let _ = consume(window, now, unused, wanted, budget);
     }
 
     #[test]
@@ -177,7 +182,7 @@ mod tests {
         pump(&mut window, &mut budget, now, 1024 * KIB);
         let limit = window.limit();
         assert!(window.receive(now, 512 * 1024, &mut budget));
-        assert!(!window.consume(now, 512 * 1024, 64 * KIB, &mut budget), "credit that was given stays");
+        assert!(!consume(&mut window, now, 512 * 1024, 64 * KIB, &mut budget), "credit that was given stays");
         assert_eq!((window.limit(), window.size), (limit, 64 * KIB));
         pump(&mut window, &mut budget, now, 64 * KIB);
         assert_eq!((window.limit(), window.borrowed), (limit + 64 * KIB, 32 * KIB));
@@ -188,8 +193,8 @@ mod tests {
         let (mut budget, now) = (budget(), Instant::now());
         let mut window = Window::new(now, &budget);
         assert!(window.receive(now, 9 * 1024, &mut budget));
-        assert!(window.consume(now, 9 * 1024, u64::MAX, &mut budget));
-        assert_eq!((window.size, window.has_grown()), (32 * KIB, false));
+        assert!(consume(&mut window, now, 9 * 1024, u64::MAX, &mut budget));
+        assert_eq!((window.size, window.borrowed > 0), (32 * KIB, false));
         let mut sizes = Vec::new();
         for _ in 0..4 {
             pump(&mut window, &mut budget, now, u64::MAX);
@@ -205,11 +210,11 @@ mod tests {
         for _ in 0..20 {
             let unused = window.unused() as usize;
             assert!(window.receive(now, unused, &mut budget));
-            let _ = window.consume(now, 20 * 1024, u64::MAX, &mut budget);
+            let _ = consume(&mut window, now, 20 * 1024, u64::MAX, &mut budget);
             let rest = (window.received - window.consumed) as usize - 1;
-            let _ = window.consume(now, rest, u64::MAX, &mut budget);
+            let _ = consume(&mut window, now, rest, u64::MAX, &mut budget);
         }
-        assert_eq!((window.size, window.has_grown()), (32 * KIB, false));
+        assert_eq!((window.size, window.borrowed > 0), (32 * KIB, false));
     }
 
     #[test]
@@ -217,8 +222,8 @@ mod tests {
         let (mut budget, now) = (budget(), Instant::now());
         let mut window = Window::new(now, &budget);
         assert!(window.receive(now, 20 * 1024, &mut budget));
-        assert!(!window.consume(now, 8 * 1024 - 1, 0, &mut budget));
-        assert!(window.consume(now, 1, 0, &mut budget));
+        assert!(!consume(&mut window, now, 8 * 1024 - 1, 0, &mut budget));
+        assert!(consume(&mut window, now, 1, 0, &mut budget));
         assert_eq!(window.limit(), 40 * KIB);
     }
 
@@ -243,7 +248,7 @@ mod tests {
         now += Duration::from_secs(1);
         let unused = window.unused() as usize;
         assert!(window.receive(now, unused, &mut budget));
-        let _ = window.consume(now, unused + 1, 0, &mut budget);
+        let _ = consume(&mut window, now, unused + 1, 0, &mut budget);
         assert_eq!((window.borrowed, budget.spare), (0, spare + 480 * KIB));
     }
 
@@ -268,7 +273,7 @@ mod tests {
                     _ => {
                         let bytes = part.index((window.received - window.consumed) as usize + 1);
                         let before = window.limit();
-                        let told = window.consume(now, bytes, wanted[step], &mut budget);
+                        let told = consume(window, now, bytes, wanted[step], &mut budget);
                         prop_assert!(window.limit() >= before && (told || window.limit() == before));
                     }
                 }

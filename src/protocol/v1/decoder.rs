@@ -64,6 +64,11 @@ impl Default for State {
 }
 
 impl Decoder {
+    /// Bytes that are still to come of the DATA that is being read.
+    pub fn left(&self) -> usize {
+        if let State::Data { left, .. } = &self.state { *left } else { 0 }
+    }
+
     /// The next item in `input`, which is advanced past it; `None` when all of `input` was taken.
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Option<Item<'a>> {
         while !input.is_empty() {

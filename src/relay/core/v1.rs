@@ -13,7 +13,7 @@ use crate::address::Address;
 use crate::link::{Counters, Delivery, Endpoint, QueueRule, Reset, Room, SendQueue, StreamKey, Streams, Timers};
 use crate::protocol::v1::{Connect, Decoder, Header, Item};
 use crate::protocol::v2::{self, Code};
-use crate::protocol::{MAX_PAYLOAD, ProtocolError};
+use crate::protocol::{MAX_FRAME, MAX_PAYLOAD, ProtocolError};
 
 /// Clients that the numbers of a link suffice for.
 pub(super) const PLACES: usize = 256;
@@ -349,6 +349,10 @@ impl Endpoint for Relay {
         }
     }
 
+    fn data_left(&self) -> usize {
+        self.decoder.left()
+    }
+
     fn wants_input(&self) -> bool {
         !self.streams.is_blocked()
     }
@@ -373,7 +377,7 @@ impl Endpoint for Relay {
             .streams
             .get(key)
             .is_some_and(|stream| matches!(stream.state.link, OnLink::Open(_)) && stream.state.ended.is_none());
-        if open { self.queue.reserve(Header::LEN, MAX_PAYLOAD).map_or(Room::Full, Room::Free) } else { Room::Unwanted }
+        if open { self.queue.reserve(Header::LEN, MAX_FRAME).map_or(Room::Full, Room::Free) } else { Room::Unwanted }
     }
 
     fn commit(&mut self, _now: Instant, key: StreamKey, count: usize) {
@@ -459,7 +463,7 @@ impl Endpoint for Relay {
         }
         while let Some(key) = self.streams.next_stalled(now) {
             self.send_close(now, key);
-            self.reset(key, Reset::Stalled);
+            self.reset(key, Reset::TooSlow);
         }
         Ok(())
     }

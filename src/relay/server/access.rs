@@ -64,9 +64,13 @@ impl From<Reset> for Ending {
     fn from(reset: Reset) -> Self {
         match reset {
             Reset::NoPlace => Self::refused(NO_PLACE),
+            Reset::TooSlow => {
+                let warning = Some("reset a client: it read too little for too long, and held up the others");
+                Self { warning, ..Self::new(Code::Stalled, "it read too little for too long") }
+            }
             Reset::Stalled => {
-                let warning = Some("reset a client: it stood still for too long");
-                Self { warning, ..Self::new(Code::Stalled, "it stood still for too long") }
+                let warning = Some("reset a client: it read nothing of its last bytes for too long");
+                Self { warning, ..Self::new(Code::Stalled, "it read nothing of its last bytes for too long") }
             }
             Reset::LinkLost => Self { code: "lost".into(), ..Self::new(Code::Normal, "its link is lost") },
             Reset::Shutdown => Self::new(Code::Shutdown, "the relay has ended"),

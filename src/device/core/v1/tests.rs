@@ -12,7 +12,11 @@ impl Bench {
     }
 
     fn with_rule(rule: QueueRule) -> Self {
-        let mut bench = Self { device: Device::new(rule, &Header::LISTEN.encode()), now: Instant::now() };
+        Self::with_limits(Limits { rule, ..Limits::DEVICE })
+    }
+
+    fn with_limits(limits: Limits) -> Self {
+        let mut bench = Self { device: Device::new(limits, &Header::LISTEN.encode()), now: Instant::now() };
         assert_eq!(bench.sent(), [0, 0, 4, 0], "LISTEN is the first frame");
         bench
     }
@@ -359,10 +363,40 @@ fn a_service_that_takes_nothing_holds_up_the_link_for_the_stall_time_and_is_rese
     bench.pass(Duration::from_millis(29_999));
     assert_eq!(bench.outputs(), []);
     bench.pass(Duration::from_millis(1));
-    assert_eq!(bench.outputs(), [Output::Reset { stream: slow, reason: Reset::Stalled }]);
+    assert_eq!(bench.outputs(), [Output::Reset { stream: slow, reason: Reset::TooSlow }]);
     assert_eq!(bench.sent(), close(1));
     assert!(bench.device.wants_input());
     assert_eq!(bench.receive(&data(2, b"x")), [(other, b"x".to_vec())]);
+}
+
+#[test]
+fn connects_beyond_the_rate_wait_in_the_link_and_none_is_refused() {
+    let mut bench = Bench::with_limits(Limits { open_rate: 20, ..Limits::DEVICE });
+    let burst: Vec<u8> = (0..20).flat_map(connect).collect();
+    bench.receive(&burst);
+    assert!(bench.device.wants_input(), "as many as in a second may come at once");
+    bench.receive(&[connect(20), connect(21)].concat());
+    assert!(!bench.device.wants_input());
+    assert_eq!(bench.device.poll_timeout(), Some(bench.now + Duration::from_millis(100)));
+    bench.pass(Duration::from_millis(100));
+    assert!(bench.device.wants_input());
+    assert_eq!((bench.outputs().len(), bench.sent()), (22, vec![]));
+    bench.receive(&connect(22));
+    bench.device.handle_link_lost(bench.now);
+    assert!(bench.device.wants_input());
+}
+
+#[test]
+fn data_whose_connect_waits_for_the_rate_is_kept() {
+    let mut bench = Bench::with_limits(Limits { open_rate: 1, ..Limits::DEVICE });
+    bench.receive(&(0..7).flat_map(connect).collect::<Vec<_>>());
+    bench.outputs();
+    bench.receive(&data(9, b"early"));
+    bench.pass(Duration::from_millis(5_999));
+    assert!(!bench.device.wants_input());
+    bench.pass(Duration::from_secs(4));
+    let stream = bench.open(9);
+    assert_eq!(bench.device.pending(stream), b"early");
 }
 
 #[test]

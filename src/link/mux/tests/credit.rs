@@ -139,7 +139,7 @@ fn a_socket_that_takes_much_at_once_and_seldom_is_no_fast_link() {
         let count = pair.device.pending(open.device).len();
         pair.device.advance(pair.now, open.device, count);
         answer_late(&mut pair);
-        wanted.push(pair.device.delivery_rate.window(pair.now) / KIB as u64);
+        wanted.push(pair.device.delivery_rate.window(pair.now, WAY) / KIB as u64);
     }
     assert!(wanted.iter().all(|&wanted| wanted <= 4 * 50), "{wanted:?} KiB");
 }

@@ -106,3 +106,21 @@ fn bytes_in_flight_for_a_stream_that_is_over_are_passed_over_as_far_as_their_cre
     let error = pair.hand_device(&data(open.number, &[0; 1], false)).expect_err("and for no more");
     assert_eq!(error, ProtocolError::FlowControl(open.number));
 }
+
+#[test]
+fn streams_that_come_and_go_while_the_device_cannot_write_leave_nothing_behind() {
+    let mut pair = Pair::new();
+    let connect = v2::Connect { service: "127.0.0.1:22".parse().expect("an address"), client: None };
+    let close = Close { code: Code::Normal, reason: String::new() };
+    for number in 1..=5_000 {
+        pair.hand_device(&connect.frame(number)).expect("a CONNECT");
+        let outputs = pair.device_outputs();
+        let [Output::Connect { stream, .. }] = outputs[..] else { panic!("{outputs:?}") };
+        pair.device.handle_connected(pair.now, stream);
+        pair.hand_device(&data(number, &[b'x'; 9 * KIB], false)).expect("DATA for which there is credit");
+        pair.hand_device(&close.frame(number)).expect("a CLOSE");
+        pair.device_outputs();
+    }
+    assert!(pair.device.owing.is_empty(), "{} keys", pair.device.owing.len());
+    assert!(!pair.device.has_unsent() || pair.device.unsent().len() < 64 * KIB);
+}

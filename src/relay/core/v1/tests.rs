@@ -311,7 +311,7 @@ fn a_client_that_takes_nothing_is_reset_after_the_stall_time_and_the_others_go_o
     bench.relay.delivered(bench.now, slow, &vec![0; 1024 * 1024], 0);
     assert!(!bench.relay.wants_input());
     bench.pass(Duration::from_secs(30));
-    assert_eq!(bench.outputs(), [Output::Reset { stream: slow, reason: Reset::Stalled }]);
+    assert_eq!(bench.outputs(), [Output::Reset { stream: slow, reason: Reset::TooSlow }]);
     assert_eq!(bench.sent(), close(1));
     assert_eq!(bench.receive(b"\x00\x01\x03\x02x"), [(other, b"x".to_vec())]);
 }

@@ -38,6 +38,13 @@ impl Bucket {
         there
     }
 
+    /// Takes a token, be it there or not; if not, until when nothing more should happen.
+    pub(crate) fn spend(&mut self, now: Instant) -> Option<Instant> {
+        let full = now.checked_sub(self.time_of(self.capacity)).unwrap_or(now);
+        self.empty_at = self.empty_at.max(full) + self.time_of(1);
+        (self.empty_at > now).then_some(self.empty_at)
+    }
+
     /// When the next token is there.
     pub(crate) fn next_at(&self) -> Instant {
         self.empty_at + self.time_of(1)
@@ -61,5 +68,14 @@ mod tests {
         assert!(!bucket.take(start + Duration::from_millis(99)) && bucket.take(start + Duration::from_millis(100)));
         let later = start + Duration::from_secs(3600);
         assert_eq!((0..200).filter(|_| bucket.take(later)).count(), 100, "it holds no more than its capacity");
+    }
+
+    #[test]
+    fn what_is_spent_beyond_the_burst_is_waited_for() {
+        let start = Instant::now() + Duration::from_secs(1000);
+        let mut bucket = Bucket::new(start, 100, 10);
+        assert_eq!((0..120).filter_map(|_| bucket.spend(start)).count(), 20);
+        let until = start + Duration::from_secs(2);
+        assert!(!bucket.take(until) && bucket.take(until + Duration::from_millis(100)));
     }
 }
