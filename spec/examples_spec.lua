@@ -28,7 +28,7 @@ describe("the examples", function()
 
   it("device.lua tells what is wrong", function()
     local output, status = start("device", "'127.0.0.1'", net.free_port()).finish()
-    assert.matches("refused the connection; is the relay running there%?\n$", output)
+    assert.matches("was refused; start the relay there, or correct the address\n$", output)
     assert.equal(1, status)
     output, status = start("device").finish()
     assert.same({ "usage: lua examples/device.lua SERVER PORT [LOCAL_ADDRESS LOCAL_PORT]\n", 2 }, { output, status })
