@@ -136,7 +136,7 @@ describe("TCPRemoteConnect", function()
           },
         },
       }
-      assert.matches(":" .. closed .. " refused", (select(2, agent.strictly(command(), ""))))
+      assert.matches(":" .. closed .. " was refused", (select(2, agent.strictly(command(), ""))))
       assert.equal("ok", agent.strictly(command(), { ServerPort = port }))
       accept_device()
     end)

@@ -86,8 +86,8 @@ describe("tcpremote", function()
       relay:close()
       local tunnel, message, code = connect()
       assert.is_nil(tunnel)
-      local refused = ("the link to 127.0.0.1:%d was refused; start the relay there, or correct the address"):format(port)
-      assert.equal(refused, message)
+      local link_name = "the link to 127.0.0.1:" .. port
+      assert.equal(link_name .. " was refused; start the relay there, or correct the address", message)
       assert.equal("refused", code)
     end)
 
