@@ -161,7 +161,7 @@ fn a_flood_of_clients_is_a_bounded_number_of_lines() {
     let mut device = Device::start(relay.device_addr());
     device.wait_for(EventKind::Listening);
     let entrance = relay.client_addrs()[0];
-    let clients = 2000;
+    let clients = 3000;
     for _ in 0..clients {
         Peer::connect(entrance).reset();
     }
@@ -172,6 +172,7 @@ fn a_flood_of_clients_is_a_bounded_number_of_lines() {
     // What was reset in the backlog may never have been accepted.
     assert!((1000..=clients).contains(&(lines + more)), "{lines} and {more}");
     assert!(lines >= 1000, "normal use is logged whole: {lines}");
+    assert!(more > 0, "a flood is not: {lines}");
 }
 
 #[test]

@@ -164,7 +164,7 @@ fn run(config: Config) -> Result<Outcome, Error> {
             stopper.stop();
             is_ending = true;
             let name = low_level::signal_name(signal).unwrap_or_default();
-            tracing::info!(signal = name, "ending, as a signal asks");
+            tracing::info!(signal = %name, "ending, as a signal asks");
         }
     });
     let outcome = server.run();

@@ -146,8 +146,8 @@ fn a_tunnel_that_its_owner_closes_tells_the_relay_and_its_clients_that_it_was_me
     device.handle.close().unwrap();
     assert_eq!(client.read_to_end(), (Vec::new(), End::Reset));
     assert_eq!(served.read_to_end(), (Vec::new(), End::Reset));
-    let told = relay.wait_for_log("the device takes no new clients on this link");
-    assert!(told.contains("the device closed the tunnel"), "{told}");
+    let line = relay.wait_for_log("the device takes no new clients on this link");
+    assert!(line.contains("the device closed the tunnel"), "{line}");
     assert!(reason_in_log(&relay, "shutdown").contains("the device closed the tunnel"));
 }
 

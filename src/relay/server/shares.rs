@@ -30,7 +30,7 @@ pub(super) struct Shares {
 
 impl Shares {
     /// So many of the places are free. With one port none is kept for others; clients that all come from this machine
-    /// cannot be told apart by their addresses.
+    /// all have one address.
     pub(super) fn new(places: usize, free: usize, ports: usize, is_local: bool) -> Self {
         let kept = kept(places);
         let kept_for_ports = if ports > 1 { kept } else { 0 };
