@@ -4,7 +4,7 @@
 mod queued;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -100,10 +100,20 @@ pub(crate) fn watch_half_closed(stream: &impl AsFd) -> io::Result<()> {
     SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(HALF_CLOSED_IDLE))
 }
 
-/// Makes the coming close an abortive one: RST instead of FIN.
+/// Ends a connection with RST, whoever else has a copy of its socket: a child that the host forked without exec keeps a
+/// connection open that is only closed here.
 pub(crate) fn reset(stream: &impl AsFd) {
-    // A socket that is already reset may refuse; then there is nothing left to do.
+    // A socket that is already reset may refuse; then there is nothing left to do. Where the first does not end it, the
+    // coming close does.
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    let _ = rustix::net::connect_unspec(stream);
+}
+
+/// Ends a connection with FIN, whoever else has a copy of its socket.
+pub(crate) fn finish(stream: &TcpStream) {
+    // One that is already reset, or finished, may refuse.
+    let _ = stream.shutdown(Shutdown::Write);
 }
 
 /// Begins to connect; the socket is writable, or failed, when that is done.
@@ -126,4 +136,42 @@ pub(crate) fn connected(stream: &TcpStream) -> Option<io::Result<()>> {
 /// Text that came from outside, fit for one line of a log.
 pub(crate) fn shown(address: &Address) -> String {
     address.to_string().escape_debug().to_string()
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use std::io::{ErrorKind, Read};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A connection, a copy of its first end as a forked child would hold it, and the other end.
+    fn copied() -> (TcpStream, std::net::TcpStream, std::net::TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let io = std::net::TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        let copy = io.try_clone().expect("a copy");
+        io.set_nonblocking(true).expect("mode");
+        let (peer, _) = listener.accept().expect("accept");
+        peer.set_read_timeout(Some(Duration::from_secs(15))).expect("deadline");
+        (TcpStream::from_std(io), copy, peer)
+    }
+
+    #[test]
+    fn a_reset_waits_for_no_copy_of_the_socket() {
+        let (io, copy, mut peer) = copied();
+        reset(&io);
+        drop(io);
+        assert_eq!(peer.read(&mut [0]).expect_err("a reset").kind(), ErrorKind::ConnectionReset);
+        drop(copy);
+    }
+
+    #[test]
+    fn an_end_waits_for_no_copy_of_the_socket() {
+        let (io, copy, mut peer) = copied();
+        finish(&io);
+        drop(io);
+        assert_eq!(peer.read(&mut [0]).expect("an end"), 0);
+        drop(copy);
+    }
 }

@@ -138,6 +138,7 @@ impl<E: Endpoint> Session<E> {
         let Some(mut socket) = self.take(key) else { return };
         net::close_in_peace(&socket.io);
         if socket.at_end || socket.write_error.is_some() {
+            net::finish(&socket.io);
             event_loop.deregister(&mut socket.io, socket.token);
         } else {
             lingering.add(now, event_loop, socket.io, socket.token);
@@ -278,6 +279,7 @@ impl<E: Endpoint> Session<E> {
         // If it fails the link is lost, and over all the same.
         let _ = self.flush_link(now);
         if let Some(mut link) = self.link.take() {
+            net::finish(&link.io);
             event_loop.deregister(&mut link.io, link.token);
         }
         self.endpoint.handle_link_lost(now);
@@ -471,6 +473,7 @@ impl<E: Endpoint> Session<E> {
     fn fail(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey, error: &io::Error) {
         if let Some(mut socket) = self.take(key) {
             event_loop.deregister(&mut socket.io, socket.token);
+            net::reset(&socket.io);
             let vanished = error.kind() == io::ErrorKind::TimedOut;
             let code = if vanished { Code::Idle } else { Code::Normal };
             self.endpoint.handle_failure(now, key, code, &error.to_string());
