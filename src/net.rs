@@ -4,7 +4,7 @@
 mod queued;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -95,10 +95,20 @@ pub(crate) fn close_in_peace(stream: &impl AsFd) {
     let _ = SockRef::from(stream).set_linger(None);
 }
 
-/// Makes the coming close an abortive one: RST instead of FIN.
+/// Ends a connection with RST, whoever else has a copy of its socket: a child that the host forked without exec keeps a
+/// connection open that is only closed here.
 pub(crate) fn reset(stream: &impl AsFd) {
-    // A socket that is already reset may refuse; then there is nothing left to do.
+    // A socket that is already reset may refuse; then there is nothing left to do. Where the first does not end it, the
+    // coming close does.
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    let _ = rustix::net::connect_unspec(stream);
+}
+
+/// Ends a connection with FIN, whoever else has a copy of its socket.
+pub(crate) fn finish(stream: &TcpStream) {
+    // One that is already reset, or finished, may refuse.
+    let _ = stream.shutdown(Shutdown::Write);
 }
 
 /// Begins to connect; the socket is writable, or failed, when that is done.
@@ -142,6 +152,9 @@ pub(crate) fn shown(address: &Address) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+
     use socket2::{Domain, Socket, Type};
 
     use super::*;
@@ -157,7 +170,7 @@ mod tests {
         let error = connected(&stream).expect("it has ended").expect_err("with nobody");
         assert_eq!(error.to_string(), "Connection refused (os error 111)");
         drop(stream);
-        std::net::TcpListener::bind(own.as_socket().expect("of TCP")).expect("the service can have its port");
+        TcpListener::bind(own.as_socket().expect("of TCP")).expect("the service can have its port");
     }
 
     #[test]
@@ -174,7 +187,7 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn a_client_or_a_service_that_has_vanished_is_found_after_90_s() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let stream = std::net::TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
         tune_stream(&stream).expect("options");
         let socket = SockRef::from(&stream);
@@ -182,5 +195,35 @@ mod tests {
         let (time, interval) = (socket.tcp_keepalive_time(), socket.tcp_keepalive_interval());
         let (time, interval) = (time.expect("option"), interval.expect("option"));
         assert_eq!(time + interval * socket.tcp_keepalive_retries().expect("option"), Duration::from_secs(90));
+    }
+
+    /// A connection, a copy of its first end as a forked child would hold it, and the other end.
+    fn copied() -> (TcpStream, std::net::TcpStream, std::net::TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let io = std::net::TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        let copy = io.try_clone().expect("a copy");
+        io.set_nonblocking(true).expect("mode");
+        let (peer, _) = listener.accept().expect("accept");
+        peer.set_read_timeout(Some(Duration::from_secs(15))).expect("deadline");
+        (TcpStream::from_std(io), copy, peer)
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_reset_waits_for_no_copy_of_the_socket() {
+        let (io, copy, mut peer) = copied();
+        reset(&io);
+        drop(io);
+        assert_eq!(peer.read(&mut [0]).expect_err("a reset").kind(), io::ErrorKind::ConnectionReset);
+        drop(copy);
+    }
+
+    #[test]
+    fn an_end_waits_for_no_copy_of_the_socket() {
+        let (io, copy, mut peer) = copied();
+        finish(&io);
+        drop(io);
+        assert_eq!(peer.read(&mut [0]).expect("an end"), 0);
+        drop(copy);
     }
 }

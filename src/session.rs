@@ -162,6 +162,7 @@ impl<E: Endpoint> Session<E> {
         let Some(mut socket) = self.take(key) else { return };
         net::close_in_peace(&socket.io);
         if socket.at_end || socket.write_error.is_some() {
+            net::finish(&socket.io);
             event_loop.deregister(&mut socket.io, socket.token);
         } else {
             lingering.add(now, event_loop, socket.io, socket.token);
@@ -321,6 +322,7 @@ impl<E: Endpoint> Session<E> {
         // If it fails the link is lost, and over all the same.
         let _ = self.flush_link(now);
         if let Some(mut link) = self.link.take() {
+            net::finish(&link.io);
             event_loop.deregister(&mut link.io, link.token);
         }
         self.endpoint.handle_link_lost(now);
@@ -513,6 +515,7 @@ impl<E: Endpoint> Session<E> {
     fn abandon(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey, code: Code, reason: &str) {
         if let Some(mut socket) = self.take(key) {
             event_loop.deregister(&mut socket.io, socket.token);
+            net::reset(&socket.io);
             #[cfg(feature = "relay")]
             if let Some(Some((_, traffic))) = self.over.get_mut(key.index as usize) {
                 traffic.failure = Some((code, reason.into()));
