@@ -92,7 +92,8 @@ describe("TCPRemoteConnect", function()
 
     it("returns why the relay cannot be reached", function()
       local closed = net.free_port()
-      local message = ("127.0.0.1:%d refused the connection; is the relay running there?"):format(closed)
+      local message = ("the link to 127.0.0.1:%d was refused; "):format(closed)
+        .. "start the relay there, or correct the address"
       assert.same({ nil, message, "refused" }, { command()("127.0.0.1:" .. closed) })
     end)
   end)
@@ -135,7 +136,7 @@ describe("TCPRemoteConnect", function()
           },
         },
       }
-      assert.matches(":" .. closed .. " refused", (select(2, agent.strictly(command(), ""))))
+      assert.matches(":" .. closed .. " was refused", (select(2, agent.strictly(command(), ""))))
       assert.equal("ok", agent.strictly(command(), { ServerPort = port }))
       accept_device()
     end)
@@ -249,7 +250,7 @@ describe("TCPRemoteConnect", function()
       agent.strictly(command(), { ["x\n%s"] = 1 })
       assert.matches("^TCPTUNNEL WARNING unknown option 'x\\x0a%%s'; ", lines[1])
       agent.strictly(command(), "127.0.0.1:" .. net.free_port())
-      assert.matches("^TCPTUNNEL WARNING 127%.0%.0%.1:%d+ refused the connection", lines[2])
+      assert.matches("^TCPTUNNEL WARNING the link to 127%.0%.0%.1:%d+ was refused; ", lines[2])
     end)
 
     it("lets the agent's other tasks run while it waits", function()

@@ -73,7 +73,8 @@ describe("a tunnel that loses its link", function()
     for _ = 1, 2 do
       local event = expect_event "waiting"
       assert.equal("refused", event.code)
-      assert.matches("refused the connection; .+; trying again in %d+%.%d s$", event.message)
+      local refused = "^the link to 127%.0%.0%.1:" .. port .. " was refused; .+; trying again in %d+%.%d s$"
+      assert.matches(refused, event.message)
     end
     assert.equal("refused", tunnel:status().last_error_code)
     assert.equal(0, tunnel:status().reconnects)

@@ -121,7 +121,7 @@ describe("through the relay", function()
     end
     local closed = event(tunnels[1], "closed")
     assert.equal("replaced", closed.code)
-    assert.matches("^another device took the place of this one at 127%.0%.0%.1:" .. device_port, closed.message)
+    assert.matches("^the link to 127%.0%.0%.1:" .. device_port .. " was taken over by another device; ", closed.message)
     assert.equal("replaced", tunnels[1]:status().last_error_code)
     -- With reconnect it stays away for a minute at least, so that the two do not fight.
     assert.equal("replaced", event(tunnels[2], "waiting").code)

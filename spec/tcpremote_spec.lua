@@ -86,7 +86,8 @@ describe("tcpremote", function()
       relay:close()
       local tunnel, message, code = connect()
       assert.is_nil(tunnel)
-      assert.equal("127.0.0.1:" .. port .. " refused the connection; is the relay running there?", message)
+      local link_name = "the link to 127.0.0.1:" .. port
+      assert.equal(link_name .. " was refused; start the relay there, or correct the address", message)
       assert.equal("refused", code)
     end)
 
@@ -102,7 +103,7 @@ describe("tcpremote", function()
       local before = require("socket").gettime()
       local tunnel, message, code = connect { server_port = silent_port, connect_timeout = 0.3 }
       assert.is_nil(tunnel)
-      assert.matches("did not answer within 0%.3 s; check the address and any firewall between$", message)
+      assert.matches("was not answered within 0%.3 s; check the address and any firewall between$", message)
       assert.equal("timeout", code)
       assert.is_true(require("socket").gettime() - before < 3)
       stop()

@@ -23,10 +23,10 @@ pub enum Error {
         reason: String,
     },
     /// The server answered that nobody listens there.
-    #[error("{0} refused the connection; is the relay running there?")]
+    #[error("the link to {0} was refused; start the relay there, or correct the address")]
     Refused(Address),
     /// There is no way to the server.
-    #[error("cannot reach {address}: {reason}")]
+    #[error("the link to {address} cannot be made: {reason}; check the address and the device's network")]
     Unreachable {
         /// Where the connection was to go.
         address: Address,
@@ -34,7 +34,7 @@ pub enum Error {
         reason: io::Error,
     },
     /// The server did not answer in time.
-    #[error("{address} did not answer within {seconds} s; check the address and any firewall between")]
+    #[error("the link to {address} was not answered within {seconds} s; check the address and any firewall between")]
     Timeout {
         /// Where the connection was to go.
         address: Address,
@@ -50,7 +50,7 @@ pub enum Error {
         reason: String,
     },
     /// Another link of this device, or a device that poses as it, took this one's place.
-    #[error("another device took the place of this one at {0}; let each device have a relay, or a port, of its own")]
+    #[error("the link to {0} was taken over by another device; let each device have a relay, or a port, of its own")]
     Replaced(Address),
     /// The peer sent what it must not.
     #[error("the peer broke the protocol: {0}")]
@@ -91,6 +91,29 @@ impl Error {
             Self::Internal(_) => "internal",
             Self::Forked => "forked",
             Self::System { .. } => "system",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_has_one_name_in_all_messages_and_each_can_be_followed_by_when_it_is_tried_again() {
+        let address = || "relay.example.com:2065".parse::<Address>().expect("an address");
+        let reason = || io::Error::other("no route");
+        for error in [
+            Error::Refused(address()),
+            Error::Unreachable { address: address(), reason: reason() },
+            Error::Timeout { address: address(), seconds: 10.0 },
+            Error::Lost { address: address(), reason: "the other end closed it".into() },
+            Error::Replaced(address()),
+        ] {
+            let text = error.to_string();
+            assert!(text.starts_with("the link to relay.example.com:2065 "), "{text}");
+            assert_eq!(text.matches("relay.example.com").count(), 1, "{text}");
+            assert!(text.ends_with(char::is_alphabetic), "{text}");
         }
     }
 }

@@ -72,15 +72,18 @@ impl Dial {
 
     /// Goes on as far as it can without waiting: at the start, at an event, and when its time has come.
     pub(super) fn poll(&mut self, now: Instant, event_loop: &mut EventLoop) -> Progress {
-        if let Some(Attempt { io, token, address, .. }) = self.take_connected(now, event_loop) {
-            self.give_up_all(event_loop);
-            return Progress::Connected { io, token, address };
-        }
-        if now >= self.deadline {
-            self.give_up_all(event_loop);
-            return Progress::Failed(io::ErrorKind::TimedOut.into());
-        }
-        while !self.addresses.is_empty() && self.has_place(now) {
+        loop {
+            if let Some(Attempt { io, token, address, .. }) = self.take_connected(now, event_loop) {
+                self.give_up_all(event_loop);
+                return Progress::Connected { io, token, address };
+            }
+            if now >= self.deadline {
+                self.give_up_all(event_loop);
+                return Progress::Failed(io::ErrorKind::TimedOut.into());
+            }
+            if !self.has_place(now) {
+                break;
+            }
             if self.attempts.len() == MAX_ATTEMPTS
                 && let Some(oldest) = self.attempts.pop_front()
             {
@@ -132,8 +135,10 @@ impl Dial {
         None
     }
 
+    /// Whether the next address, if there is one, is to be tried now.
     fn has_place(&self, now: Instant) -> bool {
-        self.attempts.is_empty() || self.place_at().is_some_and(|at| at <= now)
+        let free = self.attempts.is_empty() || self.place_at().is_some_and(|at| at <= now);
+        free && !self.addresses.is_empty()
     }
 
     /// When the next address, if there is one, is tried beside those that run, or in place of the oldest.
@@ -164,8 +169,10 @@ fn begin(now: Instant, event_loop: &mut EventLoop, source: Source, address: Sock
     Ok(Attempt { io, token, address, began: now })
 }
 
+/// It may be connected by now: with RST its peer takes it for what it is.
 fn give_up(event_loop: &mut EventLoop, mut attempt: Attempt) {
     event_loop.deregister(&mut attempt.io, attempt.token);
+    net::reset(&attempt.io);
 }
 
 /// The addresses with their families in turn, beginning with the first one's; within a family in their order.
@@ -279,6 +286,18 @@ mod tests {
             assert_eq!(bench.running(), [silent.address]);
             expect_connected(bench.outcome_at(250), there);
         }
+    }
+
+    #[test]
+    fn a_connection_that_is_given_up_is_reset() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let there = listener.local_addr().expect("address");
+        let mut event_loop = EventLoop::new().expect("poll");
+        let attempt = begin(Instant::now(), &mut event_loop, Source::Link(0), there).expect("begun");
+        let mut given_up = listener.accept().expect("a connection").0;
+        give_up(&mut event_loop, attempt);
+        let error = std::io::Read::read(&mut given_up, &mut [0]).expect_err("no end that looks complete");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 
     #[test]

@@ -248,7 +248,11 @@ impl Link {
                 let reason = refusal.to_string();
                 let failure = match refusal {
                     Refusal::Denied { .. } => Failure { kind: EventKind::Denied, code: Code::Denied, reason },
-                    Refusal::Unresolved { .. } => Failure::new(Code::Unresolved, reason),
+                    // The service is named before it.
+                    Refusal::Unresolved { reason, .. } => {
+                        let text = format!("no address for its name: {reason}; check the name and the device's DNS");
+                        Failure::new(Code::Unresolved, text)
+                    }
                     Refusal::System { .. } => Failure::new(Code::Internal, reason),
                 };
                 self.connect_failed(now, context, key, &failure);

@@ -48,7 +48,10 @@ fn a_service_whose_name_has_no_address_resets_its_client() {
     let relay = Relay::start(&[&name]);
     let mut device = Pairing::NEW.listening(relay.device_addr());
     assert_eq!(Peer::connect(relay.client_addrs()[0]).read_to_end(), (Vec::new(), End::Reset));
-    assert_eq!(device.wait_for(EventKind::Failed).code, Some("unresolved"));
+    let failed = device.wait_for(EventKind::Failed);
+    assert_eq!(failed.code, Some("unresolved"));
+    assert_eq!(failed.message.matches(&name).count(), 1, "{}", failed.message);
+    assert!(failed.message.ends_with("; check the name and the device's DNS"), "{}", failed.message);
     reason_in_log(&relay, "unresolved");
 }
 
