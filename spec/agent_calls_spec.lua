@@ -104,8 +104,8 @@ describe("a call of TCPRemoteConnect", function()
 
   --- A relay of 2012 reads nothing from a second device while it has one.
   local function expect_the_first_is_kept(first, results)
-    local message = ("127.0.0.1:%d did not answer within 2 s, like a relay that serves one device only "
-      .. "(the tunnel before this call stays)"):format(port)
+    local message = ("the link to 127.0.0.1:%d was not answered within 2 s, as where a relay serves one device only; "
+      .. "the tunnel before it stays in use"):format(port)
     assert.same({ nil, message, "timeout" }, results)
     assert.is_true(is_open(first))
   end
@@ -143,7 +143,7 @@ describe("a call of TCPRemoteConnect", function()
       end, "the device")
       net.accept(relay):close()
       local results = await(call)
-      assert.matches("^the link to .+ was lost: .+ %(the tunnel before this call stays%)$", results[2])
+      assert.matches("^the link to .+ was lost: .+; the tunnel before it stays in use$", results[2])
       assert.equal("lost", results[3])
     end
     assert.is_true(is_open(first))

@@ -95,7 +95,7 @@ describe("the README's program", function()
     local script = process.write_temporary(program)
     local child = process.start(process.lua, ("assert(loadfile %q)('127.0.0.1', %d)"):format(script, device_port))
     -- The relay is not there yet.
-    assert.matches("^WARNING\t127%.0%.0%.1:" .. device_port .. " refused the connection", child.line())
+    assert.matches("^WARNING\tthe link to 127%.0%.0%.1:" .. device_port .. " was refused; ", child.line())
     local relay = start_relay()
     is_served(relay)
     relay.kill()

@@ -134,12 +134,12 @@ local function reason_to_keep(previous, tunnel)
   end
   local status = tunnel:status()
   if status.state == "closed" or status.state == "waiting" then
-    return status.last_error .. " (the tunnel before this call stays)", status.last_error_code
+    return status.last_error .. "; the tunnel before it stays in use", status.last_error_code
   elseif status.state == "listening" then
     return nil
   elseif state_of(previous) == "listening" then
-    local message = "%s did not answer within %d s, like a relay that serves one device only "
-      .. "(the tunnel before this call stays)"
+    local message = "the link to %s was not answered within %d s, as where a relay serves one device only; "
+      .. "the tunnel before it stays in use"
     return message:format(status.server, ANSWER_TIME), "timeout"
   end
   return nil

@@ -141,8 +141,8 @@ end
 ---@field server_port integer the relay's port for devices
 ---@field local_address? string with local_port: the one service that the relay may reach
 ---@field local_port? integer
----@field allow? "any"|(string|integer)[] what the relay may reach: addresses, networks, names, ports and ranges. Without this
---- and local_address: any port of the device itself
+---@field allow? "any"|(string|integer)[] what the relay may reach: addresses, networks, names, ports and ranges.
+--- Without this and local_address: any port of the device itself
 ---@field connect_timeout? number seconds, 10 without it
 ---@field reconnect? boolean whether a link that is lost is made anew, for ever; true without it
 ---@field keep_trying? boolean whether the first link is tried for until there is one, too; false without it. Then the
