@@ -60,8 +60,8 @@ impl Liveness {
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub(super) fn poll_timeout(&self) -> Instant {
         match self.asked {
-            // Counted from the question: a clock that jumped must not kill a link that was never asked.
-            Some(_) => self.answer_until.max(self.last_byte_at + ANSWER_WITHIN),
+            // Counted from the question too: a clock that jumped must not kill a link that was never asked.
+            Some(_) => self.answer_until.max(self.last_byte_at + ASK_AFTER + ANSWER_WITHIN),
             None => self.last_byte_at + ASK_AFTER,
         }
     }
@@ -103,7 +103,7 @@ mod tests {
         let ping = liveness.ask(start).expect("a PING");
         assert_eq!(liveness.ask(start), None, "one at a time");
         liveness.note_input(at(40_000));
-        assert_eq!(liveness.poll_timeout(), at(70_000));
+        assert_eq!(liveness.poll_timeout(), at(85_000), "45 s of silence, though the question is older");
         assert_eq!(liveness.handle_answer(at(41_000), [0; 8]), None, "not what was asked");
         assert_eq!(liveness.handle_answer(at(80), ping), Some(Duration::from_millis(80)));
         assert_eq!(liveness.handle_answer(at(90), ping), None);
@@ -124,13 +124,13 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut liveness = Liveness::new(start);
         let ping = liveness.ask(start).expect("a PING");
-        assert_eq!((liveness.handle_timeout(at(40)), liveness.poll_timeout()), (Due::Nothing, at(70)));
-        assert_eq!(liveness.handle_timeout(at(70)), Due::Dead, "it was there, and nothing came");
+        assert_eq!((liveness.handle_timeout(at(50)), liveness.poll_timeout()), (Due::Nothing, at(80)));
+        assert_eq!(liveness.handle_timeout(at(80)), Due::Dead, "it was there, and nothing came");
         let mut liveness = Liveness::new(start);
         assert_eq!(liveness.ask(start), Some(ping));
-        assert_eq!(liveness.handle_timeout(at(40)), Due::Nothing);
-        liveness.note_input(at(41));
-        assert!(liveness.handle_answer(at(41), ping).is_some());
-        assert_eq!(liveness.poll_timeout(), at(56));
+        assert_eq!(liveness.handle_timeout(at(50)), Due::Nothing);
+        liveness.note_input(at(51));
+        assert!(liveness.handle_answer(at(51), ping).is_some());
+        assert_eq!(liveness.poll_timeout(), at(66));
     }
 }
