@@ -25,6 +25,10 @@ const STREAM_IDLE: Duration = Duration::from_secs(60);
 const USER_TIMEOUT_V2: Duration = Duration::from_secs(45);
 /// What the kernel may hold of a version 2 link before it is on its way: what comes later may still pass it here.
 const NOTSENT_LOWAT: u32 = 128 * 1024;
+/// The same for a client or a service, beyond what it has room for: one that stops reading must not fill the kernel with
+/// megabytes that nobody counts.
+#[cfg(any(target_os = "android", target_os = "linux"))]
+const STREAM_NOTSENT_LOWAT: u32 = 256 * 1024;
 /// A version 1 link may stand still for two stalls of 30 s; bytes unacknowledged for longer mean that it is dead.
 const USER_TIMEOUT_V1: Duration = Duration::from_secs(75);
 
@@ -84,6 +88,8 @@ pub(crate) fn tune_stream(stream: &impl AsFd) -> io::Result<()> {
     // Whoever ends us in the midst of things, the kernel then ends the connection with RST, which nobody takes for a
     // complete one; see `close_in_peace`.
     socket.set_linger(Some(Duration::ZERO))?;
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    socket.set_tcp_notsent_lowat(STREAM_NOTSENT_LOWAT)?;
     // A peer that vanished must not hold its place, nor a service that has one connection only, for hours.
     let keepalive = TcpKeepalive::new().with_time(STREAM_IDLE).with_interval(KEEPALIVE_INTERVAL);
     socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))

@@ -1,6 +1,12 @@
 //! Bytes that one socket would not take yet.
 
-/// A first-in first-out queue of bytes in one piece of memory. It owns none while it is empty.
+/// A queue that is no larger than this keeps its memory until it is empty.
+const LEAST_CAPACITY: usize = 4 * 1024;
+/// A larger one has memory for at most so many times what it holds.
+const MOST_SPARE: usize = 8;
+
+/// A first-in first-out queue of bytes in one piece of memory. It owns none while it is empty, and never much more than
+/// it needs.
 #[derive(Debug, Default)]
 pub(crate) struct ByteQueue {
     bytes: Vec<u8>,
@@ -34,6 +40,11 @@ impl ByteQueue {
         self.head += count;
         if self.is_empty() {
             *self = Self::default();
+        } else if self.bytes.capacity() > LEAST_CAPACITY.max(MOST_SPARE * self.len()) {
+            // What is left is little of what was there: at most one copy in so many bytes.
+            self.bytes.drain(..self.head);
+            self.head = 0;
+            self.bytes.shrink_to(2 * self.bytes.len());
         }
     }
 }
@@ -49,21 +60,23 @@ mod tests {
     proptest! {
         #[test]
         fn it_holds_what_a_deque_holds(
-            steps in prop::collection::vec((any::<bool>(), prop::collection::vec(any::<u8>(), 0..50)), 0..100)
+            steps in prop::collection::vec((0usize..4000, any::<bool>()), 0..100)
         ) {
             let mut queue = ByteQueue::default();
             let mut model = VecDeque::new();
-            for (push, bytes) in steps {
+            for (size, push) in steps {
                 if push {
+                    let bytes: Vec<u8> = (0..size).map(|at| (size + at) as u8).collect();
                     queue.push(&bytes);
                     model.extend(bytes);
                 } else {
-                    let count = bytes.len().min(queue.len());
+                    let count = size.min(queue.len());
                     queue.advance(count);
                     model.drain(..count);
                 }
                 prop_assert!(queue.as_slice() == model.make_contiguous(), "contents differ");
-                prop_assert!(!queue.is_empty() || queue.bytes.capacity() == 0, "memory is given back");
+                let most = if queue.is_empty() { 0 } else { LEAST_CAPACITY.max(MOST_SPARE * queue.len()) };
+                prop_assert!(queue.bytes.capacity() <= most, "{} for {}", queue.bytes.capacity(), queue.len());
             }
         }
     }

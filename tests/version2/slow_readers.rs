@@ -10,7 +10,7 @@ use socket2::SockRef;
 use crate::common::pairing::Pairing;
 use crate::common::service::Service;
 use crate::common::usage::Usage;
-use crate::common::{DEADLINE, End, Listener, Peer, pattern};
+use crate::common::{DEADLINE, End, Listener, Peer, eventually, pattern};
 
 /// What an echo may take. Where one stream holds up the others, as in version 1, it stands still for 30 s.
 const PROMPT: Duration = Duration::from_secs(20);
@@ -45,6 +45,38 @@ fn a_client_that_stops_reading_a_download_holds_up_nobody_and_may_go_on_where_it
         let (rest, end) = client.read_to_end();
         assert!(rest == bytes[65_536..], "{} of {} bytes", rest.len() + 65_536, bytes.len());
         assert_eq!(end, End::Finished);
+    }
+}
+
+/// Bytes that the kernel holds to be sent to `peer`, as /proc/net/tcp tells.
+#[cfg(target_os = "linux")]
+fn queued_to(peer: std::net::SocketAddr) -> Option<u64> {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let port = format!(":{:04X}", peer.port());
+    let mut rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let row = rows.find(|row| row[2].ends_with(&port))?;
+    u64::from_str_radix(row[4].split(':').next()?, 16).ok()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_a_client_does_not_read_does_not_fill_the_kernel_either() {
+    let bytes = pattern(64 << 20, 4);
+    for pairing in [Pairing::OLD, Pairing::NEW] {
+        let source = Service::source(bytes.clone());
+        let (_relay, device, clients) = pairing.start(&[source.address()]);
+        let stuck = Peer::connect(clients[0]);
+        // It is stuck once nothing has moved for a second.
+        let (mut moved, mut since) = (0, Instant::now());
+        eventually("the download stands still", DEADLINE, || {
+            let now = device.status().bytes_sent;
+            if now != std::mem::replace(&mut moved, now) || now == 0 {
+                since = Instant::now();
+            }
+            since.elapsed() > Duration::from_secs(1)
+        });
+        let queued = queued_to(stuck.local_addr()).expect("the relay's socket");
+        assert!(queued > 0 && queued <= 768 * 1024, "{queued} bytes wait in the relay's kernel");
     }
 }
 
