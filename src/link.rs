@@ -135,7 +135,8 @@ pub struct Limits {
     pub streams: u32,
     /// Streams that may be opened in a second, and at once; 10,000 by default.
     pub open_rate: u32,
-    /// Version 2: bytes that all streams of a link may have in flight or waiting; at least `window` for each.
+    /// Bytes that all streams of a link may have waiting, in version 2 in flight or waiting; there at least `window` for
+    /// each.
     pub budget: u64,
 }
 

@@ -6,15 +6,19 @@ use std::time::Instant;
 use super::stall::StallMeter;
 use super::{ByteQueue, QueueRule, Slab, StreamKey};
 
-/// As many streams may linger, and as many full queues all streams together may hold, as there are client numbers.
-/// Past it the link is not read until some of the lingering ones are done.
-const CROWD: usize = 256;
+/// As many streams may linger as there are client numbers. Past it the link is not read until some of them are done.
+const MOST_LINGERING: usize = 256;
+/// While all queues together hold their budget, a queue counts as full with this part of it. A link never has so many
+/// streams, so one at least does.
+const SHARES: usize = 1024;
 
 /// A slab of streams with state `S`, each with the bytes that its socket did not take yet.
 #[derive(Debug)]
 pub(crate) struct Streams<S> {
     slab: Slab<Stream<S>>,
     rule: QueueRule,
+    /// Bytes that all queues together may hold.
+    budget: usize,
     /// The streams whose queues are full, and when the time of each is up.
     full: BTreeMap<StreamKey, Instant>,
     /// The streams that are off the link and only deliver what is left, the longest first.
@@ -41,8 +45,9 @@ impl<S> Stream<S> {
 }
 
 impl<S> Streams<S> {
-    pub(crate) fn new(rule: QueueRule) -> Self {
-        Self { slab: Slab::default(), rule, full: BTreeMap::new(), lingering: BTreeSet::new(), held: 0 }
+    pub(crate) fn new(rule: QueueRule, budget: u64) -> Self {
+        let budget = budget.try_into().unwrap_or(usize::MAX);
+        Self { slab: Slab::default(), rule, budget, full: BTreeMap::new(), lingering: BTreeSet::new(), held: 0 }
     }
 
     pub(crate) fn insert(&mut self, state: S) -> StreamKey {
@@ -58,13 +63,13 @@ impl<S> Streams<S> {
         self.slab.get_mut(key)
     }
 
-    pub(crate) fn remove(&mut self, key: StreamKey) -> Option<Stream<S>> {
+    pub(crate) fn remove(&mut self, now: Instant, key: StreamKey) -> Option<Stream<S>> {
         self.full.remove(&key);
         let stream = self.slab.remove(key)?;
-        self.held -= stream.inbound.len();
         if let Some(since) = stream.lingers {
             self.lingering.remove(&(since, key));
         }
+        self.set_held(now, self.held - stream.inbound.len());
         Some(stream)
     }
 
@@ -90,56 +95,73 @@ impl<S> Streams<S> {
 
     /// Keeps `bytes` for the stream's socket.
     pub(crate) fn push(&mut self, now: Instant, key: StreamKey, bytes: &[u8]) {
-        let rule = self.rule;
         let Some(stream) = self.get_mut(key) else { return };
         stream.inbound.push(bytes);
-        if stream.inbound.len() >= rule.queue {
-            stream.stall.begin(now);
-            let due = stream.stall.due().unwrap_or(now);
-            self.full.insert(key, due);
-        }
-        self.held += bytes.len();
+        self.set_held(now, self.held + bytes.len());
+        self.judge(now, key);
     }
 
     /// The stream's socket took `count` bytes.
     pub(crate) fn advance(&mut self, now: Instant, key: StreamKey, count: usize) {
-        let rule = self.rule;
         let Some(stream) = self.get_mut(key) else { return };
         stream.inbound.advance(count);
         stream.stall.note_taken(now, count);
-        if stream.inbound.len() < rule.queue {
-            stream.stall.end(now);
-            self.full.remove(&key);
-        } else if let Some(due) = stream.stall.due() {
-            self.full.insert(key, due);
-        }
-        self.held -= count;
+        self.set_held(now, self.held - count);
+        self.judge(now, key);
     }
 
-    /// Whether a full queue, or a crowd of lingering streams, keeps the link from being read.
+    /// All queues together hold so much now. Where that crosses the budget it changes which of them are full.
+    fn set_held(&mut self, now: Instant, held: usize) {
+        let was_over = self.held >= self.budget;
+        self.held = held;
+        if was_over != (held >= self.budget) {
+            for key in self.slab.keys() {
+                self.judge(now, key);
+            }
+        }
+    }
+
+    /// Whether the stream's queue is full, and by when its socket must have taken some of it.
+    fn judge(&mut self, now: Instant, key: StreamKey) {
+        let most =
+            if self.held >= self.budget { self.rule.queue.min(self.budget / SHARES).max(1) } else { self.rule.queue };
+        let Some(stream) = self.slab.get_mut(key) else { return };
+        if stream.inbound.len() < most {
+            stream.stall.end(now);
+            self.full.remove(&key);
+        } else {
+            stream.stall.begin(now);
+            if let Some(due) = stream.stall.due() {
+                self.full.insert(key, due);
+            }
+        }
+    }
+
+    /// Whether a full queue, or too many lingering streams, keep the link from being read.
     pub(crate) fn is_blocked(&self) -> bool {
-        !self.full.is_empty() || self.crowd_timeout().is_some()
+        !self.full.is_empty() || self.lingering_timeout().is_some()
     }
 
     /// When [`next_stalled`](Self::next_stalled) is to be asked.
     pub(crate) fn stall_timeout(&self) -> Option<Instant> {
-        self.full.values().copied().chain(self.crowd_timeout()).min()
+        self.full.values().copied().chain(self.lingering_timeout()).min()
     }
 
     /// When the lingering streams are too many: the time of the one that has lingered the longest. Until then each
     /// may go on, so that a stream that is delivered within `stall` is never reset for the number of the others.
-    fn crowd_timeout(&self) -> Option<Instant> {
-        let crowded = self.lingering.len() > CROWD || self.held >= CROWD.saturating_mul(self.rule.queue);
-        let longest = self.lingering.first().filter(|_| crowded);
+    fn lingering_timeout(&self) -> Option<Instant> {
+        let longest = self.lingering.first().filter(|_| self.lingering.len() > MOST_LINGERING);
         longest.map(|&(since, _)| since + self.rule.stall)
     }
 
     /// A stream that has kept the link unread for too long.
     pub(crate) fn next_stalled(&mut self, now: Instant) -> Option<StreamKey> {
-        if self.crowd_timeout().is_some_and(|at| at <= now) {
+        if self.lingering_timeout().is_some_and(|at| at <= now) {
             return self.lingering.first().map(|&(_, key)| key);
         }
-        self.full.iter().find(|&(_, &at)| at <= now).map(|(&key, _)| key)
+        // Of those that have together what the budget allows, the one that holds the most makes the most room.
+        let due = self.full.iter().filter(|&(_, &at)| at <= now).map(|(&key, _)| key);
+        due.max_by_key(|&key| self.get(key).map_or(0, |stream| stream.inbound.len()))
     }
 }
 
@@ -154,7 +176,7 @@ mod tests {
     #[test]
     fn one_full_queue_blocks_until_it_has_room_or_its_time_is_up() {
         let start = Instant::now();
-        let mut streams = Streams::new(RULE);
+        let mut streams = Streams::new(RULE, 1 << 20);
         let slow = streams.insert(());
         streams.push(start, slow, &[0; 9]);
         assert!(!streams.is_blocked());
@@ -166,7 +188,7 @@ mod tests {
         assert_eq!(streams.stall_timeout(), Some(start + Duration::from_secs(50)));
         assert_eq!(streams.next_stalled(start + Duration::from_secs(49)), None);
         assert_eq!(streams.next_stalled(start + Duration::from_secs(50)), Some(slow));
-        streams.remove(slow);
+        streams.remove(start, slow);
         assert!(!streams.is_blocked() && streams.len() == 0);
     }
 
@@ -174,7 +196,7 @@ mod tests {
     fn a_full_queue_is_given_more_time_whenever_its_socket_takes_some_of_it() {
         let start = Instant::now();
         let rule = QueueRule { queue: 80, ..RULE };
-        let mut streams = Streams::new(rule);
+        let mut streams = Streams::new(rule, 1 << 20);
         let slow = streams.insert(());
         streams.push(start, slow, &[0; 100]);
         streams.advance(start + Duration::from_secs(20), slow, 9);
@@ -186,10 +208,10 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_of_lingering_streams_holds_up_the_link_and_only_the_longest_is_reset_for_it() {
+    fn too_many_lingering_streams_hold_up_the_link_and_only_the_longest_is_reset_for_it() {
         let start = Instant::now();
-        let mut streams = Streams::new(RULE);
-        let keys: Vec<_> = (0..=CROWD).map(|_| streams.insert(())).collect();
+        let mut streams = Streams::new(RULE, 1 << 20);
+        let keys: Vec<_> = (0..=MOST_LINGERING).map(|_| streams.insert(())).collect();
         for (at, &key) in keys.iter().enumerate() {
             assert!(!streams.is_blocked());
             streams.linger(start + Duration::from_millis(at as u64), key);
@@ -198,24 +220,30 @@ mod tests {
         assert_eq!(streams.stall_timeout(), Some(start + RULE.stall));
         assert_eq!(streams.next_stalled(start + RULE.stall - Duration::from_nanos(1)), None);
         assert_eq!(streams.next_stalled(start + RULE.stall), Some(keys[0]));
-        streams.remove(keys[0]);
+        streams.remove(start, keys[0]);
         assert!(!streams.is_blocked() && streams.next_stalled(start + 9 * RULE.stall).is_none());
     }
 
     #[test]
-    fn all_queues_together_are_bounded_by_those_that_linger() {
+    fn all_queues_together_hold_no_more_than_the_budget_and_the_largest_is_reset_for_it() {
         let start = Instant::now();
-        let mut streams = Streams::new(RULE);
-        let keys: Vec<_> = (0..CROWD + 29).map(|_| streams.insert(())).collect();
-        for &key in &keys {
-            streams.push(start, key, &[0; 9]);
-        }
-        assert!(!streams.is_blocked(), "each has room");
-        streams.linger(start, keys[7]);
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let rule = QueueRule { queue: 1 << 20, ..RULE };
+        let mut streams = Streams::new(rule, 100 << 10);
+        let keys: Vec<_> = (0..300).map(|_| streams.insert(())).collect();
+        let [slow, stuck, tiny] = [keys[0], keys[1], keys[2]];
+        streams.push(start, tiny, &[0; 99]);
+        streams.push(start, slow, &[0; 40 << 10]);
+        assert!(!streams.is_blocked(), "each has room, and all together");
+        streams.push(at(1), stuck, &[0; 60 << 10]);
         assert!(streams.is_blocked());
-        streams.advance(start, keys[0], 9);
-        assert!(!streams.is_blocked());
-        streams.push(start, keys[0], &[0; 9]);
-        assert_eq!(streams.next_stalled(start + RULE.stall), Some(keys[7]));
+        assert_eq!(streams.stall_timeout(), Some(at(31)));
+        streams.advance(at(20), slow, 10 << 10);
+        assert!(!streams.is_blocked() && streams.stall_timeout().is_none());
+        streams.push(at(21), slow, &[0; 10 << 10]);
+        assert_eq!(streams.next_stalled(at(31)), None, "the link was read for a second");
+        assert_eq!(streams.next_stalled(at(32)), Some(stuck), "it holds the most");
+        streams.remove(at(32), stuck);
+        assert!(!streams.is_blocked() && streams.next_stalled(at(100)).is_none());
     }
 }

@@ -212,7 +212,7 @@ impl Relay {
             self.speaking = Speaking::V2(Box::new(Mux::new(now, Role::Relay, limits, &hello)));
         } else {
             self.outputs.push_back(Output::Version(1));
-            let mut relay = v1::Relay::new(now, half_close, limits.rule);
+            let mut relay = v1::Relay::new(now, half_close, limits);
             // Fewer bytes than a header are for nobody yet, and a header alone for no client.
             let delivery = relay.receive(now, &mut &greeting.bytes[..greeting.have])?;
             debug_assert!(delivery.is_none());

@@ -94,14 +94,14 @@ enum Timer {
 impl Device {
     /// A link on which `unsent` waits to be sent: LISTEN, or what is left of it and of what came behind.
     pub(super) fn new(limits: Limits, unsent: &[u8]) -> Self {
-        let Limits { rule, open_rate, .. } = limits;
+        let Limits { rule, open_rate, budget, .. } = limits;
         let mut queue = SendQueue::default();
         queue.push(unsent);
         Self {
             decoder: Decoder::default(),
             queue,
             ids: Box::new([const { Id::Idle }; 256]),
-            streams: Streams::new(rule),
+            streams: Streams::new(rule, budget),
             early_bytes: 0,
             rule,
             open_rate,
@@ -120,7 +120,7 @@ impl Device {
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.state.connected = true;
         stream.state.progress = now;
-        self.finish_if_delivered(key);
+        self.finish_if_delivered(now, key);
     }
 
     /// The number of the client that the stream belongs to, while it is on the link.
@@ -147,7 +147,7 @@ impl Device {
             if delivered {
                 self.linger(now, old);
             } else {
-                self.reset(old, Reset::Replaced);
+                self.reset(now, old, Reset::Replaced);
             }
         }
         if self.streams.len() >= MAX_STREAMS {
@@ -275,31 +275,31 @@ impl Device {
     fn linger(&mut self, now: Instant, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.state.progress = now;
-        if !self.finish_if_delivered(key) {
+        if !self.finish_if_delivered(now, key) {
             self.streams.linger(now, key);
             self.timers.set(Timer::Linger(key), now + self.rule.stall);
         }
     }
 
-    fn finish_if_delivered(&mut self, key: StreamKey) -> bool {
+    fn finish_if_delivered(&mut self, now: Instant, key: StreamKey) -> bool {
         let done = self
             .streams
             .get(key)
             .is_some_and(|stream| stream.state.id.is_none() && stream.state.connected && stream.pending().is_empty());
         if done {
-            self.forget(key);
+            self.forget(now, key);
             self.outputs.push_back(Output::Finish { stream: key });
         }
         done
     }
 
-    fn reset(&mut self, key: StreamKey, reason: Reset) {
-        self.forget(key);
+    fn reset(&mut self, now: Instant, key: StreamKey, reason: Reset) {
+        self.forget(now, key);
         self.outputs.push_back(Output::Reset { stream: key, reason });
     }
 
-    fn forget(&mut self, key: StreamKey) {
-        self.streams.remove(key);
+    fn forget(&mut self, now: Instant, key: StreamKey) {
+        self.streams.remove(now, key);
         self.timers.cancel(Timer::Connect(key));
         self.timers.cancel(Timer::Linger(key));
     }
@@ -310,7 +310,7 @@ impl Device {
             Timer::Early(client) => self.handle_connect_overdue(now, client),
             Timer::Connect(key) => {
                 self.take_off_link(now, key, Id::Discarding);
-                self.reset(key, Reset::ConnectTimeout);
+                self.reset(now, key, Reset::ConnectTimeout);
             }
             Timer::Linger(key) => {
                 let Some(stream) = self.streams.get(key) else { return };
@@ -318,7 +318,7 @@ impl Device {
                 if due > now {
                     self.timers.set(timer, due);
                 } else {
-                    self.reset(key, Reset::Stalled);
+                    self.reset(now, key, Reset::Stalled);
                 }
             }
         }
@@ -381,7 +381,7 @@ impl Endpoint for Device {
         if let Some(stream) = self.streams.get_mut(key) {
             stream.state.progress = now;
         }
-        self.finish_if_delivered(key);
+        self.finish_if_delivered(now, key);
     }
 
     fn reserve(&mut self, key: StreamKey, _contended: bool) -> Room<'_> {
@@ -409,7 +409,7 @@ impl Endpoint for Device {
     fn handle_failure(&mut self, now: Instant, key: StreamKey, _code: Code, _reason: &str) {
         self.note_unread(now);
         self.take_off_link(now, key, Id::Discarding);
-        self.forget(key);
+        self.forget(now, key);
         self.outputs.push_back(Output::Gone { stream: key });
     }
 
@@ -440,13 +440,13 @@ impl Endpoint for Device {
         }
     }
 
-    fn handle_link_lost(&mut self, _now: Instant) {
+    fn handle_link_lost(&mut self, now: Instant) {
         for client in 0..=u8::MAX {
             self.set_id(client, Id::Idle);
         }
         for key in self.streams.keys() {
             if self.leave_link(key).is_some() {
-                self.reset(key, Reset::LinkLost);
+                self.reset(now, key, Reset::LinkLost);
             }
         }
         self.queue = SendQueue::default();
@@ -464,7 +464,7 @@ impl Endpoint for Device {
         }
         while let Some(key) = self.streams.next_stalled(now) {
             self.take_off_link(now, key, Id::Discarding);
-            self.reset(key, Reset::TooSlow);
+            self.reset(now, key, Reset::TooSlow);
         }
         Ok(())
     }

@@ -10,7 +10,9 @@ use ids::{Id, Ids};
 
 use super::Output;
 use crate::address::Address;
-use crate::link::{Counters, Delivery, Endpoint, QueueRule, Reset, Room, SendQueue, StreamKey, Streams, Timers};
+use crate::link::{
+    Counters, Delivery, Endpoint, Limits, QueueRule, Reset, Room, SendQueue, StreamKey, Streams, Timers,
+};
 use crate::protocol::v1::{Connect, Decoder, Header, Item};
 use crate::protocol::v2::{self, Code};
 use crate::protocol::{MAX_FRAME, MAX_PAYLOAD, ProtocolError};
@@ -79,12 +81,13 @@ impl Relay {
     ///
     /// `half_close` is how long a service may be silent after its client's end of stream before the client
     /// counts as gone; zero is the document's behaviour.
-    pub(super) fn new(now: Instant, half_close: Duration, rule: QueueRule) -> Self {
+    pub(super) fn new(now: Instant, half_close: Duration, limits: Limits) -> Self {
+        let Limits { rule, budget, .. } = limits;
         Self {
             decoder: Decoder::default(),
             queue: SendQueue::default(),
             ids: Ids::new(),
-            streams: Streams::new(rule),
+            streams: Streams::new(rule, budget),
             waiting: VecDeque::new(),
             half_close,
             rule,
@@ -117,7 +120,7 @@ impl Relay {
         self.assign_ids(now);
         if self.waiting.len() > MAX_WAITING {
             self.waiting.pop_back();
-            self.reset(key, Reset::NoPlace);
+            self.reset(now, key, Reset::NoPlace);
         } else {
             self.free_ids_for_waiting(now);
         }
@@ -238,31 +241,31 @@ impl Relay {
     fn linger(&mut self, now: Instant, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.state.progress = now;
-        if !self.finish_if_delivered(key) {
+        if !self.finish_if_delivered(now, key) {
             self.streams.linger(now, key);
             self.timers.set(Timer::Linger(key), now + self.rule.stall);
         }
     }
 
-    fn finish_if_delivered(&mut self, key: StreamKey) -> bool {
+    fn finish_if_delivered(&mut self, now: Instant, key: StreamKey) -> bool {
         let done = self
             .streams
             .get(key)
             .is_some_and(|stream| stream.state.link == OnLink::Done && stream.pending().is_empty());
         if done {
-            self.forget(key);
+            self.forget(now, key);
             self.outputs.push_back(Output::Finish { stream: key });
         }
         done
     }
 
-    fn reset(&mut self, key: StreamKey, reason: Reset) {
-        self.forget(key);
+    fn reset(&mut self, now: Instant, key: StreamKey, reason: Reset) {
+        self.forget(now, key);
         self.outputs.push_back(Output::Reset { stream: key, reason });
     }
 
-    fn forget(&mut self, key: StreamKey) {
-        self.streams.remove(key);
+    fn forget(&mut self, now: Instant, key: StreamKey) {
+        self.streams.remove(now, key);
         for timer in [Timer::Id(key), Timer::HalfClose(key), Timer::Linger(key)] {
             self.cancel(timer);
         }
@@ -274,7 +277,7 @@ impl Relay {
             Timer::Id(_) if self.ids.free() > 0 => self.timers.set(timer, now + ID_TIMEOUT),
             Timer::Id(key) => {
                 self.waiting.retain(|&waiting| waiting != key);
-                self.reset(key, Reset::NoPlace);
+                self.reset(now, key, Reset::NoPlace);
             }
             Timer::HalfClose(key) => {
                 let Some(stream) = self.streams.get(key) else { return };
@@ -291,7 +294,7 @@ impl Relay {
                 if due > now {
                     self.timers.set(timer, due);
                 } else {
-                    self.reset(key, Reset::Stalled);
+                    self.reset(now, key, Reset::Stalled);
                 }
             }
             Timer::Echo(client) => {
@@ -369,7 +372,7 @@ impl Endpoint for Relay {
         {
             stream.state.progress = now;
         }
-        self.finish_if_delivered(key);
+        self.finish_if_delivered(now, key);
     }
 
     fn reserve(&mut self, key: StreamKey, _contended: bool) -> Room<'_> {
@@ -402,7 +405,7 @@ impl Endpoint for Relay {
     fn handle_failure(&mut self, now: Instant, key: StreamKey, _code: Code, _reason: &str) {
         self.note_unread(now);
         self.send_close(now, key);
-        self.forget(key);
+        self.forget(now, key);
         self.outputs.push_back(Output::Gone { stream: key });
     }
 
@@ -435,11 +438,11 @@ impl Endpoint for Relay {
         }
     }
 
-    fn handle_link_lost(&mut self, _now: Instant) {
+    fn handle_link_lost(&mut self, now: Instant) {
         for key in self.streams.keys() {
             let on_link = self.streams.get(key).is_some_and(|stream| stream.state.link != OnLink::Done);
             if on_link {
-                self.reset(key, Reset::LinkLost);
+                self.reset(now, key, Reset::LinkLost);
             }
         }
         self.counters.open = 0;
@@ -463,7 +466,7 @@ impl Endpoint for Relay {
         }
         while let Some(key) = self.streams.next_stalled(now) {
             self.send_close(now, key);
-            self.reset(key, Reset::TooSlow);
+            self.reset(now, key, Reset::TooSlow);
         }
         Ok(())
     }
