@@ -407,12 +407,14 @@ impl<E: Core> Shell<E> {
         let queue = world.weather.queue.max(E::EXTRA) + LINK_BUFFER;
         let unsent = self.core.unsent().len();
         assert!(unsent <= 384 * 1024, "{unsent} bytes wait for the link");
+        let pending: usize = self.sockets.keys().map(|&key| self.core.pending(key).len()).sum();
         if world.version == 2 {
-            let pending: usize = self.sockets.keys().map(|&key| self.core.pending(key).len()).sum();
             assert!(pending as u64 <= 2 * world.limits.budget, "{pending} bytes wait for sockets");
             assert!(self.core.counters().open <= u64::from(world.limits.streams));
             return;
         }
+        let most = world.limits.budget as usize + LINK_BUFFER + E::EXTRA;
+        assert!(pending <= most, "{pending} bytes wait for sockets");
         for &key in self.sockets.keys() {
             assert!(self.core.pending(key).len() <= queue, "{} bytes wait for a socket", self.core.pending(key).len());
         }

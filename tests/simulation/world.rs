@@ -88,7 +88,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(random: Random, weather: Weather, conversations: Vec<Conversation>, loud: bool) -> Self {
+    pub(crate) fn new(mut random: Random, weather: Weather, conversations: Vec<Conversation>, loud: bool) -> Self {
         let pipe = || Pipe::new(weather.link_capacity, weather.latency, weather.grain);
         let link = [pipe(), pipe()];
         let trace = Trace { loud, hash: 0 };
@@ -96,6 +96,7 @@ impl World {
         let now = Duration::ZERO;
         let active = (0..conversations.len()).collect();
         let rule = QueueRule { queue: weather.queue, stall: STALL };
+        let budget = random.pick(&[100 * 1024, 1024 * 1024, Limits::RELAY.budget]);
         Self {
             base,
             now,
@@ -107,7 +108,7 @@ impl World {
             link,
             wire: Wire::new(),
             version: 1,
-            limits: Limits { rule, ..Limits::RELAY },
+            limits: Limits { rule, budget, ..Limits::RELAY },
             in_no_hurry: 0,
             nobody_is_reset: false,
             healed: false,
