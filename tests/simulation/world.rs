@@ -96,7 +96,7 @@ impl World {
         let now = Duration::ZERO;
         let active = (0..conversations.len()).collect();
         let rule = QueueRule { queue: weather.queue, stall: STALL };
-        let budget = random.pick(&[100 * 1024, 1024 * 1024, Limits::RELAY.budget]);
+        let budget = random.pick(&[2000, 50_000, Limits::RELAY.budget]);
         Self {
             base,
             now,
