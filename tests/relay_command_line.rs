@@ -47,6 +47,7 @@ fn help_teaches_the_four_parties_an_example_the_exit_status_and_what_is_not_prot
         "client ----> CLIENT [relay] SERVER <---- device ----> SERVICE",
         "tcp-remote-relay [OPTIONS] SERVER CLIENT SERVICE [CLIENT SERVICE]...",
         "tcp-remote-relay 0.0.0.0:2065 127.0.0.1:2222 127.0.0.1:22",
+        "lua5.4 examples/device.lua relay.example.com 2065",
         "--half-close <SECONDS>",
         "--drain <SECONDS>",
         "--clients <NUMBER>",
@@ -132,7 +133,7 @@ fn a_port_that_is_taken_is_told_and_the_status_is_1() {
         let output = run(&arguments);
         let log = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{log}");
-        assert!(log.contains(&taken) && log.contains("Address already in use"), "{log}");
+        assert!(log.contains(&format!(" at {taken}: Address already in use")), "{log}");
         assert!(log.contains("ERROR"), "{log}");
     }
 }

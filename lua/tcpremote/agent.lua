@@ -127,6 +127,9 @@ local function await_answer(tunnel, left_out)
   end
 end
 
+--- Ends the message of a call that leaves the tunnel as it was.
+local STAYS = "; the tunnel before it stays in use"
+
 --- Why a new tunnel does not take the place of the one before; nil if it may.
 local function reason_to_keep(previous, tunnel)
   if not previous or state_of(previous) == "closed" or await_answer(tunnel, ENDS) then
@@ -134,13 +137,12 @@ local function reason_to_keep(previous, tunnel)
   end
   local status = tunnel:status()
   if status.state == "closed" or status.state == "waiting" then
-    return status.last_error .. "; the tunnel before it stays in use", status.last_error_code
+    return status.last_error .. STAYS, status.last_error_code
   elseif status.state == "listening" then
     return nil
   elseif state_of(previous) == "listening" then
-    local message = "the link to %s was not answered within %d s, as where a relay serves one device only; "
-      .. "the tunnel before it stays in use"
-    return message:format(status.server, ANSWER_TIME), "timeout"
+    local message = "the link to %s was not answered within %d s, as where a relay serves one device only"
+    return message:format(status.server, ANSWER_TIME) .. STAYS, "timeout"
   end
   return nil
 end
@@ -161,6 +163,8 @@ local function replace(settings, words)
       retire(tunnel)
       tunnel = nil
     end
+  elseif code ~= "usage" and previous and state_of(previous) ~= "closed" then
+    message = message .. STAYS
   end
   if not tunnel then
     if previous then

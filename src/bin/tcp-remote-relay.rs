@@ -61,15 +61,15 @@ struct CommandLine {
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds, allow_negative_numbers = true)]
     half_close: Duration,
 
-    /// How long open clients may go on after SIGTERM, SIGINT or SIGHUP; a second SIGTERM or SIGINT ends it
+    /// How long open clients may go on after SIGTERM, SIGINT or SIGHUP; a second SIGTERM or SIGINT ends that time
     ///
-    /// SIGHUP has no meaning where the relay was started with it ignored, as nohup does.
+    /// SIGHUP stays ignored where the relay was started so, as by nohup.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds, allow_negative_numbers = true)]
     drain: Duration,
 
     /// How many clients there may be at once, from 1 to 256
     ///
-    /// The last places are kept for client ports, and for addresses that clients come from, that have few.
+    /// Some of the last places are kept for client ports, and for addresses of clients, that have few.
     #[arg(long, value_name = "NUMBER", default_value_t = Config::MAX_CLIENTS,
         value_parser = clap::value_parser!(u32).range(1..=i64::from(Config::MAX_CLIENTS)))]
     clients: u32,
@@ -104,14 +104,15 @@ const GUIDE: &str = "\
 Example:
   tcp-remote-relay 0.0.0.0:2065 127.0.0.1:2222 127.0.0.1:22
 
-  The device, in Lua, connects to the relay:
-    require 'DeviceManagement.TCPRemoteConnect' 'relay.example.com:2065'
+  The device connects to the relay, and again whenever the link is lost:
+    lua5.4 examples/device.lua relay.example.com 2065
   Then, beside the relay, this reaches the device's own SSH server:
     ssh -p 2222 user@127.0.0.1
 
 Exit status:
   0  ended by SIGTERM, SIGINT or SIGHUP
-  1  a port cannot be opened, or the system failed otherwise
+  1  a port cannot be opened, there are too few descriptors, or the system
+     failed otherwise
   2  the command line cannot be understood
   3  ended by a signal, and clients that were open had to be cut
 

@@ -51,10 +51,13 @@ pub(super) fn resolve(name: &Address) -> io::Result<Vec<SocketAddr>> {
 }
 
 /// Holds every one of `addresses`; their events come as places from `first_place` on. An error of any ends it, and names
-/// the one that failed.
+/// the one that failed where there are several.
 pub(super) fn hold(addresses: &[SocketAddr], first_place: usize) -> io::Result<Vec<Listener>> {
     let held = addresses.iter().enumerate().map(|(index, &address)| {
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
+        let named = |error: io::Error| match addresses {
+            [_] => error,
+            _ => io::Error::new(error.kind(), format!("{address}: {error}")),
+        };
         let socket = bind(address).map_err(named)?;
         let address = socket.local_addr()?.as_socket().unwrap_or(address);
         // Past the first time that it listens the system lets no other socket bind beside it, not even one that asks

@@ -278,6 +278,9 @@ mod tests {
         let wild = Close { code: Code::Internal, reason: "a\nb\x1b[31m".into() };
         let Item::Close { close, .. } = one(&wild.frame(1)) else { panic!("no CLOSE") };
         assert_eq!(close.reason, "a\\nb\\u{1b}[31m");
+        let quoted = Close { code: Code::Denied, reason: "the device's \"22\"".into() };
+        let Item::Close { close, .. } = one(&quoted.frame(1)) else { panic!("no CLOSE") };
+        assert_eq!(close.reason, "the device's \"22\"");
     }
 
     #[test]

@@ -132,7 +132,15 @@ fn cut(reason: &str) -> &str {
     &reason[..end.unwrap_or(0)]
 }
 
-/// A reason that came, fit for a line of a log.
+/// A reason that came, fit for a line of a log. Its quotes stay as they are, so that the rule that it may show can be
+/// copied.
 fn kept(reason: &[u8]) -> String {
-    field::text(&reason[..reason.len().min(MAX_REASON)]).escape_debug().to_string()
+    let mut kept = String::new();
+    for character in field::text(&reason[..reason.len().min(MAX_REASON)]).chars() {
+        match character {
+            '"' | '\'' => kept.push(character),
+            other => kept.extend(other.escape_debug()),
+        }
+    }
+    kept
 }
