@@ -9,6 +9,7 @@ mod backoff;
 mod config;
 mod core;
 mod dial;
+mod dials;
 mod driver;
 mod handle;
 mod link;

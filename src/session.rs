@@ -122,6 +122,9 @@ impl<E: Endpoint> Session<E> {
             self.over.resize_with(index + 1, || None);
         }
         debug_assert!(self.sockets[index].is_none(), "outputs are carried out before a slot is used again");
+        if let Some(old) = self.sockets[index].as_ref().map(|socket| socket.key) {
+            self.reset(event_loop, old);
+        }
         self.sockets[index] = Some(Socket {
             key,
             io,

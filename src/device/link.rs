@@ -1,6 +1,6 @@
 //! One link of a device with its sockets: what its core asks for is carried out here, and told to the owner.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,21 +9,19 @@ use std::time::Instant;
 use super::access::{Access, Refusal};
 use super::attempt::Reached;
 use super::core::{Device, Output};
-use super::dial::{Dial, Progress};
+use super::dial::Progress;
+use super::dials::{Dials, Pending};
 use super::names::{Found, LookupError};
 use super::notice::{Event, EventKind, Severity};
 use super::report::Report;
 use super::resolver::Names;
 use crate::address::Address;
-use crate::event_loop::{EventLoop, Readiness, Source};
+use crate::event_loop::{EventLoop, Readiness};
 use crate::linger::Lingering;
-use crate::link::{CONNECT_TIMEOUT, Counters, Endpoint, Reset, StreamKey};
+use crate::link::{Counters, Endpoint, Reset, StreamKey};
 use crate::net;
 use crate::protocol::v2::{Code, GoAway};
 use crate::session::{LinkLost, Session};
-
-/// Connections to one service that are being made at a time.
-const MOST_DIALS: usize = 32;
 
 /// What all links of a tunnel share.
 pub(super) struct Context<'a> {
@@ -49,10 +47,8 @@ pub(super) struct Link {
     number: usize,
     /// Services whose names are looked up.
     resolving: BTreeMap<StreamKey, Resolving>,
-    /// Connections to services that are being made.
-    dials: BTreeMap<StreamKey, Dial>,
-    /// Those that wait until fewer are being made to their service.
-    waiting: VecDeque<(StreamKey, Vec<SocketAddr>)>,
+    /// Connections to services that are being made, or are to be.
+    dials: Dials,
     /// What the owner is told of a stream: the client's number, and the service.
     services: BTreeMap<StreamKey, (u32, Arc<str>)>,
 }
@@ -145,8 +141,7 @@ impl Link {
             silent_until: None,
             number,
             resolving: BTreeMap::new(),
-            dials: BTreeMap::new(),
-            waiting: VecDeque::new(),
+            dials: Dials::default(),
             services: BTreeMap::new(),
         }
     }
@@ -187,10 +182,12 @@ impl Link {
         key: StreamKey,
         event: Readiness,
     ) {
-        if self.dials.contains_key(&key) {
-            self.poll_dial(now, context, key);
+        if self.dials.get_mut(key).is_none() {
+            return self.session.handle_stream_event(now, &mut context.event_loop, key, event);
         }
-        if !self.dials.contains_key(&key) {
+        self.poll_dial(now, context, key);
+        self.start_dials(now, context);
+        if self.dials.get_mut(key).is_none() {
             // The edge that tells of the connection may tell of bytes and of the end behind them, too.
             self.session.handle_stream_event(now, &mut context.event_loop, key, event);
         }
@@ -248,7 +245,8 @@ impl Link {
     fn dial(&mut self, now: Instant, context: &mut Context<'_>, key: StreamKey, answer: Answer) {
         match answer {
             Ok(addresses) => {
-                self.waiting.push_back((key, addresses));
+                let Some((_, service)) = self.services.get(&key) else { return };
+                self.dials.add(key, Arc::clone(service), addresses);
                 self.start_dials(now, context);
             }
             Err(refusal) => {
@@ -272,8 +270,7 @@ impl Link {
         if self.silent_until.is_some() {
             return self.silent_until;
         }
-        let dials = self.dials.values().filter_map(Dial::poll_timeout).min();
-        [dials, self.session.poll_timeout()].into_iter().flatten().min()
+        [self.dials.poll_timeout(), self.session.poll_timeout()].into_iter().flatten().min()
     }
 
     pub(super) fn counters(&self) -> Counters {
@@ -304,11 +301,20 @@ impl Link {
             }
             Output::Reset { stream, reason } => {
                 let resolving = self.withdraw(context, stream);
-                if let Some(dial) = self.dials.remove(&stream) {
+                let pending = self.dials.remove(stream);
+                let unanswered = match &pending {
+                    _ if resolving => "its name was not resolved in 10 s; check the device's DNS",
+                    Some(Pending::Waiting(_)) => {
+                        "none of the connections to it that are being made was answered in 10 s"
+                    }
+                    Some(Pending::Ready(_) | Pending::Dialling(_)) | None => "it did not answer in 10 s",
+                };
+                if let Some(Pending::Dialling(dial)) = pending {
                     dial.cancel(&mut context.event_loop);
                 }
                 self.session.reset(&mut context.event_loop, stream);
-                self.tell_reset(context, stream, &reason, resolving);
+                self.tell_reset(context, stream, &reason, unanswered);
+                self.start_dials(now, context);
             }
             Output::Gone { stream } => {
                 let text = "is done: its service reset it";
@@ -346,37 +352,25 @@ impl Link {
         self.resolve(now, context, key);
     }
 
-    /// Begins to connect for those that wait, in their order, as far as their services may be dialled.
+    /// Begins to connect for those whose turn has come.
     fn start_dials(&mut self, now: Instant, context: &mut Context<'_>) {
-        for (key, addresses) in std::mem::take(&mut self.waiting) {
-            // It may be gone meanwhile.
-            let Some((_, service)) = self.services.get(&key) else { continue };
-            let same = |key: &StreamKey| self.services.get(key).is_some_and(|(_, other)| other == service);
-            if self.dials.len() >= MOST_DIALS && self.dials.keys().filter(|&key| same(key)).count() >= MOST_DIALS {
-                self.waiting.push_back((key, addresses));
-                continue;
-            }
-            let source = Source::Stream(self.number as u32, key);
-            // The core keeps the deadline of the whole.
-            self.dials.insert(key, Dial::new(source, &addresses, now, now + CONNECT_TIMEOUT));
+        while let Some(key) = self.dials.start_next(now, self.number) {
             self.poll_dial(now, context, key);
         }
     }
 
     fn poll_dials(&mut self, now: Instant, context: &mut Context<'_>) {
-        let due = self.dials.iter().filter(|(_, dial)| dial.poll_timeout().is_some_and(|at| at <= now));
-        let due: Vec<StreamKey> = due.map(|(&key, _)| key).collect();
-        for key in due {
+        for key in self.dials.due(now) {
             self.poll_dial(now, context, key);
         }
     }
 
     fn poll_dial(&mut self, now: Instant, context: &mut Context<'_>, key: StreamKey) {
-        let Some(dial) = self.dials.get_mut(&key) else { return };
+        let Some(dial) = self.dials.get_mut(key) else { return };
         match dial.poll(now, &mut context.event_loop) {
             Progress::Pending => {}
             Progress::Connected { io, token, .. } => {
-                self.dials.remove(&key);
+                self.dials.remove(key);
                 // As with the link's: only hastens.
                 let _ = net::tune_stream(&io);
                 self.session.attach(&mut context.event_loop, key, io, token);
@@ -384,7 +378,7 @@ impl Link {
                 self.session.start(now, &mut context.event_loop, key);
             }
             Progress::Failed(error) => {
-                self.dials.remove(&key);
+                self.dials.remove(key);
                 self.connect_failed(now, context, key, &Failure::unreachable(&error));
             }
         }
@@ -408,7 +402,7 @@ impl Link {
         }
     }
 
-    fn tell_reset(&mut self, context: &Context<'_>, key: StreamKey, reason: &Reset, resolving: bool) {
+    fn tell_reset(&mut self, context: &Context<'_>, key: StreamKey, reason: &Reset, unanswered: &str) {
         let (kind, severity, text) = match reason {
             Reset::TooSlow => {
                 let text = "was reset: its service read too little for too long, and held up the others";
@@ -419,12 +413,7 @@ impl Link {
                 (EventKind::Stalled, Severity::Warning, text.to_owned())
             }
             Reset::ConnectTimeout => {
-                let reason = if resolving {
-                    "its name was not resolved in 10 s; check the device's DNS"
-                } else {
-                    "it did not answer in 10 s"
-                };
-                return self.tell_failed(context, key, &Failure::new(Code::Timeout, reason));
+                return self.tell_failed(context, key, &Failure::new(Code::Timeout, unanswered));
             }
             Reset::Replaced => {
                 (EventKind::Disconnect, Severity::Detail, "was cut: the relay gave its number to another".to_owned())

@@ -22,7 +22,7 @@ const ACCEPTS: usize = 16;
 const REOPEN: Duration = Duration::from_secs(1);
 /// How long a client waits for a place before it is refused.
 const PLACE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Clients that may wait at once.
+/// Clients that may wait at once; each port has an equal part of that.
 const MAX_WAITING: usize = 256;
 /// How often clients that move nothing are looked for.
 const LOOK_FOR_IDLE: Duration = Duration::from_millis(500);
@@ -38,6 +38,10 @@ pub(super) struct Newcomer {
 impl Server {
     pub(super) fn accept_clients(&mut self, now: Instant) -> bool {
         let mut busy = false;
+        // Before others come.
+        if !self.waiting.is_empty() {
+            self.serve_waiting(now);
+        }
         for place in 0..self.client_listeners.len() {
             for _ in 0..ACCEPTS {
                 if !self.accept_client(now, place) {
@@ -45,9 +49,6 @@ impl Server {
                 }
                 busy = true;
             }
-        }
-        if !self.waiting.is_empty() {
-            self.serve_waiting(now);
         }
         busy
     }
@@ -58,7 +59,7 @@ impl Server {
         if !self.client_listeners.get(place).is_some_and(|(listener, _)| listener.is_ready()) {
             return false;
         }
-        // A stream that is over must have left its slot before a new one takes it, one that the last events ended, too.
+        // Clients that have just left have no place any more.
         self.carry_out_all(now, number);
         // Until then they wait in the port's backlog.
         if !self.sessions.get(number).and_then(Option::as_ref).is_some_and(|peer| peer.session.endpoint.is_ready()) {
@@ -77,9 +78,10 @@ impl Server {
         let (connection, service) = (self.connections, Arc::clone(&self.client_ports[port].service));
         debug!(connection, client = %address, %service, "a client");
         let client = Client { connection, address, port, service, since: now, moved: (0, now) };
-        if self.waiting.is_empty() && self.has_place(number, port, address) {
+        // Those that wait have no claim to this place: they were asked first.
+        if self.has_place(number, port, address) {
             self.open_client(now, number, io, client);
-        } else if self.waiting.len() < MAX_WAITING {
+        } else if self.may_wait(port) {
             self.waiting.push_back(Newcomer { io, client, deadline: now + PLACE_TIMEOUT });
         } else {
             client.log_end(now, &mut self.log_limits, None, None, &Ending::refused(NO_PLACE));
@@ -87,7 +89,15 @@ impl Server {
         true
     }
 
+    /// Whether one more client of this port may wait for a place.
+    fn may_wait(&self, port: usize) -> bool {
+        let waiting = self.waiting.iter().filter(|newcomer| newcomer.client.port == port).count();
+        self.waiting.len() < MAX_WAITING && waiting < (MAX_WAITING / self.client_ports.len()).max(1)
+    }
+
     fn open_client(&mut self, now: Instant, number: usize, mut io: TcpStream, client: Client) {
+        // A stream that is over must have left its slot before a new one takes it, one that made room for this, too.
+        self.carry_out_all(now, number);
         let Some(Some(peer)) = self.sessions.get_mut(number) else { return };
         let (connection, from) = (client.connection, client.address);
         let Some(key) = peer.session.endpoint.open(now, &client.service, Some(from)) else { return };
@@ -106,7 +116,6 @@ impl Server {
     /// Clients that wait are served where there is a place for them now, and refused when they have waited for long.
     fn serve_waiting(&mut self, now: Instant) {
         let Some(number) = self.active else { return };
-        self.carry_out_all(now, number);
         let mut shares = self.shares(number);
         for _ in 0..self.waiting.len() {
             let Some(newcomer) = self.waiting.pop_front() else { break };

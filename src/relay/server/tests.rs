@@ -18,9 +18,13 @@ struct Bench {
 
 impl Bench {
     fn new(protocol: Protocol) -> Self {
+        Self::with_ports(protocol, 1)
+    }
+
+    fn with_ports(protocol: Protocol, ports: usize) -> Self {
         let listen = Address::listen("127.0.0.1:0").expect("an address");
         let mapping = Mapping { client: listen.clone(), service: "127.0.0.1:7".parse().expect("an address") };
-        let config = Config::new(listen, vec![mapping], Config::HALF_CLOSE).expect("a configuration");
+        let config = Config::new(listen, vec![mapping; ports], Config::HALF_CLOSE).expect("a configuration");
         let server = Server::bind(Config { protocol, ..config }).expect("ports");
         Self { server, buffer: vec![0; LINK_BUFFER] }
     }
@@ -40,6 +44,22 @@ impl Bench {
         device.write_all(greeting).expect("sent");
         self.run_until("the client ports are open", |server| server.are_client_ports_open());
         device
+    }
+
+    /// So many clients of the port at `place`, all on the link.
+    fn clients(&mut self, place: usize, count: usize) -> Vec<TcpStream> {
+        let port = self.server.client_listeners[place].0.address();
+        let before = self.server.clients();
+        let mut clients = Vec::new();
+        while clients.len() < count {
+            clients.push(TcpStream::connect(port).expect("connect"));
+            // No more than the port's backlog takes.
+            if clients.len() % 32 == 0 || clients.len() == count {
+                let all = before + clients.len() as u64;
+                self.run_until("the clients are on the link", |server| server.clients() == all);
+            }
+        }
+        clients
     }
 
     fn endpoint(&self, number: usize) -> &Relay {
@@ -212,4 +232,34 @@ fn a_link_that_drains_for_too_long_is_cut_with_its_clients_unless_the_relay_ends
     client.set_read_timeout(Some(DEADLINE)).expect("timeout");
     let end = client.read(&mut [0]).expect_err("its client is reset");
     assert_eq!(end.kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn of_half_closed_clients_that_make_room_for_others_all_at_once_each_gets_its_end() {
+    let mut bench = Bench::new(Protocol::V1);
+    let _device = bench.device(LISTEN);
+    let mut clients = bench.clients(0, 256);
+    let port = bench.server.client_listeners[0].0.address();
+    let _more: Vec<TcpStream> = (0..10).map(|_| TcpStream::connect(port).expect("connect")).collect();
+    bench.run_until("ten more are here", |server| server.connections == 256 + 10);
+    for client in &clients[..10] {
+        client.shutdown(std::net::Shutdown::Write).expect("FIN");
+    }
+    bench.run_until("the ten are served", |server| server.waiting.is_empty());
+    for client in &mut clients[..10] {
+        client.set_read_timeout(Some(DEADLINE)).expect("timeout");
+        assert_eq!(client.read(&mut [0]).expect("FIN, not RST"), 0);
+    }
+}
+
+#[test]
+fn a_port_that_is_hammered_takes_no_place_that_is_kept_for_another_one() {
+    let mut bench = Bench::with_ports(Protocol::V1, 2);
+    let _device = bench.device(LISTEN);
+    let _clients = bench.clients(0, 240);
+    let port = bench.server.client_listeners[0].0.address();
+    let _hammer: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(port).expect("connect")).collect();
+    bench.run_until("they are here", |server| server.connections == 240 + 300);
+    bench.clients(1, 1);
+    assert_eq!(bench.server.clients(), 241);
 }

@@ -1,0 +1,170 @@
+//! Connections to services that are being made: a few at a time for each service, and the others in their order.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::dial::Dial;
+use crate::event_loop::Source;
+use crate::link::{CONNECT_TIMEOUT, StreamKey};
+
+/// Connections that are made to one service of a link at a time: a relay must not make a device attack its network.
+const MOST: usize = 32;
+
+/// The streams of a link whose services are not connected yet.
+#[derive(Debug, Default)]
+pub(super) struct Dials {
+    streams: BTreeMap<StreamKey, (Arc<str>, Pending)>,
+    services: BTreeMap<Arc<str>, Service>,
+    /// Streams whose turn has come.
+    ready: VecDeque<StreamKey>,
+}
+
+/// How far a stream is.
+#[derive(Debug)]
+pub(super) enum Pending {
+    /// As many as may be are being made to its service.
+    Waiting(Vec<SocketAddr>),
+    /// Its turn has come.
+    Ready(Vec<SocketAddr>),
+    Dialling(Dial),
+}
+
+/// Who connects to a service.
+#[derive(Debug, Default)]
+struct Service {
+    /// Streams that are ready or dialling.
+    in_progress: usize,
+    waiting: VecDeque<StreamKey>,
+}
+
+impl Dials {
+    /// The stream is to be connected to one of the addresses of its service.
+    pub(super) fn add(&mut self, key: StreamKey, name: Arc<str>, addresses: Vec<SocketAddr>) {
+        let service = self.services.entry(Arc::clone(&name)).or_default();
+        let pending = if service.in_progress < MOST {
+            service.in_progress += 1;
+            self.ready.push_back(key);
+            Pending::Ready(addresses)
+        } else {
+            service.waiting.push_back(key);
+            Pending::Waiting(addresses)
+        };
+        self.streams.insert(key, (name, pending));
+    }
+
+    /// Begins with the next stream whose turn has come; its dial is to be polled.
+    pub(super) fn start_next(&mut self, now: Instant, link: usize) -> Option<StreamKey> {
+        loop {
+            let key = self.ready.pop_front()?;
+            let Some((_, pending)) = self.streams.get_mut(&key) else { continue };
+            if let Pending::Ready(addresses) = pending {
+                // The core keeps the deadline of the whole.
+                let dial = Dial::new(Source::Stream(link as u32, key), addresses, now, now + CONNECT_TIMEOUT);
+                *pending = Pending::Dialling(dial);
+                return Some(key);
+            }
+        }
+    }
+
+    /// The stream's connection, while it is being made.
+    pub(super) fn get_mut(&mut self, key: StreamKey) -> Option<&mut Dial> {
+        match self.streams.get_mut(&key) {
+            Some((_, Pending::Dialling(dial))) => Some(dial),
+            Some((_, Pending::Waiting(_) | Pending::Ready(_))) | None => None,
+        }
+    }
+
+    /// The stream is connected, or given up: how far it was. The next one that waits for its service has its turn.
+    pub(super) fn remove(&mut self, key: StreamKey) -> Option<Pending> {
+        let (name, pending) = self.streams.remove(&key)?;
+        let service = self.services.get_mut(&name)?;
+        if let Pending::Waiting(_) = pending {
+            service.waiting.retain(|&waiting| waiting != key);
+            return Some(pending);
+        }
+        service.in_progress -= 1;
+        if let Some(next) = service.waiting.pop_front() {
+            service.in_progress += 1;
+            if let Some((_, pending)) = self.streams.get_mut(&next)
+                && let Pending::Waiting(addresses) = pending
+            {
+                *pending = Pending::Ready(std::mem::take(addresses));
+                self.ready.push_back(next);
+            }
+        } else if service.in_progress == 0 {
+            self.services.remove(&name);
+        }
+        Some(pending)
+    }
+
+    /// Streams whose dials are due without an event.
+    pub(super) fn due(&self, now: Instant) -> Vec<StreamKey> {
+        let due = self.timeouts().filter(|&(_, at)| at <= now);
+        due.map(|(key, _)| key).collect()
+    }
+
+    /// When the first is due.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.timeouts().map(|(_, at)| at).min()
+    }
+
+    fn timeouts(&self) -> impl Iterator<Item = (StreamKey, Instant)> {
+        self.streams.iter().filter_map(|(&key, (_, pending))| match pending {
+            Pending::Dialling(dial) => Some((key, dial.poll_timeout()?)),
+            Pending::Waiting(_) | Pending::Ready(_) => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(index: usize) -> StreamKey {
+        StreamKey { index: index as u32, generation: 0 }
+    }
+
+    fn add(dials: &mut Dials, service: &str, keys: std::ops::Range<usize>) {
+        for index in keys {
+            dials.add(key(index), service.into(), vec![SocketAddr::from(([127, 0, 0, 1], 9))]);
+        }
+    }
+
+    fn started(dials: &mut Dials) -> Vec<usize> {
+        let now = Instant::now();
+        std::iter::from_fn(|| dials.start_next(now, 0)).map(|key| key.index as usize).collect()
+    }
+
+    #[test]
+    fn a_service_is_dialled_for_a_few_at_a_time_in_their_order_and_another_one_waits_for_none() {
+        let mut dials = Dials::default();
+        add(&mut dials, "deaf:1", 0..100);
+        assert_eq!(started(&mut dials), (0..MOST).collect::<Vec<_>>());
+        add(&mut dials, "good:2", 100..101);
+        assert_eq!(started(&mut dials), [100]);
+        assert!(matches!(dials.remove(key(50)), Some(Pending::Waiting(_))));
+        assert_eq!(started(&mut dials), [0; 0], "it had no place to give");
+        for index in [3, 7] {
+            assert!(matches!(dials.remove(key(index)), Some(Pending::Dialling(_))));
+        }
+        assert_eq!(started(&mut dials), [MOST, MOST + 1]);
+    }
+
+    #[test]
+    fn streams_that_come_and_go_leave_nothing_behind() {
+        let mut dials = Dials::default();
+        for round in 0..50 {
+            add(&mut dials, "deaf:1", round * 100..(round + 1) * 100);
+            if round % 2 == 0 {
+                started(&mut dials);
+            }
+            for index in round * 100..(round + 1) * 100 {
+                dials.remove(key(index));
+            }
+            assert_eq!(started(&mut dials), [0; 0]);
+        }
+        assert!(dials.streams.is_empty() && dials.services.is_empty() && dials.ready.is_empty());
+    }
+}
