@@ -367,6 +367,7 @@ impl<E: Endpoint> Session<E> {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 link.readable = false;
+                link.flight.handle_read(&link.io);
                 return Ok(false);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),

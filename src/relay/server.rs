@@ -28,7 +28,7 @@ use crate::Error;
 use crate::address::Address;
 use crate::event_loop::{EventLoop, Source};
 use crate::linger::Lingering;
-use crate::link::{Endpoint, StreamKey};
+use crate::link::{Endpoint, Reset, StreamKey};
 use crate::protocol::v2::Code;
 use crate::session::{LINK_BUFFER, LinkLost, Session};
 
@@ -185,7 +185,7 @@ impl Server {
     }
 
     fn finish(mut self, buffer: &mut [u8]) -> Result<Outcome, Error> {
-        self.close_client_ports();
+        self.close_client_ports(&Reset::Shutdown.into());
         for mut listener in self.device_listeners.drain(..).chain(self.client_listeners.drain(..).map(|(io, _)| io)) {
             // It is closed right after.
             let _ = listener.stop(&mut self.event_loop);

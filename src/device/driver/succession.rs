@@ -59,7 +59,9 @@ impl Driver<'_> {
     pub(super) fn note_stage(&mut self, now: Instant, number: usize) {
         let Some(link) = self.links.get_mut(&number) else { return };
         let peer = link.peer;
-        if link.stage == Stage::Made && link.session.has_link() && !link.session.endpoint.has_unsent() {
+        // An answer may come before the last of what was sent has left.
+        let has_left = link.version.is_some() || !link.session.endpoint.has_unsent();
+        if link.stage == Stage::Made && link.session.has_link() && has_left {
             link.stage = Stage::Greeting;
             self.was_connected = true;
             if self.current == Some(number) {

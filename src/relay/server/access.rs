@@ -43,7 +43,7 @@ impl Ending {
     /// All was delivered.
     pub(super) const FINISHED: Self = Self { code: Cow::Borrowed("normal"), reason: Cow::Borrowed(""), warning: None };
 
-    fn new(code: Code, reason: impl Into<Cow<'static, str>>) -> Self {
+    pub(super) fn new(code: Code, reason: impl Into<Cow<'static, str>>) -> Self {
         let code = if let Code::Other(_) = code { code.to_string().into() } else { code.name().into() };
         Self { code, reason: reason.into(), warning: None }
     }

@@ -12,7 +12,7 @@ use super::access::{Client, Ending, NO_PLACE};
 use super::log_limits::Kind;
 use super::shares::Shares;
 use crate::event_loop::Source;
-use crate::link::{Endpoint, Reset, StreamKey};
+use crate::link::{Endpoint, StreamKey};
 use crate::net;
 use crate::protocol::v2::Code;
 
@@ -223,11 +223,12 @@ impl Server {
         }
     }
 
-    pub(super) fn close_client_ports(&mut self) {
+    /// There is no device for new clients; those that wait for a place end so.
+    pub(super) fn close_client_ports(&mut self, ending: &Ending) {
         self.reopen_at = None;
         let now = Instant::now();
         for Newcomer { client, .. } in self.waiting.drain(..) {
-            client.log_end(now, &mut self.log_limits, None, None, &Ending::from(Reset::LinkLost));
+            client.log_end(now, &mut self.log_limits, None, None, ending);
         }
         for (listener, _) in &mut self.client_listeners {
             if let Err(reason) = listener.stop(&mut self.event_loop) {

@@ -9,11 +9,12 @@ use tracing::{debug, info, warn};
 
 use super::super::Config;
 use super::super::core::{Relay, Settings};
+use super::access::Ending;
 use super::log_limits::Kind;
 use super::stray::protocol_of;
 use super::{Peer, Server};
 use crate::event_loop::Source;
-use crate::link::Endpoint;
+use crate::link::{Endpoint, Reset};
 use crate::net;
 use crate::protocol::v2::Code;
 use crate::session::{LinkLost, Session};
@@ -97,7 +98,7 @@ impl Server {
         }
         if self.active == Some(number) {
             self.active = None;
-            self.close_client_ports();
+            self.close_client_ports(&Ending::new(Code::Shutdown, "the device takes no new clients"));
         }
     }
 
@@ -126,7 +127,7 @@ impl Server {
         peer.session.abort_link(now, &mut self.event_loop);
         if self.active == Some(number) {
             self.active = None;
-            self.close_client_ports();
+            self.close_client_ports(&Reset::LinkLost.into());
         }
     }
 
