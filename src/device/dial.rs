@@ -302,6 +302,7 @@ mod tests {
         // As a forked child would hold it.
         let _copy = SockRef::from(&attempt.io).try_clone().expect("a copy");
         let mut given_up = listener.accept().expect("a connection").0;
+        given_up.set_read_timeout(Some(Duration::from_secs(15))).expect("deadline");
         give_up(&mut event_loop, attempt);
         let error = std::io::Read::read(&mut given_up, &mut [0]).expect_err("no end that looks complete");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
