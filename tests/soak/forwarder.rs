@@ -165,7 +165,7 @@ impl Link {
             while let Some(arrived) = travelling.pop(now) {
                 self.write(&mut sink, &arrived)?;
             }
-            let Some(wait) = travelling.wait(now).or((!is_over).then_some(LOOK)) else {
+            let Some(wait) = travelling.wait(now).or_else(|| (!is_over).then_some(LOOK)) else {
                 let _ = sink.shutdown(Shutdown::Write);
                 return Ok(());
             };

@@ -49,6 +49,9 @@ const SETTLE: Duration = Duration::from_secs(4);
 /// How often a client of the calm tries to connect before the tunnel counts as down.
 const ATTEMPTS: usize = 300;
 
+/// Forked one after the other, so that each client's sockets are held by some.
+const CHILDREN: usize = 10;
+
 /// Moves bytes through a tunnel that is broken all the time, and checks each.
 #[derive(Clone, Copy, Parser)]
 struct Options {
@@ -78,8 +81,8 @@ struct Soak {
 enum Burden {
     None,
     ChangingPath,
-    /// The relay's log is not read, and a child of the device holds copies of all sockets.
-    UnreadLogAndForkedChild,
+    /// The relay's log is not read, and children of the device hold copies of the sockets that it had.
+    UnreadLogAndForkedChildren,
 }
 
 impl Burden {
@@ -87,9 +90,16 @@ impl Burden {
         match self {
             Self::None => {}
             Self::ChangingPath => tunnel.forwarder.change_path(OVERTIME),
-            Self::UnreadLogAndForkedChild => {
-                tunnel.leave_log_unread(true);
+            Self::UnreadLogAndForkedChildren => tunnel.leave_log_unread(true),
+        }
+    }
+
+    /// What is done while clients are there.
+    fn keep_up(self, tunnel: &Tunnel) {
+        if self == Self::UnreadLogAndForkedChildren {
+            for _ in 0..CHILDREN {
                 tunnel.fork_child(OVERTIME);
+                thread::sleep(Duration::from_millis(100));
             }
         }
     }
@@ -98,7 +108,7 @@ impl Burden {
         match self {
             Self::None => {}
             Self::ChangingPath => tunnel.forwarder.heal(),
-            Self::UnreadLogAndForkedChild => {
+            Self::UnreadLogAndForkedChildren => {
                 tunnel.leave_log_unread(false);
                 tunnel.end_children();
             }
@@ -151,7 +161,7 @@ impl Soak {
         self.storm(time * 8 / 10, Violence::Everything)?;
         self.calm(Burden::ChangingPath)?;
         self.storm(time * 7 / 100, Violence::NoKills)?;
-        self.calm(Burden::UnreadLogAndForkedChild)?;
+        self.calm(Burden::UnreadLogAndForkedChildren)?;
         let before = self.tunnel.usage();
         self.storm(time * 13 / 100, Violence::NoKills)?;
         self.calm(Burden::None)?;
@@ -220,14 +230,14 @@ impl Soak {
         self.tunnel.wait_until_up()?;
         say(&format!("{:5.0} s: calm, {burden:?}", self.report.elapsed()));
         burden.lay_on(&self.tunnel);
-        self.calm_clients()?;
+        self.calm_clients(burden)?;
         self.await_services();
         burden.take_off(&self.tunnel);
         self.tunnel.check();
         Ok(())
     }
 
-    fn calm_clients(&self) -> io::Result<()> {
+    fn calm_clients(&self, burden: Burden) -> io::Result<()> {
         let Self { options, seed, report, tunnel, next_client, .. } = self;
         let entrances = tunnel.entrances();
         let client = |kind: Kind| {
@@ -247,6 +257,7 @@ impl Soak {
                 let kind = Kind::ALL[index % Kind::ALL.len()];
                 small_thread().spawn_scoped(scope, move || client(kind))?;
             }
+            burden.keep_up(tunnel);
             io::Result::Ok(())
         })
     }

@@ -18,7 +18,7 @@ const fn step(seconds: u64, round_trip: u64, rate: u64) -> (Duration, Path) {
 
 /// How long each stage lasts, its round trip in milliseconds, and its rate; then it begins anew.
 const STAGES: [(Duration, Path); 4] =
-    [step(3, 20, 40_000_000), step(4, 400, 40_000_000), step(3, 20, 40_000_000), step(3, 20, 20_000_000)];
+    [step(2, 20, 40_000_000), step(3, 400, 40_000_000), step(1, 20, 40_000_000), step(2, 20, 20_000_000)];
 
 impl Path {
     /// What holds so long after the changes began.
@@ -45,7 +45,7 @@ pub(crate) struct Travelling {
     taken_at: Instant,
 }
 
-/// A path takes no more than this, be it as long as it may: the longest holds half of it at its rate.
+/// A path takes no more than this, which is twice what the longest holds at its rate.
 const MOST: usize = 16 * 1024 * 1024;
 
 impl Travelling {
