@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use socket2::{Domain, Socket, Type};
 
 use crate::client::Entrances;
 use crate::device;
@@ -45,6 +46,8 @@ pub(crate) struct Tunnel {
     device: Process,
     /// Relays that were told to end, and by when they must have.
     leaving: Vec<(Process, Instant)>,
+    /// Has the port where nobody listens, or another program could.
+    _nobody: Socket,
 }
 
 /// All on loopback, below those that the system gives to clients: such a port could be a client's when it is wanted, and
@@ -64,12 +67,25 @@ impl Tunnel {
         let device = next()?;
         let entrances = Entrances { served: next()?, named: next()?, refused: next()?, unresolved: next()? };
         let ports = Ports { device, entrances, nobody: next()? };
+        let nobody = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        nobody.bind(&ports.nobody.into())?;
         let forwarder = Forwarder::start(next()?, ports.device)?;
         let mut started = 0;
         let relay = start_relay(&ports, service, logs, &mut started)?;
         let device = start_device(&forwarder, logs, &mut started)?;
         let (report, logs) = (Arc::clone(report), logs.to_owned());
-        Ok(Self { report, logs, started, ports, service, forwarder, relay, device, leaving: Vec::new() })
+        Ok(Self {
+            report,
+            logs,
+            started,
+            ports,
+            service,
+            forwarder,
+            relay,
+            device,
+            leaving: Vec::new(),
+            _nobody: nobody,
+        })
     }
 
     pub(crate) fn entrances(&self) -> Entrances {
