@@ -130,6 +130,127 @@ describe("in its host", function()
     end)
   end)
 
+  describe("a child that only holds copies of all sockets", function()
+    local service, service_port, client_port, device_port, server, host, child
+
+    before_each(function()
+      service, service_port = net.listen()
+      device_port, client_port = net.free_port(), net.free_port()
+      local local_port = "127.0.0.1:%d"
+      server = process.relay(local_port:format(device_port), local_port:format(client_port),
+        local_port:format(service_port))
+    end)
+
+    after_each(function()
+      service:close()
+      if server then
+        server.stop()
+      end
+    end)
+
+    --- A client and its connection at the service, between which bytes have gone both ways.
+    local function pair()
+      local client = net.eventually(function()
+        return net.try_connect(client_port)
+      end, "a client port")
+      local connection = net.accept(service)
+      client:send("a")
+      assert.equal("a", connection:receive(1))
+      connection:send("b")
+      assert.equal("b", client:receive(1))
+      return client, connection
+    end
+
+    --- A host whose tunnel serves so many pairs when it forks; then it runs `code`, and waits for the child's end.
+    local function fork_beside(count, code)
+      host = process.start(process.host, ([[
+        local tcpremote = require "tcpremote"
+        local tunnel = assert(tcpremote.connect {
+          server_address = "127.0.0.1", server_port = %d, keep_trying = true, connect_timeout = 30
+        })
+        while tunnel:status().clients_total <= %d do
+          tunnel:wait(0.01)
+          tunnel:next_event()
+        end
+        local child = host.fork_asleep()
+        io.stderr:write(child, "\n")
+      ]]):format(device_port, count) .. code .. [[
+
+        assert(host.wait(child) == 9, "the child has ended by itself")
+      ]])
+      local there = {}
+      for i = 1, count do
+        there[i] = { pair() }
+      end
+      -- One more has the host fork when all of these are there.
+      local sign = net.try_connect(client_port)
+      child = assert(host.line():match("^%d+$"))
+      sign:close()
+      net.accept(service):close()
+      return there
+    end
+
+    --- The child has held its copies to this moment.
+    local function end_child()
+      assert.equal(0, process.status("kill -KILL " .. child))
+      assert.same({ "", 0 }, { host.finish() })
+    end
+
+    local function assert_ends(connection)
+      local _, reason = net.read_all(connection)
+      assert.is_true(reason == "closed" or reason == "Connection reset by peer", reason)
+    end
+
+    it("keeps no end from service or client while the tunnel goes on", function()
+      local there = fork_beside(5, "")
+      local client, connection = there[1][1], there[1][2]
+      client:shutdown("send")
+      assert.same({ "", "closed" }, { net.read_all(connection) })
+      connection:send("answer")
+      connection:close()
+      assert.same({ "answer", "closed" }, { net.read_all(client) })
+
+      client, connection = there[2][1], there[2][2]
+      connection:send("last")
+      connection:close()
+      assert.same({ "last", "closed" }, { net.read_all(client) })
+
+      client, connection = there[3][1], there[3][2]
+      net.reset(client)
+      assert_ends(connection)
+
+      client, connection = there[4][1], there[4][2]
+      net.reset(connection)
+      assert_ends(client)
+
+      client, connection = there[5][1], there[5][2]
+      client:send("more")
+      assert.equal("more", connection:receive(4))
+      end_child()
+    end)
+
+    it("keeps no end from service, client or relay when the tunnel is closed", function()
+      local there = fork_beside(2, "assert(tunnel:close())")
+      for _, ends in ipairs(there) do
+        assert_ends(ends[1])
+        assert_ends(ends[2])
+      end
+      net.eventually(function()
+        return not net.try_connect(client_port)
+      end, "without a device its client ports are closed")
+      end_child()
+    end)
+
+    it("keeps no end from a service when the link is lost", function()
+      local there = fork_beside(2, "")
+      server.kill()
+      server = nil
+      assert_ends(there[1][2])
+      assert_ends(there[2][2])
+      end_child()
+    end)
+  end)
+
   describe("the module", function()
     it("works after the coroutine that loaded it is gone", function()
       local output, status = process.run(process.lua, [[

@@ -14,6 +14,7 @@ use mio::Token;
 use mio::net::TcpStream;
 
 use crate::event_loop::{EventLoop, Source};
+use crate::net;
 
 /// How long the peer has to finish.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -113,6 +114,7 @@ impl Lingering {
 
     fn close(&mut self, event_loop: &mut EventLoop, place: usize) {
         if let Some(mut socket) = self.sockets[place].take() {
+            net::finish(&socket.io);
             event_loop.deregister(&mut socket.io, socket.token);
             self.free.push(place);
         }
@@ -124,7 +126,7 @@ mod tests {
     use std::io::Write;
     use std::net::{TcpListener, TcpStream as Peer};
 
-    use socket2::{Domain, Socket as Builder, Type};
+    use socket2::{Domain, SockRef, Socket as Builder, Type};
 
     use super::*;
 
@@ -198,5 +200,20 @@ mod tests {
         peer.shutdown(Shutdown::Write).expect("FIN");
         bench.lingering.add(Instant::now(), &mut bench.event_loop, io, token);
         assert!(bench.ends_by_itself(), "the peer's end stands behind its bytes");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_peer_that_sends_on_is_refused_when_its_time_is_up_though_a_child_has_a_copy_of_the_socket() {
+        let mut bench = Bench::new();
+        let (io, token, mut peer) = bench.connect();
+        let _copy = SockRef::from(&io).try_clone().expect("a copy");
+        let now = Instant::now();
+        bench.lingering.add(now, &mut bench.event_loop, io, token);
+        bench.lingering.handle_timeout(now + TIMEOUT, &mut bench.event_loop);
+        peer.set_write_timeout(Some(Duration::from_secs(1))).expect("timeout");
+        let mut chunks = std::iter::repeat_with(|| peer.write(&[b'x'; 64 * 1024]));
+        let error = chunks.find_map(Result::err).expect("an error").kind();
+        assert!(matches!(error, io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe), "{error}");
     }
 }

@@ -111,10 +111,11 @@ pub(crate) fn reset(stream: &impl AsFd) {
     let _ = rustix::net::connect_unspec(stream);
 }
 
-/// Ends a connection with FIN, whoever else has a copy of its socket.
+/// Ends a connection with FIN, whoever else has a copy of its socket; the kernel answers what still comes with RST, as
+/// it does after a close.
 pub(crate) fn finish(stream: &TcpStream) {
     // One that is already reset, or finished, may refuse.
-    let _ = stream.shutdown(Shutdown::Write);
+    let _ = stream.shutdown(Shutdown::Both);
 }
 
 /// Begins to connect; the socket is writable, or failed, when that is done.
@@ -158,7 +159,7 @@ pub(crate) fn shown(address: &Address) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::net::TcpListener;
 
     use socket2::{Domain, Socket, Type};
@@ -214,6 +215,13 @@ mod tests {
         (TcpStream::from_std(io), copy, peer)
     }
 
+    /// Whether the peer is told that what it sends is not read any more, before all buffers are full.
+    fn is_refused(peer: &mut std::net::TcpStream) -> bool {
+        peer.set_write_timeout(Some(Duration::from_secs(1))).expect("deadline");
+        let error = std::iter::repeat_with(|| peer.write(&[0; 64 * 1024])).find_map(Result::err).expect("an error");
+        matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+    }
+
     #[test]
     #[cfg(target_os = "linux")]
     fn a_reset_waits_for_no_copy_of_the_socket() {
@@ -230,6 +238,7 @@ mod tests {
         finish(&io);
         drop(io);
         assert_eq!(peer.read(&mut [0]).expect("an end"), 0);
+        assert!(is_refused(&mut peer), "nobody reads any more");
         drop(copy);
     }
 }

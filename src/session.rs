@@ -559,6 +559,14 @@ impl<E: Endpoint> Session<E> {
     }
 }
 
+/// Nothing is left here but where the loop has panicked: then, too, no peer waits for a forked child's copy.
+impl<E> Drop for Session<E> {
+    fn drop(&mut self) {
+        let links = self.link.iter().map(|link| &link.io);
+        links.chain(self.sockets.iter().flatten().map(|socket| &socket.io)).for_each(net::reset);
+    }
+}
+
 impl Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = write(&mut self.io, &mut self.writable, bytes)?;

@@ -57,6 +57,25 @@ static int host_fork(lua_State *L) {
   return 1;
 }
 
+/* host.fork_asleep(): a child that does nothing but hold what it has got from here, for a minute at most; its pid. */
+static int host_fork_asleep(lua_State *L) {
+  pid_t child = fork();
+  if (child == 0) {
+    alarm(60);
+    for (;;) pause();
+  }
+  lua_pushinteger(L, child);
+  return 1;
+}
+
+/* host.wait(pid): waits for the child's end; gives back the signal that ended it. */
+static int host_wait(lua_State *L) {
+  int status = 0;
+  waitpid((pid_t)luaL_checkinteger(L, 1), &status, 0);
+  lua_pushinteger(L, WTERMSIG(status));
+  return 1;
+}
+
 /* host.open(): a state beside this one. */
 static int host_open(lua_State *L) {
   lua_pushlightuserdata(L, new_state());
@@ -80,8 +99,8 @@ static int host_close(lua_State *L) {
 
 static lua_State *new_state(void) {
   static const struct { const char *name; lua_CFunction function; } functions[] = {
-      {"alarm", host_alarm}, {"alarms", host_alarms}, {"fork", host_fork},
-      {"open", host_open},   {"run", host_run},       {"close", host_close},
+      {"alarm", host_alarm}, {"alarms", host_alarms}, {"fork", host_fork}, {"fork_asleep", host_fork_asleep},
+      {"wait", host_wait},   {"open", host_open},     {"run", host_run},   {"close", host_close},
   };
   lua_State *L = luaL_newstate();
   size_t i;

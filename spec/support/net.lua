@@ -89,6 +89,15 @@ function net.connect(port)
   return connection
 end
 
+--- The same where nobody may listen: nil then.
+function net.try_connect(port)
+  local connection = socket.connect("127.0.0.1", port)
+  if connection then
+    connection:settimeout(net.DEADLINE)
+  end
+  return connection
+end
+
 --- Sends until nothing is taken any more: everything between here and a reader who stands still is full.
 function net.fill(connection)
   connection:settimeout(1)

@@ -62,6 +62,14 @@ function process.run(program, code)
   return process.start(program, code).finish()
 end
 
+--- The exit status of a command.
+function process.status(command)
+  local pipe = assert(io.popen(command .. "; echo $?"))
+  local status = tonumber((pipe:read("*l")))
+  pipe:close()
+  return status
+end
+
 --- Starts the relay on the given "host:port" texts. `stop()` ends it and gives back its exit status and its log.
 function process.relay(...)
   local arguments = { ... }

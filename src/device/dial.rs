@@ -165,8 +165,13 @@ impl Dial {
 
 fn begin(now: Instant, event_loop: &mut EventLoop, source: Source, address: SocketAddr) -> io::Result<Attempt> {
     let mut io = net::connect(address)?;
-    let token = event_loop.register(&mut io, source)?;
-    Ok(Attempt { io, token, address, began: now })
+    match event_loop.register(&mut io, source) {
+        Ok(token) => Ok(Attempt { io, token, address, began: now }),
+        Err(error) => {
+            net::reset(&io);
+            Err(error)
+        }
+    }
 }
 
 /// It may be connected by now: with RST its peer takes it for what it is.
@@ -193,7 +198,7 @@ fn interleaved(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
 mod tests {
     use std::net::TcpListener;
 
-    use socket2::{Domain, Socket, Type};
+    use socket2::{Domain, SockRef, Socket, Type};
 
     use super::*;
 
@@ -294,9 +299,24 @@ mod tests {
         let there = listener.local_addr().expect("address");
         let mut event_loop = EventLoop::new().expect("poll");
         let attempt = begin(Instant::now(), &mut event_loop, Source::Link(0), there).expect("begun");
+        // As a forked child would hold it.
+        let _copy = SockRef::from(&attempt.io).try_clone().expect("a copy");
         let mut given_up = listener.accept().expect("a connection").0;
+        given_up.set_read_timeout(Some(Duration::from_secs(15))).expect("deadline");
         give_up(&mut event_loop, attempt);
         let error = std::io::Read::read(&mut given_up, &mut [0]).expect_err("no end that looks complete");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn an_attempt_that_is_given_up_connects_no_more_though_a_child_has_a_copy_of_its_socket() {
+        let silent = silent("127.0.0.1");
+        let mut bench = Bench::new(&[silent.address]);
+        assert!(matches!(bench.poll_at(0), Progress::Pending));
+        let copy = SockRef::from(&bench.dial.attempts[0].io).try_clone().expect("a copy");
+        bench.dial.cancel(&mut bench.event_loop);
+        let error = copy.take_error().expect("asked").expect("it has ended");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 

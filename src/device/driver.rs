@@ -128,8 +128,9 @@ impl<'a> Driver<'a> {
                 break;
             }
         }
+        let now = Instant::now();
         for link in self.links.values_mut() {
-            link.session.abort(Instant::now(), &mut self.context.event_loop);
+            link.abort(now, &mut self.context.event_loop);
         }
     }
 

@@ -86,4 +86,13 @@ fn a_stream_ends_on_its_connection_though_a_child_has_a_copy_of_its_socket() {
     let (mut session, _, [_relay, _copy, mut peer]) = with_copied_socket(&mut event_loop);
     session.abort(Instant::now(), &mut event_loop);
     assert_eq!(peer.read(&mut [0]).expect_err("a reset").kind(), io::ErrorKind::ConnectionReset);
+
+    // As in a panic of the loop.
+    let (session, _, [mut relay, _copy, mut peer]) = with_copied_socket(&mut event_loop);
+    let _copy_of_link = socket2::SockRef::from(&session.link.as_ref().expect("a link").io).try_clone().expect("a copy");
+    relay.set_read_timeout(Some(std::time::Duration::from_secs(15))).expect("deadline");
+    drop(session);
+    for end in [&mut peer, &mut relay] {
+        assert_eq!(end.read(&mut [0]).expect_err("a reset").kind(), io::ErrorKind::ConnectionReset);
+    }
 }

@@ -19,14 +19,32 @@ const MESSAGE: u64 = 64;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entrances {
     pub(crate) served: SocketAddr,
+    /// The same service, by a name that has to be looked up.
+    pub(crate) named: SocketAddr,
     /// Its service does not exist.
     pub(crate) refused: SocketAddr,
+    /// Its service's name does not exist.
+    pub(crate) unresolved: SocketAddr,
+}
+
+impl Entrances {
+    fn of(&self, plan: &Plan) -> SocketAddr {
+        if plan.kind == Kind::Refused {
+            self.refused
+        } else if plan.kind == Kind::Unresolved {
+            self.unresolved
+        } else if plan.client.is_multiple_of(4) {
+            self.named
+        } else {
+            self.served
+        }
+    }
 }
 
 /// One client's life.
 pub(crate) fn run(plan: &Plan, entrances: Entrances, report: &Report) -> Outcome {
     let plan = &Plan { kills: report.kills(), ..*plan };
-    let address = if plan.kind == Kind::Refused { entrances.refused } else { entrances.served };
+    let address = entrances.of(plan);
     let outcome = match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
         Ok(stream) => {
             let result = Connection::new(stream, Default::default()).map_err(|_| Stop::Cut);
@@ -52,9 +70,12 @@ fn act(plan: &Plan, mut connection: Connection, report: &Report) -> Result<(), S
         }
         return Ok(());
     }
+    if matches!(plan.kind, Kind::Refused | Kind::Unresolved) {
+        return be_refused(plan, &mut connection);
+    }
     connection.write(&plan.request())?;
     match plan.kind {
-        Kind::Leave => {}
+        Kind::Leave | Kind::Refused | Kind::Unresolved => {}
         Kind::Upload | Kind::SlowService => {
             connection.send(ours, plan.up)?;
             connection.finish()?;
@@ -99,9 +120,18 @@ fn act(plan: &Plan, mut connection: Connection, report: &Report) -> Result<(), S
             connection.reset();
         }
         Kind::ServiceReset => connection.expect_reset(theirs)?,
-        Kind::Refused => connection.expect_reset(theirs)?,
     }
     Ok(())
+}
+
+/// Nobody serves it, as it learns by a reset, unless it leaves before.
+fn be_refused(plan: &Plan, connection: &mut Connection) -> Result<(), Stop> {
+    match connection.write(&plan.request()) {
+        Ok(()) if plan.kind == Kind::Unresolved && plan.cut.is_multiple_of(3) => Ok(()),
+        Ok(()) => connection.expect_reset(Bytes::new(plan.client, Way::ToClient)),
+        Err(Stop::Cut) => Ok(()),
+        Err(stop) => Err(stop),
+    }
 }
 
 /// Sends and reads at the same time; the service sends back what it gets.

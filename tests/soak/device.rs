@@ -1,10 +1,15 @@
 //! The device: this program once more, in a process that can be killed.
 
-use std::io::Read;
+use std::io;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
+use fork::{Fork, fork};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{Signal, kill, raise};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
 use tcpremote::address::Address;
 use tcpremote::device::{Config, EventKind, Handle, State};
 
@@ -17,11 +22,17 @@ const IMPATIENCE: Duration = Duration::from_millis(1500);
 /// How long it waits after another device took its place.
 const STAYS_AWAY: Duration = Duration::from_secs(5);
 
+/// What a device is told by its standard input: to fork a child that holds copies of all sockets for so many
+/// milliseconds.
+pub(crate) const FORK: &str = "fork ";
+/// To end the children that it has.
+pub(crate) const END: &str = "end";
+
 /// Holds a tunnel to this relay until standard input ends.
 pub(crate) fn run(relay: &str) -> ExitCode {
     let Ok(relay) = relay.parse::<Address>() else { return ExitCode::from(2) };
     thread::spawn(|| {
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        obey();
         std::process::exit(0);
     });
     loop {
@@ -32,6 +43,35 @@ pub(crate) fn run(relay: &str) -> ExitCode {
         }
         drop(tunnel);
         thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Does what standard input tells, to its end.
+fn obey() {
+    let mut children = Vec::new();
+    for line in io::stdin().lines().map_while(Result::ok) {
+        if let Some(millis) = line.strip_prefix(FORK).and_then(|millis| millis.parse().ok()) {
+            match fork() {
+                Ok(Fork::Child) => hold_copies(Duration::from_millis(millis)),
+                Ok(Fork::Parent(child)) => children.push(Pid::from_raw(child)),
+                Err(error) => crate::say(&format!("device: cannot fork: {error}")),
+            }
+        } else if line == END {
+            for child in children.drain(..) {
+                // It may have ended by itself; nobody else waits for it, so the number is still its own.
+                let _ = kill(child, Signal::SIGKILL);
+                let _ = waitpid(child, None);
+            }
+        }
+    }
+}
+
+/// The child's life. Of a process with threads nothing but system calls may be used here; it never outlives its parent.
+fn hold_copies(time: Duration) -> ! {
+    let _ = set_pdeathsig(Signal::SIGKILL);
+    thread::sleep(time);
+    loop {
+        let _ = raise(Signal::SIGKILL);
     }
 }
 

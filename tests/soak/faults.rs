@@ -1,6 +1,7 @@
 //! What goes wrong, in the order of the seed, and how it is made to.
 
 use std::io;
+use std::thread;
 use std::time::Duration;
 
 use crate::forwarder::{Cut, End};
@@ -13,13 +14,16 @@ use crate::tunnel::Tunnel;
 pub(crate) enum Fault {
     KillDevice { pause: Duration },
     KillRelay { pause: Duration },
-    ReplaceRelay,
+    ReplaceRelay { log_is_read: bool },
     TakeOver { pause: Duration },
     FreezeDevice { time: Duration },
     FreezeRelay { time: Duration },
     Cut(Cut),
     StandStill { from: End, time: Duration },
     SlowDown { time: Duration },
+    ChangePath { time: Duration },
+    LeaveLogUnread { time: Duration },
+    ForkChild { time: Duration },
     ResetServices { seed: u64 },
 }
 
@@ -54,10 +58,11 @@ impl Schedule {
         let end = if random.bool() { End::Device } else { End::Relay };
         let seed = random.u64(..);
         let first = if self.violence == Violence::Everything { 0 } else { 11 };
-        let fault = match random.u32(first..25) {
+        let fault = match random.u32(first..31) {
             0..3 => Fault::KillDevice { pause: short },
             3..6 => Fault::KillRelay { pause: short },
-            6..8 => Fault::ReplaceRelay,
+            6 => Fault::ReplaceRelay { log_is_read: true },
+            7 => Fault::ReplaceRelay { log_is_read: false },
             8..11 => Fault::TakeOver { pause: short },
             11 => Fault::FreezeDevice { time: long / 2 },
             12 => Fault::FreezeRelay { time: long / 2 },
@@ -66,6 +71,9 @@ impl Schedule {
             17 => Fault::Cut(Cut::HalfOpen(end, long)),
             18..20 => Fault::StandStill { from: end, time: long },
             20..22 => Fault::SlowDown { time: long },
+            22..24 => Fault::ChangePath { time: 2 * long },
+            24..26 => Fault::LeaveLogUnread { time: long / 2 },
+            26..28 => Fault::ForkChild { time: long },
             _ => Fault::ResetServices { seed },
         };
         (wait, fault)
@@ -78,13 +86,20 @@ impl Fault {
         match self {
             Self::KillDevice { pause } => tunnel.kill_device(pause)?,
             Self::KillRelay { pause } => tunnel.kill_relay(pause)?,
-            Self::ReplaceRelay => tunnel.replace_relay()?,
+            Self::ReplaceRelay { log_is_read } => tunnel.replace_relay(log_is_read)?,
             Self::TakeOver { pause } => tunnel.take_over(pause)?,
             Self::FreezeDevice { time } => tunnel.freeze_device(time),
             Self::FreezeRelay { time } => tunnel.freeze_relay(time),
             Self::Cut(cut) => tunnel.forwarder.cut(cut),
             Self::StandStill { from, time } => tunnel.forwarder.stand_still(from, time),
             Self::SlowDown { time } => tunnel.forwarder.slow_down(time),
+            Self::ChangePath { time } => tunnel.forwarder.change_path(time),
+            Self::LeaveLogUnread { time } => {
+                tunnel.leave_log_unread(true);
+                thread::sleep(time);
+                tunnel.leave_log_unread(false);
+            }
+            Self::ForkChild { time } => tunnel.fork_child(time),
             Self::ResetServices { seed } => {
                 let mut random = fastrand::Rng::with_seed(seed);
                 service.reset(|| random.bool());
@@ -97,7 +112,8 @@ impl Fault {
         match self {
             Self::KillDevice { .. } => "device killed",
             Self::KillRelay { .. } => "relay killed",
-            Self::ReplaceRelay => "relay told to end, and the next one started",
+            Self::ReplaceRelay { log_is_read: true } => "relay told to end, and the next one started",
+            Self::ReplaceRelay { log_is_read: false } => "relay told to end, while nobody read its log",
             Self::TakeOver { .. } => "another device took over",
             Self::FreezeDevice { .. } => "device frozen",
             Self::FreezeRelay { .. } => "relay frozen",
@@ -108,6 +124,9 @@ impl Fault {
             Self::StandStill { from: End::Device, .. } => "link stood still towards the relay",
             Self::StandStill { from: End::Relay, .. } => "link stood still towards the device",
             Self::SlowDown { .. } => "link slow",
+            Self::ChangePath { .. } => "the path's delay and rate changed",
+            Self::LeaveLogUnread { .. } => "nobody read the relay's log",
+            Self::ForkChild { .. } => "device forked a child",
             Self::ResetServices { .. } => "half of the services reset",
         }
     }

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
+use crate::path::{Path, Travelling};
+
 /// How often a waiting link looks for what is to happen to it.
 const LOOK: Duration = Duration::from_millis(20);
 const CHUNK: usize = 64 * 1024;
@@ -46,6 +48,27 @@ struct Weather {
     /// Until then nothing is taken from the device, or from the relay.
     still: [Option<Instant>; 2],
     slow: Option<Instant>,
+    /// From when to when the path's delay and rate change.
+    changing: Option<(Instant, Instant)>,
+}
+
+/// What holds for one end of a link now.
+struct Sky {
+    is_still: bool,
+    is_slow: bool,
+    path: Option<Path>,
+}
+
+impl Weather {
+    fn at(&self, now: Instant, from: End) -> Sky {
+        let lasts = |until: Option<Instant>| until.is_some_and(|until| until > now);
+        let changing = self.changing.filter(|&(_, until)| until > now);
+        Sky {
+            is_still: lasts(self.still[from as usize]),
+            is_slow: lasts(self.slow),
+            path: changing.map(|(since, _)| Path::after(now.saturating_duration_since(since))),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -95,6 +118,12 @@ impl Forwarder {
         self.weather.lock().expect("no panic").slow = Some(Instant::now() + time);
     }
 
+    /// For a while the path's round trip rises and falls, and its rate halves and comes back.
+    pub(crate) fn change_path(&self, time: Duration) {
+        let now = Instant::now();
+        self.weather.lock().expect("no panic").changing = Some((now, now + time));
+    }
+
     /// Good weather; links that were cut stay so.
     pub(crate) fn heal(&self) {
         *self.weather.lock().expect("no panic") = Weather::default();
@@ -128,39 +157,49 @@ impl Link {
             End::Relay => (&self.relay, &self.device),
         };
         let mut chunk = vec![0; CHUNK];
+        let mut travelling = Travelling::new(Instant::now());
+        let mut is_over = false;
         loop {
             self.look()?;
-            let (still, slow) = {
-                let weather = weather.lock().expect("no panic");
-                let lasts = |until: Option<Instant>| until.is_some_and(|until| until > Instant::now());
-                (lasts(weather.still[from as usize]), lasts(weather.slow))
-            };
-            if still || slow {
-                thread::sleep(LOOK / 4);
+            let now = Instant::now();
+            while let Some(arrived) = travelling.pop(now) {
+                self.write(&mut sink, &arrived)?;
             }
-            if still {
+            let Some(wait) = travelling.wait(now).or_else(|| (!is_over).then_some(LOOK)) else {
+                let _ = sink.shutdown(Shutdown::Write);
+                return Ok(());
+            };
+            let sky = weather.lock().expect("no panic").at(now, from);
+            if sky.is_slow || sky.is_still || is_over || travelling.is_full() {
+                thread::sleep(wait.min(LOOK / 4));
+            }
+            if sky.is_still || is_over || travelling.is_full() {
                 continue;
             }
-            let most = if slow { DRIP } else { CHUNK };
-            let count = match source.read(&mut chunk[..most]) {
-                Ok(0) => {
-                    let _ = sink.shutdown(Shutdown::Write);
-                    return Ok(());
-                }
-                Ok(count) => count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+            let most = if sky.is_slow { DRIP } else { CHUNK };
+            // No time at all would be for ever.
+            if source.set_read_timeout(Some(wait.clamp(LOOK / 20, LOOK))).is_err() {
+                return Err(self.cut(Cut::Reset));
+            }
+            match source.read(&mut chunk[..most]) {
+                Ok(0) => is_over = true,
+                Ok(count) => travelling.push(Instant::now(), sky.path, &chunk[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(_) => return Err(self.cut(Cut::Reset)),
-            };
-            let mut rest = &chunk[..count];
-            while !rest.is_empty() {
-                self.look()?;
-                match sink.write(rest) {
-                    Ok(count) => rest = &rest[count..],
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                    Err(_) => return Err(self.cut(Cut::Reset)),
-                }
             }
         }
+    }
+
+    fn write(&self, sink: &mut &TcpStream, mut rest: &[u8]) -> Result<(), Cut> {
+        while !rest.is_empty() {
+            self.look()?;
+            match sink.write(rest) {
+                Ok(count) => rest = &rest[count..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => return Err(self.cut(Cut::Reset)),
+            }
+        }
+        Ok(())
     }
 
     fn look(&self) -> Result<(), Cut> {

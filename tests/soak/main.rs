@@ -1,5 +1,6 @@
 //! Ten minutes of real life: 200 clients of mixed kinds, through a relay and a device that are killed, frozen, replaced
-//! and cut off all the time. No byte may be wrong, no end may pass for what it is not, and nothing may be left behind.
+//! and cut off all the time, on a path that changes, with a log that nobody reads, names that are dead, and forked
+//! children that hold copies of all sockets. No byte may be wrong, no end may pass for what it is not, and nothing may be left behind.
 //!
 //! `make soak`, or `cargo test --release --test soak -- --seconds 30 --seed 7`; the same seed gives the same faults and
 //! the same clients. The last fifth of the time nothing is killed, so that what relay and device hold can be compared.
@@ -12,6 +13,7 @@ mod connection;
 mod device;
 mod faults;
 mod forwarder;
+mod path;
 mod plan;
 mod process;
 mod report;
@@ -47,6 +49,9 @@ const SETTLE: Duration = Duration::from_secs(4);
 /// How often a client of the calm tries to connect before the tunnel counts as down.
 const ATTEMPTS: usize = 300;
 
+/// Forked one after the other, so that each client's sockets are held by some.
+const CHILDREN: usize = 10;
+
 /// Moves bytes through a tunnel that is broken all the time, and checks each.
 #[derive(Clone, Copy, Parser)]
 struct Options {
@@ -69,6 +74,46 @@ struct Soak {
     service: Service,
     tunnel: Tunnel,
     next_client: AtomicU64,
+}
+
+/// What a tunnel has to bear without any harm to its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Burden {
+    None,
+    ChangingPath,
+    /// The relay's log is not read, and children of the device hold copies of the sockets that it had.
+    UnreadLogAndForkedChildren,
+}
+
+impl Burden {
+    fn lay_on(self, tunnel: &Tunnel) {
+        match self {
+            Self::None => {}
+            Self::ChangingPath => tunnel.forwarder.change_path(OVERTIME),
+            Self::UnreadLogAndForkedChildren => tunnel.leave_log_unread(true),
+        }
+    }
+
+    /// What is done while clients are there.
+    fn keep_up(self, tunnel: &Tunnel) {
+        if self == Self::UnreadLogAndForkedChildren {
+            for _ in 0..CHILDREN {
+                tunnel.fork_child(OVERTIME);
+                thread::sleep(Duration::from_millis(100));
+            }
+        }
+    }
+
+    fn take_off(self, tunnel: &Tunnel) {
+        match self {
+            Self::None => {}
+            Self::ChangingPath => tunnel.forwarder.heal(),
+            Self::UnreadLogAndForkedChildren => {
+                tunnel.leave_log_unread(false);
+                tunnel.end_children();
+            }
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -114,13 +159,13 @@ impl Soak {
         let fresh = self.tunnel.usage();
         let time = Duration::from_secs(self.options.seconds);
         self.storm(time * 8 / 10, Violence::Everything)?;
-        self.calm()?;
+        self.calm(Burden::ChangingPath)?;
         self.storm(time * 7 / 100, Violence::NoKills)?;
-        self.calm()?;
-        let before = self.rest();
+        self.calm(Burden::UnreadLogAndForkedChildren)?;
+        let before = self.tunnel.usage();
         self.storm(time * 13 / 100, Violence::NoKills)?;
-        self.calm()?;
-        let after = self.rest();
+        self.calm(Burden::None)?;
+        let after = self.tunnel.usage();
         self.compare(&fresh, &before, &after);
         for kind in self.report.missing() {
             self.report.violation(format!("no client of this kind has ever finished: {kind}"));
@@ -180,11 +225,20 @@ impl Soak {
         Ok(())
     }
 
-    /// Nothing goes wrong: as many clients of each kind all finish.
-    fn calm(&mut self) -> io::Result<()> {
+    /// Nothing goes wrong: as many clients of each kind all finish, and their services end with them.
+    fn calm(&mut self, burden: Burden) -> io::Result<()> {
         self.tunnel.wait_until_up()?;
-        say(&format!("{:5.0} s: calm", self.report.elapsed()));
-        let Self { options, seed, report, tunnel, next_client, .. } = &*self;
+        say(&format!("{:5.0} s: calm, {burden:?}", self.report.elapsed()));
+        burden.lay_on(&self.tunnel);
+        self.calm_clients(burden)?;
+        self.await_services();
+        burden.take_off(&self.tunnel);
+        self.tunnel.check();
+        Ok(())
+    }
+
+    fn calm_clients(&self, burden: Burden) -> io::Result<()> {
+        let Self { options, seed, report, tunnel, next_client, .. } = self;
         let entrances = tunnel.entrances();
         let client = |kind: Kind| {
             let number = next_client.fetch_add(1, Relaxed);
@@ -203,14 +257,13 @@ impl Soak {
                 let kind = Kind::ALL[index % Kind::ALL.len()];
                 small_thread().spawn_scoped(scope, move || client(kind))?;
             }
+            burden.keep_up(tunnel);
             io::Result::Ok(())
-        })?;
-        self.tunnel.check();
-        Ok(())
+        })
     }
 
-    /// What relay and device hold when there are no clients.
-    fn rest(&self) -> [Usage; 2] {
+    /// No connection of a client that has ended is left.
+    fn await_services(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while self.service.connections() > 0 && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(50));
@@ -219,7 +272,6 @@ impl Soak {
         if left > 0 {
             self.report.violation(format!("{left} services are still connected when no client is there"));
         }
-        self.tunnel.usage()
     }
 
     fn compare(&self, fresh: &[Usage; 2], before: &[Usage; 2], after: &[Usage; 2]) {

@@ -33,6 +33,8 @@ pub(crate) enum Kind {
     ServiceReset,
     /// Wants a service that nobody offers.
     Refused,
+    /// Wants a service whose name has no address; some do not wait to learn it.
+    Unresolved,
 }
 
 /// What a client is to do.
@@ -61,7 +63,7 @@ const MOST: u32 = 23;
 const SLOW_MOST: u64 = 1 << 20;
 
 impl Kind {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Upload,
         Self::Download,
         Self::HalfClose,
@@ -75,6 +77,7 @@ impl Kind {
         Self::ClientReset,
         Self::ServiceReset,
         Self::Refused,
+        Self::Unresolved,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -92,6 +95,7 @@ impl Kind {
             Self::ClientReset => "client resets",
             Self::ServiceReset => "service resets",
             Self::Refused => "refused",
+            Self::Unresolved => "dead name",
         }
     }
 }
@@ -125,7 +129,8 @@ impl Plan {
             | Kind::Leave
             | Kind::ClientReset
             | Kind::ServiceReset
-            | Kind::Refused => (up, Duration::ZERO),
+            | Kind::Refused
+            | Kind::Unresolved => (up, Duration::ZERO),
         };
         let cut = random.u64(..up.min(down));
         Self { kind, client, up, down, cut, pause, kills: 0 }

@@ -1,13 +1,15 @@
 //! Child processes that do not outlive the run, however it ends.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use std::{process, thread};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -16,20 +18,46 @@ use signal_hook::iterator::Signals;
 /// Every child that may still run.
 static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
+/// What a pipe for standard error holds: so little that it is soon full when nobody reads.
+const PIPE: i32 = 4096;
+/// How often a reader who stands still looks whether to go on.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// A program that runs; killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
     log: PathBuf,
+    /// Whether its standard error is not read.
+    is_unread: Arc<AtomicBool>,
 }
 
 impl Process {
     /// What it says goes to the file `log`. Its standard input is a pipe that ends with this process.
     pub(crate) fn spawn(command: &mut Command, log: &Path) -> io::Result<Self> {
         let output = File::options().create(true).append(true).open(log)?;
-        let child = command.stdin(Stdio::piped()).stdout(output.try_clone()?).stderr(output).spawn()?;
+        let mut child = command.stdin(Stdio::piped()).stdout(output.try_clone()?).stderr(Stdio::piped()).spawn()?;
         RUNNING.lock().expect("no panic").push(pid(&child));
-        Ok(Self { child, log: log.into() })
+        let is_unread = Arc::new(AtomicBool::new(false));
+        if let Some(stderr) = child.stderr.take() {
+            fcntl(&stderr, FcntlArg::F_SETPIPE_SZ(PIPE))?;
+            let is_unread = Arc::clone(&is_unread);
+            crate::small_thread().spawn(move || copy(stderr, output, &is_unread))?;
+        }
+        Ok(Self { child, log: log.into(), is_unread })
+    }
+
+    /// From now on its standard error is not read, or read again.
+    pub(crate) fn leave_unread(&self, is_unread: bool) {
+        self.is_unread.store(is_unread, Relaxed);
+    }
+
+    /// Writes a line to its standard input.
+    pub(crate) fn tell(&self, line: &str) {
+        if let Some(mut stdin) = self.child.stdin.as_ref() {
+            // It may have ended by itself, which is found out elsewhere.
+            let _ = writeln!(stdin, "{line}");
+        }
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -79,8 +107,23 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        self.leave_unread(false);
         let ended = pid(&self.child);
         RUNNING.lock().expect("no panic").retain(|&pid| pid != ended);
+    }
+}
+
+/// Copies what a process says into its log, until it and its children have ended.
+fn copy(mut stderr: ChildStderr, mut log: File, is_unread: &AtomicBool) {
+    let mut chunk = [0; PIPE as usize];
+    loop {
+        while is_unread.load(Relaxed) {
+            thread::sleep(LOOK);
+        }
+        match stderr.read(&mut chunk) {
+            Ok(count) if count > 0 && log.write_all(&chunk[..count]).is_ok() => {}
+            Ok(_) | Err(_) => return,
+        }
     }
 }
 

@@ -123,7 +123,7 @@ fn act(plan: &Plan, connection: &mut Connection, report: &Report) -> Result<(), 
             connection.reset();
             Ok(())
         }
-        Kind::Leave | Kind::Refused => Err(Stop::Wrong("this client has no service".into())),
+        Kind::Leave | Kind::Refused | Kind::Unresolved => Err(Stop::Wrong("this client has no service".into())),
     }
 }
 

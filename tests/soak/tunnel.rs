@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use socket2::{Domain, Socket, Type};
 
 use crate::client::Entrances;
 use crate::device;
@@ -21,6 +22,8 @@ use crate::usage::Usage;
 const RELAY: &str = env!("CARGO_BIN_EXE_tcp-remote-relay");
 /// What the relay says once it can be connected to.
 const READY: &str = "waiting for a device";
+/// A name that has no address anywhere, and for which no name server is asked: its label is too long.
+const DEAD_NAME: &str = "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx.invalid:80";
 /// How long a process may take to start, and a port to be free again.
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// How long the tunnel may take until it carries clients again.
@@ -43,6 +46,8 @@ pub(crate) struct Tunnel {
     device: Process,
     /// Relays that were told to end, and by when they must have.
     leaving: Vec<(Process, Instant)>,
+    /// Has the port where nobody listens, or another program could.
+    _nobody: Socket,
 }
 
 /// All on loopback, below those that the system gives to clients: such a port could be a client's when it is wanted, and
@@ -59,14 +64,28 @@ impl Tunnel {
     pub(crate) fn start(report: &Arc<Report>, service: SocketAddr, logs: &Path) -> io::Result<Self> {
         let mut free = free_addresses()?;
         let mut next = || free.next().ok_or_else(|| io::Error::other("no free port"));
-        let ports =
-            Ports { device: next()?, entrances: Entrances { served: next()?, refused: next()? }, nobody: next()? };
+        let device = next()?;
+        let entrances = Entrances { served: next()?, named: next()?, refused: next()?, unresolved: next()? };
+        let ports = Ports { device, entrances, nobody: next()? };
+        let nobody = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        nobody.bind(&ports.nobody.into())?;
         let forwarder = Forwarder::start(next()?, ports.device)?;
         let mut started = 0;
         let relay = start_relay(&ports, service, logs, &mut started)?;
         let device = start_device(&forwarder, logs, &mut started)?;
         let (report, logs) = (Arc::clone(report), logs.to_owned());
-        Ok(Self { report, logs, started, ports, service, forwarder, relay, device, leaving: Vec::new() })
+        Ok(Self {
+            report,
+            logs,
+            started,
+            ports,
+            service,
+            forwarder,
+            relay,
+            device,
+            leaving: Vec::new(),
+            _nobody: nobody,
+        })
     }
 
     pub(crate) fn entrances(&self) -> Entrances {
@@ -109,7 +128,8 @@ impl Tunnel {
     }
 
     /// The relay ends in its own time, while the next one takes its place.
-    pub(crate) fn replace_relay(&mut self) -> io::Result<()> {
+    pub(crate) fn replace_relay(&mut self, log_is_read: bool) -> io::Result<()> {
+        self.relay.leave_unread(!log_is_read);
         self.relay.signal(Signal::SIGTERM);
         let next = start_relay(&self.ports, self.service, &self.logs, &mut self.started)?;
         let former = std::mem::replace(&mut self.relay, next);
@@ -123,6 +143,21 @@ impl Tunnel {
 
     pub(crate) fn freeze_relay(&self, time: Duration) {
         freeze(&self.relay, time);
+    }
+
+    /// Nobody reads what the relay says, until somebody does again.
+    pub(crate) fn leave_log_unread(&self, is_unread: bool) {
+        self.relay.leave_unread(is_unread);
+    }
+
+    /// The device forks a child that lives so long and holds copies of all sockets.
+    pub(crate) fn fork_child(&self, time: Duration) {
+        self.device.tell(&format!("{}{}", device::FORK, time.as_millis()));
+    }
+
+    /// The children of the device end.
+    pub(crate) fn end_children(&self) {
+        self.device.tell(device::END);
     }
 
     /// Nobody has ended who was not told to; who was told to has.
@@ -198,7 +233,14 @@ fn start_relay(ports: &Ports, service: SocketAddr, logs: &Path, started: &mut us
         *started += 1;
         let mut command = Command::new(RELAY);
         let Ports { device, entrances, nobody } = ports;
-        command.args([device, &entrances.served, &service, &entrances.refused, nobody].map(ToString::to_string));
+        let mappings = [
+            (entrances.served, service.to_string()),
+            (entrances.named, format!("localhost:{}", service.port())),
+            (entrances.refused, nobody.to_string()),
+            (entrances.unresolved, DEAD_NAME.to_owned()),
+        ];
+        command.arg(device.to_string());
+        command.args(mappings.into_iter().flat_map(|(client, service)| [client.to_string(), service]));
         let mut relay = Process::spawn(&mut command, &logs.join(format!("{started:04}-relay.log")))?;
         loop {
             if relay.has_said(READY) {
