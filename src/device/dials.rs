@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::dial::Dial;
-use crate::event_loop::Source;
+use crate::event_loop::{EventLoop, Source};
 use crate::link::{CONNECT_TIMEOUT, StreamKey};
 
 /// Connections that are made to one service of a link at a time: a relay must not make a device attack its network.
@@ -99,6 +99,15 @@ impl Dials {
         Some(pending)
     }
 
+    /// Gives all of them up.
+    pub(super) fn cancel(&mut self, event_loop: &mut EventLoop) {
+        for (_, pending) in std::mem::take(self).streams.into_values() {
+            if let Pending::Dialling(dial) = pending {
+                dial.cancel(event_loop);
+            }
+        }
+    }
+
     /// Streams whose dials are due without an event.
     pub(super) fn due(&self, now: Instant) -> Vec<StreamKey> {
         let due = self.timeouts().filter(|&(_, at)| at <= now);
@@ -165,6 +174,9 @@ mod tests {
             }
             assert_eq!(started(&mut dials), [0; 0]);
         }
+        add(&mut dials, "deaf:1", 0..100);
+        started(&mut dials);
+        dials.cancel(&mut EventLoop::new().expect("poll"));
         assert!(dials.streams.is_empty() && dials.services.is_empty() && dials.ready.is_empty());
     }
 }

