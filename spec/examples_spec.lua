@@ -56,17 +56,10 @@ describe("the examples", function()
 end)
 
 describe("the README's program", function()
-  local function read(path)
-    local file = assert(io.open(path, "rb"))
-    local text = file:read("*a")
-    file:close()
-    return text
-  end
-
-  local program = read("README.md"):match("<!%-%- device%.lua %-%->\n```lua\n(.-)```\n")
+  local program = process.read("README.md"):match("<!%-%- device%.lua %-%->\n```lua\n(.-)```\n")
 
   it("is the example", function()
-    assert.equal(read("examples/device.lua"), program)
+    assert.equal(process.read("examples/device.lua"), program)
   end)
 
   it("comes when the relay does, and comes back when it does, without a terminal or input", function()

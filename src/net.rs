@@ -101,7 +101,7 @@ pub(crate) fn close_in_peace(stream: &impl AsFd) {
     let _ = SockRef::from(stream).set_linger(None);
 }
 
-/// Ends a connection with RST, whoever else has a copy of its socket: a child that the host forked without exec keeps a
+/// Ends a connection with RST, though others have copies of its socket: a child that the host forked without exec keeps a
 /// connection open that is only closed here.
 pub(crate) fn reset(stream: &impl AsFd) {
     // A socket that is already reset may refuse; then there is nothing left to do. Where the first does not end it, the
@@ -111,7 +111,7 @@ pub(crate) fn reset(stream: &impl AsFd) {
     let _ = rustix::net::connect_unspec(stream);
 }
 
-/// Ends a connection with FIN, whoever else has a copy of its socket; the kernel answers what still comes with RST, as
+/// Ends a connection with FIN, though others have copies of its socket; the kernel answers what still comes with RST, as
 /// it does after a close.
 pub(crate) fn finish(stream: &TcpStream) {
     // One that is already reset, or finished, may refuse.

@@ -13,7 +13,8 @@ local function quoted(text)
   return "'" .. tostring(text):gsub("'", "'\\''") .. "'"
 end
 
-local function read(path)
+--- What the file holds.
+function process.read(path)
   local file = assert(io.open(path, "rb"))
   local text = file:read("*a")
   file:close()
@@ -82,7 +83,7 @@ function process.relay(...)
   local pid = pipe:read("*l")
   local self = {}
   function self.log()
-    return read(log)
+    return process.read(log)
   end
   --- Ends it abruptly: no signal handler runs.
   function self.kill()
@@ -94,7 +95,7 @@ function process.relay(...)
     os.execute("kill -TERM " .. pid .. " 2>/dev/null")
     local status = tonumber((pipe:read("*l")))
     pipe:close()
-    local text = read(log)
+    local text = process.read(log)
     os.remove(log)
     return status, text
   end

@@ -116,7 +116,7 @@ impl Handle {
     }
 
     /// Makes the link anew now: a wait is over, an attempt begins again, and a link in use is replaced once the relay has
-    /// answered on the next. Does not wait for it; what becomes of it is told by events.
+    /// answered on the next. Does not wait for it; events say what becomes of it.
     ///
     /// # Errors
     /// [`Error::Closed`] if the tunnel is over.

@@ -121,7 +121,7 @@ impl Failure {
         }
     }
 
-    /// The owner's word for the code: what the relay is told as internal is the device's system here.
+    /// The code as the owner knows it: INTERNAL on the wire is a shortage of the device's system.
     fn name(&self) -> &'static str {
         if self.code == Code::Internal { "system" } else { self.code.name() }
     }

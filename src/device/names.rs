@@ -16,7 +16,7 @@ const MAX_SLOW: usize = 4;
 const SLOW: Duration = Duration::from_secs(1);
 /// How long a name counts as slow.
 const SLOW_FOR: Duration = Duration::from_secs(60);
-/// How long a failure is the answer to whoever asks next.
+/// How long a failure is the answer to those that ask next.
 const FAILED_FOR: Duration = Duration::from_secs(2);
 /// Failures, and slow names, that are remembered; past it those that would be forgotten first are.
 const MAX_REMEMBERED: usize = 256;

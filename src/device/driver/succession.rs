@@ -201,7 +201,7 @@ impl Driver<'_> {
     /// A link is gone: decides what follows if it was the one in use, or was to be.
     fn lose_if_needed(&mut self, now: Instant, number: usize, reason: &str) -> Result<(), Error> {
         let Some(link) = self.links.get(&number) else { return Ok(()) };
-        // For this reason, unless the relay told a better one before.
+        // For this reason, unless the relay gave a better one before.
         let (away, up_since) = (link.away.clone(), link.up_since);
         let error = match &away {
             Some(away) => self.gone_away(away),

@@ -1,7 +1,7 @@
 //! Who gets a place on the link when few are left.
 //!
 //! Every port is sure of a few places, as far as an eighth of all suffices. Another eighth is kept for clients from
-//! addresses that have few. All others go to whoever comes first.
+//! addresses that have few. All others go to those that come first.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
