@@ -75,6 +75,8 @@ pub enum Room<'a> {
 pub enum Reset {
     /// There was no place for it on the link in time.
     NoPlace,
+    /// The peer takes no new streams on this link.
+    PeerLeaves,
     /// No connection to the service within 10 s.
     ConnectTimeout,
     /// It took too little while its full queue kept the link of version 1 unread.

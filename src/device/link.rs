@@ -430,7 +430,7 @@ impl Link {
                 let why = if close.reason.is_empty() { close.code.to_string() } else { close.reason.clone() };
                 (EventKind::Disconnect, Severity::Detail, format!("is gone: {why}"))
             }
-            Reset::NoPlace => (EventKind::Disconnect, Severity::Detail, "was refused".to_owned()),
+            Reset::NoPlace | Reset::PeerLeaves => (EventKind::Disconnect, Severity::Detail, "was refused".to_owned()),
         };
         self.tell_gone(context, key, kind, severity, &text);
     }
