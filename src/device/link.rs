@@ -157,7 +157,6 @@ impl Link {
             return Ok(false);
         }
         self.silent_until = None;
-        self.session.handle_timeout(now)?;
         self.poll_dials(now, context);
         self.start_dials(now, context);
         let mut busy = self.session.turn(now, &mut context.event_loop, buffer)?;

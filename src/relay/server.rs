@@ -30,7 +30,7 @@ use crate::event_loop::{EventLoop, Source};
 use crate::linger::Lingering;
 use crate::link::{Endpoint, Reset, StreamKey};
 use crate::protocol::v2::Code;
-use crate::session::{LINK_BUFFER, LinkLost, Session};
+use crate::session::{LINK_BUFFER, Session};
 
 /// How long the last bytes may take once the relay is to end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -254,18 +254,18 @@ impl Server {
         self.lingering.handle_timeout(now, &mut self.event_loop);
         self.shortage.handle_timeout(now);
         self.log_limits.handle_timeout(now);
-        self.end_idle_clients(now);
         self.end_long_drains(now);
         for number in 0..self.sessions.len() {
             busy |= self.step_session(now, number, buffer);
         }
+        // Last, so that what came while the process was stopped counts.
+        busy |= self.end_idle_clients(now);
         busy
     }
 
     fn step_session(&mut self, now: Instant, number: usize, buffer: &mut [u8]) -> bool {
         let Some(Some(peer)) = self.sessions.get_mut(number) else { return false };
-        let timely = peer.session.handle_timeout(now).map_err(LinkLost::from);
-        let mut busy = match timely.and_then(|()| peer.session.turn(now, &mut self.event_loop, buffer)) {
+        let mut busy = match peer.session.turn(now, &mut self.event_loop, buffer) {
             Ok(busy) => busy,
             Err(reason) => {
                 self.lose_link(now, number, &reason);

@@ -174,12 +174,13 @@ impl Server {
         false
     }
 
-    /// Ends clients that have moved nothing for the time of [`Config::idle`](super::Config::idle).
-    pub(super) fn end_idle_clients(&mut self, now: Instant) {
-        let Some(limit) = self.config.idle else { return };
+    /// Ends clients that have moved nothing for the time of [`Config::idle`](super::Config::idle); true if there are any.
+    pub(super) fn end_idle_clients(&mut self, now: Instant) -> bool {
+        let Some(limit) = self.config.idle else { return false };
         if self.look_for_idle_at.is_some_and(|at| at > now) {
-            return;
+            return false;
         }
+        let mut some = false;
         self.look_for_idle_at = Some(now + LOOK_FOR_IDLE.min(limit));
         for peer in self.sessions.iter_mut().flatten() {
             let mut idle: Vec<StreamKey> = Vec::new();
@@ -194,8 +195,10 @@ impl Server {
             for stream in idle {
                 let reason = format!("nothing was sent either way for {} s", limit.as_secs_f64());
                 peer.session.give_up(now, &mut self.event_loop, stream, Code::Idle, &reason);
+                some = true;
             }
         }
+        some
     }
 
     pub(super) fn open_client_ports(&mut self, now: Instant) {
