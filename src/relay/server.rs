@@ -53,7 +53,7 @@ pub struct Server {
     sessions: Vec<Option<Peer>>,
     /// The session whose device is served: the newest that sent LISTEN.
     active: Option<usize>,
-    /// Clients that wait for a place, in the order they came.
+    /// Clients that wait for a place.
     waiting: VecDeque<Newcomer>,
     /// Clients that were ever accepted.
     connections: u64,
@@ -313,7 +313,7 @@ impl Server {
         let lingering = self.lingering.poll_timeout();
         let listeners = self.all_listeners().filter_map(|listener| listener.paused_until()).min();
         let logs = [self.shortage.poll_timeout(), self.log_limits.poll_timeout()].into_iter().flatten().min();
-        let newcomer = self.waiting.front().map(|newcomer| newcomer.deadline);
+        let newcomer = self.waiting.iter().map(|newcomer| newcomer.deadline).min();
         let idle =
             self.look_for_idle_at.filter(|_| self.sessions.iter().flatten().any(|peer| !peer.clients.is_empty()));
         let drains = self.drains_until();
