@@ -5,19 +5,16 @@ local process = require "support.process"
 local socket = require "socket"
 
 describe("a call of TCPRemoteConnect", function()
-  local relay, port, links, lines, sched
+  local place, relay, port, links, lines, sched
 
   before_each(function()
-    relay, port = net.listen()
-    links = {}
+    place = net.device_port()
+    relay, port, links = place.server, place.port, place.links
     lines, sched = agent.install()
   end)
 
   after_each(function()
-    relay:close()
-    for _, link in ipairs(links) do
-      link:close()
-    end
+    place.close()
     agent.remove()
   end)
 
@@ -53,8 +50,7 @@ describe("a call of TCPRemoteConnect", function()
     step_until(function()
       return socket.select({ relay }, nil, 0)[relay]
     end, "the device")
-    links[#links + 1] = net.accept_device(relay)
-    return links[#links]
+    return place.accept_device()
   end
 
   local function is_open(link)
@@ -249,15 +245,6 @@ describe("a call of TCPRemoteConnect", function()
       program.stop()
     end)
 
-    local function assert_served()
-      local client = net.connect(client_port)
-      local connection = net.accept(service)
-      connection:send("served\n")
-      assert.equal("served", client:receive())
-      connection:close()
-      client:close()
-    end
-
     for reconnect, pairs_of_calls in pairs { [true] = 1000, [false] = 200 } do
       it(("leaves a tunnel that works, %d times two at once with reconnect = %s"):format(
         pairs_of_calls, tostring(reconnect)), function()
@@ -266,7 +253,7 @@ describe("a call of TCPRemoteConnect", function()
           local first, second = begin(arguments), begin(arguments)
           assert.same({ "ok" }, await(first))
           assert.same({ "ok" }, await(second))
-          assert_served()
+          assert.equal("served", net.fetch_line(net.connect(client_port), service))
         end
         assert.same({}, complaints())
         step_until(function()

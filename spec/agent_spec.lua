@@ -2,25 +2,17 @@ local agent = require "support.agent"
 local net = require "support.net"
 
 describe("TCPRemoteConnect", function()
-  local relay, port, links
+  local port, accept_device, close
 
   before_each(function()
-    relay, port = net.listen()
-    links = {}
+    local place = net.device_port()
+    port, accept_device, close = place.port, place.accept_device, place.close
   end)
 
   after_each(function()
-    relay:close()
-    for _, link in ipairs(links) do
-      link:close()
-    end
+    close()
     agent.remove()
   end)
-
-  local function accept_device()
-    links[#links + 1] = net.accept_device(relay)
-    return links[#links]
-  end
 
   local function command()
     return require "DeviceManagement.TCPRemoteConnect"

@@ -79,11 +79,7 @@ describe("the README's program", function()
         local ok, client = pcall(net.connect, client_port)
         return ok and client
       end, "the client port")
-      local connection = net.accept(service)
-      connection:send("served\n")
-      assert.equal("served", client:receive())
-      connection:close()
-      client:close()
+      assert.equal("served", net.fetch_line(client, service))
     end
     local script = process.write_temporary(program)
     local child = process.start(process.lua, ("assert(loadfile %q)('127.0.0.1', %d)"):format(script, device_port))

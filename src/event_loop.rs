@@ -31,7 +31,8 @@ pub(crate) struct Readiness {
     pub(crate) source: Source,
     pub(crate) readable: bool,
     pub(crate) writable: bool,
-    /// The peer will send no more, or the socket failed: there may be more to read behind a short read.
+    /// The peer will send no more, the socket failed, or it has an urgent byte, before which a read stops: there may be
+    /// more to read behind a short read.
     pub(crate) ended: bool,
     /// The socket failed in both directions.
     pub(crate) failed: bool,
@@ -70,6 +71,8 @@ const HALF: u32 = usize::BITS / 2;
 const INDEX_MASK: usize = (1 << HALF) - 1;
 /// The waker's own token; no slot can reach it.
 const WAKER: Token = Token(usize::MAX);
+/// A wait that ends so long after its deadline is late.
+const LATE: Duration = Duration::from_millis(100);
 /// Events taken from the kernel at once.
 const EVENTS: usize = 1024;
 
@@ -103,8 +106,7 @@ impl EventLoop {
         }
         let slot = &mut self.slots[index];
         let token = Token(index | (slot.generation as usize & INDEX_MASK) << HALF);
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self.poll.registry().register(io, token, interest) {
+        if let Err(error) = self.poll.registry().register(io, token, interest()) {
             self.free.push(index);
             return Err(error);
         }
@@ -119,7 +121,7 @@ impl EventLoop {
 
     /// Has the socket's state told once more: what is left unread for now gives no edge of its own.
     pub(crate) fn renew(&mut self, io: &mut impl IoSource, token: Token) -> io::Result<()> {
-        self.poll.registry().reregister(io, token, Interest::READABLE | Interest::WRITABLE)
+        self.poll.registry().reregister(io, token, interest())
     }
 
     /// Ends the watch; events of `token` that are still on their way are dropped.
@@ -135,18 +137,32 @@ impl EventLoop {
 
     /// Waits for events, at most until `deadline` (not at all if it has passed, for ever if there is none).
     pub(crate) fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()> {
-        let timeout = deadline.map(|deadline| round_up(deadline.saturating_duration_since(Instant::now())));
         self.batch.clear();
         self.taken = 0;
-        match self.poll.poll(&mut self.events, timeout) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
-            result => result?,
+        self.poll(deadline)?;
+        // A process that was stopped, or had no time, goes on with what it had found before: what came meanwhile is to
+        // be seen before time is judged.
+        let now = Instant::now();
+        if deadline.is_some_and(|deadline| now > deadline + LATE) {
+            self.poll(Some(now))?;
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self, deadline: Option<Instant>) -> io::Result<()> {
+        loop {
+            let timeout = deadline.map(|deadline| round_up(deadline.saturating_duration_since(Instant::now())));
+            match self.poll.poll(&mut self.events, timeout) {
+                // By a signal, or since the process was stopped (signal(7)).
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result?,
+            }
         }
         self.batch.extend(self.events.iter().map(|event| Edge {
             token: event.token(),
             readable: event.is_readable(),
             writable: event.is_writable(),
-            ended: event.is_read_closed() || event.is_write_closed() || event.is_error(),
+            ended: event.is_read_closed() || event.is_write_closed() || event.is_error() || event.is_priority(),
             failed: event.is_write_closed() || event.is_error(),
         }));
         Ok(())
@@ -171,6 +187,13 @@ impl EventLoop {
         let slot = self.slots.get(token.0 & INDEX_MASK)?;
         if slot.generation as usize & INDEX_MASK == token.0 >> HALF { slot.source } else { None }
     }
+}
+
+fn interest() -> Interest {
+    let interest = Interest::READABLE | Interest::WRITABLE;
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    let interest = interest | Interest::PRIORITY;
+    interest
 }
 
 /// epoll counts milliseconds: rounding down would wake just before the deadline, and spin.

@@ -75,6 +75,8 @@ pub enum Room<'a> {
 pub enum Reset {
     /// There was no place for it on the link in time.
     NoPlace,
+    /// The peer takes no new streams on this link.
+    PeerLeaves,
     /// No connection to the service within 10 s.
     ConnectTimeout,
     /// It took too little while its full queue kept the link of version 1 unread.
@@ -95,7 +97,8 @@ pub enum Reset {
 ///
 /// At most `queue` bytes wait for one socket (and one read of the link more). Past it the link is not read, so
 /// that every stream waits, and a stream whose full queue has kept the link unread for `stall` in total, while its
-/// socket took less than an eighth of the queue, is reset.
+/// socket took less than an eighth of the queue, is reset. Beside a stream that is held up it must take four times the
+/// queue: one for whose socket nothing waits, and that has got something, or asked for it, meanwhile.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueRule {
     /// Bytes; 1 MiB by default.
@@ -111,6 +114,12 @@ impl QueueRule {
     /// Bytes that a stream with a full queue must take within `stall`; by default what one read of the link brings.
     pub(crate) fn progress(self) -> usize {
         (self.queue / 8).max(1)
+    }
+
+    /// The same beside streams that are held up. By default it is about what the kernels of both ends keep of a link that
+    /// is not read, so that nobody waits behind that for much longer than `stall`.
+    pub(crate) fn progress_beside_others(self) -> usize {
+        self.queue.saturating_mul(4)
     }
 }
 

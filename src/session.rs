@@ -71,7 +71,7 @@ struct Link {
     token: Token,
     readable: bool,
     writable: bool,
-    /// The end may stand behind a short read.
+    /// There may be more behind a short read: the end, or what follows an urgent byte.
     ended: bool,
     flight: Flight,
 }
@@ -84,7 +84,7 @@ struct Socket {
     habit: Habit,
     readable: bool,
     writable: bool,
-    /// The end may stand behind a short read.
+    /// There may be more behind a short read: the end, or what follows an urgent byte.
     ended: bool,
     /// The peer's end of stream was read.
     at_end: bool,
@@ -213,8 +213,9 @@ impl<E: Endpoint> Session<E> {
         self.flush_stream(now, event_loop, key);
     }
 
-    /// One read of the link, one write, and what they carry; true if there is more to move at once. It is that little so
-    /// that a keystroke, whose event the loop has not seen yet, does not wait for many of somebody else's reads.
+    /// One read of the link, what is due, one write, and what they carry; true if there is more to move at once. It is
+    /// that little so that a keystroke, whose event the loop has not seen yet, does not wait for many of somebody else's
+    /// reads.
     pub(crate) fn turn(
         &mut self,
         now: Instant,
@@ -223,6 +224,8 @@ impl<E: Endpoint> Session<E> {
     ) -> Result<bool, LinkLost> {
         let most = if self.turns.is_brisk(now) { BRISK_READ.min(buffer.len()) } else { buffer.len() };
         self.read_link(now, event_loop, &mut buffer[..most])?;
+        // Only now: a loop that was stopped for long would take what waits to be read for silence.
+        self.handle_timeout(now)?;
         while let Some(key) = self.endpoint.poll_unblocked() {
             self.enqueue(key);
         }
@@ -239,14 +242,13 @@ impl<E: Endpoint> Session<E> {
         Ok(self.has_work())
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    /// When the next [`turn`](Self::turn) is due though nothing has come.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let flight = self.link.as_ref().and_then(|link| link.flight.poll_timeout());
         [flight, self.endpoint.poll_timeout()].into_iter().flatten().min()
     }
 
-    /// The time may have come.
-    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
+    fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
         if let Some(link) = &mut self.link {
             link.flight.handle_timeout(now, &link.io);
         }
@@ -373,7 +375,7 @@ impl<E: Endpoint> Session<E> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
             Err(error) => return Err(error.into()),
         };
-        // A short read has emptied a stream socket (epoll(7)), unless its end may stand behind.
+        // A short read has emptied a stream socket (epoll(7)), unless more may stand behind.
         link.readable = count == buffer.len() || link.ended;
         if count < buffer.len() {
             link.flight.handle_read(&link.io);

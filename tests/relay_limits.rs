@@ -132,6 +132,18 @@ fn links_that_drain_give_way_to_clients_of_the_next_device() {
     assert_eq!(clients[0].read_to_end().1, End::Reset);
 }
 
+#[test]
+fn one_port_cannot_take_the_descriptors_of_every_place() {
+    let service = Service::echo();
+    let relay = with_open_files("-n 64", 2, &service.address().to_string());
+    let _device = device(&relay);
+    let entrances = relay.client_addrs();
+    // More than there are descriptors, all at once.
+    let _hogs: Vec<_> = (0..60).map(|_| Peer::connect(entrances[0])).collect();
+    relay.wait_for_log("refused a client: its port, or its address, has its share of the places");
+    echoing(entrances[1]);
+}
+
 /// A relay with two ports, of which one is wanted by more clients than there are places.
 fn hog(pairing: Pairing) {
     let (hogged, other) = (Service::echo(), Service::echo());

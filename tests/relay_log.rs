@@ -11,6 +11,7 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use common::device::Device;
 use common::relay::{Relay, address_in, command};
 use common::service::Service;
+use common::wire_v2::{self, code};
 use common::{DEADLINE, End, Peer, eventually};
 use tcpremote::device::EventKind;
 
@@ -220,6 +221,22 @@ fn a_client_that_has_left_is_one_line_with_all_that_is_known_of_it() {
     }
     relay.signal("TERM");
     assert_eq!(relay.wait(), Some(0));
+}
+
+#[test]
+fn a_client_that_a_leaving_device_turns_away_is_not_said_to_find_no_place() {
+    let mut relay = Relay::start(&["127.0.0.1:9"]);
+    let mut link = wire_v2::Link::listen(relay.device_addr());
+    let mut client = Peer::connect(relay.client_addrs()[0]);
+    link.expect(wire_v2::CONNECT);
+    // It crosses the CONNECT.
+    link.send(&wire_v2::go_away(code::SHUTDOWN, 0, 0, "leaves"));
+    client.expect_end(End::Reset);
+    let line = relay.wait_for_log("a client has left");
+    assert!(line.contains("code=shutdown reason=the device takes no new clients"), "{line}");
+    relay.signal("TERM");
+    assert!(matches!(relay.wait(), Some(0 | 3)));
+    assert!(!relay.log().iter().any(|line| line.contains("WARN")), "{:?}", relay.log());
 }
 
 #[test]

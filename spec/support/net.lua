@@ -185,4 +185,33 @@ function net.answer_device(link)
   link:send(net.frame(net.CLOSE, version))
 end
 
+--- What devices connect to, in place of a relay: a listening socket, its port, and the links of the devices that were
+-- taken; `close` closes them all.
+function net.device_port()
+  local place = { links = {} }
+  place.server, place.port = net.listen()
+  function place.accept_device()
+    local link = net.accept_device(place.server)
+    place.links[#place.links + 1] = link
+    return link
+  end
+  function place.close()
+    place.server:close()
+    for _, link in ipairs(place.links) do
+      link:close()
+    end
+  end
+  return place
+end
+
+--- The line that a client gets when the service that it reaches sends "served".
+function net.fetch_line(client, service)
+  local connection = net.accept(service)
+  connection:send("served\n")
+  local line = client:receive()
+  connection:close()
+  client:close()
+  return line
+end
+
 return net

@@ -157,7 +157,6 @@ impl Link {
             return Ok(false);
         }
         self.silent_until = None;
-        self.session.handle_timeout(now)?;
         self.poll_dials(now, context);
         self.start_dials(now, context);
         let mut busy = self.session.turn(now, &mut context.event_loop, buffer)?;
@@ -430,7 +429,7 @@ impl Link {
                 let why = if close.reason.is_empty() { close.code.to_string() } else { close.reason.clone() };
                 (EventKind::Disconnect, Severity::Detail, format!("is gone: {why}"))
             }
-            Reset::NoPlace => (EventKind::Disconnect, Severity::Detail, "was refused".to_owned()),
+            Reset::NoPlace | Reset::PeerLeaves => (EventKind::Disconnect, Severity::Detail, "was refused".to_owned()),
         };
         self.tell_gone(context, key, kind, severity, &text);
     }

@@ -88,8 +88,8 @@ pub(crate) struct Mux {
     round_trip: RoundTrip,
     abuse: Bucket,
     opens: Bucket,
-    /// We, or the peer, have said that there will be no new streams.
-    going_away: bool,
+    /// We, or the peer, have said that there will be no new streams: why those that come are reset.
+    going_away: Option<Reset>,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
     counters: Counters,
@@ -197,7 +197,7 @@ impl Mux {
             round_trip: RoundTrip::new(now),
             abuse: Bucket::new(now, ABUSE.0, ABUSE.1),
             opens: Bucket::new(now, burst, rate),
-            going_away: false,
+            going_away: None,
             timers,
             outputs: VecDeque::new(),
             counters: Counters::default(),
@@ -211,7 +211,7 @@ impl Mux {
 
     /// Whether there will be no new streams, by either side's wish.
     pub(crate) fn is_going_away(&self) -> bool {
-        self.going_away
+        self.going_away.is_some()
     }
 
     /// Streams that may be on the link at once.
@@ -336,7 +336,13 @@ impl Endpoint for Mux {
     fn go_away(&mut self, _now: Instant, code: Code, retry_after: u16, reason: &str) {
         let last_stream = self.newest;
         self.outbox.push_control(&GoAway { code, retry_after, last_stream, reason: reason.into() }.frame());
-        self.stop_opening();
+        self.stop_opening(if code == Code::Shutdown {
+            Reset::Shutdown
+        } else if code == Code::Replaced {
+            Reset::LinkLost
+        } else {
+            Reset::NoPlace
+        });
     }
 
     fn close(&mut self, now: Instant) {
@@ -344,7 +350,7 @@ impl Endpoint for Mux {
             Role::Device => "the device closed the tunnel",
             Role::Relay => "the relay has ended",
         };
-        if !self.going_away {
+        if !self.is_going_away() {
             self.go_away(now, Code::Shutdown, 0, reason);
         }
         for key in self.streams.keys() {
@@ -463,7 +469,7 @@ impl Endpoint for Mux {
         self.finishing.clear();
         self.owing.clear();
         self.owed_answer = None;
-        self.going_away = true;
+        self.going_away.get_or_insert(Reset::LinkLost);
         for timer in [Timer::Settings, Timer::Liveness, Timer::OpenRate] {
             self.timers.cancel(timer);
         }

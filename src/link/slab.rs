@@ -53,6 +53,14 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    /// All of them, in the order of their slots.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (StreamKey, &T)> {
+        self.slots.iter().enumerate().filter_map(|(index, slot)| {
+            let key = StreamKey { index: index as u32, generation: slot.generation };
+            Some((key, slot.value.as_ref()?))
+        })
+    }
+
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.slots.len() - self.free.len()

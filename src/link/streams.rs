@@ -11,6 +11,8 @@ const MOST_LINGERING: usize = 256;
 /// While all queues together hold their budget, a queue counts as full with this part of it. A link never has so many
 /// streams, so one at least does.
 const SHARES: usize = 1024;
+/// A stream that has sent more than so much without an answer is an upload, which an unread link does not hold up.
+const QUESTION: usize = 16 * 1024;
 
 /// A slab of streams with state `S`, each with the bytes that its socket did not take yet.
 #[derive(Debug)]
@@ -35,6 +37,10 @@ pub(crate) struct Stream<S> {
     /// Since when it only delivers what is left.
     lingers: Option<Instant>,
     stall: StallMeter,
+    /// When it last asked for something, or got something. One that only sends asks for nothing.
+    waits_since: Option<Instant>,
+    /// Bytes that it sent since it last got some.
+    unanswered: usize,
 }
 
 impl<S> Stream<S> {
@@ -50,9 +56,16 @@ impl<S> Streams<S> {
         Self { slab: Slab::default(), rule, budget, full: BTreeMap::new(), lingering: BTreeSet::new(), held: 0 }
     }
 
-    pub(crate) fn insert(&mut self, state: S) -> StreamKey {
-        let stall = StallMeter::new(self.rule);
-        self.slab.insert(Stream { state, inbound: ByteQueue::default(), lingers: None, stall })
+    pub(crate) fn insert(&mut self, now: Instant, state: S) -> StreamKey {
+        let stall = StallMeter::new(now, self.rule);
+        self.slab.insert(Stream {
+            state,
+            inbound: ByteQueue::default(),
+            lingers: None,
+            stall,
+            waits_since: Some(now),
+            unanswered: 0,
+        })
     }
 
     pub(crate) fn get(&self, key: StreamKey) -> Option<&Stream<S>> {
@@ -93,6 +106,25 @@ impl<S> Streams<S> {
         self.slab.keys()
     }
 
+    /// `count` bytes of the stream's socket were sent.
+    pub(crate) fn note_sent(&mut self, now: Instant, key: StreamKey, count: usize) {
+        if let Some(stream) = self.get_mut(key) {
+            stream.unanswered = stream.unanswered.saturating_add(count);
+            stream.waits_since = (stream.unanswered <= QUESTION).then_some(now);
+        }
+    }
+
+    /// Bytes came while nothing waited for the stream's socket, which took the first `taken` of them; the rest is kept.
+    pub(crate) fn delivered(&mut self, now: Instant, key: StreamKey, bytes: &[u8], taken: usize) {
+        if let Some(stream) = self.get_mut(key) {
+            (stream.waits_since, stream.unanswered) = (Some(now), 0);
+            stream.stall.note_taken(now, taken);
+        }
+        if taken < bytes.len() {
+            self.push(now, key, &bytes[taken..]);
+        }
+    }
+
     /// Keeps `bytes` for the stream's socket.
     pub(crate) fn push(&mut self, now: Instant, key: StreamKey, bytes: &[u8]) {
         let Some(stream) = self.get_mut(key) else { return };
@@ -107,7 +139,20 @@ impl<S> Streams<S> {
         stream.inbound.advance(count);
         stream.stall.note_taken(now, count);
         self.set_held(now, self.held - count);
+        self.forgive(now, key);
         self.judge(now, key);
+    }
+
+    /// What the stream's socket took is enough if no other stream was held up meanwhile: none that waits, and is not slow
+    /// itself.
+    fn forgive(&mut self, now: Instant, key: StreamKey) {
+        let Some(since) = self.slab.get(key).and_then(|stream| stream.stall.progress_since()) else { return };
+        let is_held_up = |other: &Stream<S>| other.inbound.is_empty() && other.waits_since > Some(since);
+        if !self.slab.iter().any(|(other, stream)| other != key && is_held_up(stream))
+            && let Some(stream) = self.slab.get_mut(key)
+        {
+            stream.stall.restart(now);
+        }
     }
 
     /// All queues together hold so much now. Where that crosses the budget it changes which of them are full.
@@ -159,6 +204,11 @@ impl<S> Streams<S> {
         if self.lingering_timeout().is_some_and(|at| at <= now) {
             return self.lingering.first().map(|&(_, key)| key);
         }
+        let due: Vec<_> = self.full.iter().filter(|&(_, &at)| at <= now).map(|(&key, _)| key).collect();
+        for key in due {
+            self.forgive(now, key);
+            self.judge(now, key);
+        }
         // Of those that have together what the budget allows, the one that holds the most makes the most room.
         let due = self.full.iter().filter(|&(_, &at)| at <= now).map(|(&key, _)| key);
         due.max_by_key(|&key| self.get(key).map_or(0, |stream| stream.inbound.len()))
@@ -177,7 +227,7 @@ mod tests {
     fn one_full_queue_blocks_until_it_has_room_or_its_time_is_up() {
         let start = Instant::now();
         let mut streams = Streams::new(RULE, 1 << 20);
-        let slow = streams.insert(());
+        let slow = streams.insert(start, ());
         streams.push(start, slow, &[0; 9]);
         assert!(!streams.is_blocked());
         streams.push(start, slow, &[0; 9]);
@@ -197,7 +247,7 @@ mod tests {
         let start = Instant::now();
         let rule = QueueRule { queue: 80, ..RULE };
         let mut streams = Streams::new(rule, 1 << 20);
-        let slow = streams.insert(());
+        let slow = streams.insert(start, ());
         streams.push(start, slow, &[0; 100]);
         streams.advance(start + Duration::from_secs(20), slow, 9);
         assert_eq!(streams.stall_timeout(), Some(start + Duration::from_secs(30)));
@@ -211,7 +261,7 @@ mod tests {
     fn too_many_lingering_streams_hold_up_the_link_and_only_the_longest_is_reset_for_it() {
         let start = Instant::now();
         let mut streams = Streams::new(RULE, 1 << 20);
-        let keys: Vec<_> = (0..=MOST_LINGERING).map(|_| streams.insert(())).collect();
+        let keys: Vec<_> = (0..=MOST_LINGERING).map(|_| streams.insert(start, ())).collect();
         for (at, &key) in keys.iter().enumerate() {
             assert!(!streams.is_blocked());
             streams.linger(start + Duration::from_millis(at as u64), key);
@@ -230,7 +280,7 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let rule = QueueRule { queue: 1 << 20, ..RULE };
         let mut streams = Streams::new(rule, 100 << 10);
-        let keys: Vec<_> = (0..300).map(|_| streams.insert(())).collect();
+        let keys: Vec<_> = (0..300).map(|_| streams.insert(start, ())).collect();
         let [slow, stuck, tiny] = [keys[0], keys[1], keys[2]];
         streams.push(start, tiny, &[0; 99]);
         streams.push(start, slow, &[0; 40 << 10]);
@@ -245,5 +295,70 @@ mod tests {
         assert_eq!(streams.next_stalled(at(32)), Some(stuck), "it holds the most");
         streams.remove(at(32), stuck);
         assert!(!streams.is_blocked() && streams.next_stalled(at(100)).is_none());
+    }
+
+    /// A slow reader with a full queue, and another stream, beside which it takes an eighth of its queue each 29 s. The
+    /// result is when the slow one is stalled, if it is within ten minutes.
+    fn stalls_beside(mut other: impl FnMut(&mut Streams<()>, Instant, StreamKey)) -> Option<Duration> {
+        let start = Instant::now();
+        let rule = QueueRule { queue: 80, ..RULE };
+        let mut streams = Streams::new(rule, 1 << 20);
+        let slow = streams.insert(start, ());
+        let beside = streams.insert(start, ());
+        let mut now = start;
+        streams.push(now, slow, &[0; 90]);
+        for second in 1..600 {
+            now = start + Duration::from_secs(second);
+            other(&mut streams, now, beside);
+            if second % 29 == 0 {
+                streams.advance(now, slow, 10);
+                streams.push(now, slow, &[0; 10]);
+            }
+            if streams.next_stalled(now) == Some(slow) {
+                return Some(now - start);
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn a_reader_that_takes_little_is_reset_where_another_stream_waits_and_only_there() {
+        assert_eq!(stalls_beside(|_, _, _| {}).map(|at| at.as_secs()), None, "nobody waits");
+        let sends = stalls_beside(|streams, now, other| streams.note_sent(now, other, 1));
+        assert_eq!(sends, Some(RULE.stall), "a keystroke whose answer cannot come");
+        let uploads = stalls_beside(|streams, now, other| streams.note_sent(now, other, QUESTION + 1));
+        assert_eq!(uploads, None, "it only sends, which goes on");
+        let gets = stalls_beside(|streams, now, other| streams.delivered(now, other, b"x", 1));
+        assert_eq!(gets, Some(RULE.stall), "bytes that come as seldom as the link is read");
+        let is_slow = stalls_beside(|streams, now, other| {
+            streams.note_sent(now, other, 1);
+            streams.delivered(now, other, b"xx", 0);
+        });
+        assert_eq!(is_slow, None, "one that is slow itself is not held up");
+        let mut left = false;
+        let leaves = stalls_beside(|streams, now, other| {
+            if !std::mem::replace(&mut left, true) {
+                streams.note_sent(now, other, 1);
+                streams.remove(now, other);
+            }
+        });
+        assert_eq!(leaves, None, "nobody is left that waits");
+    }
+
+    #[test]
+    fn a_reader_that_is_only_slower_than_the_link_is_not_reset_though_another_stream_waits() {
+        let start = Instant::now();
+        let rule = QueueRule { queue: 80, ..RULE };
+        let mut streams = Streams::new(rule, 1 << 20);
+        let slow = streams.insert(start, ());
+        let other = streams.insert(start, ());
+        streams.push(start, slow, &[0; 90]);
+        for second in 1..600 {
+            let now = start + Duration::from_secs(second);
+            streams.note_sent(now, other, 1);
+            assert_eq!(streams.next_stalled(now), None, "after {second} s");
+            streams.advance(now, slow, 12);
+            streams.push(now, slow, &[0; 12]);
+        }
     }
 }

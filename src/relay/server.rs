@@ -30,7 +30,7 @@ use crate::event_loop::{EventLoop, Source};
 use crate::linger::Lingering;
 use crate::link::{Endpoint, Reset, StreamKey};
 use crate::protocol::v2::Code;
-use crate::session::{LINK_BUFFER, LinkLost, Session};
+use crate::session::{LINK_BUFFER, Session};
 
 /// How long the last bytes may take once the relay is to end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -53,7 +53,7 @@ pub struct Server {
     sessions: Vec<Option<Peer>>,
     /// The session whose device is served: the newest that sent LISTEN.
     active: Option<usize>,
-    /// Clients that wait for a place, in the order they came.
+    /// Clients that wait for a place.
     waiting: VecDeque<Newcomer>,
     /// Clients that were ever accepted.
     connections: u64,
@@ -254,18 +254,18 @@ impl Server {
         self.lingering.handle_timeout(now, &mut self.event_loop);
         self.shortage.handle_timeout(now);
         self.log_limits.handle_timeout(now);
-        self.end_idle_clients(now);
         self.end_long_drains(now);
         for number in 0..self.sessions.len() {
             busy |= self.step_session(now, number, buffer);
         }
+        // Last, so that what came while the process was stopped counts.
+        busy |= self.end_idle_clients(now);
         busy
     }
 
     fn step_session(&mut self, now: Instant, number: usize, buffer: &mut [u8]) -> bool {
         let Some(Some(peer)) = self.sessions.get_mut(number) else { return false };
-        let timely = peer.session.handle_timeout(now).map_err(LinkLost::from);
-        let mut busy = match timely.and_then(|()| peer.session.turn(now, &mut self.event_loop, buffer)) {
+        let mut busy = match peer.session.turn(now, &mut self.event_loop, buffer) {
             Ok(busy) => busy,
             Err(reason) => {
                 self.lose_link(now, number, &reason);
@@ -313,7 +313,7 @@ impl Server {
         let lingering = self.lingering.poll_timeout();
         let listeners = self.all_listeners().filter_map(|listener| listener.paused_until()).min();
         let logs = [self.shortage.poll_timeout(), self.log_limits.poll_timeout()].into_iter().flatten().min();
-        let newcomer = self.waiting.front().map(|newcomer| newcomer.deadline);
+        let newcomer = self.waiting.iter().map(|newcomer| newcomer.deadline).min();
         let idle =
             self.look_for_idle_at.filter(|_| self.sessions.iter().flatten().any(|peer| !peer.clients.is_empty()));
         let drains = self.drains_until();

@@ -116,6 +116,7 @@ impl Core for Device {
 fn name(reason: &Reset) -> &'static str {
     match reason {
         Reset::NoPlace => "no place",
+        Reset::PeerLeaves => "peer leaves",
         Reset::ConnectTimeout => "connect timeout",
         Reset::TooSlow => "too slow",
         Reset::Stalled => "stalled",

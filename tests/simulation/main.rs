@@ -34,7 +34,7 @@ fn in_version_2_nobody_waits_for_somebody_who_does_not_read() {
 }
 
 #[test]
-fn in_version_1_nobody_is_reset_who_reads_steadily_and_slowly() {
+fn in_version_1_nobody_is_reset_who_reads_steadily_and_slowly_and_holds_up_nobody() {
     for_each_seed("who_reads_steadily", 16, steady_readers);
 }
 

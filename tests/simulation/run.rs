@@ -103,8 +103,8 @@ pub(crate) fn slow_readers(seed: u64, loud: bool) -> Outcome {
     run(world, relay, device)
 }
 
-/// Version 1, with one or two who read steadily, but more slowly than the link: they are let be, though a queue is full
-/// for minutes.
+/// Version 1, with one who reads steadily, but more slowly than the link, and holds up nobody else: it is let be, though
+/// its queue is full for minutes.
 pub(crate) fn steady_readers(seed: u64, loud: bool) -> Outcome {
     let mut random = Random::new(seed);
     let mut weather = Weather::draw(&mut random);
@@ -113,17 +113,14 @@ pub(crate) fn steady_readers(seed: u64, loud: bool) -> Outcome {
     weather.capacity = weather.capacity.clamp(1000, 16 * 1024);
     weather.grain = weather.grain.max(1460);
     weather.heals = Duration::from_secs(3600);
-    let conversations = (0..random.between(1, 2) as usize).map(|index| {
-        let [mut client, mut service] = [(); 2].map(|()| Plan::plain(1000, End::Half));
-        let (slow, fast) = if random.chance(50) { (&mut client, &mut service) } else { (&mut service, &mut client) };
-        // Between 1 and 2 KB/s, of which an eighth of the larger queue in 30 s is a fourth.
-        slow.read = (random.between(100, 200) as usize, Duration::from_millis(100));
-        fast.total = 200_000;
-        slow.end = End::Last;
-        Conversation::new(index, Duration::ZERO, Dial::Connects(Duration::ZERO), client, service)
-    });
-    let conversations = conversations.collect();
-    let mut world = World::new(random, weather, conversations, loud);
+    let [mut client, mut service] = [(); 2].map(|()| Plan::plain(1000, End::Half));
+    let (slow, fast) = if random.chance(50) { (&mut client, &mut service) } else { (&mut service, &mut client) };
+    // Between 1 and 2 KB/s, of which an eighth of the larger queue in 30 s is a fourth.
+    slow.read = (random.between(100, 200) as usize, Duration::from_millis(100));
+    fast.total = 200_000;
+    slow.end = End::Last;
+    let conversation = Conversation::new(0, Duration::ZERO, Dial::Connects(Duration::ZERO), client, service);
+    let mut world = World::new(random, weather, vec![conversation], loud);
     world.nobody_is_reset = true;
     let (relay, device) = (relay(&world, V1), device(&world, V1));
     run(world, relay, device)

@@ -154,7 +154,7 @@ impl Device {
             self.refuse(client);
             return;
         }
-        let stream = self.streams.insert(Service { id: Some(client), connected: false, progress: now });
+        let stream = self.streams.insert(now, Service { id: Some(client), connected: false, progress: now });
         self.counters.open += 1;
         self.counters.opened += 1;
         self.timers.set(Timer::Connect(stream), now + CONNECT_TIMEOUT);
@@ -358,9 +358,7 @@ impl Endpoint for Device {
     }
 
     fn delivered(&mut self, now: Instant, stream: StreamKey, bytes: &[u8], taken: usize) {
-        if taken < bytes.len() {
-            self.streams.push(now, stream, &bytes[taken..]);
-        }
+        self.streams.delivered(now, stream, bytes, taken);
     }
 
     fn data_left(&self) -> usize {
@@ -393,11 +391,12 @@ impl Endpoint for Device {
         }
     }
 
-    fn commit(&mut self, _now: Instant, key: StreamKey, count: usize) {
+    fn commit(&mut self, now: Instant, key: StreamKey, count: usize) {
         debug_assert!((1..=MAX_PAYLOAD).contains(&count));
         if let Some(client) = self.client(key) {
             self.queue.commit(&Header::data(client, count as u16).encode(), count);
             self.counters.sent += count as u64;
+            self.streams.note_sent(now, key, count);
         }
     }
 

@@ -21,8 +21,9 @@ impl Mux {
     pub(crate) fn open(&mut self, now: Instant, service: Address, client: Option<SocketAddr>) -> StreamKey {
         let stream = Stream::new(now, Place::Waiting, self.peer.window.into(), &self.budget);
         let key = self.streams.insert(stream);
-        if self.going_away || self.waiting.len() == MAX_WAITING {
-            self.reset(key, Reset::NoPlace);
+        let full = (self.waiting.len() == MAX_WAITING).then_some(Reset::NoPlace);
+        if let Some(reason) = self.going_away.clone().or(full) {
+            self.reset(key, reason);
             return key;
         }
         self.waiting.push_back(Wanted { key, connect: Connect { service, client } });
@@ -60,15 +61,18 @@ impl Mux {
         // CONNECT may pass a CLOSE or a FIN on its way, which must not make the device count one too many.
         let open = self.numbers.len() + self.closes.len() + self.finishing.len();
         // Our own limit counts, too: the budget is made for so many.
-        !self.going_away && open < self.places() && self.outbox.control_len() < CONTROL_FULL && !self.outbox.is_full()
+        !self.is_going_away()
+            && open < self.places()
+            && self.outbox.control_len() < CONTROL_FULL
+            && !self.outbox.is_full()
     }
 
-    /// No new streams: who waits for a number is refused.
-    pub(super) fn stop_opening(&mut self) {
-        self.going_away = true;
+    /// No new streams: those that wait for a number are reset, and those that still come.
+    pub(super) fn stop_opening(&mut self, reason: Reset) {
         for wanted in std::mem::take(&mut self.waiting) {
-            self.reset(wanted.key, Reset::NoPlace);
+            self.reset(wanted.key, reason.clone());
         }
+        self.going_away.get_or_insert(reason);
     }
 
     /// The device's service is connected.
@@ -110,7 +114,7 @@ impl Mux {
             return Err(ProtocolError::BadNumber { got: number, expected: self.newest.saturating_add(1) });
         }
         self.newest = number;
-        if self.going_away {
+        if self.is_going_away() {
             // It crossed our GOAWAY, which says that it was not taken.
             self.stale_credit += u64::from(self.limits.window);
             return Ok(());

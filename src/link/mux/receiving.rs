@@ -167,13 +167,13 @@ impl Mux {
     }
 
     fn handle_go_away(&mut self, now: Instant, away: GoAway) {
-        self.stop_opening();
+        self.stop_opening(Reset::PeerLeaves);
         if self.role == Role::Relay {
             // The device did not take these, and will not answer for them.
             let not_taken = (Bound::Excluded(away.last_stream), Bound::Unbounded);
             let lost: Vec<StreamKey> = self.numbers.range(not_taken).map(|(_, &key)| key).collect();
             for key in lost {
-                self.end_after_delivery(now, key, Reset::NoPlace);
+                self.end_after_delivery(now, key, Reset::PeerLeaves);
             }
         }
         self.outputs.push_back(Output::GoAway(away));

@@ -114,7 +114,7 @@ impl Relay {
     /// A client was accepted for `service`. Its socket is not read before [`Output::Opened`].
     pub(super) fn open(&mut self, now: Instant, service: Arc<Address>) -> StreamKey {
         let client = Client { service, link: OnLink::Waiting, ended: None, progress: now };
-        let key = self.streams.insert(client);
+        let key = self.streams.insert(now, client);
         self.waiting.push_back(key);
         self.timers.set(Timer::Id(key), now + ID_TIMEOUT);
         self.assign_ids(now);
@@ -347,9 +347,7 @@ impl Endpoint for Relay {
     }
 
     fn delivered(&mut self, now: Instant, stream: StreamKey, bytes: &[u8], taken: usize) {
-        if taken < bytes.len() {
-            self.streams.push(now, stream, &bytes[taken..]);
-        }
+        self.streams.delivered(now, stream, bytes, taken);
     }
 
     fn data_left(&self) -> usize {
@@ -383,11 +381,12 @@ impl Endpoint for Relay {
         if open { self.queue.reserve(Header::LEN, MAX_FRAME).map_or(Room::Full, Room::Free) } else { Room::Unwanted }
     }
 
-    fn commit(&mut self, _now: Instant, key: StreamKey, count: usize) {
+    fn commit(&mut self, now: Instant, key: StreamKey, count: usize) {
         debug_assert!((1..=MAX_PAYLOAD).contains(&count));
         if let Some(OnLink::Open(client)) = self.streams.get(key).map(|stream| stream.state.link) {
             self.queue.commit(&Header::data(client, count as u16).encode(), count);
             self.counters.sent += count as u64;
+            self.streams.note_sent(now, key, count);
         }
     }
 

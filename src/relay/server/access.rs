@@ -52,6 +52,11 @@ impl Ending {
     pub(super) fn refused(warning: &'static str) -> Self {
         Self { warning: Some(warning), ..Self::new(Code::Overload, "no place on the link") }
     }
+
+    /// The device has sent GOAWAY: the client may come back to its next link.
+    pub(super) fn device_leaves() -> Self {
+        Self::new(Code::Shutdown, "the device takes no new clients")
+    }
 }
 
 impl From<(Code, String)> for Ending {
@@ -64,6 +69,7 @@ impl From<Reset> for Ending {
     fn from(reset: Reset) -> Self {
         match reset {
             Reset::NoPlace => Self::refused(NO_PLACE),
+            Reset::PeerLeaves => Self::device_leaves(),
             Reset::TooSlow => {
                 let warning = Some("reset a client: it read too little for too long, and held up the others");
                 Self { warning, ..Self::new(Code::Stalled, "it read too little for too long") }

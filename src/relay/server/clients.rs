@@ -1,6 +1,7 @@
 //! The client ports, which are open while there is a device, and who gets a place on its link.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use tracing::{debug, info, warn};
 use super::Server;
 use super::access::{Client, Ending, NO_PLACE};
 use super::log_limits::Kind;
-use super::shares::Shares;
+use super::shares::{Shares, source};
 use crate::event_loop::Source;
 use crate::link::{Endpoint, StreamKey};
 use crate::net;
@@ -23,7 +24,7 @@ const REOPEN: Duration = Duration::from_secs(1);
 /// How long a client waits for a place before it is refused.
 const PLACE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Clients that may wait at once; each port has an equal part of that.
-const MAX_WAITING: usize = 256;
+pub(super) const MAX_WAITING: usize = 256;
 /// How often clients that move nothing are looked for.
 const LOOK_FOR_IDLE: Duration = Duration::from_millis(500);
 
@@ -81,18 +82,43 @@ impl Server {
         // Those that wait have no claim to this place: they were asked first.
         if self.has_place(number, port, address) {
             self.open_client(now, number, io, client);
-        } else if self.may_wait(port) {
+        } else if self.may_wait(now, number, port, address) {
             self.waiting.push_back(Newcomer { io, client, deadline: now + PLACE_TIMEOUT });
         } else {
-            client.log_end(now, &mut self.log_limits, None, None, &Ending::refused(NO_PLACE));
+            self.refuse(now, number, &client);
         }
         true
     }
 
-    /// Whether one more client of this port may wait for a place.
-    fn may_wait(&self, port: usize) -> bool {
-        let waiting = self.waiting.iter().filter(|newcomer| newcomer.client.port == port).count();
-        self.waiting.len() < MAX_WAITING && waiting < (MAX_WAITING / self.client_ports.len()).max(1)
+    /// Whether one more client of this port, from this address, may wait for a place. Where no more may, the newest of the
+    /// address that has the most waiting makes room for one that has fewer.
+    fn may_wait(&mut self, now: Instant, number: usize, port: usize, from: SocketAddr) -> bool {
+        // Those that wait must not take the descriptors of places that are kept for others.
+        if self.spare_descriptors() <= self.places(number).1 {
+            return false;
+        }
+        let of_port = self.waiting.iter().filter(|newcomer| newcomer.client.port == port);
+        if self.waiting.len() < MAX_WAITING && of_port.clone().count() < (MAX_WAITING / self.client_ports.len()).max(1)
+        {
+            return true;
+        }
+        let mut by_source: BTreeMap<IpAddr, usize> = BTreeMap::new();
+        for newcomer in of_port {
+            *by_source.entry(source(newcomer.client.address)).or_default() += 1;
+        }
+        let own = by_source.get(&source(from)).copied().unwrap_or_default();
+        let Some((most, count)) = by_source.into_iter().max_by_key(|&(_, count)| count) else { return false };
+        let is_of_most = |Newcomer { client, .. }: &Newcomer| client.port == port && source(client.address) == most;
+        let Some(newest) = self.waiting.iter().rposition(is_of_most).filter(|_| own + 1 < count) else { return false };
+        if let Some(Newcomer { client, .. }) = self.waiting.remove(newest) {
+            self.refuse(now, number, &client);
+        }
+        true
+    }
+
+    fn refuse(&mut self, now: Instant, number: usize, client: &Client) {
+        let warning = if self.shares(number).is_full() { NO_PLACE } else { NO_SHARE };
+        client.log_end(now, &mut self.log_limits, None, None, &Ending::refused(warning));
     }
 
     fn open_client(&mut self, now: Instant, number: usize, mut io: TcpStream, client: Client) {
@@ -117,6 +143,8 @@ impl Server {
     fn serve_waiting(&mut self, now: Instant) {
         let Some(number) = self.active else { return };
         let mut shares = self.shares(number);
+        // Of those that wait the ones from addresses with the fewest places come first, in the order that they came.
+        self.waiting.make_contiguous().sort_by_key(|newcomer| shares.of_source(newcomer.client.address));
         for _ in 0..self.waiting.len() {
             let Some(newcomer) = self.waiting.pop_front() else { break };
             let Client { port, address, .. } = newcomer.client;
@@ -141,7 +169,8 @@ impl Server {
     /// The places of the link, and how many of them are free.
     fn places(&self, number: usize) -> (usize, usize) {
         let Some(Some(peer)) = self.sessions.get(number) else { return (0, 0) };
-        let (endpoint, limit) = (&peer.session.endpoint, self.config.clients as usize);
+        let limit = (self.config.clients as usize).min(self.descriptors.clients);
+        let endpoint = &peer.session.endpoint;
         let places = endpoint.places().min(limit);
         let free = places.saturating_sub(endpoint.clients());
         if free == 0 && endpoint.places() <= limit { (places, endpoint.yielding()) } else { (places, free) }
@@ -160,10 +189,15 @@ impl Server {
         shares
     }
 
+    /// Descriptors that are left for clients.
+    fn spare_descriptors(&self) -> usize {
+        let streams: usize = self.sessions.iter().flatten().map(|peer| peer.session.endpoint.streams()).sum();
+        self.descriptors.clients.saturating_sub(streams + self.waiting.len() + self.lingering.len())
+    }
+
     /// Whether a client may have one more of the process's descriptors; the clients of links that drain give theirs up.
     fn has_descriptor(&mut self, now: Instant) -> bool {
-        let streams: usize = self.sessions.iter().flatten().map(|peer| peer.session.endpoint.streams()).sum();
-        if streams + self.waiting.len() + self.lingering.len() < self.descriptors.clients {
+        if self.spare_descriptors() > 0 {
             return true;
         }
         if self.cut_oldest_drain(now, "its descriptors are wanted for new clients") {
@@ -174,12 +208,13 @@ impl Server {
         false
     }
 
-    /// Ends clients that have moved nothing for the time of [`Config::idle`](super::Config::idle).
-    pub(super) fn end_idle_clients(&mut self, now: Instant) {
-        let Some(limit) = self.config.idle else { return };
+    /// Ends clients that have moved nothing for the time of [`Config::idle`](super::Config::idle); true if there are any.
+    pub(super) fn end_idle_clients(&mut self, now: Instant) -> bool {
+        let Some(limit) = self.config.idle else { return false };
         if self.look_for_idle_at.is_some_and(|at| at > now) {
-            return;
+            return false;
         }
+        let mut some = false;
         self.look_for_idle_at = Some(now + LOOK_FOR_IDLE.min(limit));
         for peer in self.sessions.iter_mut().flatten() {
             let mut idle: Vec<StreamKey> = Vec::new();
@@ -194,8 +229,10 @@ impl Server {
             for stream in idle {
                 let reason = format!("nothing was sent either way for {} s", limit.as_secs_f64());
                 peer.session.give_up(now, &mut self.event_loop, stream, Code::Idle, &reason);
+                some = true;
             }
         }
+        some
     }
 
     pub(super) fn open_client_ports(&mut self, now: Instant) {

@@ -98,7 +98,7 @@ impl Server {
         }
         if self.active == Some(number) {
             self.active = None;
-            self.close_client_ports(&Ending::new(Code::Shutdown, "the device takes no new clients"));
+            self.close_client_ports(&Ending::device_leaves());
         }
     }
 

@@ -1,7 +1,8 @@
 //! Who gets a place on the link when few are left.
 //!
 //! Every port is sure of a few places, as far as an eighth of all suffices. Another eighth is kept for clients from
-//! addresses that have few. All others go to those that come first.
+//! addresses that have few. All others go to those that come first, and once they are gone to those of the addresses
+//! with the fewest.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -71,13 +72,18 @@ impl Shares {
     /// Whether there is a place for a newcomer.
     pub(super) fn admits(&self, port: usize, from: SocketAddr) -> bool {
         let of_port = self.by_port.get(&port).copied().unwrap_or_default();
-        let of_source = self.by_source.get(&source(from)).copied().unwrap_or_default();
+        let of_source = self.of_source(from);
         let lacking = self.few_of_port.saturating_sub(of_port);
         // What is kept may not suffice for every port; then those that lack places have them as they come.
         let for_ports = if lacking > 0 && self.is_short { 0 } else { self.missing - lacking };
         let for_ports = for_ports.min(self.kept_for_ports);
         let for_sources = if of_source < FEW { 0 } else { self.kept_for_sources };
         self.free > for_ports + for_sources
+    }
+
+    /// Places that clients from this address have.
+    pub(super) fn of_source(&self, from: SocketAddr) -> usize {
+        self.by_source.get(&source(from)).copied().unwrap_or_default()
     }
 
     /// Whether there is no place for anybody.
@@ -90,8 +96,8 @@ fn kept(places: usize) -> usize {
     (places / KEPT).max(1).min(places / 2)
 }
 
-/// An IPv6 host has a whole network of 64 bits to take addresses from.
-fn source(from: SocketAddr) -> IpAddr {
+/// What counts as one address: an IPv6 host has a whole network of 64 bits to take addresses from.
+pub(super) fn source(from: SocketAddr) -> IpAddr {
     match from.ip() {
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
         ip @ IpAddr::V4(_) => ip,

@@ -1,8 +1,9 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
+use super::clients::MAX_WAITING;
 use super::devices::{DRAIN_TIMEOUT, MAX_DRAINING, MAX_LOST};
 use super::*;
 use crate::link::{Protocol, StreamKey};
@@ -91,6 +92,42 @@ impl Bench {
         self.run_until("the client is off the link", |server| server.clients() == 0);
         (TcpStream::from(slow), owed)
     }
+}
+
+/// A client from another address of this machine.
+fn client_from(host: u8, port: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
+    socket.bind(&SocketAddr::from(([127, 0, 0, host], 0)).into()).expect("bind");
+    socket.connect(&port.into()).expect("connect");
+    socket.into()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_place_that_becomes_free_is_for_the_address_that_has_the_fewest_of_those_that_wait() {
+    let mut bench = Bench::new(Protocol::V1);
+    bench.server.config.clients = 2;
+    let _device = bench.device(LISTEN);
+    let mut hogs = bench.clients(0, 2);
+    let port = bench.server.client_listeners[0].0.address();
+    let mut waiting = Vec::new();
+    for count in 1..=MAX_WAITING + 1 {
+        // The last one comes from elsewhere, and there is no room for one more.
+        waiting.push(client_from(if count <= MAX_WAITING { 1 } else { 2 }, port));
+        bench.run_until("one more waits", |server| {
+            let latest = server.waiting.back_mut();
+            // However long the test takes.
+            let Some(latest) = latest.filter(|_| server.connections == 2 + count as u64) else { return false };
+            latest.deadline += DEADLINE;
+            true
+        });
+    }
+    assert_eq!(bench.server.waiting.len(), MAX_WAITING);
+    SockRef::from(&hogs.remove(0)).set_linger(Some(Duration::ZERO)).expect("RST");
+    bench.run_until("it has the place", |server| {
+        let mut clients = server.sessions.iter().flatten().flat_map(|peer| peer.clients.values());
+        clients.any(|client| client.address.ip().to_string() == "127.0.0.2")
+    });
 }
 
 const LISTEN: &[u8] = b"\x00\x00\x04\x00";

@@ -370,6 +370,29 @@ fn a_service_that_takes_nothing_holds_up_the_link_for_the_stall_time_and_is_rese
 }
 
 #[test]
+fn a_service_that_reads_little_now_and_then_is_reset_where_another_waits_for_an_answer() {
+    for waits in [false, true] {
+        let mut bench = Bench::new();
+        let other = bench.open(1);
+        let slow = bench.open(2);
+        bench.device.delivered(bench.now, slow, &vec![0; 1024 * KIB], 0);
+        bench.pass(Duration::from_secs(10));
+        if waits {
+            bench.service_sends(other, b"?");
+        }
+        bench.pass(Duration::from_secs(19));
+        bench.device.advance(bench.now, slow, 128 * KIB);
+        bench.receive(&data(2, &[b'x'; 64 * KIB - 1]));
+        bench.receive(&data(2, &[b'x'; 64 * KIB - 1]));
+        bench.receive(&data(2, b"xx"));
+        assert!(!bench.device.wants_input());
+        bench.pass(Duration::from_secs(1));
+        let expected = waits.then_some(Output::Reset { stream: slow, reason: Reset::TooSlow });
+        assert_eq!(bench.outputs(), Vec::from_iter(expected));
+    }
+}
+
+#[test]
 fn connects_beyond_the_rate_wait_in_the_link_and_none_is_refused() {
     let mut bench = Bench::with_limits(Limits { open_rate: 20, ..Limits::DEVICE });
     let burst: Vec<u8> = (0..20).flat_map(connect).collect();

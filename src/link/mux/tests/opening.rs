@@ -125,7 +125,8 @@ fn after_goaway_open_streams_finish_and_no_new_ones_come() {
     let Some(Output::GoAway(away)) = pair.device_outputs().pop() else { panic!("not told") };
     assert_eq!((away.code, away.retry_after, away.last_stream), (Code::Shutdown, 7, 1));
     let refused = pair.arrive();
-    assert!(matches!(pair.relay_outputs()[..], [Output::Reset { stream, .. }] if stream == refused));
+    let outputs = pair.relay_outputs();
+    assert!(matches!(outputs[..], [Output::Reset { stream, reason: Reset::Shutdown }] if stream == refused));
     send(pair.now, &mut pair.device, open.device, b"still here");
     pair.run();
     assert_eq!(pair.at_relay[&open.relay], b"still here");
@@ -142,7 +143,26 @@ fn a_connect_that_crosses_the_devices_goaway_is_not_taken_and_its_client_is_told
     pair.run();
     assert!(pair.device_outputs().is_empty());
     let outputs = pair.relay_outputs();
-    assert!(matches!(outputs[..], [Output::Reset { stream, .. }, Output::GoAway(_)] if stream == late), "{outputs:?}");
+    let [Output::Reset { stream, reason: Reset::PeerLeaves }, Output::GoAway(_)] = outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!(stream, late);
+}
+
+#[test]
+fn clients_that_wait_when_the_device_leaves_or_come_later_are_told_that_it_does() {
+    let mut pair = Pair::with_limits(Limits { open_rate: 20, ..limits() });
+    let clients: Vec<_> = (0..21).map(|_| pair.arrive()).collect();
+    assert_eq!(pair.relay_outputs().len(), 20, "the last one waits");
+    pair.run();
+    pair.device.go_away(pair.now, Code::Shutdown, 0, "");
+    pair.run();
+    let later = pair.arrive();
+    let reset = |output| {
+        if let Output::Reset { stream, reason: Reset::PeerLeaves } = output { Some(stream) } else { None }
+    };
+    let reset: Vec<_> = pair.relay_outputs().into_iter().filter_map(reset).collect();
+    assert_eq!(reset, [clients[20], later]);
 }
 
 #[test]

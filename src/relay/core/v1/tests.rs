@@ -316,6 +316,36 @@ fn a_client_that_takes_nothing_is_reset_after_the_stall_time_and_the_others_go_o
     assert_eq!(bench.receive(b"\x00\x01\x03\x02x"), [(other, b"x".to_vec())]);
 }
 
+/// What becomes of a client that takes an eighth of its full queue each 29 s, for ten times, if `meanwhile` happens
+/// between.
+fn read_now_and_then(mut meanwhile: impl FnMut(&mut Bench, StreamKey)) -> Vec<Output> {
+    let mut bench = Bench::new();
+    let other = bench.open(1);
+    let slow = bench.open(2);
+    let eighth = vec![[&[2, 0, 3, 2][..], &[b'x'; 512]].concat(); 256].concat();
+    bench.relay.delivered(bench.now, slow, &vec![0; 1024 * 1024], 0);
+    for _ in 0..10 {
+        bench.pass(Duration::from_secs(10));
+        meanwhile(&mut bench, other);
+        bench.pass(Duration::from_secs(19));
+        bench.relay.advance(bench.now, slow, 128 * 1024);
+        bench.receive(&eighth);
+    }
+    bench.outputs()
+}
+
+#[test]
+fn a_client_that_reads_little_now_and_then_is_reset_where_another_waits_for_an_answer_or_gets_one() {
+    assert_eq!(read_now_and_then(|_, _| {}), [], "nobody waits");
+    let asks = read_now_and_then(|bench, other| bench.client_sends(other, b"?"));
+    assert!(matches!(asks[..], [Output::Reset { reason: Reset::TooSlow, .. }]), "{asks:?}");
+    let gets = read_now_and_then(|bench, other| bench.relay.delivered(bench.now, other, b"!", 1));
+    assert!(matches!(gets[..], [Output::Reset { reason: Reset::TooSlow, .. }]), "{gets:?}");
+    let comes = read_now_and_then(|bench, _| _ = bench.arrive());
+    let reset = comes.iter().filter(|output| matches!(output, Output::Reset { reason: Reset::TooSlow, .. }));
+    assert_eq!(reset.count(), 1, "{comes:?}");
+}
+
 #[test]
 fn no_client_that_still_reads_is_reset_for_the_number_of_the_others_that_have_ended() {
     let mut bench = Bench::new();

@@ -1,0 +1,69 @@
+//! Processes that are stopped (SIGSTOP) and go on, as a machine that sleeps or has no time for them does to them.
+#![cfg(feature = "relay")]
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test ends where its own means fail")]
+
+mod common;
+
+use std::thread;
+use std::time::Duration;
+
+use common::pairing::Pairing;
+use common::service::Service;
+use common::{Listener, Peer};
+use socket2::SockRef;
+
+#[test]
+fn what_came_while_the_relay_was_stopped_is_read_before_silence_is_judged() {
+    let service = Listener::bind();
+    let (relay, _device, clients) = Pairing::OLD.start_with(&["--half-close", "3"], &[service.address()]);
+    let mut client = Peer::connect(clients[0]);
+    let mut served = service.accept();
+    client.send(b"a request");
+    served.expect(b"a request");
+    client.finish();
+    // Were it too little for the relay to see the end, less would be tested.
+    thread::sleep(Duration::from_millis(500));
+    relay.signal("STOP");
+    served.send(b"the answer");
+    thread::sleep(Duration::from_secs(4));
+    relay.signal("CONT");
+    client.expect(b"the answer");
+}
+
+#[test]
+fn what_came_while_the_relay_was_stopped_is_no_idleness() {
+    let service = Service::echo();
+    let (relay, _device, clients) = Pairing::NEW.start_with(&["--idle", "3"], &[service.address()]);
+    let mut client = Peer::connect(clients[0]);
+    client.send(b"x");
+    client.expect(b"x");
+    // Were it too little for the relay to note that these have moved, less would be tested.
+    thread::sleep(Duration::from_secs(1));
+    relay.signal("STOP");
+    client.send(b"y");
+    thread::sleep(Duration::from_secs(4));
+    relay.signal("CONT");
+    client.expect(b"y");
+}
+
+in_every_pairing!(bytes_behind_urgent_ones_do_not_wait_for_more);
+
+/// A read stops before an urgent byte (telnet and ftp send them), so that a short one has not emptied the socket.
+fn bytes_behind_urgent_ones_do_not_wait_for_more(pairing: Pairing) {
+    let listener = Listener::bind();
+    let (relay, _device, clients) = pairing.start(&[listener.address()]);
+    let mut client = Peer::connect(clients[0]);
+    let mut served = listener.accept();
+    client.send(b"first");
+    served.expect(b"first");
+    relay.signal("STOP");
+    client.send(b"before");
+    let stream = client.into_stream();
+    SockRef::from(&stream).send_out_of_band(b"!").unwrap();
+    let mut client = Peer::new(stream);
+    client.send(b"behind");
+    relay.signal("CONT");
+    served.expect(b"beforebehind");
+    drop(client);
+}
