@@ -54,6 +54,7 @@ mod device {
         device.wait_for(EventKind::Greeting);
         assert_eq!((device.status().state, device.status().protocol), (State::Greeting, None));
         peer.send(&hex("00 00 02 f1"));
+        peer.expect(&hex("00 00 03 ff"));
         let mut link = Link { peer };
         expect_nothing_before_the_next_answer(&mut link);
         device.wait_for(EventKind::Listening);
@@ -69,6 +70,7 @@ mod device {
         assert_eq!(device.status().protocol, None);
         // The answer of 2012 to what it does not know.
         peer.send(&hex("00 00 02 f2"));
+        peer.expect(&hex("00 00 03 ff"));
         let mut link = Link { peer };
         expect_nothing_before_the_next_answer(&mut link);
         eventually("version 1 is spoken", DEADLINE, || device.status().protocol == Some(1));
@@ -83,6 +85,7 @@ mod device {
         let service = Listener::bind();
         let mut link = Link { peer };
         let mut served = open(&mut link, 1, &service);
+        link.expect(&wire::PROBE);
         served.send(b"in the frames of version 1");
         link.expect_data(1, b"in the frames of version 1");
         eventually("version 1 is spoken", DEADLINE, || device.status().protocol == Some(1));
@@ -100,6 +103,50 @@ mod device {
         link.send(&hex("00 00 02 01"));
         link.expect(&hex("00 00 02 01"));
         served.expect_end(End::Finished);
+        expect_nothing_before_the_next_answer(&mut link);
+        device.wait_until_idle(DEADLINE);
+    }
+
+    /// A client that has ended its sending: the relay's CLOSE is all that tells of it.
+    fn half_closed(link: &mut Link, client: u8, service: &Listener) -> Peer {
+        let mut served = open(link, client, service);
+        link.send(&[wire::data(client, b"hello\n"), wire::close(client)].concat());
+        assert_eq!(served.read_to_end(), (b"hello\n".to_vec(), End::Finished));
+        served
+    }
+
+    #[test]
+    fn section_2_what_the_service_says_to_the_end_of_the_request_goes_before_the_close() {
+        let (device, mut link) = start();
+        let service = Listener::bind();
+        // It has a second, in which this process may stand still; but not each time.
+        let answered = (1..=5).find(|&client| {
+            half_closed(&mut link, client, &service).send(b"world\n");
+            let first = link.read_frame();
+            assert!([(wire::CLOSE, client, vec![]), (wire::DATA, client, b"world\n".to_vec())].contains(&first));
+            first.0 == wire::DATA
+        });
+        let client = answered.unwrap();
+        link.expect(&wire::close(client));
+        // The relay has said all that it had to say of this client.
+        expect_nothing_before_the_next_answer(&mut link);
+        let mut served = open(&mut link, client, &service);
+        link.send(&wire::data(client, b"again"));
+        served.expect(b"again");
+        drop(served);
+        link.expect(&wire::close(client));
+        device.wait_until_idle(DEADLINE);
+    }
+
+    #[test]
+    fn section_2_a_relay_that_would_throw_the_answer_away_has_its_close_at_once() {
+        let relay = Listener::bind();
+        let device = Device::start(relay.address());
+        let mut link = Link::accept_as_newer(&relay);
+        let service = Listener::bind();
+        let mut served = half_closed(&mut link, 1, &service);
+        served.send(b"world\n");
+        link.expect(&hex("00 00 02 01"));
         expect_nothing_before_the_next_answer(&mut link);
         device.wait_until_idle(DEADLINE);
     }
@@ -623,6 +670,7 @@ mod relay {
             "00 08 03 09 00 00 04 0b 00 00 04 0c",
             "00 00 07 09",
             "00 00 03 09",
+            "00 00 03 ff",
             "00 00 05 02",
             "00 04 02 09 00 00 04 0b",
         ]

@@ -183,6 +183,12 @@ function net.answer_device(link)
   assert(command == net.HELLO, "HELLO does not follow")
   -- The device may be gone already.
   link:send(net.frame(net.CLOSE, version))
+  -- If not it asks whether the relay is one of 2012.
+  local probe, number = net.read_frame(link)
+  if probe then
+    assert(probe == net.DATA and number == 255, "the probe does not follow")
+    link:send(net.frame(net.CLOSE, number))
+  end
 end
 
 --- What devices connect to, in place of a relay: a listening socket, its port, and the links of the devices that were

@@ -13,6 +13,9 @@ pub const HELLO: [u8; 4] = [0, 0, 5, 0xf2];
 /// "I speak version 1, and want an answer."
 pub const HELLO_V1: [u8; 4] = [0, 0, 5, 0xf1];
 
+/// "Are you a relay of 2012?"
+pub const PROBE: [u8; 4] = [0, 0, 3, 0xff];
+
 /// Bytes as the captures print them: `00 0d 01 01`.
 pub fn hex(text: &str) -> Vec<u8> {
     text.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
@@ -50,13 +53,21 @@ impl Link {
         Self { peer }
     }
 
-    /// What a relay of 2012 does: takes a device's connection and its LISTEN, and answers HELLO as any command that it
-    /// does not know.
+    /// What a relay of 2012 does: takes a device's connection and its LISTEN, and answers HELLO and the probe as
+    /// whatever is for a client that it does not have.
     pub fn accept(listener: &Listener) -> Self {
+        let mut link = Self::accept_as_newer(listener);
+        link.send(&close(PROBE[3]));
+        link
+    }
+
+    /// What a newer relay that is held to version 1 does: it answers HELLO alone.
+    pub fn accept_as_newer(listener: &Listener) -> Self {
         let mut peer = listener.accept();
         peer.expect(&LISTEN);
         peer.expect(&HELLO);
         peer.send(&close(HELLO[3]));
+        peer.expect(&PROBE);
         Self { peer }
     }
 

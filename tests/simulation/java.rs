@@ -144,7 +144,8 @@ impl JavaRelay {
                 self.late.push((world.now + Duration::from_micros(world.random.magnitude(3_000)), id));
             }
         }
-        let most = if world.random.chance(2) { 8_000_000 } else { 3_000 };
+        // So late that the device has given up.
+        let most = if !world.answered && world.random.chance(2) { 8_000_000 } else { 3_000 };
         let delay = Duration::from_micros(if world.random.chance(50) { 0 } else { world.random.magnitude(most) });
         self.announcing = Some((world.now + delay, id, conversation));
     }
@@ -216,8 +217,12 @@ impl JavaRelay {
                 assert!(!self.listening && id == 0 && payload.is_empty(), "one LISTEN");
                 self.listening = true;
             }
+            (DATA, None) if payload.is_empty() => {
+                assert!(number.had.is_empty(), "number {id}: an empty DATA that makes it lose framing");
+                self.send(world, CLOSE, id, Vec::new());
+            }
             (DATA, client) => {
-                assert!(!payload.is_empty(), "no DATA is empty");
+                assert!(!payload.is_empty(), "no DATA is empty for a client that is there");
                 assert!(number.connects > 0, "number {id}: DATA that makes it lose framing");
                 assert!(client.is_some() || number.confused, "number {id}: DATA behind CLOSE");
                 self.writing = client.map(|client| (client.conversation, payload));

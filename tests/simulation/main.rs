@@ -16,7 +16,10 @@ mod shell;
 mod wire;
 mod world;
 
-use run::{Outcome, for_each_seed, old_device, old_relay, pair, pair_v2, pressure, slow_readers, steady_readers};
+use run::{
+    Outcome, for_each_seed, half_closed_clients, old_device, old_relay, pair, pair_v2, pressure, slow_readers,
+    steady_readers,
+};
 
 #[test]
 fn our_device_and_our_relay_keep_every_promise_in_any_weather() {
@@ -41,6 +44,11 @@ fn in_version_1_nobody_is_reset_who_reads_steadily_and_slowly_and_holds_up_nobod
 #[test]
 fn our_device_keeps_every_promise_with_the_relay_of_2012() {
     for_each_seed("our_device_keeps", 4, old_relay);
+}
+
+#[test]
+fn behind_the_relay_of_2012_a_client_that_sends_no_more_gets_its_answer() {
+    for_each_seed("a_client_that_sends_no_more", 4, half_closed_clients);
 }
 
 #[test]

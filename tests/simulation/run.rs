@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use tcpremote::device::Device;
+use tcpremote::link::Limits;
 use tcpremote::link::Protocol::{self, V1, V2};
 use tcpremote::relay::{Relay, Settings};
 
@@ -134,6 +135,38 @@ pub(crate) fn old_relay(seed: u64, loud: bool) -> Outcome {
     let speaks = world.random.pick(&[V1, V2]);
     let device = device(&world, speaks);
     run(world, relay, device)
+}
+
+/// Our device, and the relay of 2012, with clients that send no more and wait for an answer.
+pub(crate) fn half_closed_clients(seed: u64, loud: bool) -> Outcome {
+    let mut random = Random::new(seed);
+    let mut weather = Weather::draw(&mut random);
+    weather.link_capacity = weather.link_capacity.max(64 * 1024);
+    weather.capacity = weather.capacity.max(16 * 1024);
+    weather.grain = weather.grain.max(1460);
+    let conversations = (0..random.between(1, 20) as usize).map(|index| {
+        // The relay has told by then that it is one of 2012.
+        let arrives = Duration::from_secs(2) + Duration::from_micros(random.magnitude(1_000_000));
+        let client = Plan::plain(random.magnitude(3000), End::Half);
+        let mut service = Plan::plain(random.between(1, 30_000), End::Last);
+        service.write = (1 + service.total as usize / 10, Duration::from_millis(random.below(600)));
+        Conversation::new(
+            index,
+            arrives,
+            Dial::Connects(Duration::from_micros(random.magnitude(50_000))),
+            client,
+            service,
+        )
+    });
+    let conversations = conversations.collect();
+    let mut world = World::new(random, weather, conversations, loud);
+    world.limits.budget = Limits::DEVICE.budget;
+    world.limits.rule.queue = 64 * 1024;
+    world.wire.old_relay = true;
+    world.answered = true;
+    let speaks = world.random.pick(&[V1, V2]);
+    let device = device(&world, speaks);
+    run(world, JavaRelay::new(256), device)
 }
 
 /// The device of 2012, and our relay.

@@ -21,6 +21,9 @@ const HELLO: u8 = 5;
 /// The ids of a HELLO: `0xf0` and the version that is offered.
 const HELLO_IDS: [u8; 2] = [0xf1, 0xf2];
 
+/// The id of the empty DATA by which a device asks which relay it is.
+const PROBE_ID: u8 = 255;
+
 /// A whole frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Frame {
@@ -103,6 +106,8 @@ pub(crate) struct Wire {
     listened: bool,
     /// The device has said that it speaks version 2.
     hello: bool,
+    /// The device has asked whether the relay is one of 2012.
+    probed: bool,
     /// Version 2 is what both will speak: its rules are the ends' own to watch.
     pub(crate) version_2: bool,
     /// The relay is one of 2012: what the device may answer depends on more than this knows.
@@ -117,6 +122,7 @@ impl Wire {
             ids: vec![Passed::default(); 256],
             listened: false,
             hello: false,
+            probed: false,
             version_2: false,
             old_relay: false,
         }
@@ -163,6 +169,10 @@ impl Wire {
             From::Device if frame.command == LISTEN => {
                 assert!(!self.listened && frame.payload.is_empty() && frame.id == 0, "one LISTEN: {frame:?}");
                 self.listened = true;
+            }
+            From::Device if frame.command == DATA && frame.id == PROBE_ID && frame.payload.is_empty() => {
+                assert!(self.listened && !self.probed, "one probe");
+                self.probed = true;
             }
             From::Device => {
                 assert!(self.listened, "LISTEN comes first, not {frame:?}");

@@ -84,6 +84,8 @@ pub(crate) struct World {
     pub(crate) in_no_hurry: usize,
     /// Nobody gives a reason to be reset.
     pub(crate) nobody_is_reset: bool,
+    /// Every client gets all that its service has to say.
+    pub(crate) answered: bool,
     pub(crate) healed: bool,
 }
 
@@ -111,6 +113,7 @@ impl World {
             limits: Limits { rule, budget, ..Limits::RELAY },
             in_no_hurry: 0,
             nobody_is_reset: false,
+            answered: false,
             healed: false,
         }
     }
@@ -201,6 +204,13 @@ impl World {
             CLIENT => !conversation.closed_by_relay,
             _ => conversation.ended[side].is_none() && conversation.cut[side].is_none(),
         };
+        if self.answered && side == CLIENT {
+            assert_eq!(
+                (app.saw, app.received),
+                (Some(Ending::Fin), other.plan.total),
+                "conversation {index}: an answer"
+            );
+        }
         match app.saw {
             Some(Ending::Fin) if closed_by_other => {
                 let committed = conversation.committed[1 - side];

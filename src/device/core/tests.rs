@@ -100,6 +100,16 @@ fn any_other_first_frame_means_version_1_and_counts() {
 }
 
 #[test]
+fn a_device_asks_which_relay_it_is_once_version_1_is_fixed() {
+    for answer in [CLOSE, HELLO] {
+        let (mut device, now) = device();
+        device.advance_link(now, 8);
+        receive(&mut device, now, &answer);
+        assert_eq!(device.unsent() == [0, 0, 3, 255], answer == CLOSE, "sent {:02x?}", device.unsent());
+    }
+}
+
+#[test]
 fn what_is_left_of_the_greeting_is_sent_first_in_either_version() {
     for answer in [HELLO, CLOSE] {
         let (mut device, now) = device();

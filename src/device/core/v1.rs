@@ -1,11 +1,13 @@
 //! The device's end of a version 1 link.
 
 mod early;
+mod half_close;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use early::Early;
+use half_close::Answer;
 
 use super::Output;
 use crate::address::Address;
@@ -42,6 +44,10 @@ pub(super) struct Device {
     open_rate: u32,
     /// Made when the first CONNECT comes.
     opens: Option<Bucket>,
+    /// The number of the last CONNECT.
+    latest: u8,
+    /// The relay is one of 2012: it keeps a client whose CLOSE it has sent until ours is there.
+    keeps_clients: bool,
     /// When a full queue or the rate of CONNECTs last kept the link unread: before that, nobody can tell what has not come.
     unread_until: Option<Instant>,
     timers: Timers<Timer>,
@@ -56,6 +62,8 @@ enum Id {
     /// DATA came, CONNECT did not yet.
     Early(Early),
     Open(StreamKey),
+    /// The relay's CLOSE came first; its client may still read, and ours waits for what the service answers.
+    HalfClosed(StreamKey),
     /// Early DATA was dropped and our CLOSE is out: the CONNECT it belongs to may still come, and more DATA. A service
     /// must be given neither the rest of a stream whose first bytes are gone, nor a client that is gone.
     Refused {
@@ -80,6 +88,8 @@ struct Service {
     connected: bool,
     /// When the service last took bytes, once the stream is off the link.
     progress: Instant,
+    /// Once the service has its end of stream, while its client may still read.
+    answer: Option<Answer>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,6 +97,7 @@ enum Timer {
     Early(u8),
     Connect(StreamKey),
     Linger(StreamKey),
+    Answer(StreamKey),
     /// CONNECTs come faster than they may: until then the link is not read.
     OpenRate,
 }
@@ -97,6 +108,7 @@ impl Device {
         let Limits { rule, open_rate, budget, .. } = limits;
         let mut queue = SendQueue::default();
         queue.push(unsent);
+        queue.push(&Header::PROBE.encode());
         Self {
             decoder: Decoder::default(),
             queue,
@@ -106,6 +118,8 @@ impl Device {
             rule,
             open_rate,
             opens: None,
+            latest: 0,
+            keeps_clients: false,
             unread_until: None,
             timers: Timers::new(),
             outputs: VecDeque::new(),
@@ -123,38 +137,25 @@ impl Device {
         self.finish_if_delivered(now, key);
     }
 
-    /// The number of the client that the stream belongs to, while it is on the link.
-    pub(super) fn client(&self, key: StreamKey) -> Option<u8> {
-        self.streams.get(key)?.state.id
-    }
-
     fn handle_connect(&mut self, now: Instant, client: u8, service: Address) {
         let opens = self.opens.get_or_insert_with(|| Bucket::new(now, self.open_rate, self.open_rate));
         if let Some(until) = opens.spend(now) {
             self.timers.set(Timer::OpenRate, until);
         }
+        self.note_number(now, client);
         if let Id::Refused { closed } = self.ids[usize::from(client)] {
             // Should it be the next client's, that one must not hang.
             self.queue.push(&Header::close(client).encode());
             self.set_id(client, Id::closing(closed));
             return;
         }
-        if let Id::Open(old) = self.ids[usize::from(client)] {
-            // The relay of 2012 takes a number again while it is in use. No CLOSE: it would hit the new client.
-            self.set_id(client, Id::Idle);
-            let delivered = self.streams.get(old).is_some_and(|old| old.pending().is_empty());
-            self.leave_link(old);
-            if delivered {
-                self.linger(now, old);
-            } else {
-                self.reset(now, old, Reset::Replaced);
-            }
-        }
+        self.make_way(now, client);
         if self.streams.len() >= MAX_STREAMS {
             self.refuse(client);
             return;
         }
-        let stream = self.streams.insert(now, Service { id: Some(client), connected: false, progress: now });
+        let state = Service { id: Some(client), connected: false, progress: now, answer: None };
+        let stream = self.streams.insert(now, state);
         self.counters.open += 1;
         self.counters.opened += 1;
         self.timers.set(Timer::Connect(stream), now + CONNECT_TIMEOUT);
@@ -167,23 +168,41 @@ impl Device {
         }
     }
 
-    /// The relay says that the client is gone.
+    /// The relay of 2012 takes a number again while it is in use. Its old service is left without a CLOSE, which would
+    /// hit the new client.
+    fn make_way(&mut self, now: Instant, client: u8) {
+        let (Id::Open(old) | Id::HalfClosed(old)) = self.ids[usize::from(client)] else { return };
+        self.set_id(client, Id::Idle);
+        let delivered = self.streams.get(old).is_some_and(|old| old.pending().is_empty());
+        self.leave_link(old);
+        if delivered {
+            self.linger(now, old);
+        } else {
+            self.reset(now, old, Reset::Replaced);
+        }
+    }
+
+    /// The relay says that the client is gone, or that it sends no more.
     fn handle_close(&mut self, now: Instant, client: u8) {
         match &mut self.ids[usize::from(client)] {
             Id::Open(key) => {
                 let key = *key;
-                self.take_off_link(now, key, Id::Idle);
-                self.linger(now, key);
+                self.half_close(now, client, key);
             }
             Id::Early(early) => early.close(),
             Id::Refused { closed } => *closed = true,
             Id::Discarding => self.ids[usize::from(client)] = Id::Idle,
-            Id::Idle => self.counters.ignored += 1,
+            Id::HalfClosed(_) | Id::Idle => {
+                if !self.take_answer_to_probe(client) {
+                    self.counters.ignored += 1;
+                }
+            }
         }
     }
 
     /// DATA for a client that is not open.
     fn handle_early(&mut self, now: Instant, client: u8, bytes: &[u8]) {
+        self.make_way(now, client);
         if matches!(self.ids[usize::from(client)], Id::Idle) {
             self.ids[usize::from(client)] = Id::Early(Early::default());
             self.timers.set(Timer::Early(client), now + EARLY_TIMEOUT);
@@ -225,7 +244,7 @@ impl Device {
         match self.ids[usize::from(client)] {
             Id::Early(_) => self.drop_early(now, client),
             Id::Refused { closed } => _ = self.set_id(client, Id::closing(closed)),
-            Id::Idle | Id::Open(_) | Id::Discarding => {}
+            Id::Idle | Id::Open(_) | Id::HalfClosed(_) | Id::Discarding => {}
         }
     }
 
@@ -239,9 +258,10 @@ impl Device {
     fn handle_malformed(&mut self, now: Instant, header: Header, reason: Malformed) {
         let client = header.client;
         if let Id::Open(key) = self.ids[usize::from(client)] {
-            self.take_off_link(now, key, Id::Discarding);
+            self.take_off_link(key);
             self.linger(now, key);
         } else {
+            self.make_way(now, client);
             self.refuse(client);
         }
         self.outputs.push_back(Output::Malformed { client: header.client.into(), reason });
@@ -257,10 +277,11 @@ impl Device {
         old
     }
 
-    /// Sends the stream's one CLOSE, if it is on the link; its number means `after` from here on.
-    fn take_off_link(&mut self, _now: Instant, key: StreamKey, after: Id) {
+    /// Sends the stream's one CLOSE, if it is on the link.
+    fn take_off_link(&mut self, key: StreamKey) {
         if let Some(client) = self.leave_link(key) {
-            self.set_id(client, after);
+            let closed = matches!(self.ids[usize::from(client)], Id::HalfClosed(_));
+            self.set_id(client, Id::closing(closed));
             self.queue.push(&Header::close(client).encode());
         }
     }
@@ -281,16 +302,23 @@ impl Device {
         }
     }
 
+    /// Ends the service's socket, or only its sending side, if all that the client sent is delivered; true if the
+    /// stream is over.
     fn finish_if_delivered(&mut self, now: Instant, key: StreamKey) -> bool {
-        let done = self
-            .streams
-            .get(key)
-            .is_some_and(|stream| stream.state.id.is_none() && stream.state.connected && stream.pending().is_empty());
-        if done {
-            self.forget(now, key);
-            self.outputs.push_back(Output::Finish { stream: key });
+        let Some(stream) = self.streams.get(key) else { return false };
+        if !stream.state.connected || !stream.pending().is_empty() {
+            return false;
         }
-        done
+        match stream.state.id {
+            None => {
+                self.forget(now, key);
+                self.outputs.push_back(Output::Finish { stream: key });
+                return true;
+            }
+            Some(client) if matches!(self.ids[usize::from(client)], Id::HalfClosed(_)) => self.begin_answer(now, key),
+            Some(_) => {}
+        }
+        false
     }
 
     fn reset(&mut self, now: Instant, key: StreamKey, reason: Reset) {
@@ -302,6 +330,7 @@ impl Device {
         self.streams.remove(now, key);
         self.timers.cancel(Timer::Connect(key));
         self.timers.cancel(Timer::Linger(key));
+        self.timers.cancel(Timer::Answer(key));
     }
 
     fn handle_timer(&mut self, now: Instant, timer: Timer) {
@@ -309,7 +338,7 @@ impl Device {
             Timer::OpenRate => {}
             Timer::Early(client) => self.handle_connect_overdue(now, client),
             Timer::Connect(key) => {
-                self.take_off_link(now, key, Id::Discarding);
+                self.take_off_link(key);
                 self.reset(now, key, Reset::ConnectTimeout);
             }
             Timer::Linger(key) => {
@@ -318,9 +347,11 @@ impl Device {
                 if due > now {
                     self.timers.set(timer, due);
                 } else {
+                    self.take_off_link(key);
                     self.reset(now, key, Reset::Stalled);
                 }
             }
+            Timer::Answer(key) => self.handle_answer_due(now, key),
         }
     }
 }
@@ -340,7 +371,7 @@ impl Endpoint for Device {
                         }
                         self.streams.push(now, key, bytes);
                     }
-                    Id::Idle | Id::Early(_) => self.handle_early(now, client, bytes),
+                    Id::Idle | Id::Early(_) | Id::HalfClosed(_) => self.handle_early(now, client, bytes),
                     Id::Refused { .. } | Id::Discarding => self.counters.ignored += 1,
                 },
                 Item::Connect { header, connect: Ok(connect) } => {
@@ -393,21 +424,27 @@ impl Endpoint for Device {
 
     fn commit(&mut self, now: Instant, key: StreamKey, count: usize) {
         debug_assert!((1..=MAX_PAYLOAD).contains(&count));
-        if let Some(client) = self.client(key) {
-            self.queue.commit(&Header::data(client, count as u16).encode(), count);
-            self.counters.sent += count as u64;
-            self.streams.note_sent(now, key, count);
+        let Some(Service { id: Some(client), answer, .. }) = self.streams.get_mut(key).map(|stream| &mut stream.state)
+        else {
+            return;
+        };
+        self.queue.commit(&Header::data(*client, count as u16).encode(), count);
+        self.counters.sent += count as u64;
+        let may_go_on = answer.as_mut().is_none_or(|answer| answer.note(now, count));
+        self.streams.note_sent(now, key, count);
+        if !may_go_on {
+            self.end_answer(now, key);
         }
     }
 
     fn handle_end(&mut self, now: Instant, key: StreamKey) {
-        self.take_off_link(now, key, Id::Discarding);
+        self.take_off_link(key);
         self.linger(now, key);
     }
 
     fn handle_failure(&mut self, now: Instant, key: StreamKey, _code: Code, _reason: &str) {
         self.note_unread(now);
-        self.take_off_link(now, key, Id::Discarding);
+        self.take_off_link(key);
         self.forget(now, key);
         self.outputs.push_back(Output::Gone { stream: key });
     }
@@ -434,14 +471,18 @@ impl Endpoint for Device {
 
     fn close(&mut self, now: Instant) {
         for key in self.streams.keys() {
-            self.take_off_link(now, key, Id::Discarding);
+            self.take_off_link(key);
             self.linger(now, key);
         }
     }
 
     fn handle_link_lost(&mut self, now: Instant) {
         for client in 0..=u8::MAX {
-            self.set_id(client, Id::Idle);
+            if let Id::HalfClosed(key) = self.set_id(client, Id::Idle) {
+                // All that the client sent is here.
+                self.leave_link(key);
+                self.linger(now, key);
+            }
         }
         for key in self.streams.keys() {
             if self.leave_link(key).is_some() {
@@ -462,7 +503,7 @@ impl Endpoint for Device {
             self.handle_timer(now, timer);
         }
         while let Some(key) = self.streams.next_stalled(now) {
-            self.take_off_link(now, key, Id::Discarding);
+            self.take_off_link(key);
             self.reset(now, key, Reset::TooSlow);
         }
         Ok(())

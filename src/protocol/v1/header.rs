@@ -60,6 +60,10 @@ impl Header {
     /// The first frame on a link.
     pub const LISTEN: Self = Self { size: 0, command: Command::Listen, client: 0 };
 
+    /// The device's question which relay it is: DATA of no bytes, for the number that is given so late that no client has
+    /// it yet. A relay of 2012 answers with a CLOSE for that number, every other passes over it.
+    pub const PROBE: Self = Self { size: 0, command: Command::Data, client: 255 };
+
     /// A CLOSE for `client`.
     pub fn close(client: u8) -> Self {
         Self { size: 0, command: Command::Close, client }

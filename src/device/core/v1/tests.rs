@@ -1,3 +1,5 @@
+mod half_close;
+
 use super::*;
 
 /// A device past its LISTEN, on a clock that only moves when told.
@@ -17,7 +19,8 @@ impl Bench {
 
     fn with_limits(limits: Limits) -> Self {
         let mut bench = Self { device: Device::new(limits, &Header::LISTEN.encode()), now: Instant::now() };
-        assert_eq!(bench.sent(), [0, 0, 4, 0], "LISTEN is the first frame");
+        let greeting = [Header::LISTEN.encode(), Header::PROBE.encode()].concat();
+        assert_eq!(bench.sent(), greeting, "LISTEN is the first frame");
         bench
     }
 
