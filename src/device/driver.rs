@@ -188,7 +188,7 @@ impl<'a> Driver<'a> {
                 let number = attempt.number;
                 self.attempt = None;
                 let device = Device::new(self.config.protocol, self.config.limits);
-                self.add_link(now, Link::new(device, number, reached, now), number);
+                self.add_link(now, Link::new(device, number, reached), number);
                 Ok(())
             }
             Some(Err(error)) => self.fail_attempt(now, error),

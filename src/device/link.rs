@@ -36,8 +36,9 @@ pub(super) struct Context<'a> {
 pub(super) struct Link {
     pub(super) session: Session<Device>,
     pub(super) peer: SocketAddr,
-    pub(super) up_since: Instant,
     pub(super) stage: Stage,
+    /// When the relay answered the greeting.
+    pub(super) answered_at: Option<Instant>,
     /// The version that the relay has chosen.
     pub(super) version: Option<u8>,
     /// The relay wants no more of this link.
@@ -128,14 +129,14 @@ impl Failure {
 }
 
 impl Link {
-    pub(super) fn new(device: Device, number: usize, reached: Reached, now: Instant) -> Self {
+    pub(super) fn new(device: Device, number: usize, reached: Reached) -> Self {
         // The options only hasten what the protocol does without them.
         let _ = net::tune_link(&reached.io);
         Self {
             session: Session::new(device, number, reached.io, reached.token),
             peer: reached.peer,
-            up_since: now,
             stage: Stage::Made,
+            answered_at: None,
             version: None,
             away: None,
             silent_until: None,

@@ -70,6 +70,7 @@ impl Driver<'_> {
         }
         if let (Stage::Greeting, Some(version)) = (link.stage, link.version) {
             link.stage = Stage::Listening;
+            link.answered_at = Some(now);
             self.backoff.restart_is_over();
             if self.successor.take_if(|successor| *successor == number).is_some() {
                 self.succeed(now, number);
@@ -148,10 +149,10 @@ impl Driver<'_> {
         let Some(away) = link.away.clone() else { return };
         // A link that was replaced is about to be cut, and what follows is decided then.
         if away.code != Code::Replaced && self.current == Some(number) && self.config.reconnect {
-            let up_since = link.up_since;
+            let answered_at = link.answered_at;
             self.current = None;
             if !self.promote() {
-                let wait = wait_after(&mut self.backoff, now, up_since, &away);
+                let wait = wait_after(&mut self.backoff, now, answered_at, &away);
                 self.plan(now, wait, self.gone_away(&away));
             }
             self.cut_oldest_draining(now);
@@ -202,7 +203,7 @@ impl Driver<'_> {
     fn lose_if_needed(&mut self, now: Instant, number: usize, reason: &str) -> Result<(), Error> {
         let Some(link) = self.links.get(&number) else { return Ok(()) };
         // For this reason, unless the relay gave a better one before.
-        let (away, up_since) = (link.away.clone(), link.up_since);
+        let (away, answered_at) = (link.away.clone(), link.answered_at);
         let error = match &away {
             Some(away) => self.gone_away(away),
             None => Error::Lost { address: self.config.server.clone(), reason: reason.into() },
@@ -225,8 +226,8 @@ impl Driver<'_> {
             return Err(error);
         }
         let wait = match &away {
-            Some(away) => wait_after(&mut self.backoff, now, up_since, away),
-            None => self.backoff.next_wait(now, Some(up_since)),
+            Some(away) => wait_after(&mut self.backoff, now, answered_at, away),
+            None => self.backoff.next_wait(now, answered_at),
         };
         self.plan(now, wait, error);
         Ok(())
@@ -249,13 +250,13 @@ fn replaced_by_owner() -> GoAway {
 }
 
 /// How long to wait after a GOAWAY.
-fn wait_after(backoff: &mut Backoff, now: Instant, up_since: Instant, away: &GoAway) -> Duration {
+fn wait_after(backoff: &mut Backoff, now: Instant, answered_at: Option<Instant>, away: &GoAway) -> Duration {
     if away.code == Code::Replaced {
         backoff.wait_replaced()
     } else if away.code == Code::Shutdown {
-        backoff.wait_for_restart(now, up_since, away.retry_after)
+        backoff.wait_for_restart(now, answered_at, away.retry_after)
     } else {
-        backoff.wait_as_told(now, up_since, away.retry_after)
+        backoff.wait_as_told(now, answered_at, away.retry_after)
     }
 }
 
@@ -284,7 +285,7 @@ mod tests {
             let mut io = net::connect(peer).expect("connect");
             let token = driver.context.event_loop.register(&mut io, Source::Link(number)).expect("register");
             let device = Device::new(config.protocol, config.limits);
-            let mut link = Link::new(device, number, Reached { io, token, peer }, now);
+            let mut link = Link::new(device, number, Reached { io, token, peer });
             link.away = Some(GoAway { code: Code::Normal, retry_after: 0, last_stream: 0, reason: String::new() });
             driver.links.insert(number, link);
             driver.current = Some(number);
