@@ -324,8 +324,9 @@ impl Link {
                 self.start_dials(now, context);
             }
             Output::Gone { stream } => {
-                let text = "is done: its service reset it";
-                self.tell_gone(context, stream, EventKind::Disconnect, Severity::Detail, text);
+                let failure = self.session.traffic(stream).and_then(|traffic| traffic.failure.as_ref());
+                let text = failure.map_or_else(|| "is done".into(), |(code, reason)| failed_service(*code, reason));
+                self.tell_gone(context, stream, EventKind::Disconnect, Severity::Detail, &text);
             }
             Output::Malformed { client, reason } => {
                 let message = format!("the relay sent what cannot be read for client {client}: {reason}");
@@ -441,5 +442,26 @@ impl Link {
             let event = Event::new(kind, severity, format!("client {client} {text}"));
             context.report.event(event.about(client, Some(service)));
         }
+    }
+}
+
+/// Why a client is done whose service's connection failed.
+fn failed_service(code: Code, reason: &str) -> String {
+    let what = if code == Code::Idle { "has vanished" } else { "reset it" };
+    format!("is done: its service {what}: {reason}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_that_has_vanished_is_told_from_one_that_resets() {
+        let reset = io::Error::from_raw_os_error(104).to_string();
+        let text = "is done: its service reset it: Connection reset by peer (os error 104)";
+        assert_eq!(failed_service(Code::Normal, &reset), text);
+        let vanished = io::Error::from_raw_os_error(110).to_string();
+        let text = "is done: its service has vanished: Connection timed out (os error 110)";
+        assert_eq!(failed_service(Code::Idle, &vanished), text);
     }
 }
