@@ -322,7 +322,7 @@ impl<E: Endpoint> Session<E> {
     /// Ends the link with RST: it is lost, or its other end is not to have it any more. The last word has one try, and
     /// waits for nothing.
     pub(crate) fn abort_link(&mut self, now: Instant, event_loop: &mut EventLoop) {
-        if self.endpoint.has_unsent() {
+        if self.endpoint.has_last_word() {
             // If it fails the link was lost before.
             let _ = self.flush_link(now);
         }

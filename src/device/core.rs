@@ -177,6 +177,10 @@ impl Endpoint for Device {
         }
     }
 
+    fn has_last_word(&self) -> bool {
+        with_version!(&self.speaking, end => end.has_last_word(), else false)
+    }
+
     fn unsent(&mut self) -> &[u8] {
         match &mut self.speaking {
             Speaking::Greeting(greeting) => &greeting.unsent,

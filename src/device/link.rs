@@ -43,7 +43,7 @@ pub(super) struct Link {
     pub(super) version: Option<u8>,
     /// The relay wants no more of this link.
     pub(super) away: Option<GoAway>,
-    /// Nothing is sent before.
+    /// LISTEN is not sent before.
     pub(super) silent_until: Option<Instant>,
     number: usize,
     /// Services whose names are looked up.
@@ -66,8 +66,10 @@ impl From<&LookupError> for io::Error {
 /// How far a link is, as its owner knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// LISTEN waits to be sent.
-    Made,
+    /// It is made, and nothing may be sent yet.
+    Silent,
+    /// LISTEN may be sent.
+    Announced,
     /// LISTEN has left; the relay has not answered.
     Greeting,
     /// The relay has answered.
@@ -135,7 +137,7 @@ impl Link {
         Self {
             session: Session::new(device, number, reached.io, reached.token),
             peer: reached.peer,
-            stage: Stage::Made,
+            stage: Stage::Silent,
             answered_at: None,
             version: None,
             away: None,
@@ -154,10 +156,6 @@ impl Link {
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Result<bool, LinkLost> {
-        if self.silent_until.is_some_and(|until| now < until) {
-            return Ok(false);
-        }
-        self.silent_until = None;
         self.session.handle_timeout(now)?;
         self.poll_dials(now, context);
         self.start_dials(now, context);
@@ -274,7 +272,7 @@ impl Link {
 
     /// When something is due here.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        if self.silent_until.is_some() {
+        if self.stage == Stage::Silent {
             return self.silent_until;
         }
         [self.dials.poll_timeout(), self.session.poll_timeout()].into_iter().flatten().min()
