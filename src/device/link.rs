@@ -237,13 +237,16 @@ impl Link {
         }
     }
 
-    /// The stream's service is given up: the names that it waits for are not needed any more. True if there are any.
-    fn withdraw(&mut self, context: &mut Context<'_>, key: StreamKey) -> bool {
-        let waits = self.resolving.remove(&key).is_some();
-        if waits {
-            context.names.withdraw((self.number, key));
-        }
-        waits
+    /// The stream's service is given up: the names that it waits for are not needed any more. If there are any, why there
+    /// was no answer in time.
+    fn withdraw(&mut self, context: &mut Context<'_>, key: StreamKey) -> Option<String> {
+        let resolving = self.resolving.remove(&key)?;
+        let (name, has_begun) = context.names.withdraw((self.number, key))?;
+        let whose =
+            if *name == *resolving.service.host() { "its name".into() } else { format!("'{name}', a name in allow,") };
+        let what =
+            if has_begun { "was not answered in 10 s" } else { "waited for 10 s for those of other names, which hang" };
+        Some(format!("the lookup of {whose} {what}; check the device's DNS"))
     }
 
     /// A service's name is resolved and permitted, or not.
@@ -307,12 +310,12 @@ impl Link {
             Output::Reset { stream, reason } => {
                 let resolving = self.withdraw(context, stream);
                 let pending = self.dials.remove(stream);
-                let unanswered = match &pending {
-                    _ if resolving => "its name was not resolved in 10 s; check the device's DNS",
-                    Some(Pending::Waiting(_)) => {
+                let unanswered = match (&resolving, &pending) {
+                    (Some(text), _) => text,
+                    (None, Some(Pending::Waiting(_))) => {
                         "none of the connections to it that are being made was answered in 10 s"
                     }
-                    Some(Pending::Ready(_) | Pending::Dialling(_)) | None => "it did not answer in 10 s",
+                    (None, Some(Pending::Ready(_) | Pending::Dialling(_)) | None) => "it did not answer in 10 s",
                 };
                 if let Some(Pending::Dialling(dial)) = pending {
                     dial.cancel(&mut context.event_loop);
@@ -450,16 +453,4 @@ fn failed_service(code: Code, reason: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_service_that_has_vanished_is_told_from_one_that_resets() {
-        let reset = io::Error::from_raw_os_error(104).to_string();
-        let text = "is done: its service reset it: Connection reset by peer (os error 104)";
-        assert_eq!(failed_service(Code::Normal, &reset), text);
-        let vanished = io::Error::from_raw_os_error(110).to_string();
-        let text = "is done: its service has vanished: Connection timed out (os error 110)";
-        assert_eq!(failed_service(Code::Idle, &vanished), text);
-    }
-}
+mod tests;
