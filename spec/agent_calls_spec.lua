@@ -159,6 +159,113 @@ describe("a call of TCPRemoteConnect", function()
     assert.is_true(is_open(second))
   end)
 
+  --- A tunnel that makes its link anew, whose connection is in progress until `open` is called. Gives back the listener
+  -- and `open`, which gives back how to accept it.
+  local function begin_reconnecting()
+    local server, server_port, fill = net.listen_for_few()
+    local call = begin { "127.0.0.1", server_port, reconnect = true }
+    step_until(function()
+      return socket.select({ server }, nil, 0)[server]
+    end, "the device")
+    local first = net.accept_device(server)
+    assert.same({ "ok" }, await(call))
+    step_until(function()
+      return lines[#lines]:match(" is up, ")
+    end, "the relay's answer")
+    local open = fill(true)
+    first:close()
+    step_until(function()
+      return lines[#lines]:match("; trying again in ")
+    end, "the loss of the link")
+    return server, open
+  end
+
+  it("sends no LISTEN of the tunnel before while the new one is being made", function()
+    local server, open = begin_reconnecting()
+    local call = begin()
+    step_until(function()
+      return socket.select({ relay }, nil, 0)[relay]
+    end, "the new device")
+    local old = open()()
+    local new = net.accept_device(relay)
+    links[1], links[2] = old, new
+    assert.same({ "ok" }, await(call))
+    assert.equal("", (net.read_all(old)))
+    assert.is_true(is_open(new))
+    server:close()
+  end)
+
+  it("lets the tunnel before go on where the new one fails", function()
+    local server, open = begin_reconnecting()
+    local silent, answer = net.silent_port()
+    local call = begin { "127.0.0.1", silent, connect_timeout = net.DEADLINE }
+    sched.step()
+    local old = open()()
+    links[1] = old
+    old:settimeout(0.2)
+    assert.same({ nil, "timeout", "" }, { old:receive(1) })
+    old:settimeout(net.DEADLINE)
+    answer()
+    assert.equal("refused", await(call)[3])
+    net.answer_device(old)
+    server:close()
+  end)
+
+  it("keeps a tunnel that works where the new one would wait for its relay, as the configuration says", function()
+    agent.remove()
+    lines, sched = agent.install { device = { tcprconnect = { keep_trying = true, reconnect = true } } }
+    local first_call = begin()
+    local first = accept_device()
+    assert.same({ "ok" }, await(first_call))
+    local results = await(begin("127.0.0.1:" .. net.refusing_port()))
+    assert.matches("^the link to .+ was refused; .+; the tunnel before it stays in use$", results[2])
+    assert.equal("refused", results[3])
+    assert.is_true(is_open(first))
+    step_until(function()
+      return process.threads() == 2
+    end, "the end of the tunnel that failed")
+  end)
+
+  it("keeps it also where the new one tries again, and sends no second LISTEN", function()
+    local first_call = begin()
+    local first = accept_device()
+    assert.same({ "ok" }, await(first_call))
+    local server, server_port, fill = net.listen_for_few()
+    local core = require "tcpremote.core"
+    local start, handle = core.start, nil
+    core.start = function(...)
+      handle = start(...)
+      return handle
+    end
+    local call = begin { "127.0.0.1", server_port, reconnect = true }
+    sched.run_ready()
+    core.start = start
+    local link = net.accept(server)
+    links[#links + 1] = link
+    assert.equal(net.LISTEN, (net.read_frame(link)))
+    step_until(function()
+      return lines[#lines]:match(server_port .. " is made, ")
+    end, "a line of the call in the log")
+    local open = fill(true)
+    link:close()
+    net.eventually(function()
+      local status = handle:status()
+      return status.state == "connecting" and status.last_error
+    end, "the second attempt")
+    -- LISTEN would take the place of the tunnel that works.
+    local second = open()()
+    links[#links + 1] = second
+    second:settimeout(0.2)
+    assert.same({ nil, "timeout", "" }, { second:receive(1) })
+    local results = await(call)
+    second:settimeout(net.DEADLINE)
+    assert.equal("", (net.read_all(second)))
+    assert.matches("^the link to .+ was lost: .+; the tunnel before it stays in use$", results[2])
+    assert.equal("lost", results[3])
+    assert.is_true(is_open(first))
+    server:close()
+  end)
+
   it("sends no LISTEN while the one before has no answer, or the relay might take them in the other order", function()
     local first_call, second_call = begin(), begin()
     assert.same({ "ok" }, await(first_call))

@@ -290,6 +290,12 @@ pub trait Endpoint {
     /// Whether there is something to write to the link.
     fn has_unsent(&self) -> bool;
 
+    /// Whether the peer of a link that is being cut is to have what is unsent: it may be told of an end, but a link that
+    /// ends before its peer has heard of it is not to begin.
+    fn has_last_word(&self) -> bool {
+        self.has_unsent()
+    }
+
     /// What is to be written to the link next.
     fn unsent(&mut self) -> &[u8];
 

@@ -67,6 +67,7 @@ impl UserData for Tunnel {
         });
         methods.add_method("getfd", |lua, this, ()| answer(lua, this.fd()));
         methods.add_method("reconnect", |lua, this, ()| answer(lua, this.reconnect().map(|()| true)));
+        methods.add_method("hold", |lua, this, seconds: f64| answer(lua, this.hold(seconds).map(|()| true)));
         methods.add_method_mut("close", |lua, this, seconds: Option<f64>| match this.close(timeout(seconds)) {
             Ok(false) if seconds.is_some() => (Value::Nil, "timeout").into_lua_multi(lua),
             Ok(_) => answer(lua, Ok(true)),
@@ -127,6 +128,13 @@ impl Tunnel {
         match &self.life {
             Life::Started(handle) => handle.reconnect(),
             Life::Ended(..) => Err(Error::Closed),
+        }
+    }
+
+    fn hold(&self, seconds: f64) -> Result<(), Error> {
+        match &self.life {
+            Life::Started(handle) => handle.hold(timeout(Some(seconds)).unwrap_or(Duration::ZERO)),
+            Life::Ended(..) => Ok(()),
         }
     }
 

@@ -31,7 +31,9 @@ pub enum ProtocolError {
     #[error("LISTEN carries no payload and is for client 0 (got {0})")]
     BadListen(v1::Header),
     /// A device's LISTEN and HELLO were never answered.
-    #[error("it did not answer within 45 s; what listens there is no relay, or one that takes no further device")]
+    #[error(
+        "nobody answered the greeting within 20 s; check that a relay listens at this port, and has no other device"
+    )]
     NoAnswer,
     /// The answer to a device's LISTEN and HELLO is a frame that no relay sends.
     #[error("what listens there does not answer as a relay (its first bytes are {0}); check the address and the port")]

@@ -38,13 +38,11 @@ pub(crate) struct Session<E> {
     /// By the index of their stream's key.
     sockets: Vec<Option<Socket>>,
     /// What went through those that are over, until the next stream takes the index.
-    #[cfg(feature = "relay")]
     over: Vec<Option<(StreamKey, Traffic)>>,
     turns: Turns,
 }
 
 /// What went through a stream's socket, and how that failed if it did.
-#[cfg_attr(not(feature = "relay"), expect(dead_code, reason = "the relay logs it"))]
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Traffic {
     /// Bytes that were read from the socket.
@@ -101,15 +99,7 @@ impl<E: Endpoint> Session<E> {
         // An edge may have come before the session was there to see it: try both first.
         let flight = Flight::Landed;
         let link = Some(Link { io, token, readable: true, writable: true, ended: false, flight });
-        Self {
-            endpoint,
-            number,
-            link,
-            sockets: Vec::new(),
-            #[cfg(feature = "relay")]
-            over: Vec::new(),
-            turns: Turns::default(),
-        }
+        Self { endpoint, number, link, sockets: Vec::new(), over: Vec::new(), turns: Turns::default() }
     }
 
     /// The connected socket of a stream, registered under `token`.
@@ -118,7 +108,6 @@ impl<E: Endpoint> Session<E> {
         let index = key.index as usize;
         if index >= self.sockets.len() {
             self.sockets.resize_with(index + 1, || None);
-            #[cfg(feature = "relay")]
             self.over.resize_with(index + 1, || None);
         }
         debug_assert!(self.sockets[index].is_none(), "outputs are carried out before a slot is used again");
@@ -284,7 +273,6 @@ impl<E: Endpoint> Session<E> {
     }
 
     /// What went through a stream's socket, be it over or not.
-    #[cfg(feature = "relay")]
     pub(crate) fn traffic(&self, key: StreamKey) -> Option<&Traffic> {
         let index = key.index as usize;
         if let Some(socket) = self.sockets.get(index)?.as_ref().filter(|socket| socket.key == key) {
@@ -336,7 +324,7 @@ impl<E: Endpoint> Session<E> {
     /// Ends the link with RST: it is lost, or its other end is not to have it any more. The last word has one try, and
     /// waits for nothing.
     pub(crate) fn abort_link(&mut self, now: Instant, event_loop: &mut EventLoop) {
-        if self.endpoint.has_unsent() {
+        if self.endpoint.has_last_word() {
             // If it fails the link was lost before.
             let _ = self.flush_link(now);
         }
@@ -513,16 +501,13 @@ impl<E: Endpoint> Session<E> {
 
     /// The stream's socket is of no more use.
     fn fail(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey, error: &io::Error) {
-        let vanished = error.kind() == io::ErrorKind::TimedOut;
-        let code = if vanished { Code::Idle } else { Code::Normal };
-        self.abandon(now, event_loop, key, code, &error.to_string());
+        self.abandon(now, event_loop, key, code_of(error), &error.to_string());
     }
 
     fn abandon(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey, code: Code, reason: &str) {
         if let Some(mut socket) = self.take(key) {
             event_loop.deregister(&mut socket.io, socket.token);
             net::reset(&socket.io);
-            #[cfg(feature = "relay")]
             if let Some(Some((_, traffic))) = self.over.get_mut(key.index as usize) {
                 traffic.failure = Some((code, reason.into()));
             }
@@ -553,7 +538,6 @@ impl<E: Endpoint> Session<E> {
     fn take(&mut self, key: StreamKey) -> Option<Socket> {
         let socket = self.sockets.get_mut(key.index as usize)?.take_if(|socket| socket.key == key)?;
         self.turns.forget(key, &socket.habit);
-        #[cfg(feature = "relay")]
         if let Some(over) = self.over.get_mut(key.index as usize) {
             *over = Some((key, socket.traffic.clone()));
         }
@@ -582,6 +566,13 @@ impl Socket {
 fn whole_frames(size: usize, left: usize) -> usize {
     let frame = if size > MAX_FRAME { MAX_FRAME } else { MAX_FRAME / 4 };
     if left == 0 || left >= size { size } else { left + (size - left) / frame * frame }
+}
+
+/// The code for a stream whose socket failed: its peer does not answer any more, or ended the connection. What a router
+/// said last takes the place of the timeout.
+fn code_of(error: &io::Error) -> Code {
+    let vanished = [io::ErrorKind::TimedOut, io::ErrorKind::HostUnreachable, io::ErrorKind::NetworkUnreachable];
+    if vanished.contains(&error.kind()) { Code::Idle } else { Code::Normal }
 }
 
 /// The stream's socket, while the rest of the session is in use.

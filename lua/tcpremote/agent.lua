@@ -11,6 +11,9 @@ local agent = {}
 --- Seconds that the relay has to answer a new link, before the tunnel that works is kept.
 local ANSWER_TIME = 2
 
+--- Seconds that connecting may take, where the call does not say.
+local CONNECT_TIME = 10
+
 --- How many tunnels may be ending in the background when a call begins.
 local MAX_ENDING = 8
 
@@ -136,10 +139,11 @@ local function reason_to_keep(previous, tunnel)
     return nil
   end
   local status = tunnel:status()
-  if status.state == "closed" or status.state == "waiting" then
-    return status.last_error .. STAYS, status.last_error_code
-  elseif status.state == "listening" then
+  if status.state == "listening" then
     return nil
+  elseif status.state ~= "greeting" then
+    -- Its first link is gone or was never made, whatever it does about that.
+    return status.last_error .. STAYS, status.last_error_code
   elseif state_of(previous) == "listening" then
     local message = "the link to %s was not answered within %d s, as where a relay serves one device only"
     return message:format(status.server, ANSWER_TIME) .. STAYS, "timeout"
@@ -150,24 +154,32 @@ end
 --- Starts a tunnel in place of the one before, once the relay has taken it. Returns "ok", or nil, message and code.
 local function replace(settings, words)
   local previous = current
+  local longest = (settings.connect_timeout or CONNECT_TIME) + 2 * ANSWER_TIME
   reap()
   if previous then
     scheduler.when_readable(previous, nil)
-    -- Else the relay may read the two LISTENs in either order, and the later one ends the other link.
+    -- The link whose LISTEN the relay reads last ends the other, so that of the tunnel before has been read, or does
+    -- not leave. Where this task is killed the tunnel is free again after a while.
+    previous:hold(longest)
     await_answer(previous)
   end
   local tunnel, message, code = tcpremote.connect(settings)
   if tunnel then
+    -- If its first link is lost it is closed, and a second one is not to end the link of the tunnel before.
+    tunnel:hold(longest)
     message, code = reason_to_keep(previous, tunnel)
     if message then
       retire(tunnel)
       tunnel = nil
+    else
+      tunnel:hold(0)
     end
   elseif code ~= "usage" and previous and state_of(previous) ~= "closed" then
     message = message .. STAYS
   end
   if not tunnel then
     if previous then
+      previous:hold(0)
       watch(previous)
     end
     return nil, code == "usage" and arguments.in_words(message, words) or message, code

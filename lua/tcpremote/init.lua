@@ -114,6 +114,14 @@ function Tunnel:reconnect()
   return handle_of(self, "reconnect"):reconnect()
 end
 
+--- Sends no LISTEN for so many seconds, so that another tunnel can take this one's place. The link in use goes on, and
+--- one that is being made waits; only in the state "greeting" LISTEN has left already. 0 ends it.
+---@package
+---@param seconds number
+function Tunnel:hold(seconds)
+  return handle_of(self, "hold"):hold(seconds)
+end
+
 --- Delivers what was read from services, then ends the clients, the link and the thread. Bounded in time; the last
 --- events can still be taken. With `seconds` it waits at most so long, and returns nil and "timeout" if more is needed:
 --- the tunnel goes on ending, and `close` may be called again.

@@ -21,24 +21,36 @@ function net.listen(port_wanted)
 end
 
 --- A socket that listens with the shortest backlog, its port, and the function that fills the backlog: from then on
--- connections are not answered, until what it gives back is called.
+-- connections are not answered, until what it gives back is called. That ends the listener, unless it is to `stay`:
+-- then connections are answered again, and what is given back accepts the next one of somebody else.
 function net.listen_for_few()
   local server = assert(socket.tcp())
   assert(server:bind("127.0.0.1", 0))
   assert(server:listen(0))
   server:settimeout(net.DEADLINE)
   local _, port = server:getsockname()
-  return server, tonumber(port), function()
+  return server, tonumber(port), function(stay)
     -- Past a full backlog the SYN is dropped, on the loopback too.
-    local sockets = { server }
-    for i = 2, 5 do
+    local sockets, ports = {}, {}
+    for i = 1, 4 do
       sockets[i] = assert(socket.tcp())
       sockets[i]:settimeout(0)
       sockets[i]:connect("127.0.0.1", port)
+      ports[tonumber((select(2, sockets[i]:getsockname())))] = true
     end
     return function()
       for _, each in ipairs(sockets) do
         each:close()
+      end
+      if not stay then
+        return server:close()
+      end
+      return function()
+        local connection
+        repeat
+          connection = net.accept(server)
+        until not ports[tonumber((select(2, connection:getpeername())))]
+        return connection
       end
     end
   end

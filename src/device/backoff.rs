@@ -8,8 +8,9 @@ const MIN: Duration = Duration::from_secs(1);
 const MAX: Duration = Duration::from_secs(60);
 /// The longest that a relay may ask for: whatever it is up to, the device looks after it again.
 const MAX_TOLD: Duration = Duration::from_secs(300);
-/// A link that lasted for so long was a good one: the waits start anew.
-const STABLE: Duration = Duration::from_secs(60);
+/// A link that lasted for so long once the relay had answered was a good one: the waits start anew. A relay that dies
+/// of the devices that come back does so earlier; one that dies later is not sought more often than this by each.
+const STABLE: Duration = Duration::from_secs(10);
 
 /// How long a relay that said that it is about to end may take to come back, once its last client is gone.
 const RESTART: Duration = Duration::from_secs(60);
@@ -41,9 +42,9 @@ impl Backoff {
         Self { bound: MIN, restart: None, random }
     }
 
-    /// How long to wait now that an attempt failed, or a link that was up since `up_since` is lost.
-    pub(super) fn next_wait(&mut self, now: Instant, up_since: Option<Instant>) -> Duration {
-        if up_since.is_some_and(|since| now.saturating_duration_since(since) >= STABLE) {
+    /// How long to wait now that an attempt failed, or a link is lost on which the relay answered at `answered_at`.
+    pub(super) fn next_wait(&mut self, now: Instant, answered_at: Option<Instant>) -> Duration {
+        if answered_at.is_some_and(|since| now.saturating_duration_since(since) >= STABLE) {
             self.bound = MIN;
         }
         if let Some(restart) = self.restart.as_ref().filter(|restart| now < restart.until) {
@@ -55,15 +56,15 @@ impl Backoff {
     }
 
     /// How long to wait where the relay has asked for `seconds`: those, up to five minutes, and what is waited without it.
-    pub(super) fn wait_as_told(&mut self, now: Instant, up_since: Instant, seconds: u16) -> Duration {
-        Duration::from_secs(seconds.into()).min(MAX_TOLD) + self.next_wait(now, Some(up_since))
+    pub(super) fn wait_as_told(&mut self, now: Instant, answered_at: Option<Instant>, seconds: u16) -> Duration {
+        Duration::from_secs(seconds.into()).min(MAX_TOLD) + self.next_wait(now, answered_at)
     }
 
     /// How long to wait where the relay is about to end, is expected back, and has asked for `seconds`. The waits that
     /// follow are about as long, for a minute more.
-    pub(super) fn wait_for_restart(&mut self, now: Instant, up_since: Instant, seconds: u16) -> Duration {
+    pub(super) fn wait_for_restart(&mut self, now: Instant, answered_at: Option<Instant>, seconds: u16) -> Duration {
         self.restart = None;
-        let wait = self.wait_as_told(now, up_since, seconds);
+        let wait = self.wait_as_told(now, answered_at, seconds);
         let pace = Duration::from_secs(seconds.into()).clamp(*RESTART_PACE.start(), *RESTART_PACE.end());
         self.restart = Some(Restart { pace, until: now + wait + RESTART });
         wait
@@ -118,16 +119,40 @@ mod tests {
     }
 
     #[test]
-    fn a_stable_minute_starts_the_waits_anew_and_a_shorter_one_does_not() {
+    fn a_link_of_ten_seconds_starts_the_waits_anew_and_one_that_was_shorter_or_never_answered_does_not() {
         let start = Instant::now();
         let mut backoff = Backoff::with_random(fastrand::Rng::with_seed(1));
         for _ in 0..8 {
             backoff.next_wait(start, None);
         }
-        backoff.next_wait(start + Duration::from_secs(59), Some(start));
+        backoff.next_wait(start + Duration::from_secs(9), Some(start));
         assert_eq!(backoff.bound, MAX);
-        assert!(backoff.next_wait(start + Duration::from_secs(60), Some(start)) <= MIN);
+        backoff.next_wait(start + Duration::from_secs(100), None);
+        assert_eq!(backoff.bound, MAX);
+        assert!(backoff.next_wait(start + Duration::from_secs(10), Some(start)) <= MIN);
         assert_eq!(backoff.bound, MIN * 2);
+    }
+
+    #[test]
+    fn a_relay_that_is_killed_again_within_a_minute_is_found_again_as_soon_as_the_first_time() {
+        let mut late = Duration::ZERO;
+        for seed in 0..200 {
+            let mut backoff = Backoff::with_random(fastrand::Rng::with_seed(seed));
+            let mut now = Instant::now();
+            // The first time it is away for long: the bound of the waits is at 32 s or more.
+            for _ in 0..6 {
+                now += backoff.next_wait(now, None);
+            }
+            // Then it is back for 15 s, and away for 2 s.
+            let (answered_at, lost_at) = (now, now + Duration::from_secs(15));
+            let there = lost_at + Duration::from_secs(2);
+            now = lost_at + backoff.next_wait(lost_at, Some(answered_at));
+            while now < there {
+                now += backoff.next_wait(now, None);
+            }
+            late += now - there;
+        }
+        assert!(late / 200 <= Duration::from_secs(3), "{:?} late in the mean", late / 200);
     }
 
     #[test]
@@ -135,9 +160,9 @@ mod tests {
         for seed in 0..100 {
             let mut backoff = Backoff::with_random(fastrand::Rng::with_seed(seed));
             let now = Instant::now();
-            let told = backoff.wait_as_told(now, now, 7);
+            let told = backoff.wait_as_told(now, Some(now), 7);
             assert!(told >= Duration::from_secs(7) && told <= Duration::from_secs(8), "{told:?}");
-            let told = Backoff::new().wait_as_told(now, now, u16::MAX);
+            let told = Backoff::new().wait_as_told(now, Some(now), u16::MAX);
             assert!(told >= MAX_TOLD && told <= MAX_TOLD + MIN, "18 hours are no restart: {told:?}");
             assert!(backoff.wait_replaced() >= MAX);
         }
@@ -149,7 +174,7 @@ mod tests {
         let start = Instant::now();
         let after = |seconds: f64| start + Duration::from_secs_f64(seconds);
         let mut backoff = Backoff::with_random(fastrand::Rng::with_seed(seed));
-        let mut now = start + backoff.wait_for_restart(start, start - STABLE, 1);
+        let mut now = start + backoff.wait_for_restart(start, Some(start - STABLE), 1);
         while now < after(there) {
             if now < after(drain) {
                 backoff.restart_goes_on(now);
@@ -180,7 +205,7 @@ mod tests {
     fn when_a_relay_has_answered_the_waits_grow_again() {
         let start = Instant::now();
         let mut backoff = Backoff::with_random(fastrand::Rng::with_seed(1));
-        backoff.wait_for_restart(start, start, 1);
+        backoff.wait_for_restart(start, Some(start), 1);
         for _ in 0..8 {
             backoff.next_wait(start, None);
         }
@@ -195,7 +220,7 @@ mod tests {
         let start = Instant::now();
         let mut backoff = Backoff::with_random(fastrand::Rng::with_seed(1));
         for _ in 0..8 {
-            backoff.wait_for_restart(start, start, 0);
+            backoff.wait_for_restart(start, Some(start), 0);
         }
         assert_eq!(backoff.bound, MAX);
     }
@@ -205,10 +230,10 @@ mod tests {
         let start = Instant::now();
         let mut backoff = Backoff::with_random(fastrand::Rng::with_seed(1));
         for _ in 0..8 {
-            backoff.wait_as_told(start, start, 0);
+            backoff.wait_as_told(start, Some(start), 0);
         }
         assert_eq!(backoff.bound, MAX);
-        assert!(backoff.wait_as_told(start + STABLE, start, 0) <= MIN);
+        assert!(backoff.wait_as_told(start + STABLE, Some(start), 0) <= MIN);
         assert_eq!(backoff.bound, MIN * 2, "the relay may take a moment until it is there again");
     }
 }

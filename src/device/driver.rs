@@ -10,7 +10,7 @@ use super::Config;
 use super::attempt::Attempt;
 use super::backoff::Backoff;
 use super::core::Device;
-use super::link::{Context, Link};
+use super::link::{Context, Link, Stage};
 use super::report::Report;
 use super::resolver::{Names, RelayName};
 use crate::Error;
@@ -98,7 +98,7 @@ impl<'a> Driver<'a> {
             attempt.cancel(&mut self.context.event_loop);
         }
         for link in self.links.values_mut() {
-            if closed_by_owner {
+            if closed_by_owner && link.stage != Stage::Silent {
                 link.session.close_idle_link(now, &mut self.context.event_loop);
                 link.session.endpoint.close(now);
             } else {
@@ -188,7 +188,7 @@ impl<'a> Driver<'a> {
                 let number = attempt.number;
                 self.attempt = None;
                 let device = Device::new(self.config.protocol, self.config.limits);
-                self.add_link(now, Link::new(device, number, reached, now), number);
+                self.add_link(now, Link::new(device, number, reached), number);
                 Ok(())
             }
             Some(Err(error)) => self.fail_attempt(now, error),
@@ -196,6 +196,9 @@ impl<'a> Driver<'a> {
     }
 
     fn step_link(&mut self, now: Instant, number: usize, buffer: &mut [u8]) -> Result<bool, Error> {
+        if !self.may_speak(now, number) {
+            return Ok(false);
+        }
         let Some(link) = self.links.get_mut(&number) else { return Ok(false) };
         let was_away = link.away.is_some();
         let result = link.step(now, &mut self.context, buffer);
@@ -252,7 +255,9 @@ impl<'a> Driver<'a> {
     fn next_deadline(&mut self, own: Option<Instant>) -> Option<Instant> {
         let links = self.links.values().filter_map(Link::poll_timeout).min();
         let attempt = self.attempt.as_ref().and_then(Attempt::poll_timeout);
-        let others = [own, links, attempt, self.retry_at, self.context.lingering.poll_timeout()];
+        let is_held = |link: &Link| link.stage == Stage::Silent && link.silent_until.is_none();
+        let held = if self.links.values().any(is_held) { self.context.report.held_until() } else { None };
+        let others = [own, links, attempt, held, self.retry_at, self.context.lingering.poll_timeout()];
         others.into_iter().flatten().min()
     }
 

@@ -129,6 +129,15 @@ impl Handle {
         Ok(())
     }
 
+    /// Sends no LISTEN for so long, so that another tunnel may take this one's place and not lose it again to a link that
+    /// is being made. The link in use goes on; only one in the state [`State::Greeting`](super::State::Greeting) has sent
+    /// LISTEN already. Zero ends it.
+    pub fn hold(&self, time: Duration) -> Result<(), Error> {
+        self.check_process()?;
+        self.report.hold(time);
+        Ok(())
+    }
+
     /// Sends what was read from services, ends every client, the link and the thread. Bounded in time; may be
     /// called again.
     pub fn close(&self) -> Result<(), Error> {

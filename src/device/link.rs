@@ -36,13 +36,14 @@ pub(super) struct Context<'a> {
 pub(super) struct Link {
     pub(super) session: Session<Device>,
     pub(super) peer: SocketAddr,
-    pub(super) up_since: Instant,
     pub(super) stage: Stage,
+    /// When the relay answered the greeting.
+    pub(super) answered_at: Option<Instant>,
     /// The version that the relay has chosen.
     pub(super) version: Option<u8>,
     /// The relay wants no more of this link.
     pub(super) away: Option<GoAway>,
-    /// Nothing is sent before.
+    /// LISTEN is not sent before.
     pub(super) silent_until: Option<Instant>,
     number: usize,
     /// Services whose names are looked up.
@@ -65,8 +66,10 @@ impl From<&LookupError> for io::Error {
 /// How far a link is, as its owner knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// LISTEN waits to be sent.
-    Made,
+    /// It is made, and nothing may be sent yet.
+    Silent,
+    /// LISTEN may be sent.
+    Announced,
     /// LISTEN has left; the relay has not answered.
     Greeting,
     /// The relay has answered.
@@ -128,14 +131,14 @@ impl Failure {
 }
 
 impl Link {
-    pub(super) fn new(device: Device, number: usize, reached: Reached, now: Instant) -> Self {
+    pub(super) fn new(device: Device, number: usize, reached: Reached) -> Self {
         // The options only hasten what the protocol does without them.
         let _ = net::tune_link(&reached.io);
         Self {
             session: Session::new(device, number, reached.io, reached.token),
             peer: reached.peer,
-            up_since: now,
-            stage: Stage::Made,
+            stage: Stage::Silent,
+            answered_at: None,
             version: None,
             away: None,
             silent_until: None,
@@ -153,10 +156,6 @@ impl Link {
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Result<bool, LinkLost> {
-        if self.silent_until.is_some_and(|until| now < until) {
-            return Ok(false);
-        }
-        self.silent_until = None;
         self.poll_dials(now, context);
         self.start_dials(now, context);
         let mut busy = self.session.turn(now, &mut context.event_loop, buffer)?;
@@ -237,13 +236,16 @@ impl Link {
         }
     }
 
-    /// The stream's service is given up: the names that it waits for are not needed any more. True if there are any.
-    fn withdraw(&mut self, context: &mut Context<'_>, key: StreamKey) -> bool {
-        let waits = self.resolving.remove(&key).is_some();
-        if waits {
-            context.names.withdraw((self.number, key));
-        }
-        waits
+    /// The stream's service is given up: the names that it waits for are not needed any more. If there are any, why there
+    /// was no answer in time.
+    fn withdraw(&mut self, context: &mut Context<'_>, key: StreamKey) -> Option<String> {
+        let resolving = self.resolving.remove(&key)?;
+        let (name, has_begun) = context.names.withdraw((self.number, key))?;
+        let whose =
+            if *name == *resolving.service.host() { "its name".into() } else { format!("'{name}', a name in allow,") };
+        let what =
+            if has_begun { "was not answered in 10 s" } else { "waited for 10 s for those of other names, which hang" };
+        Some(format!("the lookup of {whose} {what}; check the device's DNS"))
     }
 
     /// A service's name is resolved and permitted, or not.
@@ -272,7 +274,7 @@ impl Link {
 
     /// When something is due here.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        if self.silent_until.is_some() {
+        if self.stage == Stage::Silent {
             return self.silent_until;
         }
         [self.dials.poll_timeout(), self.session.poll_timeout()].into_iter().flatten().min()
@@ -307,12 +309,12 @@ impl Link {
             Output::Reset { stream, reason } => {
                 let resolving = self.withdraw(context, stream);
                 let pending = self.dials.remove(stream);
-                let unanswered = match &pending {
-                    _ if resolving => "its name was not resolved in 10 s; check the device's DNS",
-                    Some(Pending::Waiting(_)) => {
+                let unanswered = match (&resolving, &pending) {
+                    (Some(text), _) => text,
+                    (None, Some(Pending::Waiting(_))) => {
                         "none of the connections to it that are being made was answered in 10 s"
                     }
-                    Some(Pending::Ready(_) | Pending::Dialling(_)) | None => "it did not answer in 10 s",
+                    (None, Some(Pending::Ready(_) | Pending::Dialling(_)) | None) => "it did not answer in 10 s",
                 };
                 if let Some(Pending::Dialling(dial)) = pending {
                     dial.cancel(&mut context.event_loop);
@@ -322,8 +324,9 @@ impl Link {
                 self.start_dials(now, context);
             }
             Output::Gone { stream } => {
-                let text = "is done: its service reset it";
-                self.tell_gone(context, stream, EventKind::Disconnect, Severity::Detail, text);
+                let failure = self.session.traffic(stream).and_then(|traffic| traffic.failure.as_ref());
+                let text = failure.map_or_else(|| "is done".into(), |(code, reason)| failed_service(*code, reason));
+                self.tell_gone(context, stream, EventKind::Disconnect, Severity::Detail, &text);
             }
             Output::Malformed { client, reason } => {
                 let message = format!("the relay sent what cannot be read for client {client}: {reason}");
@@ -441,3 +444,12 @@ impl Link {
         }
     }
 }
+
+/// Why a client is done whose service's connection failed.
+fn failed_service(code: Code, reason: &str) -> String {
+    let what = if code == Code::Idle { "has vanished" } else { "reset it" };
+    format!("is done: its service {what}: {reason}")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
 //! Which names are looked up next, and for whom: no sockets, no threads, no clock.
 //!
 //! A name is looked up once for all that wait for it, and not at all once nobody does. A lookup that has begun cannot be
-//! interrupted, so few run at once, and names that were slow leave some of the places to the others.
+//! interrupted, so few run at once: names that were slow may have half of the places, and two are for names that were
+//! quick, since any other may hang.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -10,15 +11,19 @@ use std::time::{Duration, Instant};
 
 /// Lookups at once.
 pub(super) const MAX_RUNNING: usize = 8;
+/// Of these, the ones of names that are not known to be quick.
+const MAX_UNPROVEN: usize = 6;
 /// Of these, the ones of names that were slow.
 const MAX_SLOW: usize = 4;
-/// A lookup that takes longer makes its name a slow one.
+/// A lookup that takes longer makes its name a slow one, any other a quick one.
 const SLOW: Duration = Duration::from_secs(1);
 /// How long a name counts as slow.
 const SLOW_FOR: Duration = Duration::from_secs(60);
+/// How long a name counts as quick.
+const QUICK_FOR: Duration = Duration::from_secs(600);
 /// How long a failure is the answer to those that ask next.
 const FAILED_FOR: Duration = Duration::from_secs(2);
-/// Failures, and slow names, that are remembered; past it those that would be forgotten first are.
+/// Failures, slow names, and quick names, that are remembered; past it those that would be forgotten first are.
 const MAX_REMEMBERED: usize = 256;
 
 /// What a lookup has brought.
@@ -42,6 +47,7 @@ pub(super) struct Lookups<W> {
     queue: VecDeque<Arc<str>>,
     failed: Memory<LookupError>,
     slow: Memory<()>,
+    quick: Memory<()>,
 }
 
 #[derive(Debug)]
@@ -53,7 +59,13 @@ struct Lookup<W> {
 
 impl<W: Copy + Ord> Lookups<W> {
     pub(super) fn new() -> Self {
-        Self { names: BTreeMap::new(), queue: VecDeque::new(), failed: Memory::new(), slow: Memory::new() }
+        Self {
+            names: BTreeMap::new(),
+            queue: VecDeque::new(),
+            failed: Memory::new(),
+            slow: Memory::new(),
+            quick: Memory::new(),
+        }
     }
 
     /// `waiter` wants the addresses of `name`: what is known of it at once, or else it is among those that
@@ -71,27 +83,35 @@ impl<W: Copy + Ord> Lookups<W> {
         None
     }
 
-    /// `waiter` wants no answer any more.
-    pub(super) fn withdraw(&mut self, waiter: W) {
+    /// `waiter` wants no answer any more: a name that it has waited for, and whether the lookup of that has begun.
+    pub(super) fn withdraw(&mut self, waiter: W) -> Option<(Arc<str>, bool)> {
+        let mut names = self.names.iter().filter(|(_, lookup)| lookup.waiting.contains(&waiter));
+        let waited = names.next().map(|(name, lookup)| (Arc::clone(name), lookup.running_since.is_some()));
         self.names.retain(|_, lookup| {
             lookup.waiting.remove(&waiter);
             !lookup.waiting.is_empty() || lookup.running_since.is_some()
         });
         self.queue.retain(|name| self.names.contains_key(name));
+        waited
     }
 
     /// A name whose lookup is to begin now.
     pub(super) fn poll_start(&mut self, now: Instant) -> Option<Arc<str>> {
         let running = self.names.iter().filter_map(|(name, lookup)| Some((name, lookup.running_since?)));
-        let (mut all, mut slow) = (0, 0);
+        let (mut all, mut unproven, mut slow) = (0, 0, 0);
         for (name, since) in running {
+            let is_late = now.saturating_duration_since(since) >= SLOW;
             all += 1;
-            slow += usize::from(now.saturating_duration_since(since) >= SLOW || self.slow.get(now, name).is_some());
+            unproven += usize::from(is_late || self.quick.get(now, name).is_none());
+            slow += usize::from(is_late || self.slow.get(now, name).is_some());
         }
         if all >= MAX_RUNNING {
             return None;
         }
-        let may_start = |name: &Arc<str>| slow < MAX_SLOW || self.slow.get(now, name).is_none();
+        let may_start = |name: &Arc<str>| {
+            self.quick.get(now, name).is_some()
+                || unproven < MAX_UNPROVEN && (slow < MAX_SLOW || self.slow.get(now, name).is_none())
+        };
         let place = self.queue.iter().position(may_start)?;
         let name = self.queue.remove(place)?;
         self.names.get_mut(&name)?.running_since = Some(now);
@@ -106,7 +126,9 @@ impl<W: Copy + Ord> Lookups<W> {
         }
         if lookup.running_since.is_some_and(|since| now.saturating_duration_since(since) >= SLOW) {
             self.slow.insert(now, SLOW_FOR, name, ());
+            self.quick.forget(name);
         } else {
+            self.quick.insert(now, QUICK_FOR, name, ());
             self.slow.forget(name);
         }
         lookup.waiting
@@ -204,10 +226,10 @@ mod tests {
     #[test]
     fn a_lookup_that_nobody_waits_for_any_more_does_not_begin() {
         let mut bench = Bench::new();
-        for waiter in 0..MAX_RUNNING as u32 {
+        for waiter in 0..MAX_UNPROVEN as u32 {
             bench.request(&format!("running{waiter}"), waiter);
         }
-        assert_eq!(bench.starts().len(), MAX_RUNNING);
+        assert_eq!(bench.starts().len(), MAX_UNPROVEN);
         for waiter in 100..491 {
             bench.request("dead.example", waiter);
         }
@@ -216,7 +238,8 @@ mod tests {
             bench.lookups.withdraw(waiter);
         }
         assert_eq!(bench.lookups.queue, ["db.example".into()]);
-        bench.lookups.withdraw(0);
+        assert_eq!(bench.lookups.withdraw(501), None);
+        assert_eq!(bench.lookups.withdraw(0), Some(("running0".into(), true)));
         assert_eq!(bench.complete("running0", &found()), [0; 0]);
         assert_eq!(bench.starts(), ["db.example"]);
     }
@@ -253,16 +276,16 @@ mod tests {
     #[test]
     fn slow_names_leave_places_to_the_others() {
         let mut bench = Bench::new();
-        for waiter in 0..MAX_RUNNING as u32 {
+        for waiter in 0..MAX_UNPROVEN as u32 {
             bench.request(&format!("slow{waiter}"), waiter);
         }
-        assert_eq!(bench.starts().len(), MAX_RUNNING, "nobody knows yet");
+        assert_eq!(bench.starts().len(), MAX_UNPROVEN, "nobody knows yet");
         bench.pass(10.0);
-        for waiter in 0..MAX_RUNNING as u32 {
+        for waiter in 0..MAX_UNPROVEN as u32 {
             bench.complete(&format!("slow{waiter}"), &failed());
         }
         bench.pass(2.0);
-        for waiter in 0..MAX_RUNNING as u32 {
+        for waiter in 0..MAX_UNPROVEN as u32 {
             bench.request(&format!("slow{waiter}"), waiter);
         }
         bench.request("db.example", 100);
@@ -270,6 +293,41 @@ mod tests {
         assert_eq!(bench.complete("db.example", &found()), [100]);
         bench.complete("slow0", &found());
         assert_eq!(bench.starts(), ["slow4"], "in their order, as places are free");
+    }
+
+    #[test]
+    fn names_that_hang_for_the_first_time_leave_places_to_those_that_were_quick() {
+        let mut bench = Bench::new();
+        bench.request("db.example", 100);
+        bench.starts();
+        bench.complete("db.example", &found());
+        for waiter in 0..MAX_RUNNING as u32 + 1 {
+            bench.request(&format!("hangs{waiter}"), waiter);
+        }
+        assert_eq!(bench.starts().len(), MAX_UNPROVEN);
+        bench.request("db.example", 100);
+        assert_eq!(bench.starts(), ["db.example"]);
+        assert_eq!(bench.lookups.withdraw(8), Some(("hangs8".into(), false)));
+        bench.complete("db.example", &found());
+        bench.pass(600.0);
+        bench.request("db.example", 100);
+        assert_eq!(bench.starts(), [""; 0], "that is long ago");
+    }
+
+    #[test]
+    fn names_that_were_quick_and_hang_now_are_bounded_like_all() {
+        let mut bench = Bench::new();
+        for round in 0..2 {
+            for waiter in 0..MAX_RUNNING as u32 + 2 {
+                let name = format!("name{waiter}");
+                bench.request(&name, waiter);
+                if round == 0 {
+                    bench.starts();
+                    bench.complete(&name, &found());
+                }
+            }
+        }
+        assert_eq!(bench.starts().len(), MAX_RUNNING);
     }
 
     #[test]

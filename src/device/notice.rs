@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 pub enum State {
     /// The name is being resolved or the connection made.
     Connecting,
-    /// LISTEN is on the wire; the relay has not answered yet.
+    /// LISTEN is on the wire, or about to be; the relay has not answered yet.
     Greeting,
     /// The relay has answered, and may send clients.
     Listening,

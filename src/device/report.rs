@@ -59,6 +59,8 @@ struct Inner {
     /// How often a relay has answered.
     links: u64,
     next_attempt: Option<Instant>,
+    /// No link sends LISTEN before.
+    held_until: Option<Instant>,
     last_error: Option<(String, &'static str)>,
     events: VecDeque<Event>,
     events_dropped: u64,
@@ -81,6 +83,7 @@ impl Report {
                 protocol: None,
                 links: 0,
                 next_attempt: None,
+                held_until: None,
                 last_error: None,
                 events: VecDeque::new(),
                 events_dropped: 0,
@@ -149,6 +152,12 @@ impl Report {
         let _ = self.waker.wake();
     }
 
+    /// Once this has returned no LISTEN leaves for so long, unless the state is `greeting` already.
+    pub(super) fn hold(&self, time: Duration) {
+        self.lock().held_until = Instant::now().checked_add(time);
+        let _ = self.waker.wake();
+    }
+
     /// Waits until the thread has ended; false if it did not within `timeout`.
     pub(super) fn await_over(&self, timeout: Duration) -> bool {
         let running = |inner: &mut Inner| inner.state != State::Closed;
@@ -175,7 +184,26 @@ impl Report {
         self.reconnect.swap(false, Relaxed)
     }
 
-    /// LISTEN is on its way to `peer`.
+    /// Whether LISTEN may leave. If it may, and `peer` is given, it is on its way to there as the owner knows: under the lock
+    /// of [`hold`](Self::hold), so that the one or the other comes first.
+    pub(super) fn announce(&self, now: Instant, peer: Option<SocketAddr>) -> bool {
+        let mut inner = self.lock();
+        if self.stop.load(Relaxed) || inner.held_until.is_some_and(|until| now < until) {
+            return false;
+        }
+        if let Some(peer) = peer {
+            inner.enter(State::Greeting);
+            inner.peer = Some(peer);
+        }
+        true
+    }
+
+    /// Until when no LISTEN may leave.
+    pub(super) fn held_until(&self) -> Option<Instant> {
+        self.lock().held_until
+    }
+
+    /// LISTEN has left for `peer`.
     pub(super) fn greeting(&self, peer: SocketAddr) {
         let mut inner = self.lock();
         inner.enter(State::Greeting);

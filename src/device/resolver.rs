@@ -44,6 +44,10 @@ pub(super) struct Names {
 impl Names {
     /// No threads yet; `waker` is used when [`Self::poll`] has an answer.
     pub(super) fn new(waker: Arc<Waker>) -> Self {
+        Self::with_lookup(waker, lookup)
+    }
+
+    pub(super) fn with_lookup(waker: Arc<Waker>, lookup: fn(&str) -> io::Result<Vec<SocketAddr>>) -> Self {
         Self { lookups: Lookups::new(), pool: Pool::new(waker), lookup }
     }
 
@@ -55,9 +59,9 @@ impl Names {
         known
     }
 
-    /// `waiter` is no more.
-    pub(super) fn withdraw(&mut self, waiter: Waiter) {
-        self.lookups.withdraw(waiter);
+    /// `waiter` is no more: a name that it has waited for, and whether the lookup of that has begun.
+    pub(super) fn withdraw(&mut self, waiter: Waiter) -> Option<(Arc<str>, bool)> {
+        self.lookups.withdraw(waiter)
     }
 
     /// An answer that came, and those that wait for it.

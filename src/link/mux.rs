@@ -241,7 +241,7 @@ impl Mux {
             Timer::Place(key) => self.reset(key, Reset::NoPlace),
             Timer::OpenRate => self.assign_numbers(now),
             Timer::Connect(key) => {
-                let reason = "the service did not answer in 10 s";
+                let reason = "there was no connection to the service in 10 s";
                 self.owe_close(key, Code::Timeout, reason);
                 self.reset(key, Reset::ConnectTimeout);
             }

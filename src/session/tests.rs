@@ -96,3 +96,21 @@ fn a_stream_ends_on_its_connection_though_a_child_has_a_copy_of_its_socket() {
         assert_eq!(end.read(&mut [0]).expect_err("a reset").kind(), io::ErrorKind::ConnectionReset);
     }
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_peer_that_has_vanished_is_told_from_one_that_resets() {
+    use io::ErrorKind::{ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut};
+    let mut event_loop = EventLoop::new().expect("poll");
+    for (kind, code) in [
+        (TimedOut, Code::Idle),
+        (HostUnreachable, Code::Idle),
+        (NetworkUnreachable, Code::Idle),
+        (ConnectionReset, Code::Normal),
+    ] {
+        let (mut session, key, _others) = with_copied_socket(&mut event_loop);
+        session.fail(Instant::now(), &mut event_loop, key, &kind.into());
+        let failure = session.traffic(key).and_then(|traffic| traffic.failure.clone());
+        assert_eq!(failure.map(|(code, _)| code), Some(code));
+    }
+}

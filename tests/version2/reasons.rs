@@ -67,13 +67,15 @@ fn a_service_that_no_way_leads_to_resets_its_client() {
 #[test]
 fn a_service_that_resets_resets_its_client_behind_what_it_had_sent() {
     let service = Listener::bind();
-    let (relay, device, clients) = Pairing::NEW.start(&[service.address()]);
+    let (relay, mut device, clients) = Pairing::NEW.start(&[service.address()]);
     let mut client = Peer::connect(clients[0]);
     let mut served = service.accept();
     served.send(b"half a sent");
     client.expect(b"half a sent");
     served.reset();
     assert_eq!(client.read_to_end(), (Vec::new(), End::Reset));
+    let done = device.wait_for(EventKind::Disconnect);
+    assert_eq!(done.message, "client 1 is done: its service reset it: Connection reset by peer (os error 104)");
     device.wait_until_idle(DEADLINE);
     assert!(reason_in_log(&relay, "normal").contains("reason=Connection reset by peer"));
 }

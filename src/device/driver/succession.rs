@@ -55,13 +55,31 @@ impl Driver<'_> {
         self.links.insert(number, link);
     }
 
+    /// Whether the link may send, LISTEN first: not while the relay is to read something else before, nor while the owner
+    /// holds the tunnel back, nor once it has closed it.
+    pub(super) fn may_speak(&mut self, now: Instant, number: usize) -> bool {
+        let Some(link) = self.links.get_mut(&number) else { return false };
+        if link.stage == Stage::Silent {
+            if link.silent_until.is_some_and(|until| now < until) {
+                return false;
+            }
+            link.silent_until = None;
+            let peer = (self.current == Some(number)).then_some(link.peer);
+            if !self.context.report.announce(now, peer) {
+                return false;
+            }
+            link.stage = Stage::Announced;
+        }
+        true
+    }
+
     /// Tells the owner how far the link is, in the order that it learns to know.
     pub(super) fn note_stage(&mut self, now: Instant, number: usize) {
         let Some(link) = self.links.get_mut(&number) else { return };
         let peer = link.peer;
         // An answer may come before the last of what was sent has left.
         let has_left = link.version.is_some() || !link.session.endpoint.has_unsent();
-        if link.stage == Stage::Made && link.session.has_link() && has_left {
+        if link.stage == Stage::Announced && link.session.has_link() && has_left {
             link.stage = Stage::Greeting;
             self.was_connected = true;
             if self.current == Some(number) {
@@ -70,6 +88,7 @@ impl Driver<'_> {
         }
         if let (Stage::Greeting, Some(version)) = (link.stage, link.version) {
             link.stage = Stage::Listening;
+            link.answered_at = Some(now);
             self.backoff.restart_is_over();
             if self.successor.take_if(|successor| *successor == number).is_some() {
                 self.succeed(now, number);
@@ -148,10 +167,10 @@ impl Driver<'_> {
         let Some(away) = link.away.clone() else { return };
         // A link that was replaced is about to be cut, and what follows is decided then.
         if away.code != Code::Replaced && self.current == Some(number) && self.config.reconnect {
-            let up_since = link.up_since;
+            let answered_at = link.answered_at;
             self.current = None;
             if !self.promote() {
-                let wait = wait_after(&mut self.backoff, now, up_since, &away);
+                let wait = wait_after(&mut self.backoff, now, answered_at, &away);
                 self.plan(now, wait, self.gone_away(&away));
             }
             self.cut_oldest_draining(now);
@@ -202,7 +221,7 @@ impl Driver<'_> {
     fn lose_if_needed(&mut self, now: Instant, number: usize, reason: &str) -> Result<(), Error> {
         let Some(link) = self.links.get(&number) else { return Ok(()) };
         // For this reason, unless the relay gave a better one before.
-        let (away, up_since) = (link.away.clone(), link.up_since);
+        let (away, answered_at) = (link.away.clone(), link.answered_at);
         let error = match &away {
             Some(away) => self.gone_away(away),
             None => Error::Lost { address: self.config.server.clone(), reason: reason.into() },
@@ -225,8 +244,8 @@ impl Driver<'_> {
             return Err(error);
         }
         let wait = match &away {
-            Some(away) => wait_after(&mut self.backoff, now, up_since, away),
-            None => self.backoff.next_wait(now, Some(up_since)),
+            Some(away) => wait_after(&mut self.backoff, now, answered_at, away),
+            None => self.backoff.next_wait(now, answered_at),
         };
         self.plan(now, wait, error);
         Ok(())
@@ -249,48 +268,15 @@ fn replaced_by_owner() -> GoAway {
 }
 
 /// How long to wait after a GOAWAY.
-fn wait_after(backoff: &mut Backoff, now: Instant, up_since: Instant, away: &GoAway) -> Duration {
+fn wait_after(backoff: &mut Backoff, now: Instant, answered_at: Option<Instant>, away: &GoAway) -> Duration {
     if away.code == Code::Replaced {
         backoff.wait_replaced()
     } else if away.code == Code::Shutdown {
-        backoff.wait_for_restart(now, up_since, away.retry_after)
+        backoff.wait_for_restart(now, answered_at, away.retry_after)
     } else {
-        backoff.wait_as_told(now, up_since, away.retry_after)
+        backoff.wait_as_told(now, answered_at, away.retry_after)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::TcpListener;
-
-    use super::super::super::Config;
-    use super::super::super::attempt::Reached;
-    use super::super::super::core::Device;
-    use super::super::super::report::Report;
-    use super::*;
-    use crate::event_loop::{EventLoop, Source};
-    use crate::net;
-
-    #[test]
-    fn of_links_that_drain_for_ever_the_oldest_is_cut() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let peer = listener.local_addr().expect("address");
-        let config = Config::new(peer.to_string().parse().expect("an address"));
-        let event_loop = EventLoop::new().expect("poll");
-        let report = Report::new(config.server.clone(), event_loop.waker()).expect("a report");
-        let mut driver = Driver::new(&config, event_loop, &report);
-        let now = Instant::now();
-        for number in 0..MAX_DRAINING + 2 {
-            let mut io = net::connect(peer).expect("connect");
-            let token = driver.context.event_loop.register(&mut io, Source::Link(number)).expect("register");
-            let device = Device::new(config.protocol, config.limits);
-            let mut link = Link::new(device, number, Reached { io, token, peer }, now);
-            link.away = Some(GoAway { code: Code::Normal, retry_after: 0, last_stream: 0, reason: String::new() });
-            driver.links.insert(number, link);
-            driver.current = Some(number);
-            driver.leave(now, number);
-        }
-        let there: Vec<bool> = driver.links.values().map(|link| link.session.has_link()).collect();
-        assert_eq!(there, [&[false; 2][..], &[true; MAX_DRAINING]].concat());
-    }
-}
+mod tests;

@@ -190,8 +190,7 @@ fn silent_about_the_dead(name: &str) -> io::Result<Vec<SocketAddr>> {
 #[test]
 fn clients_of_a_name_that_nobody_answers_for_hold_up_no_other_name_and_are_forgotten_when_they_go() {
     let mut poll = Poll::new().expect("poll");
-    let mut names = Names::new(waker(&poll));
-    names.lookup = silent_about_the_dead;
+    let mut names = Names::with_lookup(waker(&poll), silent_about_the_dead);
     let now = Instant::now();
     let waiter = |index| (1, StreamKey { index, generation: 0 });
     for index in 0..391 {

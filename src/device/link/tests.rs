@@ -1,0 +1,82 @@
+use std::io::Write;
+use std::net::TcpListener;
+use std::thread;
+use std::time::Duration;
+
+use super::*;
+use crate::device::Config;
+use crate::event_loop::Source;
+
+const DEADLINE: Duration = Duration::from_secs(15);
+
+/// A resolver whose server does not answer.
+fn silent(_name: &str) -> io::Result<Vec<SocketAddr>> {
+    thread::sleep(4 * DEADLINE);
+    Err(io::ErrorKind::TimedOut.into())
+}
+
+/// CONNECT of version 1.
+fn connect(client: u8, host: &str, port: u16) -> Vec<u8> {
+    let payload = [&(host.len() as u16).to_be_bytes(), host.as_bytes(), &port.to_be_bytes()].concat();
+    [&(payload.len() as u16).to_be_bytes(), &[1, client], &payload[..]].concat()
+}
+
+#[test]
+fn a_name_that_hangs_and_one_that_waits_for_others_are_told_apart_after_10_s() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let peer = listener.local_addr().expect("address");
+    let mut config = Config::new(peer.to_string().parse().expect("an address"));
+    config.access = Access::Only(vec!["gate.example:80".parse().expect("a rule")]);
+    let mut event_loop = EventLoop::new().expect("poll");
+    let report = Report::new(config.server.clone(), event_loop.waker()).expect("a report");
+    let mut io = net::connect(peer).expect("connect");
+    let token = event_loop.register(&mut io, Source::Link(0)).expect("register");
+    let device = Device::new(config.protocol, config.limits);
+    let mut link = Link::new(device, 0, Reached { io, token, peer });
+    let names = Names::with_lookup(event_loop.waker(), silent);
+    let (access, lingering) = (&config.access, Lingering::default());
+    let mut context = Context { event_loop, names, report: &report, access, lingering };
+    let (mut relay, _) = listener.accept().expect("accept");
+
+    let mut frames = vec![0, 0, 2, 0xf2];
+    // Of the names that are new six have a thread.
+    let hosts = ["dead1", "dead2", "dead3", "dead4", "dead5", "dead6", "dead7", "192.0.2.1"];
+    for (client, host) in (1..).zip(hosts) {
+        frames.extend(connect(client, host, 80));
+    }
+    relay.write_all(&frames).expect("sent");
+    let (began, now, mut buffer) = (Instant::now(), Instant::now(), vec![0; 1024]);
+    while link.services.len() < hosts.len() {
+        assert!(began.elapsed() < DEADLINE, "{} are asked for", link.services.len());
+        link.session.handle_link_event(Readiness {
+            source: Source::Link(0),
+            readable: true,
+            writable: true,
+            failed: false,
+            ended: false,
+        });
+        link.step(now, &mut context, &mut buffer).expect("the link is there");
+    }
+    link.step(now + Duration::from_secs(10), &mut context, &mut buffer).expect("the link is there");
+    let events: Vec<Event> = std::iter::from_fn(|| report.next_event()).collect();
+    let failed: Vec<_> = events.iter().filter(|event| event.kind == EventKind::Failed).collect();
+    assert_eq!(failed.len(), hosts.len(), "{events:?}");
+    assert!(failed.iter().all(|event| event.code == Some("timeout")));
+    let text = |client: u32| &*failed.iter().find(|event| event.client == Some(client)).expect("an event").message;
+    let hangs = "the lookup of its name was not answered in 10 s; check the device's DNS";
+    assert_eq!(text(1), format!("client 1 cannot reach dead1:80: {hangs}"));
+    let waits = "waited for 10 s for those of other names, which hang; check the device's DNS";
+    assert_eq!(text(7), format!("client 7 cannot reach dead7:80: the lookup of its name {waits}"));
+    let rule = format!("the lookup of 'gate.example', a name in allow, {waits}");
+    assert_eq!(text(8), format!("client 8 cannot reach 192.0.2.1:80: {rule}"));
+}
+
+#[test]
+fn a_service_that_has_vanished_is_told_from_one_that_resets() {
+    let reset = io::Error::from_raw_os_error(104).to_string();
+    let text = "is done: its service reset it: Connection reset by peer (os error 104)";
+    assert_eq!(failed_service(Code::Normal, &reset), text);
+    let vanished = io::Error::from_raw_os_error(110).to_string();
+    let text = "is done: its service has vanished: Connection timed out (os error 110)";
+    assert_eq!(failed_service(Code::Idle, &vanished), text);
+}
