@@ -114,8 +114,8 @@ impl QueueRule {
     }
 }
 
-/// The newest version of the protocol that an end may speak.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// A version of the protocol: the newest that an end may speak, or the oldest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Protocol {
     /// As the programs of 2012.
     V1,

@@ -187,7 +187,8 @@ impl<'a> Driver<'a> {
             Some(Ok(reached)) => {
                 let number = attempt.number;
                 self.attempt = None;
-                let device = Device::new(self.config.protocol, self.config.limits);
+                let Config { protocol, min_protocol, limits, .. } = self.config;
+                let device = Device::new(*protocol, *limits).at_least(*min_protocol);
                 self.add_link(now, Link::new(device, number, reached, now), number);
                 Ok(())
             }

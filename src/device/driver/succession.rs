@@ -8,6 +8,7 @@ use super::super::link::{Context, Link, Stage};
 use super::Driver;
 use crate::Error;
 use crate::link::Endpoint;
+use crate::protocol::ProtocolError;
 use crate::protocol::v2::{Code, GoAway};
 use crate::session::LinkLost;
 
@@ -178,7 +179,8 @@ impl Driver<'_> {
         if link.away.is_some() && sent_all && link.session.has_link() {
             let Context { event_loop, lingering, .. } = &mut self.context;
             link.session.close_link(now, event_loop, lingering);
-            self.lose_if_needed(now, number, "its last client is gone")?;
+            let (address, reason) = (self.config.server.clone(), "its last client is gone".into());
+            self.lose_if_needed(now, number, Error::Lost { address, reason })?;
         }
         if self.links.get(&number).is_some_and(Link::is_over) {
             self.forget(number);
@@ -188,7 +190,14 @@ impl Driver<'_> {
 
     pub(super) fn lose(&mut self, now: Instant, number: usize, reason: &LinkLost) -> Result<(), Error> {
         self.abort_link(now, number);
-        self.lose_if_needed(now, number, &reason.to_string())
+        let address = self.config.server.clone();
+        let error = match reason {
+            LinkLost::Protocol(ProtocolError::OldRelay) => Error::OldRelay(address),
+            LinkLost::Ended | LinkLost::Failed(_) | LinkLost::Protocol(_) => {
+                Error::Lost { address, reason: reason.to_string() }
+            }
+        };
+        self.lose_if_needed(now, number, error)
     }
 
     fn abort_link(&mut self, now: Instant, number: usize) {
@@ -199,14 +208,12 @@ impl Driver<'_> {
     }
 
     /// A link is gone: decides what follows if it was the one in use, or was to be.
-    fn lose_if_needed(&mut self, now: Instant, number: usize, reason: &str) -> Result<(), Error> {
+    fn lose_if_needed(&mut self, now: Instant, number: usize, error: Error) -> Result<(), Error> {
         let Some(link) = self.links.get(&number) else { return Ok(()) };
         // For this reason, unless the relay gave a better one before.
         let (away, up_since) = (link.away.clone(), link.up_since);
-        let error = match &away {
-            Some(away) => self.gone_away(away),
-            None => Error::Lost { address: self.config.server.clone(), reason: reason.into() },
-        };
+        // The relay may have given a better reason before.
+        let error = away.as_ref().map_or(error, |away| self.gone_away(away));
         if self.successor.take_if(|successor| *successor == number).is_some() {
             if self.takes_clients() {
                 self.context.report.kept(&error);

@@ -49,8 +49,8 @@ impl Server {
                 }
             };
             debug!(link = %address, "a connection on the device port");
-            let Config { protocol, half_close, limits, .. } = self.config;
-            let endpoint = Relay::new(now, Settings { protocol, half_close, limits });
+            let Config { protocol, min_protocol, half_close, limits, .. } = self.config;
+            let endpoint = Relay::new(now, Settings { protocol, min_protocol, half_close, limits });
             let peer = Peer {
                 session: Session::new(endpoint, number, io, token),
                 address,
