@@ -136,7 +136,7 @@ pub struct Limits {
     /// Streams that may be opened in a second, and at once; 10,000 by default.
     pub open_rate: u32,
     /// Bytes that all streams of a link may have waiting, in version 2 in flight or waiting; there at least `window` for
-    /// each.
+    /// each. Links that are not in use any more may hold as much, together.
     pub budget: u64,
 }
 
@@ -231,6 +231,10 @@ macro_rules! delegate_streams {
         fn streams(&self) -> usize {
             with_version!(&self.speaking, end => end.streams(), else 0)
         }
+
+        fn held(&self) -> u64 {
+            with_version!(&self.speaking, end => end.held(), else 0)
+        }
     };
 }
 pub(crate) use delegate_streams;
@@ -314,4 +318,7 @@ pub trait Endpoint {
 
     /// Streams that exist here, be they on the link or only delivering what is left.
     fn streams(&self) -> usize;
+
+    /// Bytes that wait here, for the sockets of streams or for the link.
+    fn held(&self) -> u64;
 }
