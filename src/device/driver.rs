@@ -152,6 +152,7 @@ impl<'a> Driver<'a> {
         for number in self.links.keys().copied().collect::<Vec<_>>() {
             busy |= self.step_link(now, number, buffer)?;
         }
+        self.bound_retired(now);
         self.count();
         Ok(busy)
     }

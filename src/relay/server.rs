@@ -259,6 +259,7 @@ impl Server {
         for number in 0..self.sessions.len() {
             busy |= self.step_session(now, number, buffer);
         }
+        self.bound_retired(now);
         busy
     }
 

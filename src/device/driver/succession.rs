@@ -10,10 +10,9 @@ use crate::Error;
 use crate::link::Endpoint;
 use crate::protocol::ProtocolError;
 use crate::protocol::v2::{Code, GoAway};
+use crate::retired::{self, MAX_DRAINING, MAX_LOST};
 use crate::session::LinkLost;
 
-/// Links that may finish beside the one in use.
-const MAX_DRAINING: usize = 8;
 /// The longest that a GOAWAY is taken to be on its way to the relay, and what the relay is given to read it.
 const MAX_ON_ITS_WAY: Duration = Duration::from_secs(1);
 const MARGIN: Duration = Duration::from_millis(100);
@@ -172,6 +171,24 @@ impl Driver<'_> {
         }
     }
 
+    /// Links that are not in use any more hold no more than one that is, all together: else the oldest is cut.
+    pub(super) fn bound_retired(&mut self, now: Instant) {
+        let in_use = [self.current, self.successor];
+        loop {
+            // Their numbers tell their age.
+            let retired = self.links.iter().filter(|(number, _)| !in_use.contains(&Some(**number)));
+            let lost = retired.clone().filter(|(_, link)| !link.session.has_link()).map(|(&number, _)| number);
+            let oldest = lost.clone().min().filter(|_| lost.count() > MAX_LOST);
+            let sessions = retired.map(|(&number, link)| (number, number, &link.session));
+            let excess = || retired::excess(sessions, self.config.limits.budget);
+            let Some(number) = oldest.or_else(excess) else { return };
+            if let Some(link) = self.links.get_mut(&number) {
+                link.cut(now, &mut self.context);
+            }
+            self.forget(number);
+        }
+    }
+
     /// A link that takes no more clients is closed once its last one is gone; one that is over is forgotten.
     pub(super) fn finish_link(&mut self, now: Instant, number: usize) -> Result<(), Error> {
         let Some(link) = self.links.get_mut(&number) else { return Ok(()) };
@@ -210,7 +227,6 @@ impl Driver<'_> {
     /// A link is gone: decides what follows if it was the one in use, or was to be.
     fn lose_if_needed(&mut self, now: Instant, number: usize, error: Error) -> Result<(), Error> {
         let Some(link) = self.links.get(&number) else { return Ok(()) };
-        // For this reason, unless the relay gave a better one before.
         let (away, up_since) = (link.away.clone(), link.up_since);
         // The relay may have given a better reason before.
         let error = away.as_ref().map_or(error, |away| self.gone_away(away));
