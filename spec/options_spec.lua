@@ -13,6 +13,7 @@ describe("the options' check", function()
       keep_trying = true,
       reconnect = false,
       protocol = 2,
+      min_protocol = 2,
     })
     assert.is_nil(options.mistake { allow = { "127.0.0.1:22", "10.0.0.0/8" } })
     assert.is_nil(options.mistake { allow = { 22, "8000-8100" } })
@@ -29,6 +30,7 @@ describe("the options' check", function()
       { { reconnect = 1 }, "option 'reconnect': boolean wanted, got number 1" },
       { { keep_trying = 1 }, "option 'keep_trying': boolean wanted, got number 1" },
       { { protocol = "2" }, "option 'protocol': number wanted, got string '2'" },
+      { { min_protocol = true }, "option 'min_protocol': number wanted, got boolean true" },
       { { allow = true }, "option 'allow': \"any\" or a list of rules wanted, got boolean true" },
     }
     for _, case in ipairs(cases) do
@@ -70,6 +72,8 @@ describe("the options' check", function()
       local_adress = "local_address",
       ["connect-timout"] = "connect_timeout",
       protcol = "protocol",
+      minprotocol = "min_protocol",
+      min_protcol = "min_protocol",
     } do
       assert.equal(("unknown option '%s'; did you mean '%s'?"):format(unknown, name), options.mistake { [unknown] = 1 })
     end
@@ -94,7 +98,7 @@ describe("the options' check", function()
 
   it("lists the options for any other unknown one", function()
     local list = "the options are allow, connect_timeout, keep_trying, local_address, local_port, "
-      .. "protocol, reconnect, server_address, server_port"
+      .. "min_protocol, protocol, reconnect, server_address, server_port"
     assert.equal("unknown option 'port'; " .. list, options.mistake { port = 1 })
     assert.equal("unknown option '1'; " .. list, options.mistake { "relay.example.com" })
   end)

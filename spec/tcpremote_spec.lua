@@ -62,6 +62,22 @@ describe("tcpremote", function()
       tunnel:close()
     end)
 
+    it("gives up a relay whose version is older than min_protocol, and says what to do", function()
+      local tunnel = assert(connect { min_protocol = 2 })
+      link = net.accept_device(relay)
+      local event
+      repeat
+        assert(tunnel:wait(net.DEADLINE))
+        event = tunnel:next_event()
+      until event.type ~= "greeting"
+      assert.same({ "closed", "version" }, { event.type, event.code })
+      local status = tunnel:status()
+      assert.equal("version", status.last_error_code)
+      assert.equal("the link to 127.0.0.1:" .. port .. " was given up: the relay speaks version 1 of the protocol, and "
+        .. "min_protocol is 2; update the relay, or leave min_protocol off", status.last_error)
+      tunnel:close()
+    end)
+
     it("resolves names, and tries every address of one", function()
       -- localhost may be ::1 first, where nobody listens.
       local tunnel = assert(connect { server_address = "localhost" })
@@ -132,6 +148,10 @@ describe("tcpremote", function()
         { { connect_timeout = 0 / 0 }, "connect_timeout: NaN is not a number of seconds above 0 and at most 3600" },
         { { protocol = 3 }, "protocol: 3 is not a version; give 1, as the programs of 2012, or 2, which is used where "
           .. "the relay knows it" },
+        { { min_protocol = 3 }, "min_protocol: 3 is not a version; give 1, or 2 for a relay that knows it and no "
+          .. "other" },
+        { { protocol = 1, min_protocol = 2 }, "min_protocol: 2 is above protocol, which is 1, so that no relay would "
+          .. "do; leave one of them off" },
         { { protocol = 1.5 }, "protocol: 1.5 is not a version; give 1, as the programs of 2012, or 2, which is used "
           .. "where the relay knows it" },
         {

@@ -52,6 +52,12 @@ pub enum Error {
     /// Another link of this device, or a device that poses as it, took this one's place.
     #[error("the link to {0} was taken over by another device; let each device have a relay, or a port, of its own")]
     Replaced(Address),
+    /// The relay speaks only versions of the protocol that are older than `min_protocol`.
+    #[error(
+        "the link to {0} was given up: the relay speaks version 1 of the protocol, and min_protocol is 2; update the relay, \
+         or leave min_protocol off"
+    )]
+    OldRelay(Address),
     /// The peer sent what it must not.
     #[error("the peer broke the protocol: {0}")]
     Protocol(#[from] ProtocolError),
@@ -76,7 +82,7 @@ pub enum Error {
 
 impl Error {
     /// A stable lowercase word for programs: `usage`, `unresolved`, `refused`, `unreachable`, `timeout`,
-    /// `lost`, `replaced`, `protocol`, `closed`, `internal`, `forked` or `system`.
+    /// `lost`, `replaced`, `version`, `protocol`, `closed`, `internal`, `forked` or `system`.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Usage(_) | Self::Address(_) => "usage",
@@ -86,6 +92,7 @@ impl Error {
             Self::Timeout { .. } => "timeout",
             Self::Lost { .. } => "lost",
             Self::Replaced(_) => "replaced",
+            Self::OldRelay(_) => "version",
             Self::Protocol(_) => "protocol",
             Self::Closed => "closed",
             Self::Internal(_) => "internal",
@@ -109,6 +116,7 @@ mod tests {
             Error::Timeout { address: address(), seconds: 10.0 },
             Error::Lost { address: address(), reason: "the other end closed it".into() },
             Error::Replaced(address()),
+            Error::OldRelay(address()),
         ] {
             let text = error.to_string();
             assert!(text.starts_with("the link to relay.example.com:2065 "), "{text}");

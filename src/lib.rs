@@ -10,7 +10,7 @@
 //! | [`link`] | what both ends of a link are built on: version 2 whole, version 1's parts; sans-IO | the cores, `session` |
 //! | [`device`] | `Config`, `Handle`, and behind them the core and its mio shell | `lua`, tests |
 //! | [`relay`] | `Config`, `Server`, and behind them the core and its mio shell | the relay binary, tests |
-//! | `session`, `linger`, `event_loop`, `net` | the mio half that device and relay share | the two shells |
+//! | `session`, `retired`, `linger`, `event_loop`, `net` | the mio half that device and relay share | the two shells |
 //! | `lua` | arguments and results of the Lua module | Lua |
 //!
 //! `device` and `relay` never import each other. A core (`device::Device`, `relay::Relay`) names no socket, no
@@ -35,6 +35,7 @@ mod net;
 pub mod protocol;
 #[cfg(feature = "relay")]
 pub mod relay;
+mod retired;
 mod session;
 
 pub use error::Error;

@@ -123,8 +123,8 @@ impl QueueRule {
     }
 }
 
-/// The newest version of the protocol that an end may speak.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// A version of the protocol: the newest that an end may speak, or the oldest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Protocol {
     /// As the programs of 2012.
     V1,
@@ -145,7 +145,7 @@ pub struct Limits {
     /// Streams that may be opened in a second, and at once; 10,000 by default.
     pub open_rate: u32,
     /// Bytes that all streams of a link may have waiting, in version 2 in flight or waiting; there at least `window` for
-    /// each.
+    /// each. Links that are not in use any more may hold as much, together.
     pub budget: u64,
 }
 
@@ -240,6 +240,10 @@ macro_rules! delegate_streams {
         fn streams(&self) -> usize {
             with_version!(&self.speaking, end => end.streams(), else 0)
         }
+
+        fn held(&self) -> u64 {
+            with_version!(&self.speaking, end => end.held(), else 0)
+        }
     };
 }
 pub(crate) use delegate_streams;
@@ -329,4 +333,7 @@ pub trait Endpoint {
 
     /// Streams that exist here, be they on the link or only delivering what is left.
     fn streams(&self) -> usize;
+
+    /// Bytes that wait here, for the sockets of streams or for the link.
+    fn held(&self) -> u64;
 }

@@ -202,17 +202,27 @@ fn config(options: &Table) -> Result<Config, Error> {
     if let Some(keep_trying) = option::<bool>(options, "keep_trying")? {
         config.keep_trying = keep_trying;
     }
-    if let Some(version) = option::<f64>(options, "protocol")? {
-        config.protocol = if version == 1.0 {
-            Protocol::V1
-        } else if version == 2.0 {
-            Protocol::V2
-        } else {
-            let known = "1, as the programs of 2012, or 2, which is used where the relay knows it";
-            return Err(Error::Usage(format!("protocol: {version} is not a version; give {known}")));
-        };
+    let known = "1, as the programs of 2012, or 2, which is used where the relay knows it";
+    config.protocol = version(options, "protocol", known)?.unwrap_or(config.protocol);
+    let known = "1, or 2 for a relay that knows it and no other";
+    config.min_protocol = version(options, "min_protocol", known)?.unwrap_or(config.min_protocol);
+    if config.min_protocol > config.protocol {
+        let text = "min_protocol: 2 is above protocol, which is 1, so that no relay would do; leave one of them off";
+        return Err(Error::Usage(text.into()));
     }
     Ok(config)
+}
+
+/// A version of the protocol; `known` says which there are.
+fn version(options: &Table, name: &str, known: &str) -> Result<Option<Protocol>, Error> {
+    let Some(version) = option::<f64>(options, name)? else { return Ok(None) };
+    if version == 1.0 {
+        Ok(Some(Protocol::V1))
+    } else if version == 2.0 {
+        Ok(Some(Protocol::V2))
+    } else {
+        Err(Error::Usage(format!("{name}: {version} is not a version; give {known}")))
+    }
 }
 
 /// An option that may be absent.

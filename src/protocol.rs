@@ -38,6 +38,12 @@ pub enum ProtocolError {
     /// The answer to a device's LISTEN and HELLO is a frame that no relay sends.
     #[error("what listens there does not answer as a relay (its first bytes are {0}); check the address and the port")]
     NotRelay(v1::Header),
+    /// The relay speaks only versions that are older than the device may speak.
+    #[error("the relay speaks version 1 of the protocol, and version 2 is wanted")]
+    OldRelay,
+    /// The device speaks only versions that are older than the relay may speak.
+    #[error("it speaks version 1 of the protocol, and --min-protocol wants 2; update the device, or leave that off")]
+    OldDevice,
     /// CONNECT is the relay's to send.
     #[error("the device sent CONNECT ({0})")]
     ConnectFromDevice(v1::Header),

@@ -53,6 +53,7 @@ fn help_teaches_the_four_parties_an_example_the_exit_status_and_what_is_not_prot
         "--clients <NUMBER>",
         "--idle <SECONDS>",
         "--protocol <VERSION>",
+        "--min-protocol <VERSION>",
         "--log <LEVEL>",
         "Minimum level to log on standard error",
         "--log-format <FORMAT>",
@@ -111,6 +112,11 @@ fn each_unreadable_value_is_told_with_what_to_write() {
         (&["--clients", "257", server, client, service], "257 is not in 1..=256"),
         (&["[::]:1", "0.0.0.0:1", service], "[::]:1 and 0.0.0.0:1 are one port: [::] is every interface"),
         (&["--protocol", "3", server, client, service], "'3' for '--protocol <VERSION>': write 1 or 2"),
+        (&["--min-protocol", "0", server, client, service], "'0' for '--min-protocol <VERSION>': write 1 or 2"),
+        (
+            &["--protocol", "1", "--min-protocol", "2", server, client, service],
+            "--min-protocol 2 is above --protocol 1, so that no device could be served; leave one of them off",
+        ),
         (
             &["--log", "loud", server, client, service],
             "'loud' for '--log <LEVEL>'\n  [possible values: error, warn, info",

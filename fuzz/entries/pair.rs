@@ -116,7 +116,8 @@ fn run(protocol: Protocol, data: &[u8]) {
     let mut now = Instant::now();
     let service = Arc::new("127.0.0.1:22".parse().expect("an address"));
     let mut device = Side::new(Device::new(protocol, LIMITS));
-    let settings = Settings { protocol, half_close: Duration::from_secs(1), limits: LIMITS };
+    let half_close = Duration::from_secs(1);
+    let settings = Settings { protocol, min_protocol: Protocol::V1, half_close, limits: LIMITS };
     let mut relay = Side::new(Relay::new(now, settings));
     let mut data = data.iter().copied();
     while let Some(order) = data.next() {

@@ -156,6 +156,7 @@ end
 ---@field keep_trying? boolean whether the first link is tried for until there is one, too; false without it. Then the
 --- tunnel that `connect` returns may be "waiting"
 ---@field protocol? 1|2 the newest version of the protocol to speak, 2 without it
+---@field min_protocol? 1|2 the oldest one, 1 without it
 
 --- Connects to a relay and offers it this device's services. Returns once the relay can use the tunnel, or
 --- `nil, message, code` within `connect_timeout`. A link that is lost later is made anew, after a wait that grows from

@@ -12,6 +12,7 @@ options.types = {
   keep_trying = { "boolean" },
   reconnect = { "boolean" },
   protocol = { "number" },
+  min_protocol = { "number" },
 }
 
 --- How many rules of a list an error shows.

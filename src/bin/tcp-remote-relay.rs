@@ -82,6 +82,10 @@ struct CommandLine {
     #[arg(long, value_name = "VERSION", default_value = "2", value_parser = protocol)]
     protocol: Protocol,
 
+    /// The oldest version to speak: with 2, devices that speak only version 1 are not served
+    #[arg(long, value_name = "VERSION", default_value = "1", value_parser = protocol)]
+    min_protocol: Protocol,
+
     /// Minimum level to log on standard error
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log: Level,
@@ -207,9 +211,21 @@ fn config(command_line: &CommandLine) -> Result<Config, String> {
         let service = service.parse().map_err(|error| unreadable("service", service, &error))?;
         mappings.push(Mapping { client, service });
     }
-    let CommandLine { server, half_close, drain, clients, idle, protocol, .. } = command_line;
+    let CommandLine { server, half_close, drain, clients, idle, protocol, min_protocol, .. } = command_line;
+    if min_protocol > protocol {
+        return Err(
+            "--min-protocol 2 is above --protocol 1, so that no device could be served; leave one of them off".into()
+        );
+    }
     let config = Config::new(server.clone(), mappings, *half_close).map_err(|error| error.to_string())?;
-    Ok(Config { drain: *drain, clients: *clients, idle: *idle, protocol: *protocol, ..config })
+    Ok(Config {
+        drain: *drain,
+        clients: *clients,
+        idle: *idle,
+        protocol: *protocol,
+        min_protocol: *min_protocol,
+        ..config
+    })
 }
 
 fn unreadable(what: &str, text: &str, error: &AddressError) -> String {

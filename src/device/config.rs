@@ -22,6 +22,8 @@ pub struct Config {
     pub keep_trying: bool,
     /// The newest version of the protocol to speak.
     pub protocol: Protocol,
+    /// The oldest one: a relay that speaks none that is as new is no relay for this device.
+    pub min_protocol: Protocol,
     /// What is taken from the relay, and how much is kept.
     pub limits: Limits,
 }
@@ -39,6 +41,7 @@ impl Config {
             reconnect: true,
             keep_trying: false,
             protocol: Protocol::default(),
+            min_protocol: Protocol::V1,
             limits: Limits::DEVICE,
         }
     }

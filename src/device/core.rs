@@ -26,6 +26,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Device {
     speaking: Speaking,
+    /// The oldest version that it may speak.
+    min_protocol: Protocol,
     limits: Limits,
     /// What the end of the version that was chosen does not tell itself.
     outputs: VecDeque<Output>,
@@ -115,7 +117,14 @@ impl Device {
         };
         let unsent = [Header::LISTEN.encode(), hello.encode()].concat();
         let greeting = Greeting { hello, unsent, deadline: None, first: [0; Header::LEN], have: 0, closed: false };
-        Self { speaking: Speaking::Greeting(greeting), limits, outputs: VecDeque::new() }
+        let speaking = Speaking::Greeting(greeting);
+        Self { speaking, min_protocol: Protocol::V1, limits, outputs: VecDeque::new() }
+    }
+
+    /// The same, but a relay that speaks only versions before this one is given up, and [`ProtocolError::OldRelay`].
+    #[must_use]
+    pub fn at_least(self, min_protocol: Protocol) -> Self {
+        Self { min_protocol, ..self }
     }
 
     /// The connection that [`Output::Connect`] asked for is made.
@@ -141,6 +150,8 @@ impl Device {
         if first == v2::HELLO && greeting.hello == v2::HELLO {
             self.outputs.push_back(Output::Version(2));
             self.speaking = Speaking::V2(Box::new(Mux::new(now, Role::Device, self.limits, &greeting.unsent)));
+        } else if self.min_protocol > Protocol::V1 {
+            return Err(ProtocolError::OldRelay);
         } else {
             self.outputs.push_back(Output::Version(1));
             let mut device = v1::Device::new(self.limits, &greeting.unsent);

@@ -152,6 +152,7 @@ impl<'a> Driver<'a> {
         for number in self.links.keys().copied().collect::<Vec<_>>() {
             busy |= self.step_link(now, number, buffer)?;
         }
+        self.bound_retired(now);
         self.count();
         Ok(busy)
     }
@@ -187,7 +188,8 @@ impl<'a> Driver<'a> {
             Some(Ok(reached)) => {
                 let number = attempt.number;
                 self.attempt = None;
-                let device = Device::new(self.config.protocol, self.config.limits);
+                let Config { protocol, min_protocol, limits, .. } = self.config;
+                let device = Device::new(*protocol, *limits).at_least(*min_protocol);
                 self.add_link(now, Link::new(device, number, reached), number);
                 Ok(())
             }

@@ -172,6 +172,18 @@ impl Link {
         self.dials.cancel(event_loop);
     }
 
+    /// Ends everything that is left with RST, and tells the owner: links that are not in use any more hold too much.
+    pub(super) fn cut(&mut self, now: Instant, context: &mut Context<'_>) {
+        self.session.abort_link(now, &mut context.event_loop);
+        self.carry_out_all(now, context);
+        self.abort(now, &mut context.event_loop);
+        for key in self.services.keys().copied().collect::<Vec<_>>() {
+            self.withdraw(context, key);
+            let text = "was cut: links that are not in use any more hold too much";
+            self.tell_gone(context, key, EventKind::Disconnect, Severity::Detail, text);
+        }
+    }
+
     /// What the core still asks for when there is no link any more.
     pub(super) fn carry_out_all(&mut self, now: Instant, context: &mut Context<'_>) {
         while let Some(output) = self.session.endpoint.poll_output() {

@@ -3,7 +3,7 @@
 /// A queue that is no larger than this keeps its memory until it is empty.
 const LEAST_CAPACITY: usize = 4 * 1024;
 /// A larger one has memory for at most so many times what it holds.
-const MOST_SPARE: usize = 8;
+const MOST_SPARE: usize = 4;
 
 /// A first-in first-out queue of bytes in one piece of memory. It owns none while it is empty, and never much more than
 /// it needs.

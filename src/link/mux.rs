@@ -83,7 +83,10 @@ pub(crate) struct Mux {
     unblocked: VecDeque<StreamKey>,
     /// Streams without a number, in the order they came.
     waiting: VecDeque<Wanted>,
-    lingering: Lingering,
+    /// Streams that are off the link and only deliver what is left: when the socket of each last took something.
+    lingering: BTreeMap<StreamKey, Instant>,
+    /// Bytes that wait for the sockets of all streams.
+    held: u64,
     liveness: Liveness,
     round_trip: RoundTrip,
     abuse: Bucket,
@@ -135,15 +138,6 @@ struct Wanted {
     connect: v2::Connect,
 }
 
-/// Streams that are off the link and only deliver what is left.
-#[derive(Debug, Default)]
-struct Lingering {
-    /// When the socket of each last took something.
-    progress: BTreeMap<StreamKey, Instant>,
-    /// What they hold together.
-    bytes: u64,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
     Settings,
@@ -192,7 +186,8 @@ impl Mux {
             owed_answer: None,
             unblocked: VecDeque::new(),
             waiting: VecDeque::new(),
-            lingering: Lingering::default(),
+            lingering: BTreeMap::new(),
+            held: 0,
             liveness,
             round_trip: RoundTrip::new(now),
             abuse: Bucket::new(now, ABUSE.0, ABUSE.1),
@@ -246,7 +241,7 @@ impl Mux {
                 self.reset(key, Reset::ConnectTimeout);
             }
             Timer::Linger(key) => {
-                let Some(&progress) = self.lingering.progress.get(&key) else { return Ok(()) };
+                let Some(&progress) = self.lingering.get(&key) else { return Ok(()) };
                 let due = progress + self.limits.rule.stall;
                 if due > now {
                     self.timers.set(timer, due);
@@ -362,13 +357,8 @@ impl Endpoint for Mux {
     }
 
     fn delivered(&mut self, now: Instant, key: StreamKey, bytes: &[u8], taken: usize) {
-        if let Some(stream) = self.streams.get_mut(key) {
-            stream.pending.push(&bytes[taken..]);
-            if self.lingering.progress.contains_key(&key) {
-                self.lingering.bytes += (bytes.len() - taken) as u64;
-            }
-            self.consume(now, key, taken);
-        }
+        self.hold(key, &bytes[taken..]);
+        self.consume(now, key, taken);
     }
 
     fn pending(&self, key: StreamKey) -> &[u8] {
@@ -378,9 +368,9 @@ impl Endpoint for Mux {
     fn advance(&mut self, now: Instant, key: StreamKey, count: usize) {
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.pending.advance(count);
-        if let Some(progress) = self.lingering.progress.get_mut(&key) {
+        self.held -= count as u64;
+        if let Some(progress) = self.lingering.get_mut(&key) {
             *progress = now;
-            self.lingering.bytes -= count as u64;
         }
         self.consume(now, key, count);
     }
@@ -497,6 +487,10 @@ impl Endpoint for Mux {
 
     fn streams(&self) -> usize {
         self.streams.len()
+    }
+
+    fn held(&self) -> u64 {
+        self.held + self.outbox.len() as u64
     }
 }
 

@@ -101,6 +101,11 @@ impl<S> Streams<S> {
         self.slab.len()
     }
 
+    /// Bytes in all queues.
+    pub(crate) fn held(&self) -> usize {
+        self.held
+    }
+
     /// All keys, in the order of their slots.
     pub(crate) fn keys(&self) -> Vec<StreamKey> {
         self.slab.keys()

@@ -24,6 +24,8 @@ pub struct Config {
     pub idle: Option<Duration>,
     /// The newest version of the protocol to speak.
     pub protocol: Protocol,
+    /// The oldest one: a device that speaks none that is as new is not served.
+    pub min_protocol: Protocol,
     /// What is taken from a device, and how much is kept.
     pub limits: Limits,
 }
@@ -82,8 +84,17 @@ impl Config {
                 return Err(Error::Usage(message));
             }
         }
-        let (drain, protocol, limits) = (Self::DRAIN, Protocol::default(), Limits::RELAY);
-        Ok(Self { device, mappings, half_close, drain, clients: Self::MAX_CLIENTS, idle: None, protocol, limits })
+        Ok(Self {
+            device,
+            mappings,
+            half_close,
+            drain: Self::DRAIN,
+            clients: Self::MAX_CLIENTS,
+            idle: None,
+            protocol: Protocol::default(),
+            min_protocol: Protocol::V1,
+            limits: Limits::RELAY,
+        })
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Relay {
 pub struct Settings {
     /// The newest version that it speaks.
     pub protocol: Protocol,
+    /// The oldest one: a device that speaks none that is as new is [`ProtocolError::OldDevice`].
+    pub min_protocol: Protocol,
     /// Version 1: how long a service may be silent after its client's end of stream before the client counts as gone;
     /// zero is the document's behaviour.
     pub half_close: Duration,
@@ -48,7 +50,7 @@ pub struct Settings {
 /// What the shell is to carry out.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output {
-    /// LISTEN is here: open the client ports.
+    /// LISTEN is here, and the device may be served: open the client ports.
     Listening,
     /// The version is fixed: clients may be [opened](Relay::open).
     Version(u8),
@@ -118,10 +120,10 @@ impl Relay {
         Self { speaking: Speaking::Greeting(greeting), settings, outputs: VecDeque::new() }
     }
 
-    /// Whether LISTEN has come.
+    /// Whether LISTEN has come, and HELLO behind it where a device without it is not served.
     pub fn is_listening(&self) -> bool {
         match &self.speaking {
-            Speaking::Greeting(greeting) => greeting.listening,
+            Speaking::Greeting(greeting) => greeting.listening && !self.needs_hello(),
             Speaking::V1(_) | Speaking::V2(_) => true,
         }
     }
@@ -176,6 +178,10 @@ impl Relay {
         }
     }
 
+    fn needs_hello(&self) -> bool {
+        self.settings.min_protocol > Protocol::V1
+    }
+
     /// Takes LISTEN, and HELLO where it comes.
     fn greet(&mut self, now: Instant, input: &mut &[u8]) -> Result<(), ProtocolError> {
         while let Speaking::Greeting(greeting) = &mut self.speaking
@@ -193,7 +199,9 @@ impl Relay {
                 self.decide(now, v2::version_in(header))?;
             } else {
                 greeting.listen(now, header)?;
-                self.outputs.push_back(Output::Listening);
+                if !self.needs_hello() {
+                    self.outputs.push_back(Output::Listening);
+                }
                 if self.settings.protocol == Protocol::V1 {
                     self.decide(now, None)?;
                 }
@@ -207,9 +215,14 @@ impl Relay {
         let Speaking::Greeting(greeting) = &self.speaking else { return Ok(()) };
         let Settings { half_close, limits, .. } = self.settings;
         if hello.is_some_and(|version| version >= 2) {
+            if self.needs_hello() {
+                self.outputs.push_back(Output::Listening);
+            }
             self.outputs.push_back(Output::Version(2));
             let hello = v2::HELLO.encode();
             self.speaking = Speaking::V2(Box::new(Mux::new(now, Role::Relay, limits, &hello)));
+        } else if self.needs_hello() {
+            return Err(ProtocolError::OldDevice);
         } else {
             self.outputs.push_back(Output::Version(1));
             let mut relay = v1::Relay::new(now, half_close, limits);

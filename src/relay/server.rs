@@ -258,6 +258,7 @@ impl Server {
         for number in 0..self.sessions.len() {
             busy |= self.step_session(now, number, buffer);
         }
+        self.bound_retired(now);
         // Last, so that what came while the process was stopped counts.
         busy |= self.end_idle_clients(now);
         busy

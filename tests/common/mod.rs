@@ -221,7 +221,10 @@ impl Listener {
     }
 
     pub fn bind_to(address: &str) -> Self {
-        let listener = TcpListener::bind(address).unwrap();
+        Self::new(TcpListener::bind(address).unwrap())
+    }
+
+    pub fn new(listener: TcpListener) -> Self {
         listener.set_nonblocking(true).unwrap();
         Self { listener }
     }

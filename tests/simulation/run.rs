@@ -178,7 +178,8 @@ pub(crate) fn old_device(seed: u64, loud: bool) -> Outcome {
 }
 
 pub(crate) fn relay(world: &World, protocol: Protocol) -> Shell<Relay> {
-    let settings = Settings { protocol, half_close: world.weather.half_close, limits: world.limits };
+    let half_close = world.weather.half_close;
+    let settings = Settings { protocol, min_protocol: Protocol::V1, half_close, limits: world.limits };
     Shell::new(Relay::new(world.instant(), settings))
 }
 

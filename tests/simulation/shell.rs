@@ -409,7 +409,7 @@ impl<E: Core> Shell<E> {
         assert!(unsent <= 384 * 1024, "{unsent} bytes wait for the link");
         let pending: usize = self.sockets.keys().map(|&key| self.core.pending(key).len()).sum();
         if world.version == 2 {
-            assert!(pending as u64 <= 2 * world.limits.budget, "{pending} bytes wait for sockets");
+            assert!(pending as u64 <= world.limits.budget, "{pending} bytes wait for sockets");
             assert!(self.core.counters().open <= u64::from(world.limits.streams));
             return;
         }

@@ -12,6 +12,7 @@ mod half_close;
 mod hostile_device;
 mod hostile_relay;
 mod many_clients;
+mod min_protocol;
 mod programs;
 mod reasons;
 mod reconnect;

@@ -42,6 +42,19 @@ fn a_device_held_to_version_1_takes_the_answer_to_its_hello_and_no_other_version
 }
 
 #[test]
+fn a_device_that_insists_on_version_2_speaks_it_or_none() {
+    let device = || Device::new(Protocol::V2, Limits::DEVICE).at_least(Protocol::V2);
+    let now = Instant::now();
+    assert_eq!(receive(&mut device(), now, &HELLO), [Output::Version(2)]);
+    for first in [CLOSE, HELLO_V1, [0, 0, 2, 1], [0, 7, 1, 1], [0, 1, 3, 1]] {
+        let mut device = device();
+        assert_eq!(device.receive(now, &mut &first[..]), Err(ProtocolError::OldRelay), "{first:?}");
+        assert_eq!(device.poll_output(), None);
+    }
+    assert!(matches!(device().receive(now, &mut &b"SSH-"[..]), Err(ProtocolError::NotRelay(_))));
+}
+
+#[test]
 fn a_relay_that_does_not_answer_within_20_s_of_listen_is_none() {
     for (mut device, now) in [device(), old_device()] {
         assert_eq!(device.handle_timeout(now + Duration::from_secs(100)), Ok(()), "LISTEN waits to be sent");

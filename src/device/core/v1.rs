@@ -520,6 +520,10 @@ impl Endpoint for Device {
     fn streams(&self) -> usize {
         self.streams.len()
     }
+
+    fn held(&self) -> u64 {
+        (self.streams.held() + self.early_bytes + self.queue.unsent().len()) as u64
+    }
 }
 
 #[cfg(test)]

@@ -8,11 +8,11 @@ use super::super::link::{Context, Link, Stage};
 use super::Driver;
 use crate::Error;
 use crate::link::Endpoint;
+use crate::protocol::ProtocolError;
 use crate::protocol::v2::{Code, GoAway};
+use crate::retired::{self, MAX_DRAINING, MAX_LOST};
 use crate::session::LinkLost;
 
-/// Links that may finish beside the one in use.
-const MAX_DRAINING: usize = 8;
 /// The longest that a GOAWAY is taken to be on its way to the relay, and what the relay is given to read it.
 const MAX_ON_ITS_WAY: Duration = Duration::from_secs(1);
 const MARGIN: Duration = Duration::from_millis(100);
@@ -190,6 +190,24 @@ impl Driver<'_> {
         }
     }
 
+    /// Links that are not in use any more hold no more than one that is, all together: else the oldest is cut.
+    pub(super) fn bound_retired(&mut self, now: Instant) {
+        let in_use = [self.current, self.successor];
+        loop {
+            // Their numbers tell their age.
+            let retired = self.links.iter().filter(|(number, _)| !in_use.contains(&Some(**number)));
+            let lost = retired.clone().filter(|(_, link)| !link.session.has_link()).map(|(&number, _)| number);
+            let oldest = lost.clone().min().filter(|_| lost.count() > MAX_LOST);
+            let sessions = retired.map(|(&number, link)| (number, number, &link.session));
+            let excess = || retired::excess(sessions, self.config.limits.budget);
+            let Some(number) = oldest.or_else(excess) else { return };
+            if let Some(link) = self.links.get_mut(&number) {
+                link.cut(now, &mut self.context);
+            }
+            self.forget(number);
+        }
+    }
+
     /// A link that takes no more clients is closed once its last one is gone; one that is over is forgotten.
     pub(super) fn finish_link(&mut self, now: Instant, number: usize) -> Result<(), Error> {
         let Some(link) = self.links.get_mut(&number) else { return Ok(()) };
@@ -197,7 +215,8 @@ impl Driver<'_> {
         if link.away.is_some() && sent_all && link.session.has_link() {
             let Context { event_loop, lingering, .. } = &mut self.context;
             link.session.close_link(now, event_loop, lingering);
-            self.lose_if_needed(now, number, "its last client is gone")?;
+            let (address, reason) = (self.config.server.clone(), "its last client is gone".into());
+            self.lose_if_needed(now, number, Error::Lost { address, reason })?;
         }
         if self.links.get(&number).is_some_and(Link::is_over) {
             self.forget(number);
@@ -207,7 +226,14 @@ impl Driver<'_> {
 
     pub(super) fn lose(&mut self, now: Instant, number: usize, reason: &LinkLost) -> Result<(), Error> {
         self.abort_link(now, number);
-        self.lose_if_needed(now, number, &reason.to_string())
+        let address = self.config.server.clone();
+        let error = match reason {
+            LinkLost::Protocol(ProtocolError::OldRelay) => Error::OldRelay(address),
+            LinkLost::Ended | LinkLost::Failed(_) | LinkLost::Protocol(_) => {
+                Error::Lost { address, reason: reason.to_string() }
+            }
+        };
+        self.lose_if_needed(now, number, error)
     }
 
     fn abort_link(&mut self, now: Instant, number: usize) {
@@ -218,14 +244,11 @@ impl Driver<'_> {
     }
 
     /// A link is gone: decides what follows if it was the one in use, or was to be.
-    fn lose_if_needed(&mut self, now: Instant, number: usize, reason: &str) -> Result<(), Error> {
+    fn lose_if_needed(&mut self, now: Instant, number: usize, error: Error) -> Result<(), Error> {
         let Some(link) = self.links.get(&number) else { return Ok(()) };
-        // For this reason, unless the relay gave a better one before.
         let (away, answered_at) = (link.away.clone(), link.answered_at);
-        let error = match &away {
-            Some(away) => self.gone_away(away),
-            None => Error::Lost { address: self.config.server.clone(), reason: reason.into() },
-        };
+        // The relay may have given a better reason before.
+        let error = away.as_ref().map_or(error, |away| self.gone_away(away));
         if self.successor.take_if(|successor| *successor == number).is_some() {
             if self.takes_clients() {
                 self.context.report.kept(&error);

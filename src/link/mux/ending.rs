@@ -103,18 +103,28 @@ impl Mux {
         }
     }
 
-    /// Bounds what streams off the link hold: each by time, all by their number and bytes. Who has waited for the
-    /// longest time without taking a byte goes first.
+    /// The stream is off the link, and only delivers what is left.
     pub(super) fn linger(&mut self, now: Instant, key: StreamKey) {
-        let Some(stream) = self.streams.get_mut(key) else { return };
-        if self.lingering.progress.insert(key, now).is_some() {
+        if self.streams.get(key).is_none() || self.lingering.insert(key, now).is_some() {
             return;
         }
-        self.lingering.bytes += stream.pending.len() as u64;
         self.timers.set(Timer::Linger(key), now + self.limits.rule.stall);
-        let (most, most_bytes) = (self.limits.streams as usize, self.limits.budget);
-        while self.lingering.progress.len() > most || self.lingering.bytes > most_bytes {
-            let Some((&slowest, _)) = self.lingering.progress.iter().min_by_key(|&(_, &at)| at) else { return };
+        self.bound_lingering();
+    }
+
+    /// Keeps bytes for the stream's socket.
+    pub(super) fn hold(&mut self, key: StreamKey, bytes: &[u8]) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        stream.pending.push(bytes);
+        self.held += bytes.len() as u64;
+        self.bound_lingering();
+    }
+
+    /// Bounds the number of streams off the link, and what they hold beside those on it, whose credit is within the
+    /// budget. The one whose socket took nothing for the longest time goes first.
+    fn bound_lingering(&mut self) {
+        while self.lingering.len() > self.limits.streams as usize || self.held > self.limits.budget {
+            let Some((&slowest, _)) = self.lingering.iter().min_by_key(|&(_, &at)| at) else { return };
             self.reset(slowest, Reset::Stalled);
         }
     }
@@ -128,8 +138,8 @@ impl Mux {
         self.leave_link(key);
         let Some(mut stream) = self.streams.remove(key) else { return };
         stream.window.give_back(&mut self.budget);
-        if self.lingering.progress.remove(&key).is_some() {
-            self.lingering.bytes -= stream.pending.len() as u64;
+        self.held -= stream.pending.len() as u64;
+        if self.lingering.remove(&key).is_some() {
             self.timers.cancel(Timer::Linger(key));
         }
     }

@@ -115,15 +115,18 @@ impl Mux {
         self.delivery_rate.note(now, bytes.len(), self.round_trip.least());
         let deliverable =
             !bytes.is_empty() && stream.pending.is_empty() && (stream.connected || self.role == Role::Relay);
-        if !deliverable {
-            stream.pending.push(bytes);
-        }
+        let fin_sent = stream.fin_sent;
         if fin {
             stream.receiving = Receiving::Ended;
+        }
+        if !deliverable {
+            self.hold(key, bytes);
+        }
+        if fin {
             // What is delivered now is still to be counted: not before that can the end be told.
             if !deliverable {
                 self.leave_if_finished(now, key);
-            } else if stream.fin_sent {
+            } else if fin_sent {
                 self.leave_finished(now, key);
             }
         }

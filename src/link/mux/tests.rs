@@ -117,7 +117,7 @@ impl Pair {
         self.run();
         for end in [&self.device, &self.relay] {
             assert_eq!((end.streams(), end.counters().open, end.waiting.len()), (0, 0, 0));
-            assert_eq!((end.lingering.progress.len(), end.lingering.bytes), (0, 0));
+            assert_eq!((end.lingering.len(), end.held()), (0, 0));
             assert_eq!((end.closes.len(), end.closes.is_due(u64::MAX), end.numbers.len()), (0, false, 0));
         }
     }

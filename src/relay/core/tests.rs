@@ -12,8 +12,13 @@ struct Bench {
 
 impl Bench {
     fn new(protocol: Protocol) -> Self {
+        Self::with_least(Protocol::V1, protocol)
+    }
+
+    fn with_least(min_protocol: Protocol, protocol: Protocol) -> Self {
         let now = Instant::now();
-        let settings = Settings { protocol, half_close: Duration::from_secs(1), limits: Limits::RELAY };
+        let half_close = Duration::from_secs(1);
+        let settings = Settings { protocol, min_protocol, half_close, limits: Limits::RELAY };
         Self { relay: Relay::new(now, settings), now }
     }
 
@@ -46,6 +51,25 @@ impl Bench {
         }
         sent
     }
+}
+
+#[test]
+fn a_relay_that_insists_on_version_2_takes_no_device_before_its_hello() {
+    let bench = || Bench::with_least(Protocol::V2, Protocol::V2);
+    let mut new = bench();
+    assert_eq!(new.receive(&LISTEN), []);
+    assert!(!new.relay.is_listening());
+    assert_eq!(new.receive(&HELLO), [Output::Listening, Output::Version(2)]);
+    assert!(new.relay.is_listening());
+    for second in [[0, 0, 5, 0xf1], [0, 0, 2, 1], [0, 0, 9, 9]] {
+        let mut old = bench();
+        assert_eq!(old.violation(&[LISTEN, second].concat()), ProtocolError::OldDevice.to_string());
+        assert_eq!((old.relay.is_listening(), old.outputs()), (false, vec![]));
+    }
+    let mut silent = bench();
+    silent.receive(&LISTEN);
+    assert_eq!(silent.relay.handle_timeout(silent.now + HELLO_TIMEOUT), Err(ProtocolError::OldDevice));
+    assert_eq!((silent.relay.is_listening(), silent.outputs()), (false, vec![]));
 }
 
 #[test]

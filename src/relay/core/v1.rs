@@ -481,6 +481,10 @@ impl Endpoint for Relay {
     fn streams(&self) -> usize {
         self.streams.len()
     }
+
+    fn held(&self) -> u64 {
+        (self.streams.held() + self.queue.unsent().len()) as u64
+    }
 }
 
 #[cfg(test)]

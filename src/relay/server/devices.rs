@@ -17,12 +17,9 @@ use crate::event_loop::Source;
 use crate::link::{Endpoint, Reset};
 use crate::net;
 use crate::protocol::v2::Code;
+use crate::retired::{self, MAX_DRAINING, MAX_LOST};
 use crate::session::{LinkLost, Session};
 
-/// Links that may finish beside the one in use.
-pub(super) const MAX_DRAINING: usize = 8;
-/// Links that are gone and whose last bytes may still be delivered. Each may hold as much as one in use.
-pub(super) const MAX_LOST: usize = 4;
 /// How long a link may finish beside the one in use.
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -49,8 +46,8 @@ impl Server {
                 }
             };
             debug!(link = %address, "a connection on the device port");
-            let Config { protocol, half_close, limits, .. } = self.config;
-            let endpoint = Relay::new(now, Settings { protocol, half_close, limits });
+            let Config { protocol, min_protocol, half_close, limits, .. } = self.config;
+            let endpoint = Relay::new(now, Settings { protocol, min_protocol, half_close, limits });
             let peer = Peer {
                 session: Session::new(endpoint, number, io, token),
                 address,
@@ -238,6 +235,24 @@ impl Server {
             warn!(%link, clients, others = MAX_LOST, "reset clients of a link that is gone: too many others are, too");
         }
         self.cut(now, number, Code::Overload, "too many links that are gone have last bytes to deliver");
+    }
+
+    /// Links that are not in use any more hold no more than one that is, all together: else the oldest is cut. At the
+    /// relay's own end there are none in use, nor any new ones.
+    pub(super) fn bound_retired(&mut self, now: Instant) {
+        while !self.is_ending() {
+            let retired = self.numbered().filter(|(number, _)| self.active != Some(*number));
+            let since = |peer: &Peer| peer.draining_since.or(peer.lost_since).unwrap_or(now);
+            let sessions = retired.map(|(number, peer)| (since(peer), number, &peer.session));
+            let Some(number) = retired::excess(sessions, self.config.limits.budget) else { return };
+            if let Some(Some(peer)) = self.sessions.get(number)
+                && self.log_limits.permits(now, Kind::Departure)
+            {
+                let (link, clients) = (peer.address, peer.session.endpoint.streams());
+                warn!(%link, clients, "cut a link that is not in use any more: all of these together hold too much");
+            }
+            self.cut(now, number, Code::Overload, "links that are not in use any more hold too much");
+        }
     }
 
     /// Nobody new is taken.

@@ -4,9 +4,10 @@ use std::net::TcpStream;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::clients::MAX_WAITING;
-use super::devices::{DRAIN_TIMEOUT, MAX_DRAINING, MAX_LOST};
+use super::devices::DRAIN_TIMEOUT;
 use super::*;
-use crate::link::{Protocol, StreamKey};
+use crate::link::{Limits, Protocol, StreamKey};
+use crate::retired::{MAX_DRAINING, MAX_LOST};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const MS: Duration = Duration::from_millis(1);
@@ -23,10 +24,15 @@ impl Bench {
     }
 
     fn with_ports(protocol: Protocol, ports: usize) -> Self {
+        Self::with(ports, |config| config.protocol = protocol)
+    }
+
+    fn with(ports: usize, configure: impl FnOnce(&mut Config)) -> Self {
         let listen = Address::listen("127.0.0.1:0").expect("an address");
         let mapping = Mapping { client: listen.clone(), service: "127.0.0.1:7".parse().expect("an address") };
-        let config = Config::new(listen, vec![mapping; ports], Config::HALF_CLOSE).expect("a configuration");
-        let server = Server::bind(Config { protocol, ..config }).expect("ports");
+        let mut config = Config::new(listen, vec![mapping; ports], Config::HALF_CLOSE).expect("a configuration");
+        configure(&mut config);
+        let server = Server::bind(config).expect("ports");
         Self { server, buffer: vec![0; LINK_BUFFER] }
     }
 
@@ -194,6 +200,106 @@ fn of_too_many_links_that_are_gone_and_still_deliver_the_oldest_is_cut() {
     assert_eq!(cut, [0, 1]);
 }
 
+/// Which of these clients have been reset.
+fn cut(clients: &mut [TcpStream]) -> Vec<usize> {
+    let is_reset = |client: &mut TcpStream| {
+        client.set_nonblocking(true).expect("mode");
+        let end = std::iter::repeat_with(|| client.read(&mut [0; 4096])).find(|read| !matches!(read, Ok(1..)));
+        matches!(end, Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset)
+    };
+    (0..clients.len()).filter(|&place| is_reset(&mut clients[place])).collect()
+}
+
+#[test]
+fn links_that_are_gone_hold_no_more_bytes_than_one_link_and_the_oldest_is_cut() {
+    // Each client is owed up to 16 KiB: one fits, and a second one may or may not.
+    let budget = 20 * 1024;
+    let mut bench = Bench::with(1, |config| {
+        (config.protocol, config.limits.budget) = (Protocol::V1, budget);
+    });
+    let (mut held, mut clients) = (Vec::new(), Vec::new());
+    for _ in 0..MAX_LOST {
+        let mut device = bench.device(LISTEN);
+        clients.push(bench.slow_client(&mut device));
+        held.push(bench.endpoint(bench.server.active.expect("a device")).held());
+        drop(device);
+        bench.run_until("its link is gone", |server| server.active.is_none());
+        let all: u64 = bench.server.sessions.iter().flatten().map(|peer| peer.session.endpoint.held()).sum();
+        assert!(all <= budget, "{all} bytes are held of {held:?}");
+    }
+    assert!(held.iter().sum::<u64>() > budget, "{held:?} would fit");
+    let (mut client, owed) = clients.pop().expect("clients");
+    let mut read = Vec::new();
+    bench.run_until("the newest link delivers", |server| {
+        let _ = client.read_to_end(&mut read);
+        server.sessions.iter().flatten().count() == 0
+    });
+    client.set_nonblocking(false).expect("mode");
+    client.set_read_timeout(Some(DEADLINE)).expect("timeout");
+    let end = client.read_to_end(&mut read);
+    assert!(end.is_ok() && read.len() == owed, "{end:?} after {} of {owed} bytes", read.len());
+}
+
+#[test]
+fn links_that_drain_have_no_more_clients_than_one_link_and_the_oldest_is_cut() {
+    let mut bench = Bench::new(Protocol::V2);
+    let (mut devices, mut clients) = (Vec::new(), Vec::new());
+    for (before, count) in [(0, 120), (120, 100), (220, 60), (160, 200)] {
+        let mut device = bench.device(GREETING);
+        assert_eq!(bench.server.clients(), before);
+        clients.push(bench.clients(0, count));
+        device.write_all(LEAVING_ALL).expect("sent");
+        bench.run_until("it drains", |server| server.active.is_none() && !server.are_client_ports_open());
+        devices.push(device);
+    }
+    assert_eq!(bench.server.clients(), 200, "what fits beside the newest");
+    let cut: Vec<usize> = clients.iter_mut().map(|clients| cut(clients).len()).collect();
+    assert_eq!(cut, [120, 100, 60, 0]);
+}
+
+#[test]
+fn links_that_drain_hold_no_more_bytes_than_one_link_and_the_oldest_is_cut() {
+    // A window that is more than the kernel takes, so that bytes wait without any CREDIT.
+    let limits = Limits { window: 1 << 20, streams: 16, budget: 16 << 20, ..Limits::RELAY };
+    let mut bench = Bench::with(1, |config| config.limits = limits);
+    let frame = |stream: u8| [&b"\xf0\0\x03\0\0\0\0"[..], &[stream], &[b'x'; 0xf000]].concat();
+    let (mut devices, mut clients, mut held) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let mut device = bench.device(GREETING);
+        clients.push(bench.clients(0, 16));
+        let mut bytes: Vec<u8> = (1..=16).flat_map(|stream| [b"\0\0\x07\0\0\0\0", &[stream][..]].concat()).collect();
+        bytes.extend((1..=16).flat_map(|stream| frame(stream).repeat(17)));
+        let (number, mut written) = (bench.server.active.expect("a device"), 0);
+        device.set_nonblocking(true).expect("mode");
+        bench.run_until("all is here", |server| {
+            written += device.write(&bytes[written..]).unwrap_or(0);
+            let peer = server.sessions[number].as_ref().expect("a session");
+            peer.session.endpoint.counters().received == 16 * 17 * 0xf000
+        });
+        held.push(bench.endpoint(number).held());
+        assert_eq!(device.write(LEAVING_ALL).expect("sent"), LEAVING_ALL.len());
+        bench.run_until("it drains", |server| server.active.is_none() && !server.are_client_ports_open());
+        devices.push(device);
+        let all: u64 = bench.server.sessions.iter().flatten().map(|peer| peer.session.endpoint.held()).sum();
+        assert!(all <= limits.budget, "{all} bytes are held of {held:?}");
+    }
+    assert!(held[0] + held[1] > limits.budget, "{held:?} would fit");
+    let cut: Vec<usize> = clients.iter_mut().map(|clients| cut(clients).len()).collect();
+    assert_eq!(cut, [16, 16, 0]);
+}
+
+#[test]
+fn a_link_that_drains_alone_keeps_all_its_clients() {
+    // As many as a link can have with those that only get last bytes.
+    let mut bench = Bench::with(1, |config| (config.clients, config.limits.streams) = (300, 300));
+    let mut device = bench.device(GREETING);
+    let mut clients = bench.clients(0, 300);
+    device.write_all(LEAVING_ALL).expect("sent");
+    bench.run_until("it drains", |server| server.active.is_none());
+    bench.server.step(&mut bench.buffer);
+    assert_eq!((bench.server.clients(), cut(&mut clients).len()), (300, 0));
+}
+
 #[test]
 fn at_the_relays_own_end_no_link_is_one_too_many() {
     let mut bench = Bench::new(Protocol::V1);
@@ -216,6 +322,10 @@ fn at_the_relays_own_end_no_link_is_one_too_many() {
 
 /// LISTEN, HELLO, SETTINGS and GOAWAY.
 const LEAVING: &[u8] = b"\0\0\x04\0\0\0\x05\xf2\0\0\x06\0\0\0\0\0\0\x08\x0a\0\0\0\0\0\0\0\0\0\0\0\0\x01";
+/// LISTEN, HELLO, and SETTINGS of a device that takes 512 streams.
+const GREETING: &[u8] = b"\0\0\x04\0\0\0\x05\xf2\0\x08\x06\0\0\0\0\0\0\x05\0\x04\0\0\x02\0";
+/// GOAWAY of a device that has taken all streams.
+const LEAVING_ALL: &[u8] = b"\0\x08\x0a\0\0\0\0\0\0\0\0\0\0\0\xff\xff";
 
 #[test]
 fn of_too_many_links_that_drain_those_without_clients_are_cut_and_then_the_oldest() {

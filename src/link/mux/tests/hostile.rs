@@ -124,3 +124,28 @@ fn streams_that_come_and_go_while_the_device_cannot_write_leave_nothing_behind()
     assert!(pair.device.owing.is_empty(), "{} keys", pair.device.owing.len());
     assert!(!pair.device.has_unsent() || pair.device.unsent().len() < 64 * KIB);
 }
+
+#[test]
+fn what_streams_that_are_over_hold_is_within_the_budget_of_all() {
+    let limits = Limits { streams: 16, budget: 512 * KIB as u64, ..limits() };
+    let mut pair = Pair::with_limits(limits);
+    let connect = v2::Connect { service: "127.0.0.1:22".parse().expect("an address"), client: None };
+    let mut reset = Vec::new();
+    let mut streams = Vec::new();
+    for number in 1..=40 {
+        pair.hand_device(&connect.frame(number)).expect("a CONNECT");
+        let Some(Output::Connect { stream, .. }) = pair.device_outputs().pop() else { panic!("no CONNECT") };
+        pair.device.handle_connected(pair.now, stream);
+        pair.stuck.push(stream);
+        streams.push(stream);
+        pair.hand_device(&data(number, &[b'x'; 32 * KIB], true)).expect("DATA for which there is credit");
+        assert!(pair.device.held <= limits.budget, "{} bytes wait for sockets", pair.device.held);
+        pair.device.handle_end(pair.now, stream);
+        pair.pass(SECOND / 10);
+        for output in pair.device_outputs() {
+            let Output::Reset { stream, reason: Reset::Stalled } = output else { panic!("{output:?}") };
+            reset.push(stream);
+        }
+    }
+    assert_eq!(reset, streams[..40 - 16], "those that took nothing for the longest time");
+}
