@@ -238,7 +238,9 @@ describe("a call of TCPRemoteConnect", function()
       return handle
     end
     local call = begin { "127.0.0.1", server_port, reconnect = true }
-    sched.run_ready()
+    step_until(function()
+      return socket.select({ server }, nil, 0)[server]
+    end, "the new device")
     core.start = start
     local link = net.accept(server)
     links[#links + 1] = link
