@@ -11,11 +11,11 @@ use super::Output;
 use crate::address::Address;
 use crate::link::{
     Bucket, CONNECT_TIMEOUT, Counters, Delivery, Endpoint, Limits, QueueRule, Reset, Room, SendQueue, StreamKey,
-    Streams, Timers,
+    Streams, Timers, whole_frames,
 };
 use crate::protocol::v1::{Decoder, Header, Item};
 use crate::protocol::v2::Code;
-use crate::protocol::{MAX_FRAME, MAX_PAYLOAD, Malformed, ProtocolError};
+use crate::protocol::{Malformed, ProtocolError};
 
 /// How long DATA that came before its CONNECT is kept.
 const EARLY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -363,8 +363,13 @@ impl Endpoint for Device {
         }
     }
 
-    fn data_left(&self) -> usize {
-        self.decoder.left()
+    fn goes_on(&self, key: StreamKey, input: &[u8]) -> bool {
+        let client = self.client(key);
+        client.is_some() && self.decoder.data_ahead(input) == client
+    }
+
+    fn read_size(&self, room: usize) -> usize {
+        whole_frames(room.min(self.rule.progress()), self.decoder.left())
     }
 
     fn wants_input(&self) -> bool {
@@ -387,16 +392,16 @@ impl Endpoint for Device {
     fn reserve(&mut self, key: StreamKey, _contended: bool) -> Room<'_> {
         match self.streams.get(key) {
             Some(stream) if stream.state.id.is_some() && stream.state.connected => {
-                self.queue.reserve(Header::LEN, MAX_FRAME).map_or(Room::Full, Room::Free)
+                self.queue.reserve(Header::LEN, usize::MAX).map_or(Room::Full, Room::Free)
             }
             _ => Room::Unwanted,
         }
     }
 
     fn commit(&mut self, _now: Instant, key: StreamKey, count: usize) {
-        debug_assert!((1..=MAX_PAYLOAD).contains(&count));
+        debug_assert!(count > 0);
         if let Some(client) = self.client(key) {
-            self.queue.commit(&Header::data(client, count as u16).encode(), count);
+            self.queue.commit(count, |size| Header::data(client, size).encode());
             self.counters.sent += count as u64;
         }
     }

@@ -59,7 +59,7 @@ impl Bench {
     }
 
     fn service_sends(&mut self, stream: StreamKey, bytes: &[u8]) {
-        let Room::Free(room) = self.device.reserve(stream, false) else { panic!("no room") };
+        let Room::Free([mut room, ..]) = self.device.reserve(stream, false) else { panic!("no room") };
         room[..bytes.len()].copy_from_slice(bytes);
         self.device.commit(self.now, stream, bytes.len());
     }
