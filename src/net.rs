@@ -121,8 +121,12 @@ pub(crate) fn finish(stream: &TcpStream) {
 
 /// Writes what lies apart in one call, as far as it goes. `writev` raises SIGPIPE where the peer is gone; this does not.
 pub(crate) fn write_together(stream: &impl AsFd, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-    let count = rustix::net::sendmsg(stream, pieces, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)?;
-    Ok(count)
+    // There it is an option of the socket, which mio sets.
+    #[cfg(target_vendor = "apple")]
+    let flags = SendFlags::empty();
+    #[cfg(not(target_vendor = "apple"))]
+    let flags = SendFlags::NOSIGNAL;
+    Ok(rustix::net::sendmsg(stream, pieces, &mut SendAncillaryBuffer::default(), flags)?)
 }
 
 /// Begins to connect; the socket is writable, or failed, when that is done.

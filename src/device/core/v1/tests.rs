@@ -498,3 +498,12 @@ fn a_relay_that_asks_for_answers_and_reads_none_loses_the_link() {
     assert!(matches!(result, Some(ProtocolError::Backlog(_))), "{result:?}");
     assert!(bench.device.unsent().len() < 512 * KIB);
 }
+
+#[test]
+fn one_read_brings_no_more_than_a_slow_reader_must_take_within_a_stall() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.device.read_size(256 * 1024), QueueRule::DEFAULT.progress());
+    bench.open(7);
+    bench.receive(&[&Header::data(7, 16).encode()[..], b"x"].concat());
+    assert_eq!(bench.device.read_size(256 * 1024), 15 + 64 * 1024, "it ends with a frame");
+}
