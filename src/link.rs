@@ -4,8 +4,9 @@
 //! what it asks for. The grammar, from the shell's side:
 //!
 //! 1. Bytes from the link: [`receive`](Endpoint::receive) until it gives `None`, while
-//!    [`wants_input`](Endpoint::wants_input); each [`Delivery`] is written to its stream's socket, and how much the
-//!    socket took is told with [`delivered`](Endpoint::delivered).
+//!    [`wants_input`](Endpoint::wants_input); each [`Delivery`] is written to its stream's socket, alone or with those
+//!    that [`goes_on`](Endpoint::goes_on) tells of, and how much the socket took is told with
+//!    [`delivered`](Endpoint::delivered), in order.
 //! 2. A stream's socket is writable: [`pending`](Endpoint::pending), write, [`advance`](Endpoint::advance).
 //! 3. A stream's socket is readable: [`reserve`](Endpoint::reserve), read into the room, then
 //!    [`commit`](Endpoint::commit), [`handle_end`](Endpoint::handle_end) or
@@ -25,18 +26,19 @@ mod stall;
 mod streams;
 mod timers;
 
+use std::io::IoSliceMut;
 use std::time::{Duration, Instant};
 
 pub(crate) use bucket::Bucket;
 pub(crate) use byte_queue::ByteQueue;
 pub(crate) use mux::{Mux, Output as MuxOutput, Role};
-pub(crate) use send_queue::SendQueue;
+pub(crate) use send_queue::{FRAMES_A_READ, SendQueue};
 pub(crate) use slab::Slab;
 pub(crate) use streams::Streams;
 pub(crate) use timers::Timers;
 
-use crate::protocol::ProtocolError;
 use crate::protocol::v2::{Close, Code};
+use crate::protocol::{MAX_FRAME, ProtocolError};
 
 /// Resolving and connecting to a service, over every address of its name.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -57,11 +59,15 @@ pub struct Delivery<'a> {
     pub bytes: &'a [u8],
 }
 
+/// Room for the payloads of frames that follow each other. Those behind the first are empty where there is room for no
+/// more, or no leave.
+pub type Payloads<'a> = [IoSliceMut<'a>; FRAMES_A_READ];
+
 /// What a stream's socket may be read into.
 #[derive(Debug)]
 pub enum Room<'a> {
-    /// Read into this; it is never empty.
-    Free(&'a mut [u8]),
+    /// Read into this; the first is never empty.
+    Free(Payloads<'a>),
     /// The link has to be written first: try again after [`Endpoint::advance_link`].
     Full,
     /// The peer takes no more of this stream for now: try again when [`Endpoint::poll_unblocked`] names it.
@@ -111,7 +117,8 @@ impl QueueRule {
     /// What every link has unless a test wants it smaller.
     pub const DEFAULT: Self = Self { queue: 1024 * 1024, stall: Duration::from_secs(30) };
 
-    /// Bytes that a stream with a full queue must take within `stall`; by default what one read of the link brings.
+    /// Bytes that a stream with a full queue must take within `stall`, and the most that one read of the link brings: what
+    /// a read adds to a queue that was not full is gone again within one `stall`.
     pub(crate) fn progress(self) -> usize {
         (self.queue / 8).max(1)
     }
@@ -174,6 +181,13 @@ pub struct Counters {
     pub round_trip: Option<Duration>,
 }
 
+/// How much of a room of so many bytes is to be read so that the read ends with a frame, when the one that is being read
+/// has `left` bytes to come and the next ones are as large as a bulk sender makes them.
+pub(crate) fn whole_frames(room: usize, left: usize) -> usize {
+    let frame = if room > MAX_FRAME { MAX_FRAME } else { MAX_FRAME / 4 };
+    if left == 0 || left >= room { room } else { left + (room - left) / frame * frame }
+}
+
 /// Calls the end of the version that is spoken; before there is one, gives what stands behind `else`.
 macro_rules! with_version {
     ($speaking:expr, $end:ident => $call:expr, else $before:expr) => {
@@ -193,8 +207,12 @@ macro_rules! delegate_streams {
             with_version!(&mut self.speaking, end => end.delivered(now, stream, bytes, taken), else ());
         }
 
-        fn data_left(&self) -> usize {
-            with_version!(&self.speaking, end => end.data_left(), else 0)
+        fn goes_on(&self, stream: StreamKey, input: &[u8]) -> bool {
+            with_version!(&self.speaking, end => end.goes_on(stream, input), else false)
+        }
+
+        fn read_size(&self, room: usize) -> usize {
+            with_version!(&self.speaking, end => end.read_size(room), else room)
         }
 
         fn wants_input(&self) -> bool {
@@ -259,12 +277,17 @@ pub trait Endpoint {
     /// The peer broke the protocol: the link is to be closed, and [`handle_link_lost`](Self::handle_link_lost) called.
     fn receive<'a>(&mut self, now: Instant, input: &mut &'a [u8]) -> Result<Option<Delivery<'a>>, ProtocolError>;
 
+    /// Whether [`receive`](Self::receive) would give more of the stream's bytes next, and nothing lies between: then what
+    /// it gave before may be written together with them, and told [`delivered`](Self::delivered) afterwards. Nothing that
+    /// ends the stream can come before that.
+    fn goes_on(&self, stream: StreamKey, input: &[u8]) -> bool;
+
     /// The stream's socket took `taken` of the `bytes` of a [`Delivery`]; the rest is kept for it.
     fn delivered(&mut self, now: Instant, stream: StreamKey, bytes: &[u8], taken: usize);
 
-    /// Bytes that are still to come of the DATA that is being read: a read that ends with them, or with whole frames
-    /// behind them, leaves no crumbs for a write of their own.
-    fn data_left(&self) -> usize;
+    /// How much the next read of the link is to bring at most, where there is room for so much (at least 1): it ends with
+    /// a frame, and leaves no crumbs for a write of their own.
+    fn read_size(&self, room: usize) -> usize;
 
     /// Whether the link may be read.
     fn wants_input(&self) -> bool;
@@ -275,7 +298,7 @@ pub trait Endpoint {
     /// The stream's socket took `count` bytes of [`pending`](Self::pending).
     fn advance(&mut self, now: Instant, stream: StreamKey, count: usize);
 
-    /// Where the stream's socket is to be read into; `contended` if other streams wait to be read.
+    /// Where the stream's socket is to be read into, if only its first part; `contended` if other streams wait to be read.
     fn reserve(&mut self, stream: StreamKey, contended: bool) -> Room<'_>;
 
     /// The stream's socket was read: the first `count` (at least 1) bytes of the room go out as DATA.
@@ -336,4 +359,20 @@ pub trait Endpoint {
 
     /// Bytes that wait here, for the sockets of streams or for the link.
     fn held(&self) -> u64;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_ends_with_the_last_frame_that_it_has_room_for() {
+        let frame = MAX_FRAME;
+        assert_eq!(whole_frames(2 * frame, 0), 2 * frame);
+        assert_eq!(whole_frames(2 * frame, 16), 16 + frame);
+        assert_eq!(whole_frames(2 * frame, frame), 2 * frame);
+        assert_eq!(whole_frames(2 * frame, frame + 1), frame + 1);
+        assert_eq!(whole_frames(frame / 2, 16), 16 + frame / 4);
+        assert_eq!(whole_frames(frame / 2, frame), frame / 2);
+    }
 }

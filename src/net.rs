@@ -3,13 +3,14 @@
 #[cfg(target_os = "linux")]
 mod queued;
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use mio::net::TcpStream;
 use nix::libc;
+use rustix::net::{SendAncillaryBuffer, SendFlags};
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::address::Address;
@@ -116,6 +117,16 @@ pub(crate) fn reset(stream: &impl AsFd) {
 pub(crate) fn finish(stream: &TcpStream) {
     // One that is already reset, or finished, may refuse.
     let _ = stream.shutdown(Shutdown::Both);
+}
+
+/// Writes what lies apart in one call, as far as it goes. `writev` raises SIGPIPE where the peer is gone; this does not.
+pub(crate) fn write_together(stream: &impl AsFd, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    // There it is an option of the socket, which mio sets.
+    #[cfg(target_vendor = "apple")]
+    let flags = SendFlags::empty();
+    #[cfg(not(target_vendor = "apple"))]
+    let flags = SendFlags::NOSIGNAL;
+    Ok(rustix::net::sendmsg(stream, pieces, &mut SendAncillaryBuffer::default(), flags)?)
 }
 
 /// Begins to connect; the socket is writable, or failed, when that is done.

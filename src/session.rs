@@ -6,7 +6,7 @@
 mod flight;
 mod turns;
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::time::Instant;
 
@@ -17,16 +17,19 @@ use turns::{Habit, Turns};
 
 use crate::event_loop::{EventLoop, Readiness, Source};
 use crate::linger::Lingering;
-use crate::link::{Delivery, Endpoint, Room, StreamKey};
+use crate::link::{Delivery, Endpoint, FRAMES_A_READ, Room, StreamKey};
 use crate::net;
+use crate::protocol::ProtocolError;
 use crate::protocol::v2::Code;
-use crate::protocol::{MAX_FRAME, ProtocolError};
 
 /// Bytes that one read of the link takes at most.
-pub(crate) const LINK_BUFFER: usize = 128 * 1024;
+pub(crate) const LINK_BUFFER: usize = 256 * 1024;
 /// The same, while somebody may be waiting for an answer.
 const BRISK_READ: usize = 32 * 1024;
-/// Rounds over the readable streams that one write of the link carries, while nobody waits for an answer.
+/// Neighbouring pieces of one stream that one write to its socket carries.
+const PIECES: usize = 16;
+/// Rounds over the readable streams that one write of the link carries, while nobody waits for an answer. A stream alone
+/// fills the link with one read.
 const ROUNDS_A_WRITE: usize = 3;
 
 /// One link, its endpoint, and the sockets of its streams.
@@ -220,7 +223,7 @@ impl<E: Endpoint> Session<E> {
         }
         let mut more = self.read_streams(now, event_loop);
         for _ in 1..ROUNDS_A_WRITE {
-            if more && !self.turns.is_brisk(now) {
+            if more && self.turns.len() > 1 && !self.turns.is_brisk(now) {
                 more = self.read_streams(now, event_loop);
             }
         }
@@ -350,7 +353,7 @@ impl<E: Endpoint> Session<E> {
         if !link.readable || !self.endpoint.wants_input() {
             return Ok(false);
         }
-        let most = whole_frames(buffer.len(), self.endpoint.data_left());
+        let most = self.endpoint.read_size(buffer.len());
         let buffer = &mut buffer[..most];
         let count = match link.io.read(buffer) {
             Ok(0) => return Err(LinkLost::Ended),
@@ -370,8 +373,26 @@ impl<E: Endpoint> Session<E> {
         }
         let more = link.readable;
         let mut input = &buffer[..count];
-        while let Some(delivery) = self.endpoint.receive(now, &mut input)? {
-            self.deliver(now, event_loop, &delivery);
+        while let Some(Delivery { stream, bytes }) = self.endpoint.receive(now, &mut input)? {
+            let (mut pieces, mut count) = ([IoSlice::new(&[]); PIECES], 1);
+            pieces[0] = IoSlice::new(bytes);
+            let mut result = Ok(());
+            while count < PIECES && self.endpoint.goes_on(stream, input) {
+                match self.endpoint.receive(now, &mut input) {
+                    Ok(Some(next)) => {
+                        debug_assert_eq!(next.stream, stream, "it goes on");
+                        pieces[count] = IoSlice::new(next.bytes);
+                        count += 1;
+                    }
+                    Ok(None) => break,
+                    Err(error) => {
+                        result = Err(error);
+                        break;
+                    }
+                }
+            }
+            self.deliver(now, event_loop, stream, &pieces[..count]);
+            result?;
         }
         Ok(more)
     }
@@ -384,21 +405,24 @@ impl<E: Endpoint> Session<E> {
         while let Ok(true) = self.read_link(now, event_loop, buffer) {}
     }
 
-    fn deliver(&mut self, now: Instant, event_loop: &mut EventLoop, delivery: &Delivery<'_>) {
-        let key = delivery.stream;
+    /// Writes what came for a stream to its socket.
+    fn deliver(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey, pieces: &[IoSlice<'_>]) {
+        let all = pieces.iter().map(|piece| piece.len()).sum();
         let taken = match self.socket(key) {
             // Nobody is there to take them.
-            None => Ok(delivery.bytes.len()),
-            Some(socket) if socket.write_error.is_some() => Ok(delivery.bytes.len()),
+            None => Ok(all),
+            Some(socket) if socket.write_error.is_some() => Ok(all),
             Some(socket) if !socket.writable => Ok(0),
-            Some(socket) => socket.write(delivery.bytes),
+            Some(socket) => socket.write(pieces),
         };
-        match taken {
-            Ok(taken) => self.endpoint.delivered(now, key, delivery.bytes, taken),
-            Err(error) => {
-                self.endpoint.delivered(now, key, delivery.bytes, delivery.bytes.len());
-                self.handle_write_failure(now, event_loop, key, error);
-            }
+        let mut left = *taken.as_ref().unwrap_or(&all);
+        for piece in pieces {
+            let taken = left.min(piece.len());
+            left -= taken;
+            self.endpoint.delivered(now, key, piece, taken);
+        }
+        if let Err(error) = taken {
+            self.handle_write_failure(now, event_loop, key, error);
         }
     }
 
@@ -410,7 +434,8 @@ impl<E: Endpoint> Session<E> {
             if pending.is_empty() || !socket.writable {
                 return;
             }
-            let result = if socket.write_error.is_some() { Ok(pending.len()) } else { socket.write(pending) };
+            let result =
+                if socket.write_error.is_some() { Ok(pending.len()) } else { socket.write(&[IoSlice::new(pending)]) };
             match result {
                 Ok(count) => self.endpoint.advance(now, key, count),
                 Err(error) => return self.handle_write_failure(now, event_loop, key, error),
@@ -447,8 +472,11 @@ impl<E: Endpoint> Session<E> {
     /// One read of the stream whose turn it is; false if the link must be written first.
     fn read_stream(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey) -> bool {
         let Some(socket) = find(&mut self.sockets, key) else { return true };
+        let contended = self.turns.is_contended(now, &socket.habit);
+        // Where others wait each has a frame at a time.
+        let frames = if self.turns.len() > 1 || contended { 1 } else { FRAMES_A_READ };
         let result = if socket.readable {
-            match self.endpoint.reserve(key, self.turns.is_contended(now, &socket.habit)) {
+            match self.endpoint.reserve(key, contended) {
                 Room::Full => return false,
                 Room::Unwanted => None,
                 // A RST is not to wait for credit that may never come: what was sent before it is cut with it.
@@ -457,7 +485,10 @@ impl<E: Endpoint> Session<E> {
                     Ok(None) | Err(_) => None,
                 },
                 Room::Blocked => None,
-                Room::Free(room) => Some((socket.io.read(room), room.len())),
+                Room::Free(mut room) => {
+                    let room = &mut room[..frames];
+                    Some((socket.io.read_vectored(room), room.iter().map(|payload| payload.len()).sum()))
+                }
             }
         } else {
             None
@@ -518,7 +549,7 @@ impl<E: Endpoint> Session<E> {
     fn flush_link(&mut self, now: Instant) -> io::Result<()> {
         let Some(link) = &mut self.link else { return Ok(()) };
         while link.writable && self.endpoint.has_unsent() {
-            let count = write(&mut link.io, &mut link.writable, self.endpoint.unsent())?;
+            let count = write(&mut link.io, &mut link.writable, &[IoSlice::new(self.endpoint.unsent())])?;
             link.flight.handle_write(now, &link.io);
             self.endpoint.advance_link(now, count);
         }
@@ -554,18 +585,11 @@ impl<E> Drop for Session<E> {
 }
 
 impl Socket {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = write(&mut self.io, &mut self.writable, bytes)?;
+    fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let count = write(&mut self.io, &mut self.writable, pieces)?;
         self.traffic.written += count as u64;
         Ok(count)
     }
-}
-
-/// How much of a buffer of `size` bytes is to be read so that the read ends with a frame, when the one that is being read
-/// has `left` bytes to come and the next ones are as large as a bulk sender makes them.
-fn whole_frames(size: usize, left: usize) -> usize {
-    let frame = if size > MAX_FRAME { MAX_FRAME } else { MAX_FRAME / 4 };
-    if left == 0 || left >= size { size } else { left + (size - left) / frame * frame }
 }
 
 /// The code for a stream whose socket failed: its peer does not answer any more, or ended the connection. What a router
@@ -580,11 +604,12 @@ fn find(sockets: &mut [Option<Socket>], key: StreamKey) -> Option<&mut Socket> {
     sockets.get_mut(key.index as usize)?.as_mut().filter(|socket| socket.key == key)
 }
 
-/// Writes once; a socket that took less than it was given is full. A plain `write`: vectored ones raise SIGPIPE.
-fn write(io: &mut TcpStream, writable: &mut bool, bytes: &[u8]) -> io::Result<usize> {
-    match io.write(bytes) {
+/// Writes once; a socket that took less than it was given is full.
+fn write(io: &mut TcpStream, writable: &mut bool, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    let result = if let [piece] = pieces { io.write(piece) } else { net::write_together(io, pieces) };
+    match result {
         Ok(count) => {
-            *writable = count == bytes.len();
+            *writable = count == pieces.iter().map(|piece| piece.len()).sum();
             Ok(count)
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -155,8 +155,7 @@ fn of_a_device_they_hold_no_more_bytes_than_one_link_in_version_1() {
         victim.wait_for_bytes(sent);
         // The stream is complete, and the link is gone.
         link.send(&wire::close(1));
-        link.expect(&wire::close(1));
-        drop(link);
+        link.peer.finish();
         victim.device.wait_for(EventKind::Waiting);
         victim.device.handle.reconnect().unwrap();
     }
@@ -177,8 +176,7 @@ fn of_a_device_only_four_that_are_gone_deliver_last_bytes() {
         served.push(victim.service.accept());
         (0..10).for_each(|_| link.send(&wire::data(1, &[b'x'; 60_000])));
         link.send(&wire::close(1));
-        link.expect(&wire::close(1));
-        drop(link);
+        link.peer.finish();
         victim.device.wait_for(EventKind::Waiting);
         victim.device.handle.reconnect().unwrap();
     }

@@ -57,7 +57,7 @@ impl<E: Endpoint> Side<E> {
     }
 
     fn send(&mut self, now: Instant, key: StreamKey, count: usize) {
-        if let Room::Free(room) = self.endpoint.reserve(key, count.is_multiple_of(2)) {
+        if let Room::Free([mut room, ..]) = self.endpoint.reserve(key, count.is_multiple_of(2)) {
             let count = count.clamp(1, room.len());
             room[..count].fill(count as u8);
             self.endpoint.commit(now, key, count);

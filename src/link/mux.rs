@@ -26,9 +26,9 @@ use round_trip::{Next, RoundTrip};
 use stream::{Place, Receiving, Stream};
 use window::Budget;
 
-use super::{Bucket, Counters, Delivery, Endpoint, Limits, Reset, Room, Slab, StreamKey, Timers};
+use super::{Bucket, Counters, Delivery, Endpoint, Limits, Reset, Room, Slab, StreamKey, Timers, whole_frames};
 use crate::protocol::v2::{self, Code, GoAway, Header, Settings};
-use crate::protocol::{MAX_FRAME, MAX_PAYLOAD, Malformed, ProtocolError};
+use crate::protocol::{MAX_FRAME, Malformed, ProtocolError};
 
 /// The most that a stream may put on the link at a time while another waits: a quarter of a frame, header and all.
 const QUANTUM: usize = MAX_FRAME / 4 - Header::LEN;
@@ -319,8 +319,13 @@ impl Endpoint for Mux {
         self.say_why(now, result)
     }
 
-    fn data_left(&self) -> usize {
-        self.decoder.left()
+    fn goes_on(&self, key: StreamKey, input: &[u8]) -> bool {
+        let number = self.streams.get(key).and_then(Stream::number);
+        number.is_some() && self.decoder.data_ahead(input) == number
+    }
+
+    fn read_size(&self, room: usize) -> usize {
+        whole_frames(room, self.decoder.left())
     }
 
     fn wants_input(&self) -> bool {
@@ -391,17 +396,17 @@ impl Endpoint for Mux {
             stream.blocked = true;
             return Room::Blocked;
         }
-        let most = if contended { QUANTUM } else { MAX_FRAME };
+        let most = if contended { QUANTUM } else { usize::MAX };
         self.outbox.reserve(most.min(credit.try_into().unwrap_or(most))).map_or(Room::Full, Room::Free)
     }
 
     fn commit(&mut self, _now: Instant, key: StreamKey, count: usize) {
         let Some(stream) = self.streams.get_mut(key) else { return };
         let Some(number) = stream.number() else { return };
-        debug_assert!((1..=MAX_PAYLOAD).contains(&count) && count as u64 <= stream.credit - stream.sent);
+        debug_assert!((1..=stream.credit - stream.sent).contains(&(count as u64)));
         stream.sent += count as u64;
         self.counters.sent += count as u64;
-        self.outbox.commit(Header::data(number, count as u16, false));
+        self.outbox.commit(number, count);
     }
 
     fn handle_end(&mut self, now: Instant, key: StreamKey) {

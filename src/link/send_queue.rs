@@ -1,11 +1,17 @@
 //! What is to be written to the link, in one piece of memory.
 
+use std::io::IoSliceMut;
+
+use super::Payloads;
 use crate::protocol::MAX_FRAME;
 
 /// DATA is taken as long as this many bytes wait; one `write` carries many frames.
 const CAPACITY: usize = 256 * 1024;
 /// No room is offered below this many bytes of payload: tiny frames cost more than waiting.
 const LEAST_ROOM: usize = 4 * 1024;
+
+/// Frames that one read of a socket fills at most.
+pub(crate) const FRAMES_A_READ: usize = 4;
 
 /// Frames waiting for the link. Payload is read straight into it, behind the room its header will take.
 #[derive(Debug, Default)]
@@ -17,25 +23,40 @@ pub(crate) struct SendQueue {
 }
 
 impl SendQueue {
-    /// Room for at most `most` bytes of a DATA payload behind a header of `header` bytes, and for no more than a frame:
-    /// write into it, then [`commit`](Self::commit). `None` while the queue is full.
-    pub(crate) fn reserve(&mut self, header: usize, most: usize) -> Option<&mut [u8]> {
+    /// Room for at most `most` bytes of payload behind headers of `header` bytes each: read into it, then
+    /// [`commit`](Self::commit). `None` while the queue is full.
+    pub(crate) fn reserve(&mut self, header: usize, most: usize) -> Option<Payloads<'_>> {
         if self.buffer.len() < CAPACITY {
             self.buffer.resize(CAPACITY, 0);
         }
-        if self.buffer.len() - self.tail < MAX_FRAME {
+        if CAPACITY - self.tail.min(CAPACITY) < MAX_FRAME {
             self.compact();
         }
-        let start = self.tail + header;
-        let end = CAPACITY.min(self.tail + MAX_FRAME);
-        if start + LEAST_ROOM > end { None } else { Some(&mut self.buffer[start..end.min(start.saturating_add(most))]) }
+        let mut free = &mut self.buffer[self.tail.min(CAPACITY)..CAPACITY];
+        let mut left = most;
+        let payloads = [(); FRAMES_A_READ].map(|()| {
+            let size = free.len().min(MAX_FRAME);
+            let (frame, rest) = std::mem::take(&mut free).split_at_mut(size);
+            free = rest;
+            let payload = frame.get_mut(header..).filter(|payload| payload.len() >= LEAST_ROOM).unwrap_or_default();
+            let size = payload.len().min(left);
+            left -= size;
+            IoSliceMut::new(&mut payload[..size])
+        });
+        if payloads[0].is_empty() { None } else { Some(payloads) }
     }
 
-    /// The first `size` bytes of the room that was reserved last become the payload behind `header`, which has the
-    /// length that was told then.
-    pub(crate) fn commit(&mut self, header: &[u8], size: usize) {
-        self.buffer[self.tail..self.tail + header.len()].copy_from_slice(header);
-        self.tail += header.len() + size;
+    /// The first `count` bytes of the room that was reserved last become frames, each behind what `header` makes for its
+    /// size, as long as was told then; how many bytes they have in all.
+    pub(crate) fn commit<const N: usize>(&mut self, count: usize, header: impl Fn(u16) -> [u8; N]) -> usize {
+        let (start, mut left) = (self.tail, count);
+        while left > 0 {
+            let size = left.min(MAX_FRAME - N);
+            self.buffer[self.tail..self.tail + N].copy_from_slice(&header(size as u16));
+            self.tail += N + size;
+            left -= size;
+        }
+        self.tail - start
     }
 
     /// Appends a whole frame, even past the capacity: the caller bounds what it sends without being asked.
@@ -100,12 +121,13 @@ mod tests {
     use super::*;
     use crate::protocol::v1::Header;
 
-    fn reserve(queue: &mut SendQueue) -> Option<&mut [u8]> {
-        queue.reserve(Header::LEN, usize::MAX)
+    /// Room for one stream's payload, at most `most` bytes; how large each part of it is.
+    fn reserve(queue: &mut SendQueue, most: usize) -> Vec<usize> {
+        queue.reserve(Header::LEN, most).map_or_else(Vec::new, |room| room.map(|payload| payload.len()).to_vec())
     }
 
-    fn commit(queue: &mut SendQueue, header: Header) {
-        queue.commit(&header.encode(), usize::from(header.size));
+    fn commit(queue: &mut SendQueue, count: usize) -> usize {
+        queue.commit(count, |size| Header::data(7, size).encode())
     }
 
     #[test]
@@ -116,28 +138,26 @@ mod tests {
     #[test]
     fn a_full_queue_offers_no_room_but_takes_control_frames() {
         let mut queue = SendQueue::default();
-        while let Some(room) = reserve(&mut queue) {
-            let size = room.len() as u16;
-            commit(&mut queue, Header::data(1, size));
+        while let Some(&room) = reserve(&mut queue, 5000).first() {
+            commit(&mut queue, room);
         }
         assert!(queue.unsent().len() <= CAPACITY && queue.unsent().len() > CAPACITY - 2 * LEAST_ROOM);
         queue.push(&[0; 8 * 1024]);
         assert!(queue.exceeds(0) && !queue.exceeds(8 * 1024));
         queue.advance(queue.unsent().len());
-        assert!(reserve(&mut queue).is_some());
+        assert!(!reserve(&mut queue, 1).is_empty());
     }
 
     #[test]
-    fn a_full_queue_is_four_whole_frames() {
+    fn room_is_for_whole_frames_of_which_four_fill_the_queue() {
+        const PAYLOAD: usize = MAX_FRAME - Header::LEN;
         let mut queue = SendQueue::default();
-        let mut frames = 0;
-        while let Some(room) = reserve(&mut queue) {
-            assert_eq!(Header::LEN + room.len(), MAX_FRAME);
-            let size = room.len() as u16;
-            commit(&mut queue, Header::data(1, size));
-            frames += 1;
-        }
-        assert_eq!(frames, 4);
+        assert_eq!(reserve(&mut queue, usize::MAX), [PAYLOAD; 4]);
+        assert_eq!(reserve(&mut queue, PAYLOAD + 9), [PAYLOAD, 9, 0, 0]);
+        assert_eq!(commit(&mut queue, 3 * PAYLOAD), 3 * MAX_FRAME);
+        assert_eq!(reserve(&mut queue, usize::MAX), [PAYLOAD, 0, 0, 0]);
+        assert_eq!(commit(&mut queue, PAYLOAD), MAX_FRAME);
+        assert_eq!(reserve(&mut queue, usize::MAX), []);
     }
 
     proptest! {
@@ -151,14 +171,19 @@ mod tests {
                 match step {
                     0 => {
                         let fill = index.index(251) as u8;
-                        if let Some(room) = reserve(&mut queue) {
-                            prop_assert!(Header::LEN + room.len() <= MAX_FRAME);
-                            let size = 1 + index.index(room.len());
-                            room[..size].fill(fill);
-                            let header = Header::data(7, size as u16);
-                            commit(&mut queue, header);
-                            model.extend(header.encode());
-                            model.extend(std::iter::repeat_n(fill, size));
+                        if let Some(mut room) = queue.reserve(Header::LEN, usize::MAX) {
+                            let size = 1 + index.index(room.iter().map(|payload| payload.len()).sum());
+                            let mut left = size;
+                            for payload in &mut room {
+                                let size = left.min(payload.len());
+                                payload[..size].fill(fill);
+                                left -= size;
+                                if size > 0 {
+                                    model.extend(Header::data(7, size as u16).encode());
+                                    model.extend(std::iter::repeat_n(fill, size));
+                                }
+                            }
+                            commit(&mut queue, size);
                         }
                     }
                     1 => {

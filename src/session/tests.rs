@@ -1,8 +1,14 @@
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use socket2::{Domain, SockRef, Type};
 
 use super::*;
 use crate::link::{Limits, Mux, MuxOutput, Role};
-use crate::protocol::v2::{GoAway, Settings};
+use crate::protocol::v2::{Close, Connect, Decoder, GoAway, Header, Item, Settings};
+
+const DEADLINE: Duration = Duration::from_secs(30);
 
 #[test]
 fn what_the_other_end_said_last_is_heard_though_the_link_takes_no_more() {
@@ -31,17 +37,6 @@ fn what_the_other_end_said_last_is_heard_though_the_link_takes_no_more() {
     }
     let outputs: Vec<_> = std::iter::from_fn(|| session.endpoint.poll_output()).collect();
     assert!(matches!(&outputs[..], [MuxOutput::Settings, MuxOutput::GoAway(heard)] if *heard == away), "{outputs:?}");
-}
-
-#[test]
-fn a_read_ends_with_the_last_frame_that_it_has_room_for() {
-    let frame = MAX_FRAME;
-    assert_eq!(whole_frames(2 * frame, 0), 2 * frame);
-    assert_eq!(whole_frames(2 * frame, 16), 16 + frame);
-    assert_eq!(whole_frames(2 * frame, frame), 2 * frame);
-    assert_eq!(whole_frames(2 * frame, frame + 1), frame + 1);
-    assert_eq!(whole_frames(frame / 2, 16), 16 + frame / 4);
-    assert_eq!(whole_frames(frame / 2, frame), frame / 2);
 }
 
 /// A session with one stream, whose socket has a copy as a forked child would hold it, and the socket's other end.
@@ -113,4 +108,178 @@ fn a_peer_that_has_vanished_is_told_from_one_that_resets() {
         let failure = session.traffic(key).and_then(|traffic| traffic.failure.clone());
         assert_eq!(failure.map(|(code, _)| code), Some(code));
     }
+}
+
+/// A device's session with two streams and all that drives it.
+struct Bench {
+    session: Session<Mux>,
+    event_loop: EventLoop,
+    buffer: Vec<u8>,
+    relay: std::net::TcpStream,
+    keys: Vec<StreamKey>,
+    began: Instant,
+}
+
+impl Bench {
+    /// Two streams have these sockets, and credit for a MiB each way.
+    fn new(sockets: [impl Into<OwnedFd>; 2]) -> Self {
+        let window = 1024 * 1024;
+        let mut event_loop = EventLoop::new().expect("poll");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let mut link = net::connect(listener.local_addr().expect("address")).expect("connect");
+        let (relay, _) = listener.accept().expect("accept");
+        let token = event_loop.register(&mut link, Source::Link(0)).expect("register");
+        let limits = Limits { window, streams: 16, budget: 32 * 1024 * 1024, ..Limits::DEVICE };
+        let device = Mux::new(Instant::now(), Role::Device, limits, &[]);
+        let session = Session::new(device, 0, link, token);
+        let buffer = vec![0; LINK_BUFFER];
+        let mut bench = Self { session, event_loop, buffer, relay, keys: Vec::new(), began: Instant::now() };
+        bench.tell(&Settings { window, streams: 16, ..Settings::default() }.frame());
+        for (number, socket) in (1..).zip(sockets) {
+            let connect = Connect { service: "127.0.0.1:22".parse().expect("an address"), client: None };
+            bench.tell(&connect.frame(number));
+            let key = loop {
+                bench.step();
+                if let Some(MuxOutput::Connect { stream, .. }) = bench.session.endpoint.poll_output() {
+                    break stream;
+                }
+            };
+            let io = std::net::TcpStream::from(socket.into());
+            io.set_nonblocking(true).expect("mode");
+            let mut io = TcpStream::from_std(io);
+            let token = bench.event_loop.register(&mut io, Source::Stream(0, key)).expect("register");
+            bench.session.attach(&mut bench.event_loop, key, io, token);
+            bench.session.endpoint.handle_connected(Instant::now(), key);
+            bench.keys.push(key);
+        }
+        bench
+    }
+
+    /// The relay says this, in one piece if it is little.
+    fn tell(&mut self, bytes: &[u8]) {
+        self.relay.write_all(bytes).expect("sent");
+    }
+
+    fn turn(&mut self) {
+        let turned = self.session.turn(Instant::now(), &mut self.event_loop, &mut self.buffer);
+        turned.expect("the link is there");
+    }
+
+    fn step(&mut self) {
+        self.turn();
+        self.wait();
+    }
+
+    fn wait(&mut self) {
+        assert!(self.began.elapsed() < DEADLINE, "not in time");
+        let now = Instant::now();
+        self.event_loop.wait(Some(now + Duration::from_millis(1))).expect("wait");
+        while let Some(event) = self.event_loop.next_ready() {
+            match event.source {
+                Source::Link(_) => self.session.handle_link_event(event),
+                Source::Stream(_, key) => self.session.handle_stream_event(now, &mut self.event_loop, key, event),
+                Source::Waker | Source::Listener(_) | Source::Lingering(_) => {}
+            }
+        }
+    }
+}
+
+fn data(stream: u32, bytes: &[u8], fin: bool) -> Vec<u8> {
+    [&Header::data(stream, bytes.len() as u16, fin).encode()[..], bytes].concat()
+}
+
+/// Two pairs of sockets of that type.
+fn pairs(kind: Type) -> [(socket2::Socket, socket2::Socket); 2] {
+    [(); 2].map(|()| {
+        let pair = socket2::Socket::pair(Domain::UNIX, kind, None).expect("a pair");
+        pair.1.set_read_timeout(Some(DEADLINE)).expect("deadline");
+        pair
+    })
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn neighbouring_pieces_of_one_stream_leave_in_one_write() {
+    // Each write is a record of its own.
+    let [(one, mut one_end), (other, mut other_end)] = pairs(Type::SEQPACKET);
+    let mut bench = Bench::new([one, other]);
+    let pieces: [(u32, &[u8], bool); 6] =
+        [(1, b"a", false), (1, b"b", false), (2, b"x", false), (1, b"c", false), (1, b"d", false), (1, b"e", true)];
+    bench.tell(&pieces.map(|(stream, bytes, fin)| data(stream, bytes, fin)).concat());
+    while bench.session.endpoint.counters().received < 6 {
+        bench.step();
+    }
+    let record = |end: &mut socket2::Socket| {
+        let mut buffer = [0; 16];
+        let count = end.read(&mut buffer).expect("a record");
+        String::from_utf8(buffer[..count].to_vec()).expect("text")
+    };
+    assert_eq!([(); 3].map(|()| record(&mut one_end)), ["ab", "cd", "e"]);
+    assert_eq!(record(&mut other_end), "x");
+}
+
+#[test]
+fn an_end_behind_pieces_that_left_together_waits_for_the_last_byte_of_them() {
+    let large = [7; 60 * 1024];
+    let close = Close { code: Code::Normal, reason: String::new() };
+    for end in [data(1, &large, true), [data(1, &large, false), close.frame(1)].concat()] {
+        let [(io, mut peer), (other, _other_peer)] = pairs(Type::STREAM);
+        // The first of the pieces fits, and the others do not.
+        SockRef::from(&io).set_send_buffer_size(4096).expect("option");
+        let mut bench = Bench::new([io, other]);
+        let key = bench.keys[0];
+        bench.tell(&[data(1, b"1", false), data(1, &large, false), end].concat());
+        while bench.session.endpoint.counters().received < 1 + 2 * large.len() as u64 {
+            bench.step();
+        }
+        bench.step();
+        assert!(bench.session.endpoint.poll_output().is_none() && !bench.session.endpoint.pending(key).is_empty());
+        peer.set_nonblocking(true).expect("mode");
+        let mut came = Vec::new();
+        let output = loop {
+            // What is there; that there is no more now is no failure.
+            let _ = peer.read_to_end(&mut came);
+            bench.step();
+            if let Some(output) = bench.session.endpoint.poll_output() {
+                break output;
+            }
+        };
+        let _ = peer.read_to_end(&mut came);
+        assert!(matches!(output, MuxOutput::ShutdownWrite { .. } | MuxOutput::Reset { .. }), "{output:?}");
+        assert!(came == [&b"1"[..], &large, &large].concat(), "{} bytes", came.len());
+    }
+}
+
+#[test]
+fn a_stream_alone_fills_the_link_with_one_read_and_beside_another_has_a_frame_at_a_time() {
+    const BYTES: usize = 150_000;
+    let [(one, mut one_peer), (other, mut other_peer)] = pairs(Type::STREAM);
+    let mut bench = Bench::new([one, other]);
+    one_peer.write_all(&[1; BYTES]).expect("sent");
+    bench.session.start(Instant::now(), &mut bench.event_loop, bench.keys[0]);
+    bench.turn();
+    assert_eq!(bench.session.endpoint.counters().sent, BYTES as u64, "three frames");
+
+    for peer in [&mut one_peer, &mut other_peer] {
+        peer.write_all(&[2; BYTES]).expect("sent");
+    }
+    bench.relay.set_nonblocking(true).expect("mode");
+    bench.wait();
+    let (mut decoder, mut frames, mut total) = (Decoder::default(), Vec::new(), 0);
+    while total < 3 * BYTES {
+        bench.step();
+        let mut bytes = Vec::new();
+        // What is there; that there is no more now is no failure.
+        let _ = bench.relay.read_to_end(&mut bytes);
+        let mut input = &bytes[..];
+        while !input.is_empty() {
+            let is_new = decoder.left() == 0;
+            if let Some(Item::Data { stream, bytes, .. }) = decoder.next(&mut input).expect("frames") {
+                total += bytes.len();
+                frames.extend(is_new.then_some(stream));
+            }
+        }
+    }
+    assert_eq!(frames[..3], [1; 3], "{frames:?}");
+    assert!(frames[3..9].windows(2).all(|pair| pair[0] != pair[1]), "{frames:?}");
 }

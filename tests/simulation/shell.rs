@@ -1,6 +1,7 @@
 //! The shell of a core: what `session.rs` does with sockets, done with pipes, and watched.
 
 use std::collections::BTreeMap;
+use std::io::IoSliceMut;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -167,13 +168,26 @@ impl<E: Core> Shell<E> {
     fn receive(&mut self, world: &mut World, mut input: &[u8]) {
         world.wire.read(if E::SIDE == CLIENT { wire::From::Device } else { wire::From::Relay }, input);
         while let Some(delivery) = self.core.receive(world.instant(), &mut input).expect("the protocol is kept") {
-            let (key, bytes) = (delivery.stream, delivery.bytes);
-            assert!(!bytes.is_empty());
+            let key = delivery.stream;
+            let mut pieces = vec![delivery.bytes];
+            while self.core.goes_on(key, input) && world.random.chance(90) {
+                let next = self.core.receive(world.instant(), &mut input).expect("the protocol is kept");
+                let next = next.expect("it goes on");
+                assert_eq!(next.stream, key, "it goes on");
+                pieces.push(next.bytes);
+            }
+            assert!(pieces.iter().all(|piece| !piece.is_empty()));
+            let bytes = &pieces.concat();
             let socket = self.sockets.get_mut(&key).expect("bytes are delivered to streams that exist");
             assert!(socket.connected, "bytes wait for the connection");
             let taken =
                 if socket.write_failed { Some(bytes.len()) } else { write(world, socket.conversation, E::SIDE, bytes) };
-            self.core.delivered(world.instant(), key, bytes, taken.unwrap_or(bytes.len()));
+            let mut left = taken.unwrap_or(bytes.len());
+            for piece in pieces {
+                let taken = left.min(piece.len());
+                left -= taken;
+                self.core.delivered(world.instant(), key, piece, taken);
+            }
             if taken.is_none() {
                 // What came behind may have ended the stream.
                 self.carry_out(world);
@@ -234,9 +248,22 @@ impl<E: Core> Shell<E> {
             return failed;
         }
         let contended = world.random.chance(30);
-        let Room::Free(room) = self.core.reserve(key, contended) else { return false };
-        assert!(!room.is_empty() && room.len() <= usize::from(u16::MAX), "a frame's worth of room");
-        match io.inward.read(&mut world.random, world.now, room) {
+        let Room::Free(mut room) = self.core.reserve(key, contended) else { return false };
+        let fits = |payload: &IoSliceMut<'_>| payload.len() <= usize::from(u16::MAX);
+        assert!(!room[0].is_empty() && room.iter().all(fits), "a frame's worth of room each");
+        let mut read = io.inward.read(&mut world.random, world.now, &mut room[0]);
+        let mut filled = room[0].len();
+        for payload in &mut room[1..] {
+            if let Read::Bytes(count) = &mut read
+                && *count == filled
+                && !payload.is_empty()
+                && let Read::Bytes(more) = io.inward.read(&mut world.random, world.now, payload)
+            {
+                *count += more;
+                filled += payload.len();
+            }
+        }
+        match read {
             Read::Blocked if socket.write_failed => self.fail(world, key),
             Read::Blocked => return false,
             Read::Bytes(count) => {

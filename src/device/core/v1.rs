@@ -13,11 +13,11 @@ use super::Output;
 use crate::address::Address;
 use crate::link::{
     Bucket, CONNECT_TIMEOUT, Counters, Delivery, Endpoint, Limits, QueueRule, Reset, Room, SendQueue, StreamKey,
-    Streams, Timers,
+    Streams, Timers, whole_frames,
 };
 use crate::protocol::v1::{Decoder, Header, Item};
 use crate::protocol::v2::Code;
-use crate::protocol::{MAX_FRAME, MAX_PAYLOAD, Malformed, ProtocolError};
+use crate::protocol::{Malformed, ProtocolError};
 
 /// How long DATA that came before its CONNECT is kept.
 const EARLY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -392,8 +392,13 @@ impl Endpoint for Device {
         self.streams.delivered(now, stream, bytes, taken);
     }
 
-    fn data_left(&self) -> usize {
-        self.decoder.left()
+    fn goes_on(&self, key: StreamKey, input: &[u8]) -> bool {
+        let client = self.decoder.data_ahead(input);
+        client.is_some_and(|client| matches!(self.ids[usize::from(client)], Id::Open(open) if open == key))
+    }
+
+    fn read_size(&self, room: usize) -> usize {
+        whole_frames(room.min(self.rule.progress()), self.decoder.left())
     }
 
     fn wants_input(&self) -> bool {
@@ -416,19 +421,20 @@ impl Endpoint for Device {
     fn reserve(&mut self, key: StreamKey, _contended: bool) -> Room<'_> {
         match self.streams.get(key) {
             Some(stream) if stream.state.id.is_some() && stream.state.connected => {
-                self.queue.reserve(Header::LEN, MAX_FRAME).map_or(Room::Full, Room::Free)
+                self.queue.reserve(Header::LEN, usize::MAX).map_or(Room::Full, Room::Free)
             }
             _ => Room::Unwanted,
         }
     }
 
     fn commit(&mut self, now: Instant, key: StreamKey, count: usize) {
-        debug_assert!((1..=MAX_PAYLOAD).contains(&count));
+        debug_assert!(count > 0);
         let Some(Service { id: Some(client), answer, .. }) = self.streams.get_mut(key).map(|stream| &mut stream.state)
         else {
             return;
         };
-        self.queue.commit(&Header::data(*client, count as u16).encode(), count);
+        let client = *client;
+        self.queue.commit(count, |size| Header::data(client, size).encode());
         self.counters.sent += count as u64;
         let may_go_on = answer.as_mut().is_none_or(|answer| answer.note(now, count));
         self.streams.note_sent(now, key, count);

@@ -1,6 +1,6 @@
 //! What is to be written to a version 2 link: frames of the link first, then those of streams in their order.
 
-use crate::link::SendQueue;
+use crate::link::{Payloads, SendQueue};
 use crate::protocol::v2::Header;
 
 /// Two queues that leave as one sequence of whole frames.
@@ -25,16 +25,15 @@ impl Outbox {
         Self { control: first.to_vec(), ..Self::default() }
     }
 
-    /// Room for at most `most` bytes of a DATA payload; `None` while the queue is full.
-    pub(super) fn reserve(&mut self, most: usize) -> Option<&mut [u8]> {
+    /// Room for at most `most` bytes of DATA payload; `None` while the queue is full.
+    pub(super) fn reserve(&mut self, most: usize) -> Option<Payloads<'_>> {
         self.data.reserve(Header::LEN, most)
     }
 
-    /// The first bytes of the room that was reserved last become the payload behind `header`.
-    pub(super) fn commit(&mut self, header: Header) {
-        let size = usize::from(header.size);
-        self.data.commit(&header.encode(), size);
-        self.queued += (Header::LEN + size) as u64;
+    /// The first `count` bytes of the room that was reserved last become DATA of that stream.
+    pub(super) fn commit(&mut self, stream: u32, count: usize) {
+        let frames = self.data.commit(count, |size| Header::data(stream, size, false).encode());
+        self.queued += frames as u64;
     }
 
     /// Appends a whole frame behind the DATA that is queued, even past the capacity.
@@ -173,8 +172,8 @@ mod tests {
                 match step {
                     0 => {
                         if let Some(room) = outbox.reserve(size) {
-                            let size = room.len().min(size);
-                            outbox.commit(Header::data(1, size as u16, false));
+                            let size = room.iter().map(|payload| payload.len()).sum::<usize>().min(size);
+                            outbox.commit(1, size);
                             queued += size as u64;
                         }
                     }

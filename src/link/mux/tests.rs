@@ -149,7 +149,7 @@ fn receive(
 fn send(now: Instant, end: &mut Mux, key: StreamKey, bytes: &[u8]) -> usize {
     let mut sent = 0;
     while sent < bytes.len() {
-        let Room::Free(room) = end.reserve(key, false) else { break };
+        let Room::Free([mut room, ..]) = end.reserve(key, false) else { break };
         let count = room.len().min(bytes.len() - sent);
         room[..count].copy_from_slice(&bytes[sent..sent + count]);
         end.commit(now, key, count);
@@ -325,9 +325,45 @@ fn control_frames_pass_the_bytes_that_are_queued_and_close_does_not() {
 fn a_stream_puts_16_kib_on_the_link_at_a_time_while_others_wait() {
     let mut pair = Pair::new();
     let open = pair.open();
-    let room = |room: Room<'_>| if let Room::Free(room) = room { room.len() } else { 0 };
+    let room = |room: Room<'_>| if let Room::Free([room, ..]) = room { room.len() } else { 0 };
     assert_eq!(Header::LEN + room(pair.device.reserve(open.device, true)), 16 * KIB);
     assert_eq!(room(pair.device.reserve(open.device, false)), 32 * KIB, "all of its credit");
+}
+
+#[test]
+fn one_read_fills_frames_that_follow_each_other() {
+    let mut pair = Pair::with_limits(Limits { window: 160 * KIB as u32, streams: 16, ..limits() });
+    let open = pair.open();
+    let Room::Free(room) = pair.device.reserve(open.device, false) else { panic!("no room") };
+    let payload = MAX_FRAME - Header::LEN;
+    assert_eq!(room.each_ref().map(|payload| payload.len()), [payload, payload, 160 * KIB - 2 * payload, 0]);
+    for (mut part, fill) in room.into_iter().zip([b'a', b'b', b'c', b'd']) {
+        part.fill(fill);
+    }
+    pair.device.commit(pair.now, open.device, 2 * payload + 3);
+    assert_eq!(pair.device.counters().sent, (2 * payload + 3) as u64);
+    pair.run();
+    let came = &pair.at_relay[&open.relay];
+    assert!(
+        came[..payload].iter().all(|&byte| byte == b'a') && came[payload..2 * payload].iter().all(|&byte| byte == b'b')
+    );
+    assert_eq!(came[2 * payload..], *b"ccc");
+}
+
+#[test]
+fn a_stream_goes_on_where_nothing_lies_between_its_bytes() {
+    let mut pair = Pair::new();
+    let [one, other] = [pair.open(), pair.open()];
+    let piece = |open: Open, fin| data(open.number, b"more", fin);
+    let close = Close { code: Code::Normal, reason: String::new() };
+    let goes_on = |pair: &Pair, between: &[u8]| pair.relay.goes_on(one.relay, &[between, &piece(one, false)].concat());
+    assert!(goes_on(&pair, b""));
+    assert!(!pair.relay.goes_on(one.relay, b"") && !pair.relay.goes_on(one.relay, &piece(one, true)), "an end");
+    assert!(!pair.relay.goes_on(other.relay, &piece(one, false)), "another's");
+    assert!(!goes_on(&pair, &piece(other, false)) && !goes_on(&pair, &close.frame(one.number)));
+    // Neither a stream that is over nor one whose key is void does.
+    pair.relay.handle_failure(pair.now, one.relay, Code::Normal, "");
+    assert!(!goes_on(&pair, b""));
 }
 
 #[test]

@@ -69,6 +69,14 @@ impl Decoder {
         if let State::Data { left, .. } = &self.state { *left } else { 0 }
     }
 
+    /// The client whose DATA `input` begins with: the next item is a piece of it.
+    pub fn data_ahead(&self, input: &[u8]) -> Option<u8> {
+        let &State::Header { have: 0, .. } = &self.state else { return None };
+        let header = Header::decode(*input.first_chunk()?);
+        let is_piece = header.command == Command::Data && header.size > 0;
+        (is_piece && input.len() > Header::LEN).then_some(header.client)
+    }
+
     /// The next item in `input`, which is advanced past it; `None` when all of `input` was taken.
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Option<Item<'a>> {
         while !input.is_empty() {
@@ -156,7 +164,14 @@ mod tests {
         let mut data: Option<(u8, Vec<u8>)> = None;
         for piece in pieces {
             let mut input = *piece;
-            while let Some(item) = decoder.next(&mut input) {
+            loop {
+                let ahead = decoder.data_ahead(input);
+                let item = decoder.next(&mut input);
+                if let Some(ahead) = ahead {
+                    let is_piece = matches!(item, Some(Item::Data { client, bytes: [_, ..] }) if client == ahead);
+                    assert!(is_piece, "DATA of {ahead} was told, and came {item:?}");
+                }
+                let Some(item) = item else { break };
                 if let Item::Data { client, bytes } = item {
                     assert!(!bytes.is_empty());
                     match &mut data {
@@ -185,6 +200,20 @@ mod tests {
                 "Ignored(Header { size: 0, command: Data, client: 1 })"
             ]
         );
+    }
+
+    #[test]
+    fn what_is_ahead_is_told_where_a_piece_of_data_is_next() {
+        let ahead = |bytes: &[u8]| Decoder::default().data_ahead(bytes);
+        assert_eq!(ahead(b"\0\x02\x03\x07xy\0"), Some(7));
+        assert_eq!(ahead(b"\0\x02\x03\x07x"), Some(7), "the rest is to come");
+        assert_eq!(ahead(b"\0\x02\x03\x07"), None, "nothing of it is here");
+        assert_eq!(ahead(b"\0\x02\x03"), None, "half a header");
+        assert_eq!(ahead(b"\0\0\x03\x07xy"), None, "empty");
+        assert_eq!(ahead(b"\0\x02\x02\x07xy"), None, "CLOSE");
+        let mut decoder = Decoder::default();
+        decoder.next(&mut &b"\0\x05\x03\x07x"[..]);
+        assert_eq!(decoder.data_ahead(b"\0\x02\x03\x07"), None, "these are payload");
     }
 
     #[test]

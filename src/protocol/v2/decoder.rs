@@ -87,6 +87,14 @@ impl Decoder {
         if let State::Data { left, .. } = &self.state { *left } else { 0 }
     }
 
+    /// The stream whose DATA `input` begins with: the next item is a piece of it, and not its last where that is told.
+    pub fn data_ahead(&self, input: &[u8]) -> Option<u32> {
+        let &State::Header { have: 0, .. } = &self.state else { return None };
+        let header = Header::decode(*input.first_chunk()?);
+        let is_piece = header.kind == Type::Data && header.size > 0 && !header.flags.has(Flags::FIN);
+        (is_piece && header.stream > 0 && input.len() > Header::LEN).then_some(header.stream)
+    }
+
     /// The next item in `input`, which is advanced past it; `None` when all of `input` was taken.
     ///
     /// # Errors
@@ -211,7 +219,14 @@ mod tests {
         for piece in pieces {
             let mut input = *piece;
             loop {
-                match decoder.next(&mut input) {
+                let ahead = decoder.data_ahead(input);
+                let item = decoder.next(&mut input);
+                if let Some(ahead) = ahead {
+                    let is_piece =
+                        matches!(item, Ok(Some(Item::Data { stream, fin: false, bytes: [_, ..] })) if stream == ahead);
+                    assert!(is_piece, "DATA of {ahead} was told, and came {item:?}");
+                }
+                match item {
                     Ok(Some(Item::Data { stream, bytes, fin })) => {
                         let (owner, all) = data.get_or_insert_with(|| (stream, Vec::new()));
                         if *owner == stream {
@@ -293,6 +308,22 @@ mod tests {
         assert!(error(b"\0\0\x63\x80\0\0\0\0").contains("critical"), "a critical unknown");
         assert!(error(b"\0\x01\x08\0\0\0\0\x01\x07").contains("cut short"), "half a CREDIT");
         assert!(error(b"\0\x01\x02\0\0\0\0\x01\x07").contains("cut short"), "half a code");
+    }
+
+    #[test]
+    fn what_is_ahead_is_told_where_a_piece_of_data_is_next_and_its_end_is_not() {
+        let ahead = |bytes: &[u8]| Decoder::default().data_ahead(bytes);
+        assert_eq!(ahead(b"\0\x02\x03\0\0\0\0\x07xy\0"), Some(7));
+        assert_eq!(ahead(b"\0\x02\x03\0\0\0\0\x07x"), Some(7), "the rest is to come");
+        assert_eq!(ahead(b"\0\x02\x03\0\0\0\0\x07"), None, "nothing of it is here");
+        assert_eq!(ahead(b"\0\x02\x03\0"), None, "half a header");
+        assert_eq!(ahead(b"\0\x02\x03\x01\0\0\0\x07xy"), None, "FIN");
+        assert_eq!(ahead(b"\0\0\x03\x01\0\0\0\x07xy"), None, "FIN alone");
+        assert_eq!(ahead(b"\0\x02\x03\0\0\0\0\0xy"), None, "an error");
+        assert_eq!(ahead(b"\0\x02\x02\0\0\0\0\x07xy"), None, "CLOSE");
+        let mut decoder = Decoder::default();
+        decoder.next(&mut &b"\0\x09\x03\0\0\0\0\x07x"[..]).expect("a frame");
+        assert_eq!(decoder.data_ahead(b"\0\x02\x03\0\0\0\0\x07"), None, "these are payload");
     }
 
     #[test]

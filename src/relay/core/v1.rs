@@ -11,11 +11,11 @@ use ids::{Id, Ids};
 use super::Output;
 use crate::address::Address;
 use crate::link::{
-    Counters, Delivery, Endpoint, Limits, QueueRule, Reset, Room, SendQueue, StreamKey, Streams, Timers,
+    Counters, Delivery, Endpoint, Limits, QueueRule, Reset, Room, SendQueue, StreamKey, Streams, Timers, whole_frames,
 };
+use crate::protocol::ProtocolError;
 use crate::protocol::v1::{Connect, Decoder, Header, Item};
 use crate::protocol::v2::{self, Code};
-use crate::protocol::{MAX_FRAME, MAX_PAYLOAD, ProtocolError};
 
 /// Clients that the numbers of a link suffice for.
 pub(super) const PLACES: usize = 256;
@@ -350,8 +350,13 @@ impl Endpoint for Relay {
         self.streams.delivered(now, stream, bytes, taken);
     }
 
-    fn data_left(&self) -> usize {
-        self.decoder.left()
+    fn goes_on(&self, key: StreamKey, input: &[u8]) -> bool {
+        let client = self.decoder.data_ahead(input);
+        client.is_some_and(|client| self.ids.get(client) == Id::Open(key))
+    }
+
+    fn read_size(&self, room: usize) -> usize {
+        whole_frames(room.min(self.rule.progress()), self.decoder.left())
     }
 
     fn wants_input(&self) -> bool {
@@ -378,13 +383,13 @@ impl Endpoint for Relay {
             .streams
             .get(key)
             .is_some_and(|stream| matches!(stream.state.link, OnLink::Open(_)) && stream.state.ended.is_none());
-        if open { self.queue.reserve(Header::LEN, MAX_FRAME).map_or(Room::Full, Room::Free) } else { Room::Unwanted }
+        if open { self.queue.reserve(Header::LEN, usize::MAX).map_or(Room::Full, Room::Free) } else { Room::Unwanted }
     }
 
     fn commit(&mut self, now: Instant, key: StreamKey, count: usize) {
-        debug_assert!((1..=MAX_PAYLOAD).contains(&count));
+        debug_assert!(count > 0);
         if let Some(OnLink::Open(client)) = self.streams.get(key).map(|stream| stream.state.link) {
-            self.queue.commit(&Header::data(client, count as u16).encode(), count);
+            self.queue.commit(count, |size| Header::data(client, size).encode());
             self.counters.sent += count as u64;
             self.streams.note_sent(now, key, count);
         }

@@ -62,7 +62,7 @@ impl Bench {
     }
 
     fn service_sends(&mut self, stream: StreamKey, bytes: &[u8]) {
-        let Room::Free(room) = self.device.reserve(stream, false) else { panic!("no room") };
+        let Room::Free([mut room, ..]) = self.device.reserve(stream, false) else { panic!("no room") };
         room[..bytes.len()].copy_from_slice(bytes);
         self.device.commit(self.now, stream, bytes.len());
     }
@@ -523,4 +523,13 @@ fn a_relay_that_asks_for_answers_and_reads_none_loses_the_link() {
     let result = (0..1024).find_map(|_| bench.device.receive(bench.now, &mut &frames[..]).err());
     assert!(matches!(result, Some(ProtocolError::Backlog(_))), "{result:?}");
     assert!(bench.device.unsent().len() < 512 * KIB);
+}
+
+#[test]
+fn one_read_brings_no_more_than_a_slow_reader_must_take_within_a_stall() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.device.read_size(256 * 1024), QueueRule::DEFAULT.progress());
+    bench.open(7);
+    bench.receive(&[&Header::data(7, 16).encode()[..], b"x"].concat());
+    assert_eq!(bench.device.read_size(256 * 1024), 15 + 64 * 1024, "it ends with a frame");
 }
