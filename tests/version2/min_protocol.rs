@@ -14,14 +14,20 @@ fn insists(config: &mut Config) {
     config.min_protocol = Protocol::V2;
 }
 
+/// A relay takes the device, and `answer` says that it speaks version 1.
+fn accept_as_version_1(relay: &Listener, answer: &[u8]) -> Peer {
+    let mut link = relay.accept();
+    link.expect(&[LISTEN, HELLO].concat());
+    link.send(answer);
+    link
+}
+
 #[test]
 fn a_device_gives_up_a_relay_of_version_1_and_says_what_to_do() {
     for answer in [wire::close(HELLO[3]), wire::connect(1, "127.0.0.1", 9), HELLO_V1.to_vec()] {
         let relay = Listener::bind();
         let mut device = Device::start_with(relay.address(), insists);
-        let mut link = relay.accept();
-        link.expect(&[LISTEN, HELLO].concat());
-        link.send(&answer);
+        let mut link = accept_as_version_1(&relay, &answer);
         let closed = device.wait_for(EventKind::Closed);
         let text = format!(
             "the link to {} was given up: the relay speaks version 1 of the protocol, and min_protocol is 2; update the \
@@ -43,7 +49,7 @@ fn a_device_that_comes_back_looks_for_a_newer_relay() {
         insists(config);
         config.reconnect = true;
     });
-    let _old = wire::Link::accept(&relay);
+    let _old = accept_as_version_1(&relay, &wire::close(HELLO[3]));
     assert_eq!(device.wait_for(EventKind::Waiting).code, Some("version"));
     let _updated = Link::accept(&relay);
     device.wait_for(EventKind::Listening);
@@ -59,7 +65,7 @@ fn a_device_keeps_its_link_of_version_2_where_the_next_would_be_of_version_1() {
     let mut link = Link::accept(&relay);
     device.wait_for(EventKind::Listening);
     device.handle.reconnect().unwrap();
-    let _older = wire::Link::accept(&relay);
+    let _older = accept_as_version_1(&relay, &wire::close(HELLO[3]));
     assert_eq!(device.wait_for(EventKind::Kept).code, Some("version"));
     link.send(&wire_v2::connect(1, service.address()));
     assert_eq!(link.expect(wire_v2::CONNECTED).stream, 1);
