@@ -7,7 +7,6 @@ mod access;
 mod attempt;
 mod backoff;
 mod config;
-mod core;
 mod dial;
 mod dials;
 mod driver;
@@ -20,6 +19,5 @@ mod resolver;
 
 pub use access::{Access, Rule, RuleError, RuleProblem};
 pub use config::Config;
-pub use core::{Device, Output};
 pub use handle::{Handle, Wait};
 pub use notice::{Event, EventKind, Severity, State, Status};

@@ -17,11 +17,10 @@
 //! thread and no clock: it takes bytes and `now`, and gives back bytes and outputs to carry out.
 
 pub mod address;
+pub mod connection;
 pub mod device;
 mod error;
-mod event_loop;
-mod linger;
-pub mod link;
+mod io;
 #[cfg(any(
     feature = "lua51",
     feature = "lua52",
@@ -31,11 +30,8 @@ pub mod link;
     feature = "luajit"
 ))]
 mod lua;
-mod net;
 pub mod protocol;
 #[cfg(feature = "relay")]
 pub mod relay;
-mod retired;
-mod session;
 
 pub use error::Error;

@@ -12,8 +12,8 @@ use mlua::{FromLua, IntoLua, IntoLuaMulti, Lua, MultiValue, Table, UserData, Use
 
 use crate::Error;
 use crate::address::{Address, AddressError};
+use crate::connection::Protocol;
 use crate::device::{Access, Config, Event, Handle, Rule, RuleError, RuleProblem, State, Status, Wait};
-use crate::link::Protocol;
 
 /// Where the registry keeps the thread that loaded the module.
 const LOADER: &str = "tcpremote.loader";

@@ -1,13 +1,11 @@
 //! The relay side: takes a device's link on one port, and its clients on others.
 
 mod config;
-mod core;
 mod descriptors;
 mod listener;
 mod server;
 
 pub use config::{Config, Mapping};
-pub use core::{Output, Relay, Settings};
 pub use server::{Outcome, Server, Stopper};
 
-pub use crate::link::Protocol;
+pub use crate::connection::Protocol;

@@ -15,8 +15,8 @@ use common::wire::{self, HELLO, LISTEN};
 use common::wire_v2::{self, code};
 use common::{DEADLINE, End, Listener, Peer, eventually};
 use socket2::{Domain, Socket, Type};
+use tcpremote::connection::Limits;
 use tcpremote::device::{Config, EventKind};
-use tcpremote::link::Limits;
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;

@@ -9,8 +9,8 @@ mod common;
 mod device {
     use std::time::{Duration, Instant};
 
+    use tcpremote::connection::Protocol;
     use tcpremote::device::{EventKind, State};
-    use tcpremote::link::Protocol;
 
     use crate::common::device::Device;
     use crate::common::wire::{self, Link, hex};

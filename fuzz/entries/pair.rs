@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tcpremote::device::{self, Device};
-use tcpremote::link::{Endpoint, Limits, Protocol, QueueRule, Room, StreamKey};
+use tcpremote::connection::device::{self, Device};
+use tcpremote::connection::relay::{self, Relay, Settings};
+use tcpremote::connection::{Endpoint, Limits, Protocol, QueueRule, Room, StreamKey};
 use tcpremote::protocol::v2::Code;
-use tcpremote::relay::{self, Relay, Settings};
 
 /// Small enough that full queues and empty credit are met often.
 const LIMITS: Limits = Limits {

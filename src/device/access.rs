@@ -11,7 +11,7 @@ use nix::ifaddrs::getifaddrs;
 mod rule;
 
 use crate::address::Address;
-use crate::net;
+use crate::io::net;
 pub use rule::{Rule, RuleError, RuleProblem};
 
 /// What the relay may reach through this device.

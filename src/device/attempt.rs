@@ -13,8 +13,8 @@ use super::dial::{Dial, Progress};
 use super::names::Found;
 use super::resolver::RelayName;
 use crate::Error;
-use crate::event_loop::{EventLoop, Source};
-use crate::net;
+use crate::io::event_loop::{EventLoop, Source};
+use crate::io::net;
 
 /// A connection to the relay on its way.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Access;
 use crate::address::Address;
-use crate::link::{Limits, Protocol};
+use crate::connection::{Limits, Protocol};
 
 /// The settings of one tunnel.
 #[derive(Clone, Debug)]

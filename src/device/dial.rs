@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use mio::Token;
 use mio::net::TcpStream;
 
-use crate::event_loop::{EventLoop, Source};
-use crate::net;
+use crate::io::event_loop::{EventLoop, Source};
+use crate::io::net;
 
 /// The time from one attempt to the next: RFC 8305's connection attempt delay.
 const DELAY: Duration = Duration::from_millis(250);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::dial::Dial;
-use crate::event_loop::{EventLoop, Source};
-use crate::link::{CONNECT_TIMEOUT, StreamKey};
+use crate::connection::{CONNECT_TIMEOUT, StreamKey};
+use crate::io::event_loop::{EventLoop, Source};
 
 /// Connections that are made to one service of a link at a time: a relay must not make a device attack its network.
 const MOST: usize = 32;

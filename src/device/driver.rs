@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 use super::Config;
 use super::attempt::Attempt;
 use super::backoff::Backoff;
-use super::core::Device;
 use super::link::{Context, Link, Stage};
 use super::report::Report;
 use super::resolver::{Names, RelayName};
 use crate::Error;
-use crate::event_loop::{EventLoop, Source};
-use crate::linger::Lingering;
-use crate::link::{Counters, Endpoint};
-use crate::session::LINK_BUFFER;
+use crate::connection::device::Device;
+use crate::connection::{Counters, Endpoint};
+use crate::io::event_loop::{EventLoop, Source};
+use crate::io::linger::Lingering;
+use crate::io::session::LINK_BUFFER;
 
 /// How long the last bytes may take once the tunnel is to end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);

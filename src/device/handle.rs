@@ -16,7 +16,7 @@ use super::notice::{Event, Status};
 use super::report::Report;
 use super::{Config, driver, resolver};
 use crate::Error;
-use crate::event_loop::EventLoop;
+use crate::io::event_loop::EventLoop;
 
 /// The name of every loop thread; also how the panic hook knows them.
 const THREAD_NAME: &str = "tcpremote";

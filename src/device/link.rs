@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use super::access::{Access, Refusal};
 use super::attempt::Reached;
-use super::core::{Device, Output};
 use super::dial::Progress;
 use super::dials::{Dials, Pending};
 use super::names::{Found, LookupError};
@@ -16,12 +15,13 @@ use super::notice::{Event, EventKind, Severity};
 use super::report::Report;
 use super::resolver::Names;
 use crate::address::Address;
-use crate::event_loop::{EventLoop, Readiness};
-use crate::linger::Lingering;
-use crate::link::{Counters, Endpoint, Reset, StreamKey};
-use crate::net;
+use crate::connection::device::{Device, Output};
+use crate::connection::{Counters, Endpoint, Reset, StreamKey};
+use crate::io::event_loop::{EventLoop, Readiness};
+use crate::io::linger::Lingering;
+use crate::io::net;
+use crate::io::session::{LinkLost, Session};
 use crate::protocol::v2::{Code, GoAway};
-use crate::session::{LinkLost, Session};
 
 /// What all links of a tunnel share.
 pub(super) struct Context<'a> {

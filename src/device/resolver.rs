@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use mio::Waker;
 
 use super::names::{Found, LookupError, Lookups};
-use crate::link::StreamKey;
+use crate::connection::StreamKey;
 
 /// How long a thread without work stays.
 const IDLE: Duration = Duration::from_secs(5);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::Error;
 use crate::address::Address;
-use crate::link::{Limits, Protocol};
+use crate::connection::{Limits, Protocol};
 
 /// The settings of a relay.
 #[derive(Clone, Debug)]

@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::descriptors::Shortage;
 use crate::address::Address;
-use crate::event_loop::{EventLoop, Source};
+use crate::io::event_loop::{EventLoop, Source};
 
 /// How long accepting rests when the system has no descriptor left.
 const PAUSE: Duration = Duration::from_millis(100);

@@ -20,17 +20,17 @@ use log_limits::{Kind, LogLimits};
 use mio::Waker;
 use tracing::{debug, info};
 
-use super::core::{Output, Relay};
 use super::descriptors::{Descriptors, Shortage};
 use super::listener::{Listener, hold, resolve};
 use super::{Config, Mapping};
 use crate::Error;
 use crate::address::Address;
-use crate::event_loop::{EventLoop, Source};
-use crate::linger::Lingering;
-use crate::link::{Endpoint, Reset, StreamKey};
+use crate::connection::relay::{Output, Relay};
+use crate::connection::{Endpoint, Reset, StreamKey};
+use crate::io::event_loop::{EventLoop, Source};
+use crate::io::linger::Lingering;
+use crate::io::session::{LINK_BUFFER, Session};
 use crate::protocol::v2::Code;
-use crate::session::{LINK_BUFFER, Session};
 
 /// How long the last bytes may take once the relay is to end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::thread;
 
+use tcpremote::connection::Protocol;
 use tcpremote::device::EventKind;
-use tcpremote::link::Protocol;
 
 use super::device::Device;
 use super::relay::Relay;

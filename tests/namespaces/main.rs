@@ -19,8 +19,8 @@ use common::relay::Relay;
 use common::service::Service;
 use common::{DEADLINE, End, Peer, eventually};
 use network::{Network, RELAY, remove_leftovers};
+use tcpremote::connection::Protocol;
 use tcpremote::device::{EventKind, State};
-use tcpremote::link::Protocol;
 
 /// What a busy machine may add to a deadline.
 const SLACK: Duration = Duration::from_secs(20);

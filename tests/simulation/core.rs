@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tcpremote::address::Address;
-use tcpremote::device::{self, Device};
-use tcpremote::link::{Endpoint, Reset, StreamKey};
+use tcpremote::connection::device::{self, Device};
+use tcpremote::connection::relay::{self, Relay};
+use tcpremote::connection::{Endpoint, Reset, StreamKey};
 use tcpremote::protocol::v2::Code;
-use tcpremote::relay::{self, Relay};
 
 use crate::world::{CLIENT, SERVICE};
 

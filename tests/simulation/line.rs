@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use tcpremote::link::Limits;
-use tcpremote::link::Protocol::V2;
+use tcpremote::connection::Limits;
+use tcpremote::connection::Protocol::V2;
 
 use crate::app::{End, Plan};
 use crate::random::Random;

@@ -3,10 +3,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
-use tcpremote::device::Device;
-use tcpremote::link::Limits;
-use tcpremote::link::Protocol::{self, V1, V2};
-use tcpremote::relay::{Relay, Settings};
+use tcpremote::connection::Limits;
+use tcpremote::connection::Protocol::{self, V1, V2};
+use tcpremote::connection::device::Device;
+use tcpremote::connection::relay::{Relay, Settings};
 
 use crate::app::{End, Plan};
 use crate::java::JavaRelay;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tcpremote::address::Address;
-use tcpremote::link::{Room, StreamKey};
+use tcpremote::connection::{Room, StreamKey};
 use tcpremote::protocol::v2::Code;
 
 use crate::core::{CLOSED_BY_PEER, Core, Task};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use tcpremote::link::{Limits, QueueRule};
+use tcpremote::connection::{Limits, QueueRule};
 
 use crate::app::{App, End, Plan};
 use crate::pipe::{Connection, Ending, Pipe};

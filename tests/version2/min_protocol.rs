@@ -1,7 +1,7 @@
 //! An end that insists on version 2 is not talked down to version 1.
 
+use tcpremote::connection::Protocol;
 use tcpremote::device::{Config, EventKind};
-use tcpremote::link::Protocol;
 
 use crate::common::device::Device;
 use crate::common::relay::Relay;

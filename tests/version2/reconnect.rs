@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use tcpremote::connection::Protocol;
 use tcpremote::device::{EventKind, State};
-use tcpremote::link::Protocol;
 
 use crate::common::device::Device;
 use crate::common::relay::{self, Relay};

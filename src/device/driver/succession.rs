@@ -7,11 +7,11 @@ use super::super::backoff::Backoff;
 use super::super::link::{Context, Link, Stage};
 use super::Driver;
 use crate::Error;
-use crate::link::Endpoint;
+use crate::connection::Endpoint;
+use crate::io::retired::{self, MAX_DRAINING, MAX_LOST};
+use crate::io::session::LinkLost;
 use crate::protocol::ProtocolError;
 use crate::protocol::v2::{Code, GoAway};
-use crate::retired::{self, MAX_DRAINING, MAX_LOST};
-use crate::session::LinkLost;
 
 /// The longest that a GOAWAY is taken to be on its way to the relay, and what the relay is given to read it.
 const MAX_ON_ITS_WAY: Duration = Duration::from_secs(1);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::device::Config;
-use crate::event_loop::Source;
+use crate::io::event_loop::Source;
 
 const DEADLINE: Duration = Duration::from_secs(15);
 

@@ -11,9 +11,9 @@ use tracing::{info, warn};
 use super::Server;
 use super::log_limits::{Kind, LogLimits};
 use crate::address::Address;
-use crate::link::{Reset, StreamKey};
+use crate::connection::{Reset, StreamKey};
+use crate::io::session::Traffic;
 use crate::protocol::v2::Code;
-use crate::session::Traffic;
 
 /// A client that was accepted.
 #[derive(Debug)]

@@ -12,9 +12,9 @@ use super::Server;
 use super::access::{Client, Ending, NO_PLACE};
 use super::log_limits::Kind;
 use super::shares::{Shares, source};
-use crate::event_loop::Source;
-use crate::link::{Endpoint, StreamKey};
-use crate::net;
+use crate::connection::{Endpoint, StreamKey};
+use crate::io::event_loop::Source;
+use crate::io::net;
 use crate::protocol::v2::Code;
 
 /// Clients taken from one port in a turn, before bytes are moved again.

@@ -8,17 +8,17 @@ use tracing::field::display;
 use tracing::{debug, info, warn};
 
 use super::super::Config;
-use super::super::core::{Relay, Settings};
 use super::access::Ending;
 use super::log_limits::Kind;
 use super::stray::protocol_of;
 use super::{Peer, Server};
-use crate::event_loop::Source;
-use crate::link::{Endpoint, Reset};
-use crate::net;
+use crate::connection::relay::{Relay, Settings};
+use crate::connection::{Endpoint, Reset};
+use crate::io::event_loop::Source;
+use crate::io::net;
+use crate::io::retired::{self, MAX_DRAINING, MAX_LOST};
+use crate::io::session::{LinkLost, Session};
 use crate::protocol::v2::Code;
-use crate::retired::{self, MAX_DRAINING, MAX_LOST};
-use crate::session::{LinkLost, Session};
 
 /// How long a link may finish beside the one in use.
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);

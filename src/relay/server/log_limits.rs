@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tracing::info;
 
-use crate::link::Bucket;
+use crate::connection::Bucket;
 
 /// How long after the first line that was left out their number is logged.
 const REPORT_AFTER: Duration = Duration::from_secs(10);

@@ -1,7 +1,7 @@
 //! What speaks on the device port when it is no device.
 
+use crate::io::session::LinkLost;
 use crate::protocol::ProtocolError;
-use crate::session::LinkLost;
 
 /// Protocols by the first bytes of a connection.
 const PROTOCOLS: [(&[u8], &str); 11] = [

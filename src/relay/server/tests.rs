@@ -6,8 +6,8 @@ use socket2::{Domain, SockRef, Socket, Type};
 use super::clients::MAX_WAITING;
 use super::devices::DRAIN_TIMEOUT;
 use super::*;
-use crate::link::{Limits, Protocol, StreamKey};
-use crate::retired::{MAX_DRAINING, MAX_LOST};
+use crate::connection::{Limits, Protocol, StreamKey};
+use crate::io::retired::{MAX_DRAINING, MAX_LOST};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const MS: Duration = Duration::from_millis(1);

@@ -3,11 +3,11 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use super::super::super::Config;
 use super::super::super::attempt::Reached;
-use super::super::super::core::Device;
 use super::super::super::report::Report;
 use super::*;
-use crate::event_loop::{EventLoop, Source};
-use crate::net;
+use crate::connection::device::Device;
+use crate::io::event_loop::{EventLoop, Source};
+use crate::io::net;
 
 const DEADLINE: Duration = Duration::from_secs(15);
 

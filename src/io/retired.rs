@@ -1,8 +1,8 @@
 //! Links that are not in use any more: they drain, or are lost and only deliver last bytes. Each may hold as much as one
 //! in use, and a peer can make one after the other, so that there are bounds for all of them together.
 
-use crate::link::Endpoint;
-use crate::session::Session;
+use crate::connection::Endpoint;
+use crate::io::session::Session;
 
 /// Links that may finish beside the one in use.
 pub(crate) const MAX_DRAINING: usize = 8;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::stall::StallMeter;
-use super::{ByteQueue, QueueRule, Slab, StreamKey};
+use crate::connection::{ByteQueue, QueueRule, Slab, StreamKey};
 
 /// As many streams may linger as there are client numbers. Past it the link is not read until some of them are done.
 const MOST_LINGERING: usize = 256;

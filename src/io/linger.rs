@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use mio::Token;
 use mio::net::TcpStream;
 
-use crate::event_loop::{EventLoop, Source};
-use crate::net;
+use crate::io::event_loop::{EventLoop, Source};
+use crate::io::net;
 
 /// How long the peer has to finish.
 const TIMEOUT: Duration = Duration::from_secs(2);

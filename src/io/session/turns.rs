@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::link::StreamKey;
+use crate::connection::StreamKey;
 
 /// A read that brings so much is one of many: whoever has it may wait for those who have little.
 const BULK: usize = 16 * 1024;

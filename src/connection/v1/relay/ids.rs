@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::link::StreamKey;
+use crate::connection::StreamKey;
 
 /// What a client's number means at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use mio::event::Source as IoSource;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use crate::link::StreamKey;
+use crate::connection::StreamKey;
 
 /// What a token stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,17 +8,18 @@ use std::time::{Duration, Instant};
 
 use ids::{Id, Ids};
 
-use super::Output;
+use super::super::relay::Output;
+use super::streams::Streams;
 use crate::address::Address;
-use crate::link::{
-    Counters, Delivery, Endpoint, Limits, QueueRule, Reset, Room, SendQueue, StreamKey, Streams, Timers, whole_frames,
+use crate::connection::{
+    Counters, Delivery, Endpoint, Limits, QueueRule, Reset, Room, SendQueue, StreamKey, Timers, whole_frames,
 };
 use crate::protocol::ProtocolError;
 use crate::protocol::v1::{Connect, Decoder, Header, Item};
 use crate::protocol::v2::{self, Code};
 
 /// Clients that the numbers of a link suffice for.
-pub(super) const PLACES: usize = 256;
+pub(in crate::connection) const PLACES: usize = 256;
 /// How long a number waits for the device's echo of our CLOSE.
 const ECHO_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a new client waits for a number before it is refused.
@@ -30,7 +31,7 @@ const MAX_BACKLOG: usize = 64 * 1024;
 
 /// The relay's end of a link.
 #[derive(Debug)]
-pub(super) struct Relay {
+pub(in crate::connection) struct Relay {
     decoder: Decoder,
     queue: SendQueue,
     ids: Ids,
@@ -81,7 +82,7 @@ impl Relay {
     ///
     /// `half_close` is how long a service may be silent after its client's end of stream before the client
     /// counts as gone; zero is the document's behaviour.
-    pub(super) fn new(now: Instant, half_close: Duration, limits: Limits) -> Self {
+    pub(in crate::connection) fn new(now: Instant, half_close: Duration, limits: Limits) -> Self {
         let Limits { rule, budget, .. } = limits;
         Self {
             decoder: Decoder::default(),
@@ -101,18 +102,18 @@ impl Relay {
     }
 
     /// Clients that are on the link or wait for a number.
-    pub(super) fn clients(&self) -> usize {
+    pub(in crate::connection) fn clients(&self) -> usize {
         self.counters.open as usize + self.waiting.len()
     }
 
     /// Clients that have only to wait for their service, and whose numbers a new one may have.
-    pub(super) fn yielding(&self) -> usize {
+    pub(in crate::connection) fn yielding(&self) -> usize {
         let is_over = |key: &StreamKey| self.streams.get(*key).is_some_and(|stream| stream.state.ended.is_some());
         self.ids.open().filter(is_over).count()
     }
 
     /// A client was accepted for `service`. Its socket is not read before [`Output::Opened`].
-    pub(super) fn open(&mut self, now: Instant, service: Arc<Address>) -> StreamKey {
+    pub(in crate::connection) fn open(&mut self, now: Instant, service: Arc<Address>) -> StreamKey {
         let client = Client { service, link: OnLink::Waiting, ended: None, progress: now };
         let key = self.streams.insert(now, client);
         self.waiting.push_back(key);

@@ -3,14 +3,13 @@
 //! It says LISTEN, and HELLO behind it with the newest version that it may speak; the relay's first frame decides which
 //! version is spoken. Every relay answers at once: one that is silent for too long is none, and ends the link.
 
-mod v1;
-
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::v1::device as v1;
 use crate::address::Address;
-use crate::link::{
+use crate::connection::{
     Counters, Delivery, Endpoint, Limits, Mux, MuxOutput, Protocol, Reset, Role, Room, StreamKey, delegate_streams,
     with_version,
 };

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::owing::connected_frame;
 use super::stream::{Place, Receiving, Stream};
 use super::{Mux, Output, Role, Timer};
-use crate::link::{Reset, StreamKey};
+use crate::connection::{Reset, StreamKey};
 use crate::protocol::v2::Code;
 
 impl Mux {

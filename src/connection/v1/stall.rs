@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::QueueRule;
+use crate::connection::QueueRule;
 
 /// Adds up the time during which a stream's queue was full, since its socket last took a good part of it.
 #[derive(Debug)]

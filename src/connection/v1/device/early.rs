@@ -1,6 +1,6 @@
 //! DATA that came before its CONNECT, as the relay of 2012 sends it.
 
-use crate::link::ByteQueue;
+use crate::connection::ByteQueue;
 
 /// Early bytes kept for one client.
 const MAX_BYTES: usize = 1024 * 1024;

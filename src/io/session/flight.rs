@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 
-use crate::net;
+use crate::io::net;
 
 /// How often a link that was written is asked whether all has arrived.
 const CHECK_EVERY: Duration = Duration::from_secs(5);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::stream::{Place, Stream};
 use super::{CONTROL_FULL, Mux, Output, Role, Timer, Wanted};
 use crate::address::Address;
-use crate::link::{CONNECT_TIMEOUT, Endpoint, Reset, StreamKey};
+use crate::connection::{CONNECT_TIMEOUT, Endpoint, Reset, StreamKey};
 use crate::protocol::v2::{Code, Connect};
 use crate::protocol::{Malformed, ProtocolError};
 

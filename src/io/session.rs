@@ -15,10 +15,10 @@ use mio::Token;
 use mio::net::TcpStream;
 use turns::{Habit, Turns};
 
-use crate::event_loop::{EventLoop, Readiness, Source};
-use crate::linger::Lingering;
-use crate::link::{Delivery, Endpoint, FRAMES_A_READ, Room, StreamKey};
-use crate::net;
+use crate::connection::{Delivery, Endpoint, FRAMES_A_READ, Room, StreamKey};
+use crate::io::event_loop::{EventLoop, Readiness, Source};
+use crate::io::linger::Lingering;
+use crate::io::net;
 use crate::protocol::ProtocolError;
 use crate::protocol::v2::Code;
 

@@ -3,15 +3,14 @@
 //! It takes LISTEN, and then waits a little for a HELLO: version 2 is spoken with a device that sends it at once, as
 //! ours does, and version 1 with any other.
 
-mod v1;
-
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::v1::relay as v1;
 use crate::address::Address;
-use crate::link::{
+use crate::connection::{
     Counters, Delivery, Endpoint, Limits, Mux, MuxOutput, Protocol, Reset, Role, Room, StreamKey, delegate_streams,
     with_version,
 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use socket2::{Domain, SockRef, Type};
 
 use super::*;
-use crate::link::{Limits, Mux, MuxOutput, Role};
+use crate::connection::{Limits, Mux, MuxOutput, Role};
 use crate::protocol::v2::{Close, Connect, Decoder, GoAway, Header, Item, Settings};
 
 const DEADLINE: Duration = Duration::from_secs(30);

@@ -1,6 +1,6 @@
 //! What is to be written to a version 2 link: frames of the link first, then those of streams in their order.
 
-use crate::link::{Payloads, SendQueue};
+use crate::connection::{Payloads, SendQueue};
 use crate::protocol::v2::Header;
 
 /// Two queues that leave as one sequence of whole frames.

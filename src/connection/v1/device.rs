@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use early::Early;
 use half_close::Answer;
 
-use super::Output;
+use super::super::device::Output;
+use super::streams::Streams;
 use crate::address::Address;
-use crate::link::{
+use crate::connection::{
     Bucket, CONNECT_TIMEOUT, Counters, Delivery, Endpoint, Limits, QueueRule, Reset, Room, SendQueue, StreamKey,
-    Streams, Timers, whole_frames,
+    Timers, whole_frames,
 };
 use crate::protocol::v1::{Decoder, Header, Item};
 use crate::protocol::v2::Code;
@@ -33,7 +34,7 @@ const MAX_BACKLOG: usize = 64 * 1024;
 
 /// The device's end of a link.
 #[derive(Debug)]
-pub(super) struct Device {
+pub(in crate::connection) struct Device {
     decoder: Decoder,
     queue: SendQueue,
     ids: Box<[Id; 256]>,
@@ -104,7 +105,7 @@ enum Timer {
 
 impl Device {
     /// A link on which `unsent` waits to be sent: LISTEN, or what is left of it and of what came behind.
-    pub(super) fn new(limits: Limits, unsent: &[u8]) -> Self {
+    pub(in crate::connection) fn new(limits: Limits, unsent: &[u8]) -> Self {
         let Limits { rule, open_rate, budget, .. } = limits;
         let mut queue = SendQueue::default();
         queue.push(unsent);
@@ -128,7 +129,7 @@ impl Device {
     }
 
     /// The connection that [`Output::Connect`] asked for is made.
-    pub(super) fn handle_connected(&mut self, now: Instant, key: StreamKey) {
+    pub(in crate::connection) fn handle_connected(&mut self, now: Instant, key: StreamKey) {
         self.note_unread(now);
         self.timers.cancel(Timer::Connect(key));
         let Some(stream) = self.streams.get_mut(key) else { return };

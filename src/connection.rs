@@ -18,24 +18,25 @@
 
 mod bucket;
 mod byte_queue;
-#[cfg_attr(not(feature = "relay"), expect(dead_code, reason = "a device uses its half"))]
-mod mux;
+pub mod device;
+#[cfg(feature = "relay")]
+pub mod relay;
 mod send_queue;
 mod slab;
-mod stall;
-mod streams;
 mod timers;
+mod v1;
+#[cfg_attr(not(feature = "relay"), expect(dead_code, reason = "a device uses its half"))]
+mod v2;
 
 use std::io::IoSliceMut;
 use std::time::{Duration, Instant};
 
 pub(crate) use bucket::Bucket;
 pub(crate) use byte_queue::ByteQueue;
-pub(crate) use mux::{Mux, Output as MuxOutput, Role};
 pub(crate) use send_queue::{FRAMES_A_READ, SendQueue};
 pub(crate) use slab::Slab;
-pub(crate) use streams::Streams;
 pub(crate) use timers::Timers;
+pub(crate) use v2::{Mux, Output as MuxOutput, Role};
 
 use crate::protocol::v2::{Close, Code};
 use crate::protocol::{MAX_FRAME, ProtocolError};

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::window::{Budget, Window};
-use crate::link::{ByteQueue, Reset};
+use crate::connection::{ByteQueue, Reset};
 
 /// A stream, from its opening until its socket was told its end.
 #[derive(Debug)]

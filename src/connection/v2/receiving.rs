@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::stream::Receiving;
 use super::{Greeting, MAX_BACKLOG, MAX_GREETING, Mux, Output, Role, Timer};
-use crate::link::{Delivery, Reset, StreamKey};
+use crate::connection::{Delivery, Reset, StreamKey};
 use crate::protocol::ProtocolError;
 use crate::protocol::v2::{GoAway, Item, Settings};
 
@@ -13,7 +13,7 @@ use crate::protocol::v2::{GoAway, Item, Settings};
 const MAX_CLOSES: usize = 1024;
 
 impl Mux {
-    /// [`receive`](crate::link::Endpoint::receive), but that the peer is not told of an error.
+    /// [`receive`](crate::connection::Endpoint::receive), but that the peer is not told of an error.
     pub(super) fn receive_items<'a>(
         &mut self,
         now: Instant,
