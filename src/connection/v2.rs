@@ -23,7 +23,7 @@ use liveness::{Due, Liveness};
 use outbox::Outbox;
 use owing::Closes;
 use round_trip::{Next, RoundTrip};
-use stream::{Place, Receiving, Stream};
+use stream::{Sending, State, Stream};
 use window::Budget;
 
 use super::{Bucket, Counters, Delivery, Endpoint, Limits, Reset, Room, Slab, StreamKey, Timers, whole_frames};
@@ -237,7 +237,7 @@ impl Mux {
             Timer::OpenRate => self.assign_numbers(now),
             Timer::Connect(key) => {
                 let reason = "there was no connection to the service in 10 s";
-                self.owe_close(key, Code::Timeout, reason);
+                self.push_close_of(key, Code::Timeout, reason);
                 self.reset(key, Reset::ConnectTimeout);
             }
             Timer::Linger(key) => {
@@ -260,17 +260,17 @@ impl Mux {
         if !self.round_trip.is_draining() {
             self.renew_credit(now, key);
         }
-        self.finish_if_delivered(key);
+        self.end_if_delivered(key);
     }
 
     /// Gives the stream credit, if it has consumed enough; bytes that come so are reason to measure their way.
     fn renew_credit(&mut self, now: Instant, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(key) else { return };
-        let is_open = stream.receiving == Receiving::Open;
+        let is_receiving = stream.is_receiving();
         // A stream whose end has come needs no more.
-        let round_trip = self.round_trip.least().filter(|_| is_open);
+        let round_trip = self.round_trip.least().filter(|_| is_receiving);
         let wanted = round_trip.map_or(0, |round_trip| self.delivery_rate.window(now, round_trip));
-        if stream.window.renew(now, wanted, &mut self.budget) && is_open && stream.number().is_some() {
+        if stream.window.renew(now, wanted, &mut self.budget) && is_receiving {
             if stream.owe_credit() {
                 self.owing.push_back(key);
             }
@@ -354,8 +354,8 @@ impl Endpoint for Mux {
             self.go_away(now, Code::Shutdown, 0, reason);
         }
         for key in self.streams.keys() {
-            if self.streams.get(key).is_some_and(|stream| stream.place != Place::Off) {
-                self.owe_close(key, Code::Shutdown, reason);
+            if self.streams.get(key).is_some_and(|stream| !matches!(stream.state, State::Delivering(_))) {
+                self.push_close_of(key, Code::Shutdown, reason);
                 self.end_after_delivery(now, key, Reset::Shutdown);
             }
         }
@@ -367,7 +367,10 @@ impl Endpoint for Mux {
     }
 
     fn pending(&self, key: StreamKey) -> &[u8] {
-        self.streams.get(key).filter(|stream| self.has_socket(stream)).map_or(&[], |stream| stream.pending.as_slice())
+        self.streams
+            .get(key)
+            .filter(|stream| stream.has_socket(self.role))
+            .map_or(&[], |stream| stream.pending.as_slice())
     }
 
     fn advance(&mut self, now: Instant, key: StreamKey, count: usize) {
@@ -387,8 +390,8 @@ impl Endpoint for Mux {
         }
         let Some(stream) = self.streams.get_mut(key) else { return Room::Unwanted };
         // A relay may send before CONNECTED, a device has nothing to read from before it.
-        let has_socket = stream.connected || self.role == Role::Relay;
-        if !has_socket || stream.number().is_none() || stream.fin_sent {
+        let is_sending = stream.open().is_some_and(|open| open.sending == Sending::Open);
+        if !is_sending || !stream.has_socket(self.role) {
             return Room::Unwanted;
         }
         let credit = stream.credit - stream.sent;
@@ -410,19 +413,18 @@ impl Endpoint for Mux {
     }
 
     fn handle_end(&mut self, now: Instant, key: StreamKey) {
-        let Some(stream) = self.streams.get_mut(key) else { return };
-        if !stream.fin_sent
-            && let Some(number) = stream.number()
-        {
-            stream.fin_sent = true;
-            self.outbox.push_behind_data(&Header::data(number, 0, true).encode());
+        let Some(open) = self.streams.get_mut(key).and_then(Stream::open_mut) else { return };
+        if open.sending == Sending::Open {
+            open.sending = Sending::Finished;
+            self.outbox.push_behind_data(&Header::data(open.number, 0, true).encode());
             self.leave_if_finished(now, key);
+            self.end_if_delivered(key);
             self.assign_numbers(now);
         }
     }
 
     fn handle_failure(&mut self, now: Instant, key: StreamKey, code: Code, reason: &str) {
-        self.owe_close(key, code, reason);
+        self.push_close_of(key, code, reason);
         self.forget(key);
         self.outputs.push_back(Output::Gone { stream: key });
         self.assign_numbers(now);
@@ -455,7 +457,7 @@ impl Endpoint for Mux {
 
     fn handle_link_lost(&mut self, _now: Instant) {
         for key in self.streams.keys() {
-            if self.streams.get(key).is_some_and(|stream| stream.place != Place::Off) {
+            if self.streams.get(key).is_some_and(|stream| !matches!(stream.state, State::Delivering(_))) {
                 self.reset(key, Reset::LinkLost);
             }
         }

@@ -3,87 +3,77 @@
 use std::time::Instant;
 
 use super::owing::connected_frame;
-use super::stream::{Place, Receiving, Stream};
-use super::{Mux, Output, Role, Timer};
+use super::stream::{End, Open, Receiving, Sending, State, Stream};
+use super::{Mux, Output, Timer};
 use crate::connection::{Reset, StreamKey};
 use crate::protocol::v2::Code;
 
 impl Mux {
     /// Once both sides have sent FIN the stream is off the link.
     pub(super) fn leave_if_finished(&mut self, now: Instant, key: StreamKey) {
-        let Some(stream) = self.streams.get(key) else { return };
-        if stream.fin_sent && stream.receiving != Receiving::Open {
-            self.leave_finished(now, key);
+        if self.streams.get(key).and_then(Stream::open).is_some_and(Open::is_finished) {
+            self.leave_link(key, End::Finish);
+            // Unless all that was queued has left, and our FIN with it: then nothing may come that would tell.
+            if self.outbox.sent() < self.outbox.queued() {
+                self.finishing.push_back(self.outbox.queued());
+            }
+            self.linger(now, key);
         }
-        self.finish_if_delivered(key);
     }
 
-    /// Both sides have sent FIN, but for what its socket is owed the stream is over.
-    pub(super) fn leave_finished(&mut self, now: Instant, key: StreamKey) {
-        self.leave_link(key);
-        // Unless all that was queued has left, and our FIN with it: then nothing may come that would tell.
-        if self.outbox.sent() < self.outbox.queued() {
-            self.finishing.push_back(self.outbox.queued());
-        }
-        self.linger(now, key);
-    }
-
-    pub(super) fn finish_if_delivered(&mut self, key: StreamKey) {
-        let Some(stream) = self.streams.get(key) else { return };
-        if !self.has_socket(stream) || !stream.pending.is_empty() {
+    /// Where the socket has everything that came, its direction ends, or all of it.
+    pub(super) fn end_if_delivered(&mut self, key: StreamKey) {
+        let role = self.role;
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        if !stream.has_socket(role) || !stream.pending.is_empty() {
             return;
         }
-        if let Some(reason) = stream.reset.clone() {
-            self.reset(key, *reason);
-        } else if stream.receiving != Receiving::Open && stream.fin_sent {
-            self.forget(key);
-            self.outputs.push_back(Output::Finish { stream: key });
-        } else if stream.receiving == Receiving::Ended
-            && let Some(stream) = self.streams.get_mut(key)
-        {
-            stream.receiving = Receiving::Told;
-            self.outputs.push_back(Output::ShutdownWrite { stream: key });
+        match &mut stream.state {
+            State::Open(open) if open.receiving == Receiving::Finished => {
+                open.receiving = Receiving::Delivered;
+                self.outputs.push_back(Output::ShutdownWrite { stream: key });
+            }
+            State::Waiting | State::Open(_) => {}
+            State::Delivering(End::Finish) => {
+                self.forget(key);
+                self.outputs.push_back(Output::Finish { stream: key });
+            }
+            State::Delivering(End::Reset(reason)) => {
+                let reason = Reset::clone(reason);
+                self.reset(key, reason);
+            }
         }
     }
 
-    /// The stream is over, and not in peace: its socket gets what it is owed, and then RST.
+    /// The stream is over, and not gracefully: its socket gets what came before, and then RST.
     pub(super) fn end_after_delivery(&mut self, now: Instant, key: StreamKey, reason: Reset) {
-        self.leave_link(key);
-        let Some(stream) = self.streams.get_mut(key) else { return };
-        if stream.reset.is_none() {
-            stream.reset = Some(Box::new(reason.clone()));
-        }
-        let stream = self.streams.get(key);
-        if stream.is_some_and(|stream| self.has_socket(stream) && !stream.pending.is_empty()) {
+        let Some(stream) = self.streams.get(key) else { return };
+        if stream.has_socket(self.role) && !stream.pending.is_empty() {
+            self.leave_link(key, End::Reset(Box::new(reason)));
             self.linger(now, key);
         } else {
             self.reset(key, reason);
         }
     }
 
-    /// Whether there is a socket that bytes can be delivered to.
-    pub(super) fn has_socket(&self, stream: &Stream) -> bool {
-        stream.connected || self.role == Role::Relay
-    }
-
-    /// Sends the stream's one CLOSE, if it is on the link.
-    pub(super) fn owe_close(&mut self, key: StreamKey, code: Code, reason: &str) {
-        if let Some(number) = self.leave_link(key) {
+    /// Sends the stream's one CLOSE, if it is on the link, which it is to leave next.
+    pub(super) fn push_close_of(&mut self, key: StreamKey, code: Code, reason: &str) {
+        if let Some(number) = self.streams.get(key).and_then(Stream::number) {
             self.push_close(number, code, reason);
         }
     }
 
-    /// Takes the stream off the link, or out of those that wait for it; its number, if it had one.
-    pub(super) fn leave_link(&mut self, key: StreamKey) -> Option<u32> {
-        let stream = self.streams.get_mut(key)?;
-        match std::mem::replace(&mut stream.place, Place::Off) {
-            Place::On(number) => {
-                if stream.receiving == Receiving::Open {
+    /// Takes the stream off the link, or out of those that wait for it.
+    fn leave_link(&mut self, key: StreamKey, end: End) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        match std::mem::replace(&mut stream.state, State::Delivering(end)) {
+            State::Open(Open { number, sending, receiving, .. }) => {
+                if receiving == Receiving::Open {
                     self.stale_credit += stream.window.unused();
                 }
                 let (connected, credit) = stream.take_owed();
                 // What it has sent must not come before this.
-                if connected && (stream.sent > 0 || stream.fin_sent) {
+                if connected && (stream.sent > 0 || sending == Sending::Finished) {
                     self.outbox.push_control(&connected_frame(number));
                 }
                 if connected || credit {
@@ -92,14 +82,12 @@ impl Mux {
                 }
                 self.numbers.remove(&number);
                 self.timers.cancel(Timer::Connect(key));
-                Some(number)
             }
-            Place::Waiting => {
+            State::Waiting => {
                 self.waiting.retain(|wanted| wanted.key != key);
                 self.timers.cancel(Timer::Place(key));
-                None
             }
-            Place::Off => None,
+            State::Delivering(_) => {}
         }
     }
 
@@ -135,7 +123,7 @@ impl Mux {
     }
 
     pub(super) fn forget(&mut self, key: StreamKey) {
-        self.leave_link(key);
+        self.leave_link(key, End::Finish);
         let Some(mut stream) = self.streams.remove(key) else { return };
         stream.window.give_back(&mut self.budget);
         self.held -= stream.pending.len() as u64;

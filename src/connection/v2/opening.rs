@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::stream::{Place, Stream};
+use super::stream::{Open, State, Stream};
 use super::{CONTROL_FULL, Mux, Output, Role, Timer, Wanted};
 use crate::address::Address;
 use crate::connection::{CONNECT_TIMEOUT, Endpoint, Reset, StreamKey};
@@ -19,7 +19,7 @@ const MAX_WAITING: usize = 256;
 impl Mux {
     /// A client was accepted for `service`. Its socket is not read before [`Output::Opened`].
     pub(crate) fn open(&mut self, now: Instant, service: Address, client: Option<SocketAddr>) -> StreamKey {
-        let stream = Stream::new(now, Place::Waiting, self.peer.window.into(), &self.budget);
+        let stream = Stream::new(now, State::Waiting, self.peer.window.into(), &self.budget);
         let key = self.streams.insert(stream);
         let full = (self.waiting.len() == MAX_WAITING).then_some(Reset::NoPlace);
         if let Some(reason) = self.going_away.clone().or(full) {
@@ -47,7 +47,7 @@ impl Mux {
             self.timers.cancel(Timer::Place(key));
             let Some(stream) = self.streams.get_mut(key) else { continue };
             self.newest = number;
-            stream.place = Place::On(number);
+            stream.state = State::Open(Open::new(number));
             // SETTINGS may have come while it waited.
             stream.credit = self.peer.window.into();
             self.numbers.insert(number, key);
@@ -77,11 +77,11 @@ impl Mux {
 
     /// The device's service is connected.
     pub(super) fn handle_connected_frame(&mut self, number: u32, key: StreamKey) -> Result<(), ProtocolError> {
-        let Some(stream) = self.streams.get_mut(key) else { return Ok(()) };
-        if stream.connected {
+        let Some(open) = self.streams.get_mut(key).and_then(Stream::open_mut) else { return Ok(()) };
+        if open.connected {
             return Err(ProtocolError::NotConnected(number));
         }
-        stream.connected = true;
+        open.connected = true;
         self.outputs.push_back(Output::Connected { stream: key });
         Ok(())
     }
@@ -93,11 +93,12 @@ impl Mux {
     pub(crate) fn handle_connected(&mut self, _now: Instant, key: StreamKey) {
         self.timers.cancel(Timer::Connect(key));
         let Some(stream) = self.streams.get_mut(key) else { return };
-        stream.connected = true;
+        let Some(open) = stream.open_mut() else { return };
+        open.connected = true;
         if stream.owe_connected() {
             self.owing.push_back(key);
         }
-        self.finish_if_delivered(key);
+        self.end_if_delivered(key);
     }
 
     /// CONNECT came: the stream is taken, or answered with CLOSE.
@@ -131,7 +132,7 @@ impl Mux {
                 return Ok(());
             }
         };
-        let stream = Stream::new(now, Place::On(number), self.peer.window.into(), &self.budget);
+        let stream = Stream::new(now, State::Open(Open::new(number)), self.peer.window.into(), &self.budget);
         let key = self.streams.insert(stream);
         self.numbers.insert(number, key);
         self.counters.opened += 1;

@@ -101,11 +101,16 @@ impl Mux {
             return Ok(None);
         };
         let Some(stream) = self.streams.get_mut(key) else { return Ok(None) };
-        if self.role == Role::Relay && !stream.connected {
+        let has_socket = stream.has_socket(self.role);
+        let Some(open) = stream.open_mut() else { return Ok(None) };
+        if self.role == Role::Relay && !open.connected {
             return Err(ProtocolError::NotConnected(number));
         }
-        if stream.receiving != Receiving::Open {
+        if open.receiving != Receiving::Open {
             return Err(ProtocolError::AfterFin(number));
+        }
+        if fin {
+            open.receiving = Receiving::Finished;
         }
         if !stream.window.receive(now, bytes.len(), &mut self.budget) {
             return Err(ProtocolError::FlowControl(number));
@@ -113,21 +118,15 @@ impl Mux {
         self.counters.received += bytes.len() as u64;
         self.round_trip.note_received(bytes.len());
         self.delivery_rate.note(now, bytes.len(), self.round_trip.least());
-        let deliverable =
-            !bytes.is_empty() && stream.pending.is_empty() && (stream.connected || self.role == Role::Relay);
-        let fin_sent = stream.fin_sent;
-        if fin {
-            stream.receiving = Receiving::Ended;
-        }
+        let deliverable = !bytes.is_empty() && stream.pending.is_empty() && has_socket;
         if !deliverable {
             self.hold(key, bytes);
         }
         if fin {
-            // What is delivered now is still to be counted: not before that can the end be told.
+            self.leave_if_finished(now, key);
+            // What is delivered now is still to be counted: not before that can the end be passed on.
             if !deliverable {
-                self.leave_if_finished(now, key);
-            } else if fin_sent {
-                self.leave_finished(now, key);
+                self.end_if_delivered(key);
             }
         }
         Ok(deliverable.then_some(Delivery { stream: key, bytes }))

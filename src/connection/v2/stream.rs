@@ -1,40 +1,82 @@
-//! One stream of a version 2 link.
+//! One stream of a version 2 link, and where it stands.
+//!
+//! ```text
+//!   relay: a client is accepted
+//!              |
+//!              v
+//!           Waiting -----------------------------+  no place within 1 s, GOAWAY
+//!              | CONNECT is sent                 |
+//!              v                                 v
+//!            Open ---------------------------> reset
+//!            ^ |  CLOSE, and nothing to deliver  ^
+//!   CONNECT  | |                                 |
+//!   comes    | |  both FINs, or CLOSE            |
+//!   (device) | v                                 |
+//!           Delivering --------------------------+  End::Reset; or its socket takes nothing for 30 s
+//!              | End::Finish
+//!              v
+//!          finished
+//! ```
+//!
+//! While a stream is open its two directions end apart from each other, as those of RFC 9000, section 3:
+//!
+//! ```text
+//!   Sending:     Open --- the socket's end is read, FIN is queued ---> Finished
+//!   Receiving:   Open --- FIN comes ---> Finished --- all is delivered, the socket is shut down ---> Delivered
+//! ```
+//!
+//! Once both are past `Open` the stream is `Delivering`. A lost link resets a stream that is waiting or open; one that is
+//! delivering goes on.
 
 use std::time::Instant;
 
+use super::Role;
 use super::window::{Budget, Window};
 use crate::connection::{ByteQueue, Reset};
 
-/// A stream, from its opening until its socket was told its end.
+/// A stream, from its opening until its socket is ended.
 #[derive(Debug)]
 pub(super) struct Stream {
-    pub(super) place: Place,
-    /// The service is connected: on a device its socket is there, on a relay CONNECTED came.
-    pub(super) connected: bool,
+    pub(super) state: State,
     /// What the peer lets us have sent, and what we have.
     pub(super) credit: u64,
     pub(super) sent: u64,
-    pub(super) fin_sent: bool,
     /// The socket is not read for want of credit.
     pub(super) blocked: bool,
     pub(super) window: Window,
     /// What waits for the socket.
     pub(super) pending: ByteQueue,
-    pub(super) receiving: Receiving,
-    /// How the socket ends once it has everything, where that is not with FIN. Few streams have one, so it is apart.
-    pub(super) reset: Option<Box<Reset>>,
     owes_connected: bool,
     owes_credit: bool,
 }
 
-/// Where a stream is on its way over the link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// It has no number yet.
+/// Where a stream stands; see the [module](self) for the diagram.
+#[derive(Debug)]
+pub(super) enum State {
+    /// A relay's stream without a number.
     Waiting,
-    On(u32),
-    /// Over; only what is left is delivered.
-    Off,
+    /// It is on the link.
+    Open(Open),
+    /// It is off the link: what is left is delivered, then its socket ends so.
+    Delivering(End),
+}
+
+/// A stream that is on the link.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) number: u32,
+    /// The service is connected: on a device its socket is there, on a relay CONNECTED came.
+    pub(super) connected: bool,
+    pub(super) sending: Sending,
+    pub(super) receiving: Receiving,
+}
+
+/// The direction from the socket to the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sending {
+    Open,
+    /// FIN is queued, or sent.
+    Finished,
 }
 
 /// The direction from the link to the socket.
@@ -42,35 +84,78 @@ pub(super) enum Place {
 pub(super) enum Receiving {
     Open,
     /// FIN came.
-    Ended,
+    Finished,
     /// FIN was passed on to the socket.
-    Told,
+    Delivered,
+}
+
+/// How the socket of a stream ends that has delivered everything.
+#[derive(Debug)]
+pub(super) enum End {
+    /// With FIN.
+    Finish,
+    /// With RST. Few streams have a reason, so it is apart.
+    Reset(Box<Reset>),
+}
+
+impl Open {
+    pub(super) fn new(number: u32) -> Self {
+        Self { number, connected: false, sending: Sending::Open, receiving: Receiving::Open }
+    }
+
+    /// Whether both sides have sent FIN.
+    pub(super) fn is_finished(&self) -> bool {
+        self.sending == Sending::Finished && self.receiving != Receiving::Open
+    }
 }
 
 impl Stream {
-    pub(super) fn new(now: Instant, place: Place, credit: u64, budget: &Budget) -> Self {
+    pub(super) fn new(now: Instant, state: State, credit: u64, budget: &Budget) -> Self {
         Self {
-            place,
-            connected: false,
+            state,
             credit,
             sent: 0,
-            fin_sent: false,
             blocked: false,
             window: Window::new(now, budget),
             pending: ByteQueue::default(),
-            receiving: Receiving::Open,
-            reset: None,
             owes_connected: false,
             owes_credit: false,
         }
     }
 
+    /// What it is while it is on the link.
+    pub(super) fn open(&self) -> Option<&Open> {
+        match &self.state {
+            State::Open(open) => Some(open),
+            State::Waiting | State::Delivering(_) => None,
+        }
+    }
+
+    /// As [`open`](Self::open).
+    pub(super) fn open_mut(&mut self) -> Option<&mut Open> {
+        match &mut self.state {
+            State::Open(open) => Some(open),
+            State::Waiting | State::Delivering(_) => None,
+        }
+    }
+
     /// The number, while the stream is on the link.
     pub(super) fn number(&self) -> Option<u32> {
-        match self.place {
-            Place::On(number) => Some(number),
-            Place::Waiting | Place::Off => None,
+        self.open().map(|open| open.number)
+    }
+
+    /// Whether there is a socket that bytes can be delivered to: a relay's client is there from the start.
+    pub(super) fn has_socket(&self, role: Role) -> bool {
+        match &self.state {
+            State::Waiting => true,
+            State::Open(open) => open.connected || role == Role::Relay,
+            State::Delivering(_) => true,
         }
+    }
+
+    /// Whether more bytes may come for its socket.
+    pub(super) fn is_receiving(&self) -> bool {
+        self.open().is_some_and(|open| open.receiving == Receiving::Open)
     }
 
     /// CONNECTED is to be sent; true if nothing else was owed.
