@@ -10,14 +10,14 @@ mod config;
 mod dial;
 mod dials;
 mod driver;
+mod event;
 mod handle;
 mod link;
 mod names;
-mod notice;
-mod report;
 mod resolver;
+mod shared;
 
 pub use access::{Access, Rule, RuleError, RuleProblem};
 pub use config::Config;
+pub use event::{Event, EventKind, Severity, State, Status};
 pub use handle::{Handle, Wait};
-pub use notice::{Event, EventKind, Severity, State, Status};

@@ -280,7 +280,7 @@ fn translate(output: MuxOutput) -> Option<Output> {
         MuxOutput::Finish { stream } => Output::Finish { stream },
         MuxOutput::Reset { stream, reason } => Output::Reset { stream, reason },
         MuxOutput::Gone { stream } => Output::Gone { stream },
-        MuxOutput::GoAway(away) => Output::GoAway(away),
+        MuxOutput::GoAway(go_away) => Output::GoAway(go_away),
         // The relay's size says nothing to a device, and the others are a relay's.
         MuxOutput::Settings | MuxOutput::Opened { .. } | MuxOutput::Connected { .. } => return None,
     })

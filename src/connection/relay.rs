@@ -331,7 +331,7 @@ fn translate(end: &Mux, output: MuxOutput) -> Option<Output> {
         MuxOutput::Finish { stream } => Output::Finish { stream },
         MuxOutput::Reset { stream, reason } => Output::Reset { stream, reason },
         MuxOutput::Gone { stream } => Output::Gone { stream },
-        MuxOutput::GoAway(away) => Output::GoAway(away),
+        MuxOutput::GoAway(go_away) => Output::GoAway(go_away),
         // A device's.
         MuxOutput::Connect { .. } | MuxOutput::Malformed { .. } => return None,
     })

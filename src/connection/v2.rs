@@ -4,25 +4,25 @@
 //! one CREDIT, one CONNECTED and one CLOSE for a stream, and one answer to PING, wait at any time; and the link is
 //! read whatever waits to be written. So no two peers can wait for each other.
 
+mod control;
 mod delivery_rate;
 mod ending;
 mod liveness;
 mod opening;
-mod outbox;
-mod owing;
 mod receiving;
 mod round_trip;
+mod send_buffer;
 mod stream;
 mod window;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use control::PendingCloses;
 use delivery_rate::DeliveryRate;
 use liveness::{Due, Liveness};
-use outbox::Outbox;
-use owing::Closes;
 use round_trip::{Next, RoundTrip};
+use send_buffer::SendBuffer;
 use stream::{Sending, State, Stream};
 use window::Budget;
 
@@ -58,7 +58,7 @@ pub(crate) struct Mux {
     role: Role,
     limits: Limits,
     decoder: v2::Decoder,
-    outbox: Outbox,
+    send_buffer: SendBuffer,
     streams: Slab<Stream>,
     /// The streams that are on the link.
     numbers: BTreeMap<u32, StreamKey>,
@@ -72,19 +72,19 @@ pub(crate) struct Mux {
     /// Credit of streams that we ended and whose bytes may still come.
     stale_credit: u64,
     /// Streams that owe CREDIT or CONNECTED.
-    owing: VecDeque<StreamKey>,
+    pending_control: VecDeque<StreamKey>,
     /// CLOSEs to be sent.
-    closes: Closes,
+    closes: PendingCloses,
     /// Streams that are over on our side and whose FIN waits among the DATA, by where it ends: the peer counts them as
     /// open until then.
     finishing: VecDeque<u64>,
-    owed_answer: Option<[u8; 8]>,
+    pending_pong: Option<[u8; 8]>,
     /// Streams whose sockets may be read again.
     unblocked: VecDeque<StreamKey>,
     /// Streams without a number, in the order they came.
     waiting: VecDeque<Wanted>,
     /// Streams that are off the link and only deliver what is left: when the socket of each last took something.
-    lingering: BTreeMap<StreamKey, Instant>,
+    delivering: BTreeMap<StreamKey, Instant>,
     /// Bytes that wait for the sockets of all streams.
     held: u64,
     liveness: Liveness,
@@ -147,16 +147,16 @@ enum Timer {
     /// Streams wait for the open rate.
     OpenRate,
     Connect(StreamKey),
-    Linger(StreamKey),
+    Delivery(StreamKey),
 }
 
 impl Mux {
     /// An end whose SETTINGS are to be sent, behind `first`: what was decided to be sent before version 2 was.
     pub(crate) fn new(now: Instant, role: Role, limits: Limits, first: &[u8]) -> Self {
-        let mut outbox = Outbox::new(first);
+        let mut send_buffer = SendBuffer::new(first);
         let software = concat!("tcpremote ", env!("CARGO_PKG_VERSION")).to_owned();
         let Limits { window, streams, open_rate, .. } = limits;
-        outbox.push_control(&Settings { window, streams, open_rate, software }.frame());
+        send_buffer.push_control(&Settings { window, streams, open_rate, software }.frame());
         let mut timers = Timers::new();
         timers.set(Timer::Settings, now + SETTINGS_TIMEOUT);
         let liveness = Liveness::new(now);
@@ -171,7 +171,7 @@ impl Mux {
             role,
             limits,
             decoder: v2::Decoder::default(),
-            outbox,
+            send_buffer,
             streams: Slab::default(),
             numbers: BTreeMap::new(),
             newest: 0,
@@ -180,13 +180,13 @@ impl Mux {
             budget: Budget::new(limits.budget, streams, window.into()),
             delivery_rate: DeliveryRate::new(now),
             stale_credit: 0,
-            owing: VecDeque::new(),
-            closes: Closes::default(),
+            pending_control: VecDeque::new(),
+            closes: PendingCloses::default(),
             finishing: VecDeque::new(),
-            owed_answer: None,
+            pending_pong: None,
             unblocked: VecDeque::new(),
             waiting: VecDeque::new(),
-            lingering: BTreeMap::new(),
+            delivering: BTreeMap::new(),
             held: 0,
             liveness,
             round_trip: RoundTrip::new(now),
@@ -240,8 +240,8 @@ impl Mux {
                 self.push_close_of(key, Code::Timeout, reason);
                 self.reset(key, Reset::ConnectTimeout);
             }
-            Timer::Linger(key) => {
-                let Some(&progress) = self.lingering.get(&key) else { return Ok(()) };
+            Timer::Delivery(key) => {
+                let Some(&progress) = self.delivering.get(&key) else { return Ok(()) };
                 let due = progress + self.limits.rule.stall;
                 if due > now {
                     self.timers.set(timer, due);
@@ -271,8 +271,8 @@ impl Mux {
         let round_trip = self.round_trip.least().filter(|_| is_receiving);
         let wanted = round_trip.map_or(0, |round_trip| self.delivery_rate.window(now, round_trip));
         if stream.window.renew(now, wanted, &mut self.budget) && is_receiving {
-            if stream.owe_credit() {
-                self.owing.push_back(key);
+            if stream.set_credit_pending() {
+                self.pending_control.push_back(key);
             }
             if self.round_trip.is_due(now) {
                 self.ask(now);
@@ -335,7 +335,7 @@ impl Endpoint for Mux {
 
     fn go_away(&mut self, _now: Instant, code: Code, retry_after: u16, reason: &str) {
         let last_stream = self.newest;
-        self.outbox.push_control(&GoAway { code, retry_after, last_stream, reason: reason.into() }.frame());
+        self.send_buffer.push_control(&GoAway { code, retry_after, last_stream, reason: reason.into() }.frame());
         self.stop_opening(if code == Code::Shutdown {
             Reset::Shutdown
         } else if code == Code::Replaced {
@@ -377,14 +377,14 @@ impl Endpoint for Mux {
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.pending.advance(count);
         self.held -= count as u64;
-        if let Some(progress) = self.lingering.get_mut(&key) {
+        if let Some(progress) = self.delivering.get_mut(&key) {
             *progress = now;
         }
         self.consume(now, key, count);
     }
 
     fn reserve(&mut self, key: StreamKey, contended: bool) -> Room<'_> {
-        if self.outbox.len() == 0 {
+        if self.send_buffer.len() == 0 {
             // Made before there is DATA they leave in one write with it.
             self.make_control_frames();
         }
@@ -400,7 +400,7 @@ impl Endpoint for Mux {
             return Room::Blocked;
         }
         let most = if contended { QUANTUM } else { usize::MAX };
-        self.outbox.reserve(most.min(credit.try_into().unwrap_or(most))).map_or(Room::Full, Room::Free)
+        self.send_buffer.reserve(most.min(credit.try_into().unwrap_or(most))).map_or(Room::Full, Room::Free)
     }
 
     fn commit(&mut self, _now: Instant, key: StreamKey, count: usize) {
@@ -409,14 +409,14 @@ impl Endpoint for Mux {
         debug_assert!((1..=stream.credit - stream.sent).contains(&(count as u64)));
         stream.sent += count as u64;
         self.counters.sent += count as u64;
-        self.outbox.commit(number, count);
+        self.send_buffer.commit(number, count);
     }
 
     fn handle_end(&mut self, now: Instant, key: StreamKey) {
         let Some(open) = self.streams.get_mut(key).and_then(Stream::open_mut) else { return };
         if open.sending == Sending::Open {
             open.sending = Sending::Finished;
-            self.outbox.push_behind_data(&Header::data(open.number, 0, true).encode());
+            self.send_buffer.push_behind_data(&Header::data(open.number, 0, true).encode());
             self.leave_if_finished(now, key);
             self.end_if_delivered(key);
             self.assign_numbers(now);
@@ -435,21 +435,21 @@ impl Endpoint for Mux {
     }
 
     fn has_unsent(&self) -> bool {
-        let close = self.closes.is_due(self.outbox.sent());
-        self.outbox.len() > 0 || self.owed_answer.is_some() || close || !self.owing.is_empty()
+        let close = self.closes.is_due(self.send_buffer.sent());
+        self.send_buffer.len() > 0 || self.pending_pong.is_some() || close || !self.pending_control.is_empty()
     }
 
     fn unsent(&mut self) -> &[u8] {
         // DATA is not to pass what is owed to its stream.
-        if self.outbox.batch_len() == 0 {
+        if self.send_buffer.batch_len() == 0 {
             self.make_control_frames();
         }
-        self.outbox.unsent()
+        self.send_buffer.unsent()
     }
 
     fn advance_link(&mut self, now: Instant, count: usize) {
-        self.outbox.advance(count);
-        while self.finishing.front().is_some_and(|&end| end <= self.outbox.sent()) {
+        self.send_buffer.advance(count);
+        while self.finishing.front().is_some_and(|&end| end <= self.send_buffer.sent()) {
             self.finishing.pop_front();
         }
         self.assign_numbers(now);
@@ -461,11 +461,11 @@ impl Endpoint for Mux {
                 self.reset(key, Reset::LinkLost);
             }
         }
-        self.outbox = Outbox::default();
-        self.closes = Closes::default();
+        self.send_buffer = SendBuffer::default();
+        self.closes = PendingCloses::default();
         self.finishing.clear();
-        self.owing.clear();
-        self.owed_answer = None;
+        self.pending_control.clear();
+        self.pending_pong = None;
         self.going_away.get_or_insert(Reset::LinkLost);
         for timer in [Timer::Settings, Timer::Liveness, Timer::OpenRate] {
             self.timers.cancel(timer);
@@ -497,7 +497,7 @@ impl Endpoint for Mux {
     }
 
     fn held(&self) -> u64 {
-        self.held + self.outbox.len() as u64
+        self.held + self.send_buffer.len() as u64
     }
 }
 

@@ -10,21 +10,21 @@ use super::Config;
 use super::attempt::Attempt;
 use super::backoff::Backoff;
 use super::link::{Context, Link, Stage};
-use super::report::Report;
 use super::resolver::{Names, RelayName};
+use super::shared::Shared;
 use crate::Error;
 use crate::connection::device::Device;
 use crate::connection::{Counters, Endpoint};
+use crate::io::closing::ClosingSockets;
 use crate::io::event_loop::{EventLoop, Source};
-use crate::io::linger::Lingering;
 use crate::io::session::LINK_BUFFER;
 
 /// How long the last bytes may take once the tunnel is to end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Lives as long as the tunnel. `Ok` when its owner closed it.
-pub(super) fn run(config: &Config, event_loop: EventLoop, report: &Report) -> Result<(), Error> {
-    let mut driver = Driver::new(config, event_loop, report);
+pub(super) fn run(config: &Config, event_loop: EventLoop, shared: &Shared) -> Result<(), Error> {
+    let mut driver = Driver::new(config, event_loop, shared);
     let mut buffer = vec![0; LINK_BUFFER];
     let result = driver.serve(&mut buffer);
     driver.finish(result.is_ok(), &mut buffer);
@@ -55,14 +55,14 @@ struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    fn new(config: &'a Config, event_loop: EventLoop, report: &'a Report) -> Self {
+    fn new(config: &'a Config, event_loop: EventLoop, shared: &'a Shared) -> Self {
         let relay_name = RelayName::new(config.server.host(), event_loop.waker());
         let context = Context {
             names: Names::new(event_loop.waker()),
             event_loop,
-            report,
+            shared,
             access: &config.access,
-            lingering: Lingering::default(),
+            closing: ClosingSockets::default(),
         };
         Self {
             config,
@@ -83,7 +83,7 @@ impl<'a> Driver<'a> {
     /// Until the owner closes the tunnel (`Ok`), or it is over.
     fn serve(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
         self.begin_attempt(Instant::now());
-        while !self.context.report.stop_requested() {
+        while !self.context.shared.stop_requested() {
             let busy = self.step(buffer)?;
             self.wait(busy, None)?;
         }
@@ -108,20 +108,20 @@ impl<'a> Driver<'a> {
         while Instant::now() < deadline {
             let now = Instant::now();
             let mut busy = false;
-            self.context.lingering.handle_timeout(now, &mut self.context.event_loop);
+            self.context.closing.handle_timeout(now, &mut self.context.event_loop);
             for link in self.links.values_mut() {
                 match link.step(now, &mut self.context, buffer) {
                     Ok(more) => busy |= more,
                     Err(_) => link.session.abort_link(now, &mut self.context.event_loop),
                 }
-                let Context { event_loop, lingering, .. } = &mut self.context;
+                let Context { event_loop, closing, .. } = &mut self.context;
                 if link.session.has_link() && !link.session.endpoint.has_unsent() {
-                    link.session.close_link(now, event_loop, lingering);
+                    link.session.close_link(now, event_loop, closing);
                 }
                 link.carry_out_all(now, &mut self.context);
             }
             self.links.retain(|_, link| !link.is_over());
-            if self.links.is_empty() && self.context.lingering.len() == 0 {
+            if self.links.is_empty() && self.context.closing.len() == 0 {
                 return;
             }
             if self.wait(busy, Some(deadline)).is_err() {
@@ -137,13 +137,13 @@ impl<'a> Driver<'a> {
     /// Moves bytes, carries out what is asked for, and keeps time; true if there is more to do at once.
     fn step(&mut self, buffer: &mut [u8]) -> Result<bool, Error> {
         let now = Instant::now();
-        self.context.lingering.handle_timeout(now, &mut self.context.event_loop);
-        if self.context.report.take_reconnect() {
+        self.context.closing.handle_timeout(now, &mut self.context.event_loop);
+        if self.context.shared.take_reconnect() {
             self.reconnect(now);
         }
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
-            self.context.report.connecting();
+            self.context.shared.connecting();
             self.begin_attempt(now);
         }
         self.take_answers(now)?;
@@ -202,9 +202,9 @@ impl<'a> Driver<'a> {
             return Ok(false);
         }
         let Some(link) = self.links.get_mut(&number) else { return Ok(false) };
-        let was_away = link.away.is_some();
+        let was_away = link.go_away.is_some();
         let result = link.step(now, &mut self.context, buffer);
-        let left = !was_away && link.away.is_some();
+        let left = !was_away && link.go_away.is_some();
         self.note_stage(now, number);
         match result {
             Err(reason) => {
@@ -229,7 +229,7 @@ impl<'a> Driver<'a> {
 
     fn wait(&mut self, busy: bool, deadline: Option<Instant>) -> Result<(), Error> {
         let poll_failed = |reason| Error::System { what: "cannot wait for events".into(), reason };
-        self.context.report.ring();
+        self.context.shared.ring();
         let deadline = if busy { Some(Instant::now()) } else { self.next_deadline(deadline) };
         self.context.event_loop.wait(deadline).map_err(poll_failed)?;
         let now = Instant::now();
@@ -245,8 +245,8 @@ impl<'a> Driver<'a> {
                         link.handle_stream_event(now, &mut self.context, key, event);
                     }
                 }
-                Source::Lingering(place) => {
-                    self.context.lingering.handle_event(&mut self.context.event_loop, place);
+                Source::Closing(place) => {
+                    self.context.closing.handle_event(&mut self.context.event_loop, place);
                 }
                 Source::Waker | Source::Listener(_) => {}
             }
@@ -258,8 +258,8 @@ impl<'a> Driver<'a> {
         let links = self.links.values().filter_map(Link::poll_timeout).min();
         let attempt = self.attempt.as_ref().and_then(Attempt::poll_timeout);
         let is_held = |link: &Link| link.stage == Stage::Silent && link.silent_until.is_none();
-        let held = if self.links.values().any(is_held) { self.context.report.held_until() } else { None };
-        let others = [own, links, attempt, held, self.retry_at, self.context.lingering.poll_timeout()];
+        let held = if self.links.values().any(is_held) { self.context.shared.held_until() } else { None };
+        let others = [own, links, attempt, held, self.retry_at, self.context.closing.poll_timeout()];
         others.into_iter().flatten().min()
     }
 
@@ -270,7 +270,7 @@ impl<'a> Driver<'a> {
         }
         let current = self.current.and_then(|number| self.links.get(&number));
         let round_trip = current.and_then(|link| link.counters().round_trip).unwrap_or_default();
-        let traffic = &self.context.report.traffic;
+        let traffic = &self.context.shared.traffic;
         traffic.clients.store(all.open, Relaxed);
         traffic.clients_total.store(all.opened, Relaxed);
         traffic.bytes_sent.store(all.sent, Relaxed);

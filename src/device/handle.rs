@@ -12,8 +12,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
-use super::notice::{Event, Status};
-use super::report::Report;
+use super::event::{Event, Status};
+use super::shared::Shared;
 use super::{Config, driver, resolver};
 use crate::Error;
 use crate::io::event_loop::EventLoop;
@@ -27,7 +27,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// One tunnel. Dropping it closes the tunnel, except in a forked child, where it touches nothing.
 #[derive(Debug)]
 pub struct Handle {
-    report: Arc<Report>,
+    shared: Arc<Shared>,
     /// The process that started the thread; in any other there is no thread.
     process: u32,
 }
@@ -54,29 +54,29 @@ impl Handle {
             move |reason| Error::System { what, reason }
         };
         let event_loop = EventLoop::new().map_err(system("event loop"))?;
-        let report = Report::new(config.server.clone(), event_loop.waker()).map_err(system("event notification"))?;
-        let report = Arc::new(report);
-        let thread_report = Arc::clone(&report);
+        let shared = Shared::new(config.server.clone(), event_loop.waker()).map_err(system("event notification"))?;
+        let shared = Arc::new(shared);
+        let thread_shared = Arc::clone(&shared);
         silence_our_panics();
         // The thread inherits the mask at its birth: the host's handlers must never run on it.
         let mask = block_signals().map_err(system("signal mask"))?;
         let spawned =
-            thread::Builder::new().name(THREAD_NAME.into()).spawn(move || run(&config, event_loop, &thread_report));
+            thread::Builder::new().name(THREAD_NAME.into()).spawn(move || run(&config, event_loop, &thread_shared));
         restore_signals(&mask);
         spawned.map_err(system("thread"))?;
-        Ok(Self { report, process: process::id() })
+        Ok(Self { shared, process: process::id() })
     }
 
     /// What the tunnel is doing now.
     pub fn status(&self) -> Result<Status, Error> {
         self.check_process()?;
-        Ok(self.report.status())
+        Ok(self.shared.status())
     }
 
     /// The oldest event that was not taken yet.
     pub fn next_event(&self) -> Result<Option<Event>, Error> {
         self.check_process()?;
-        Ok(self.report.next_event())
+        Ok(self.shared.next_event())
     }
 
     /// Waits until [`Self::next_event`] has something, at most for `timeout` (for ever if `None`).
@@ -87,10 +87,10 @@ impl Handle {
         self.check_process()?;
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
-            if self.report.has_event() {
+            if self.shared.has_event() {
                 return Ok(Wait::Ready);
             }
-            if self.report.is_over() {
+            if self.shared.is_over() {
                 return Err(Error::Closed);
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -101,7 +101,7 @@ impl Handle {
             let timeout = left.map_or(PollTimeout::NONE, |left| {
                 PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
             });
-            match poll(&mut [PollFd::new(self.report.as_fd(), PollFlags::POLLIN)], timeout) {
+            match poll(&mut [PollFd::new(self.shared.as_fd(), PollFlags::POLLIN)], timeout) {
                 Ok(_) => {}
                 Err(Errno::EINTR) => return Ok(Wait::Interrupted),
                 Err(errno) => return Err(Error::System { what: "wait".into(), reason: errno.into() }),
@@ -112,7 +112,7 @@ impl Handle {
     /// A descriptor that is readable while an event can be taken. It belongs to the tunnel; do not read or close it.
     pub fn fd(&self) -> Result<RawFd, Error> {
         self.check_process()?;
-        Ok(self.report.as_fd().as_raw_fd())
+        Ok(self.shared.as_fd().as_raw_fd())
     }
 
     /// Makes the link anew now: a wait is over, an attempt begins again, and a link in use is replaced once the relay has
@@ -122,10 +122,10 @@ impl Handle {
     /// [`Error::Closed`] if the tunnel is over.
     pub fn reconnect(&self) -> Result<(), Error> {
         self.check_process()?;
-        if self.report.is_over() {
+        if self.shared.is_over() {
             return Err(Error::Closed);
         }
-        self.report.request_reconnect();
+        self.shared.request_reconnect();
         Ok(())
     }
 
@@ -134,7 +134,7 @@ impl Handle {
     /// LISTEN already. Zero ends it.
     pub fn hold(&self, time: Duration) -> Result<(), Error> {
         self.check_process()?;
-        self.report.hold(time);
+        self.shared.hold(time);
         Ok(())
     }
 
@@ -147,14 +147,14 @@ impl Handle {
     /// Does what [`Self::close`] does, and waits for it at most for `timeout`: true if the tunnel is over by then.
     pub fn close_within(&self, timeout: Duration) -> Result<bool, Error> {
         self.check_process()?;
-        self.report.request_stop();
-        Ok(self.report.await_over(timeout.min(CLOSE_TIMEOUT)))
+        self.shared.request_stop();
+        Ok(self.shared.await_over(timeout.min(CLOSE_TIMEOUT)))
     }
 
     /// Makes the loop thread panic at its next turn.
     #[cfg(any(test, feature = "fault-injection"))]
     pub fn inject_panic(&self) {
-        self.report.inject_panic();
+        self.shared.inject_panic();
     }
 
     fn check_process(&self) -> Result<(), Error> {
@@ -166,15 +166,15 @@ impl Drop for Handle {
     fn drop(&mut self) {
         if self.close().is_err() {
             // In a forked child the report may be locked for ever by a thread that does not exist here.
-            std::mem::forget(Arc::clone(&self.report));
+            std::mem::forget(Arc::clone(&self.shared));
         }
     }
 }
 
 /// The thread's whole life: a panic ends here and becomes the tunnel's last error.
-fn run(config: &Config, event_loop: EventLoop, report: &Arc<Report>) {
-    let result = panic::catch_unwind(AssertUnwindSafe(|| driver::run(config, event_loop, report)));
-    report.over(result.unwrap_or_else(|panic| {
+fn run(config: &Config, event_loop: EventLoop, shared: &Arc<Shared>) {
+    let result = panic::catch_unwind(AssertUnwindSafe(|| driver::run(config, event_loop, shared)));
+    shared.over(result.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(ToString::to_string);
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
         Err(Error::Internal(text.unwrap_or_else(|| "panic".into())))

@@ -10,15 +10,15 @@ use super::access::{Access, Refusal};
 use super::attempt::Reached;
 use super::dial::Progress;
 use super::dials::{Dials, Pending};
+use super::event::{Event, EventKind, Severity};
 use super::names::{Found, LookupError};
-use super::notice::{Event, EventKind, Severity};
-use super::report::Report;
 use super::resolver::Names;
+use super::shared::Shared;
 use crate::address::Address;
 use crate::connection::device::{Device, Output};
 use crate::connection::{Counters, Endpoint, Reset, StreamKey};
+use crate::io::closing::ClosingSockets;
 use crate::io::event_loop::{EventLoop, Readiness};
-use crate::io::linger::Lingering;
 use crate::io::net;
 use crate::io::session::{LinkLost, Session};
 use crate::protocol::v2::{Code, GoAway};
@@ -27,9 +27,9 @@ use crate::protocol::v2::{Code, GoAway};
 pub(super) struct Context<'a> {
     pub(super) event_loop: EventLoop,
     pub(super) names: Names,
-    pub(super) report: &'a Report,
+    pub(super) shared: &'a Shared,
     pub(super) access: &'a Access,
-    pub(super) lingering: Lingering,
+    pub(super) closing: ClosingSockets,
 }
 
 /// One link.
@@ -42,7 +42,7 @@ pub(super) struct Link {
     /// The version that the relay has chosen.
     pub(super) version: Option<u8>,
     /// The relay wants no more of this link.
-    pub(super) away: Option<GoAway>,
+    pub(super) go_away: Option<GoAway>,
     /// LISTEN is not sent before.
     pub(super) silent_until: Option<Instant>,
     number: usize,
@@ -140,7 +140,7 @@ impl Link {
             stage: Stage::Silent,
             answered_at: None,
             version: None,
-            away: None,
+            go_away: None,
             silent_until: None,
             number,
             resolving: BTreeMap::new(),
@@ -315,7 +315,7 @@ impl Link {
             Output::ShutdownWrite { stream } => self.session.shutdown_write(stream),
             Output::Finish { stream } => {
                 self.withdraw(context, stream);
-                self.session.finish(now, &mut context.event_loop, &mut context.lingering, stream);
+                self.session.finish(now, &mut context.event_loop, &mut context.closing, stream);
                 self.tell_gone(context, stream, EventKind::Disconnect, Severity::Detail, "is done");
             }
             Output::Reset { stream, reason } => {
@@ -343,14 +343,14 @@ impl Link {
             Output::Malformed { client, reason } => {
                 let message = format!("the relay sent what cannot be read for client {client}: {reason}");
                 let event = Event::new(EventKind::Protocol, Severity::Warning, message);
-                context.report.event(event.about(client, None));
+                context.shared.event(event.about(client, None));
             }
             Output::EarlyDropped { client } => {
                 let message = format!("dropped what came for client {client}, which the relay never announced");
                 let event = Event::new(EventKind::Protocol, Severity::Warning, message);
-                context.report.event(event.about(client, None));
+                context.shared.event(event.about(client, None));
             }
-            Output::GoAway(away) => self.away = Some(away),
+            Output::GoAway(go_away) => self.go_away = Some(go_away),
         }
     }
 
@@ -366,7 +366,7 @@ impl Link {
         let shown: Arc<str> = net::shown(&service).into();
         let from = from.map_or_else(String::new, |from| format!(" at {from}"));
         let event = Event::new(EventKind::Connect, Severity::Detail, format!("client {client}{from} asks for {shown}"));
-        context.report.event(event.about(client, Some(Arc::clone(&shown))));
+        context.shared.event(event.about(client, Some(Arc::clone(&shown))));
         self.services.insert(key, (client, shown));
         self.resolving.insert(key, Resolving { service, known: BTreeMap::new() });
         self.resolve(now, context, key);
@@ -418,7 +418,7 @@ impl Link {
                 format!("client {client} cannot reach {shown}: {reason}")
             };
             let event = Event::new(*kind, Severity::Warning, message).with_code(failure.name());
-            context.report.event(event.about(client, Some(shown)));
+            context.shared.event(event.about(client, Some(shown)));
         }
     }
 
@@ -452,7 +452,7 @@ impl Link {
     fn tell_gone(&mut self, context: &Context<'_>, key: StreamKey, kind: EventKind, severity: Severity, text: &str) {
         if let Some((client, service)) = self.services.remove(&key) {
             let event = Event::new(kind, severity, format!("client {client} {text}"));
-            context.report.event(event.about(client, Some(service)));
+            context.shared.event(event.about(client, Some(service)));
         }
     }
 }

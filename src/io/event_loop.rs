@@ -22,7 +22,7 @@ pub(crate) enum Source {
     /// The socket of a stream, by session and stream.
     Stream(u32, StreamKey),
     /// A socket that only waits for its peer to finish.
-    Lingering(usize),
+    Closing(usize),
 }
 
 /// One readiness event, already translated from its token.

@@ -3,21 +3,21 @@
 //! The session moves bytes between sockets and an [`Endpoint`]; which sockets there are is the shell's to say
 //! ([`attach`](Session::attach), [`finish`](Session::finish), [`reset`](Session::reset)).
 
-mod flight;
-mod turns;
+mod scheduler;
+mod user_timeout;
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::time::Instant;
 
-use flight::Flight;
 use mio::Token;
 use mio::net::TcpStream;
-use turns::{Habit, Turns};
+use scheduler::{Activity, Scheduler};
+use user_timeout::UserTimeout;
 
 use crate::connection::{Delivery, Endpoint, FRAMES_A_READ, Room, StreamKey};
+use crate::io::closing::ClosingSockets;
 use crate::io::event_loop::{EventLoop, Readiness, Source};
-use crate::io::linger::Lingering;
 use crate::io::net;
 use crate::protocol::ProtocolError;
 use crate::protocol::v2::Code;
@@ -25,7 +25,7 @@ use crate::protocol::v2::Code;
 /// Bytes that one read of the link takes at most.
 pub(crate) const LINK_BUFFER: usize = 256 * 1024;
 /// The same, while somebody may be waiting for an answer.
-const BRISK_READ: usize = 32 * 1024;
+const INTERACTIVE_READ: usize = 32 * 1024;
 /// Neighbouring pieces of one stream that one write to its socket carries.
 const PIECES: usize = 16;
 /// Rounds over the readable streams that one write of the link carries, while nobody waits for an answer. A stream alone
@@ -42,7 +42,7 @@ pub(crate) struct Session<E> {
     sockets: Vec<Option<Socket>>,
     /// What went through those that are over, until the next stream takes the index.
     over: Vec<Option<(StreamKey, Traffic)>>,
-    turns: Turns,
+    scheduler: Scheduler,
 }
 
 /// What went through a stream's socket, and how that failed if it did.
@@ -74,7 +74,7 @@ struct Link {
     writable: bool,
     /// There may be more behind a short read: the end, or what follows an urgent byte.
     ended: bool,
-    flight: Flight,
+    user_timeout: UserTimeout,
 }
 
 #[derive(Debug)]
@@ -82,7 +82,7 @@ struct Socket {
     key: StreamKey,
     io: TcpStream,
     token: Token,
-    habit: Habit,
+    activity: Activity,
     readable: bool,
     writable: bool,
     /// There may be more behind a short read: the end, or what follows an urgent byte.
@@ -100,9 +100,9 @@ impl<E: Endpoint> Session<E> {
     /// A session on a connected link, registered as [`Source::Link`] of `number`.
     pub(crate) fn new(endpoint: E, number: usize, io: TcpStream, token: Token) -> Self {
         // An edge may have come before the session was there to see it: try both first.
-        let flight = Flight::Landed;
-        let link = Some(Link { io, token, readable: true, writable: true, ended: false, flight });
-        Self { endpoint, number, link, sockets: Vec::new(), over: Vec::new(), turns: Turns::default() }
+        let user_timeout = UserTimeout::Off;
+        let link = Some(Link { io, token, readable: true, writable: true, ended: false, user_timeout });
+        Self { endpoint, number, link, sockets: Vec::new(), over: Vec::new(), scheduler: Scheduler::default() }
     }
 
     /// The connected socket of a stream, registered under `token`.
@@ -121,7 +121,7 @@ impl<E: Endpoint> Session<E> {
             key,
             io,
             token,
-            habit: Habit::default(),
+            activity: Activity::default(),
             readable: true,
             writable: true,
             ended: false,
@@ -151,7 +151,7 @@ impl<E: Endpoint> Session<E> {
         &mut self,
         now: Instant,
         event_loop: &mut EventLoop,
-        lingering: &mut Lingering,
+        closing: &mut ClosingSockets,
         key: StreamKey,
     ) {
         let Some(mut socket) = self.take(key) else { return };
@@ -160,7 +160,7 @@ impl<E: Endpoint> Session<E> {
             net::finish(&socket.io);
             event_loop.deregister(&mut socket.io, socket.token);
         } else {
-            lingering.add(now, event_loop, socket.io, socket.token);
+            closing.add(now, event_loop, socket.io, socket.token);
         }
     }
 
@@ -214,7 +214,7 @@ impl<E: Endpoint> Session<E> {
         event_loop: &mut EventLoop,
         buffer: &mut [u8],
     ) -> Result<bool, LinkLost> {
-        let most = if self.turns.is_brisk(now) { BRISK_READ.min(buffer.len()) } else { buffer.len() };
+        let most = if self.scheduler.is_interactive(now) { INTERACTIVE_READ.min(buffer.len()) } else { buffer.len() };
         self.read_link(now, event_loop, &mut buffer[..most])?;
         // Only now: a loop that was stopped for long would take what waits to be read for silence.
         self.handle_timeout(now)?;
@@ -223,7 +223,7 @@ impl<E: Endpoint> Session<E> {
         }
         let mut more = self.read_streams(now, event_loop);
         for _ in 1..ROUNDS_A_WRITE {
-            if more && self.turns.len() > 1 && !self.turns.is_brisk(now) {
+            if more && self.scheduler.len() > 1 && !self.scheduler.is_interactive(now) {
                 more = self.read_streams(now, event_loop);
             }
         }
@@ -236,13 +236,13 @@ impl<E: Endpoint> Session<E> {
 
     /// When the next [`turn`](Self::turn) is due though nothing has come.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let flight = self.link.as_ref().and_then(|link| link.flight.poll_timeout());
-        [flight, self.endpoint.poll_timeout()].into_iter().flatten().min()
+        let user_timeout = self.link.as_ref().and_then(|link| link.user_timeout.poll_timeout());
+        [user_timeout, self.endpoint.poll_timeout()].into_iter().flatten().min()
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
         if let Some(link) = &mut self.link {
-            link.flight.handle_timeout(now, &link.io);
+            link.user_timeout.handle_timeout(now, &link.io);
         }
         if self.endpoint.poll_timeout().is_some_and(|at| at <= now) {
             self.endpoint.handle_timeout(now)
@@ -257,14 +257,14 @@ impl<E: Endpoint> Session<E> {
         let input = link.readable && self.endpoint.wants_input();
         let output = link.writable && self.endpoint.has_unsent();
         // Streams wait for the link to be writable, unless it is.
-        let streams = link.writable && self.turns.len() > 0;
+        let streams = link.writable && self.scheduler.len() > 0;
         input || output || streams
     }
 
     /// Version 2 is spoken from here on.
     pub(crate) fn tune_link_v2(&mut self) {
         if let Some(link) = &mut self.link {
-            link.flight = Flight::Unwatched;
+            link.user_timeout = UserTimeout::Unwatched;
             // The options only hasten what the protocol does without them.
             let _ = net::tune_link_v2(&link.io);
         }
@@ -301,9 +301,9 @@ impl<E: Endpoint> Session<E> {
     }
 
     /// Ends the link with FIN, so that what was written still arrives.
-    pub(crate) fn close_link(&mut self, now: Instant, event_loop: &mut EventLoop, lingering: &mut Lingering) {
+    pub(crate) fn close_link(&mut self, now: Instant, event_loop: &mut EventLoop, closing: &mut ClosingSockets) {
         if let Some(link) = self.link.take() {
-            lingering.add(now, event_loop, link.io, link.token);
+            closing.add(now, event_loop, link.io, link.token);
         }
         self.endpoint.handle_link_lost(now);
     }
@@ -360,7 +360,7 @@ impl<E: Endpoint> Session<E> {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 link.readable = false;
-                link.flight.handle_read(&link.io);
+                link.user_timeout.handle_read(&link.io);
                 return Ok(false);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
@@ -369,7 +369,7 @@ impl<E: Endpoint> Session<E> {
         // A short read has emptied a stream socket (epoll(7)), unless more may stand behind.
         link.readable = count == buffer.len() || link.ended;
         if count < buffer.len() {
-            link.flight.handle_read(&link.io);
+            link.user_timeout.handle_read(&link.io);
         }
         let more = link.readable;
         let mut input = &buffer[..count];
@@ -460,21 +460,21 @@ impl<E: Endpoint> Session<E> {
 
     /// One read of each readable stream; true if some have more and the link has room.
     fn read_streams(&mut self, now: Instant, event_loop: &mut EventLoop) -> bool {
-        for _ in 0..self.turns.len() {
-            let Some(key) = self.turns.front() else { break };
+        for _ in 0..self.scheduler.len() {
+            let Some(key) = self.scheduler.front() else { break };
             if !self.read_stream(now, event_loop, key) {
                 return false;
             }
         }
-        self.turns.len() > 0
+        self.scheduler.len() > 0
     }
 
     /// One read of the stream whose turn it is; false if the link must be written first.
     fn read_stream(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey) -> bool {
         let Some(socket) = find(&mut self.sockets, key) else { return true };
-        let contended = self.turns.is_contended(now, &socket.habit);
+        let contended = self.scheduler.is_contended(now, &socket.activity);
         // Where others wait each has a frame at a time.
-        let frames = if self.turns.len() > 1 || contended { 1 } else { FRAMES_A_READ };
+        let frames = if self.scheduler.len() > 1 || contended { 1 } else { FRAMES_A_READ };
         let result = if socket.readable {
             match self.endpoint.reserve(key, contended) {
                 Room::Full => return false,
@@ -493,9 +493,9 @@ impl<E: Endpoint> Session<E> {
         } else {
             None
         };
-        self.turns.pop(&mut socket.habit);
+        self.scheduler.pop(&mut socket.activity);
         if let Some((Ok(count), room)) = result {
-            self.turns.note(now, &mut socket.habit, count, room);
+            self.scheduler.note(now, &mut socket.activity, count, room);
         }
         match result {
             None => {}
@@ -550,7 +550,7 @@ impl<E: Endpoint> Session<E> {
         let Some(link) = &mut self.link else { return Ok(()) };
         while link.writable && self.endpoint.has_unsent() {
             let count = write(&mut link.io, &mut link.writable, &[IoSlice::new(self.endpoint.unsent())])?;
-            link.flight.handle_write(now, &link.io);
+            link.user_timeout.handle_write(now, &link.io);
             self.endpoint.advance_link(now, count);
         }
         Ok(())
@@ -558,7 +558,7 @@ impl<E: Endpoint> Session<E> {
 
     fn enqueue(&mut self, key: StreamKey) {
         if let Some(socket) = find(&mut self.sockets, key) {
-            self.turns.push(key, &mut socket.habit);
+            self.scheduler.push(key, &mut socket.activity);
         }
     }
 
@@ -568,7 +568,7 @@ impl<E: Endpoint> Session<E> {
 
     fn take(&mut self, key: StreamKey) -> Option<Socket> {
         let socket = self.sockets.get_mut(key.index as usize)?.take_if(|socket| socket.key == key)?;
-        self.turns.forget(key, &socket.habit);
+        self.scheduler.forget(key, &socket.activity);
         if let Some(over) = self.over.get_mut(key.index as usize) {
             *over = Some((key, socket.traffic.clone()));
         }

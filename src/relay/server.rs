@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use access::{Client, Ending};
-use clients::Newcomer;
+use clients::PendingClient;
 use log_limits::{Kind, LogLimits};
 use mio::Waker;
 use tracing::{debug, info};
@@ -27,8 +27,8 @@ use crate::Error;
 use crate::address::Address;
 use crate::connection::relay::{Output, Relay};
 use crate::connection::{Endpoint, Reset, StreamKey};
+use crate::io::closing::ClosingSockets;
 use crate::io::event_loop::{EventLoop, Source};
-use crate::io::linger::Lingering;
 use crate::io::session::{LINK_BUFFER, Session};
 use crate::protocol::v2::Code;
 
@@ -54,12 +54,12 @@ pub struct Server {
     /// The session whose device is served: the newest that sent LISTEN.
     active: Option<usize>,
     /// Clients that wait for a place.
-    waiting: VecDeque<Newcomer>,
+    waiting: VecDeque<PendingClient>,
     /// Clients that were ever accepted.
     connections: u64,
     /// When clients that move nothing are looked for, where there is a limit for them.
     look_for_idle_at: Option<Instant>,
-    lingering: Lingering,
+    closing: ClosingSockets,
     descriptors: Descriptors,
     shortage: Shortage,
     log_limits: LogLimits,
@@ -154,7 +154,7 @@ impl Server {
             active: None,
             waiting: VecDeque::new(),
             connections: 0,
-            lingering: Lingering::default(),
+            closing: ClosingSockets::default(),
             descriptors,
             shortage: Shortage::default(),
             log_limits: LogLimits::new(now),
@@ -207,7 +207,7 @@ impl Server {
                     self.close_link(number);
                 }
             }
-            if self.sessions.iter().all(Option::is_none) && self.lingering.len() == 0 {
+            if self.sessions.iter().all(Option::is_none) && self.closing.len() == 0 {
                 break;
             }
             self.wait(busy, Some(deadline))?;
@@ -251,7 +251,7 @@ impl Server {
         if self.reopen_at.is_some_and(|at| at <= now) {
             self.open_client_ports(now);
         }
-        self.lingering.handle_timeout(now, &mut self.event_loop);
+        self.closing.handle_timeout(now, &mut self.event_loop);
         self.shortage.handle_timeout(now);
         self.log_limits.handle_timeout(now);
         self.end_long_drains(now);
@@ -302,7 +302,7 @@ impl Server {
                         peer.session.handle_stream_event(now, &mut self.event_loop, key, event);
                     }
                 }
-                Source::Lingering(place) => self.lingering.handle_event(&mut self.event_loop, place),
+                Source::Closing(place) => self.closing.handle_event(&mut self.event_loop, place),
                 Source::Waker => {}
             }
         }
@@ -311,14 +311,14 @@ impl Server {
 
     fn next_deadline(&mut self, own: Option<Instant>) -> Option<Instant> {
         let sessions = self.sessions.iter().flatten().filter_map(|peer| peer.session.poll_timeout()).min();
-        let lingering = self.lingering.poll_timeout();
+        let closing = self.closing.poll_timeout();
         let listeners = self.all_listeners().filter_map(|listener| listener.paused_until()).min();
         let logs = [self.shortage.poll_timeout(), self.log_limits.poll_timeout()].into_iter().flatten().min();
-        let newcomer = self.waiting.iter().map(|newcomer| newcomer.deadline).min();
+        let pending = self.waiting.iter().map(|pending| pending.deadline).min();
         let idle =
             self.look_for_idle_at.filter(|_| self.sessions.iter().flatten().any(|peer| !peer.clients.is_empty()));
         let drains = self.drains_until();
-        let all = [own, sessions, lingering, listeners, self.reopen_at, logs, newcomer, idle, drains];
+        let all = [own, sessions, closing, listeners, self.reopen_at, logs, pending, idle, drains];
         all.into_iter().flatten().min()
     }
 
@@ -361,7 +361,7 @@ impl Server {
             }
             Output::ShutdownWrite { stream } => peer.session.shutdown_write(stream),
             Output::Finish { stream } => {
-                peer.session.finish(now, &mut self.event_loop, &mut self.lingering, stream);
+                peer.session.finish(now, &mut self.event_loop, &mut self.closing, stream);
                 self.log_client_end(now, number, stream, &Ending::FINISHED);
             }
             Output::Reset { stream, reason } => {
@@ -369,10 +369,10 @@ impl Server {
                 peer.session.reset(&mut self.event_loop, stream);
                 self.log_client_end(now, number, stream, &ending);
             }
-            Output::GoAway(away) => {
+            Output::GoAway(go_away) => {
                 if self.log_limits.permits(now, Kind::Departure) {
-                    let reason = away.reason;
-                    info!(%link, code = %away.code, %reason, "the device takes no new clients on this link");
+                    let reason = go_away.reason;
+                    info!(%link, code = %go_away.code, %reason, "the device takes no new clients on this link");
                 }
             }
             Output::Gone { stream } => {

@@ -97,7 +97,7 @@ struct Service {
 enum Timer {
     Early(u8),
     Connect(StreamKey),
-    Linger(StreamKey),
+    Delivery(StreamKey),
     Answer(StreamKey),
     /// CONNECTs come faster than they may: until then the link is not read.
     OpenRate,
@@ -177,7 +177,7 @@ impl Device {
         let delivered = self.streams.get(old).is_some_and(|old| old.pending().is_empty());
         self.leave_link(old);
         if delivered {
-            self.linger(now, old);
+            self.start_delivering(now, old);
         } else {
             self.reset(now, old, Reset::Replaced);
         }
@@ -260,7 +260,7 @@ impl Device {
         let client = header.client;
         if let Id::Open(key) = self.ids[usize::from(client)] {
             self.take_off_link(key);
-            self.linger(now, key);
+            self.start_delivering(now, key);
         } else {
             self.make_way(now, client);
             self.refuse(client);
@@ -294,12 +294,12 @@ impl Device {
     }
 
     /// The stream is off the link: it ends when everything is delivered, or when its service stands still.
-    fn linger(&mut self, now: Instant, key: StreamKey) {
+    fn start_delivering(&mut self, now: Instant, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.state.progress = now;
         if !self.finish_if_delivered(now, key) {
-            self.streams.linger(now, key);
-            self.timers.set(Timer::Linger(key), now + self.rule.stall);
+            self.streams.start_delivering(now, key);
+            self.timers.set(Timer::Delivery(key), now + self.rule.stall);
         }
     }
 
@@ -330,7 +330,7 @@ impl Device {
     fn forget(&mut self, now: Instant, key: StreamKey) {
         self.streams.remove(now, key);
         self.timers.cancel(Timer::Connect(key));
-        self.timers.cancel(Timer::Linger(key));
+        self.timers.cancel(Timer::Delivery(key));
         self.timers.cancel(Timer::Answer(key));
     }
 
@@ -342,7 +342,7 @@ impl Device {
                 self.take_off_link(key);
                 self.reset(now, key, Reset::ConnectTimeout);
             }
-            Timer::Linger(key) => {
+            Timer::Delivery(key) => {
                 let Some(stream) = self.streams.get(key) else { return };
                 let due = stream.state.progress + self.rule.stall;
                 if due > now {
@@ -446,7 +446,7 @@ impl Endpoint for Device {
 
     fn handle_end(&mut self, now: Instant, key: StreamKey) {
         self.take_off_link(key);
-        self.linger(now, key);
+        self.start_delivering(now, key);
     }
 
     fn handle_failure(&mut self, now: Instant, key: StreamKey, _code: Code, _reason: &str) {
@@ -479,7 +479,7 @@ impl Endpoint for Device {
     fn close(&mut self, now: Instant) {
         for key in self.streams.keys() {
             self.take_off_link(key);
-            self.linger(now, key);
+            self.start_delivering(now, key);
         }
     }
 
@@ -488,7 +488,7 @@ impl Endpoint for Device {
             if let Id::HalfClosed(key) = self.set_id(client, Id::Idle) {
                 // All that the client sent is here.
                 self.leave_link(key);
-                self.linger(now, key);
+                self.start_delivering(now, key);
             }
         }
         for key in self.streams.keys() {

@@ -73,7 +73,7 @@ enum OnLink {
 enum Timer {
     Id(StreamKey),
     HalfClose(StreamKey),
-    Linger(StreamKey),
+    Delivery(StreamKey),
     Echo(u8),
 }
 
@@ -190,7 +190,7 @@ impl Relay {
     /// From our side: CLOSE now, the number is free when the device has answered.
     fn close_stream(&mut self, now: Instant, key: StreamKey) {
         self.send_close(now, key);
-        self.linger(now, key);
+        self.start_delivering(now, key);
     }
 
     fn send_close(&mut self, now: Instant, key: StreamKey) {
@@ -218,7 +218,7 @@ impl Relay {
                 // The device knows that its number is free for reuse only by our CLOSE: exactly one.
                 self.send_close(now, key);
                 self.release(now, client);
-                self.linger(now, key);
+                self.start_delivering(now, key);
             }
             Id::AwaitingEcho => self.release(now, client),
             Id::Free => self.counters.ignored += 1,
@@ -239,12 +239,12 @@ impl Relay {
     }
 
     /// The stream is off the link: it ends when everything is delivered, or when its client stands still.
-    fn linger(&mut self, now: Instant, key: StreamKey) {
+    fn start_delivering(&mut self, now: Instant, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.state.progress = now;
         if !self.finish_if_delivered(now, key) {
-            self.streams.linger(now, key);
-            self.timers.set(Timer::Linger(key), now + self.rule.stall);
+            self.streams.start_delivering(now, key);
+            self.timers.set(Timer::Delivery(key), now + self.rule.stall);
         }
     }
 
@@ -267,7 +267,7 @@ impl Relay {
 
     fn forget(&mut self, now: Instant, key: StreamKey) {
         self.streams.remove(now, key);
-        for timer in [Timer::Id(key), Timer::HalfClose(key), Timer::Linger(key)] {
+        for timer in [Timer::Id(key), Timer::HalfClose(key), Timer::Delivery(key)] {
             self.cancel(timer);
         }
     }
@@ -289,7 +289,7 @@ impl Relay {
                     self.close_stream(now, key);
                 }
             }
-            Timer::Linger(key) => {
+            Timer::Delivery(key) => {
                 let Some(stream) = self.streams.get(key) else { return };
                 let due = stream.state.progress + self.rule.stall;
                 if due > now {

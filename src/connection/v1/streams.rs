@@ -6,8 +6,8 @@ use std::time::Instant;
 use super::stall::StallMeter;
 use crate::connection::{ByteQueue, QueueRule, Slab, StreamKey};
 
-/// As many streams may linger as there are client numbers. Past it the link is not read until some of them are done.
-const MOST_LINGERING: usize = 256;
+/// As many streams may be delivering as there are client numbers. Past it the link is not read until some of them are done.
+const MAX_DELIVERING: usize = 256;
 /// While all queues together hold their budget, a queue counts as full with this part of it. A link never has so many
 /// streams, so one at least does.
 const SHARES: usize = 1024;
@@ -24,7 +24,7 @@ pub(crate) struct Streams<S> {
     /// The streams whose queues are full, and when the time of each is up.
     full: BTreeMap<StreamKey, Instant>,
     /// The streams that are off the link and only deliver what is left, the longest first.
-    lingering: BTreeSet<(Instant, StreamKey)>,
+    delivering: BTreeSet<(Instant, StreamKey)>,
     /// Bytes in all queues.
     held: usize,
 }
@@ -35,7 +35,7 @@ pub(crate) struct Stream<S> {
     pub(crate) state: S,
     inbound: ByteQueue,
     /// Since when it only delivers what is left.
-    lingers: Option<Instant>,
+    delivering_since: Option<Instant>,
     stall: StallMeter,
     /// When it last asked for something, or got something. One that only sends asks for nothing.
     waits_since: Option<Instant>,
@@ -53,7 +53,7 @@ impl<S> Stream<S> {
 impl<S> Streams<S> {
     pub(crate) fn new(rule: QueueRule, budget: u64) -> Self {
         let budget = budget.try_into().unwrap_or(usize::MAX);
-        Self { slab: Slab::default(), rule, budget, full: BTreeMap::new(), lingering: BTreeSet::new(), held: 0 }
+        Self { slab: Slab::default(), rule, budget, full: BTreeMap::new(), delivering: BTreeSet::new(), held: 0 }
     }
 
     pub(crate) fn insert(&mut self, now: Instant, state: S) -> StreamKey {
@@ -61,7 +61,7 @@ impl<S> Streams<S> {
         self.slab.insert(Stream {
             state,
             inbound: ByteQueue::default(),
-            lingers: None,
+            delivering_since: None,
             stall,
             waits_since: Some(now),
             unanswered: 0,
@@ -79,20 +79,20 @@ impl<S> Streams<S> {
     pub(crate) fn remove(&mut self, now: Instant, key: StreamKey) -> Option<Stream<S>> {
         self.full.remove(&key);
         let stream = self.slab.remove(key)?;
-        if let Some(since) = stream.lingers {
-            self.lingering.remove(&(since, key));
+        if let Some(since) = stream.delivering_since {
+            self.delivering.remove(&(since, key));
         }
         self.set_held(now, self.held - stream.inbound.len());
         Some(stream)
     }
 
     /// The stream is off the link: from now on it only delivers what is left.
-    pub(crate) fn linger(&mut self, now: Instant, key: StreamKey) {
+    pub(crate) fn start_delivering(&mut self, now: Instant, key: StreamKey) {
         if let Some(stream) = self.get_mut(key)
-            && stream.lingers.is_none()
+            && stream.delivering_since.is_none()
         {
-            stream.lingers = Some(now);
-            self.lingering.insert((now, key));
+            stream.delivering_since = Some(now);
+            self.delivering.insert((now, key));
         }
     }
 
@@ -187,7 +187,7 @@ impl<S> Streams<S> {
         }
     }
 
-    /// Whether a full queue, or too many lingering streams, keep the link from being read.
+    /// Whether a full queue, or too many delivering streams, keep the link from being read.
     pub(crate) fn is_blocked(&self) -> bool {
         !self.full.is_empty() || self.lingering_timeout().is_some()
     }
@@ -197,17 +197,17 @@ impl<S> Streams<S> {
         self.full.values().copied().chain(self.lingering_timeout()).min()
     }
 
-    /// When the lingering streams are too many: the time of the one that has lingered the longest. Until then each
+    /// When the delivering streams are too many: the time of the one that has lingered the longest. Until then each
     /// may go on, so that a stream that is delivered within `stall` is never reset for the number of the others.
     fn lingering_timeout(&self) -> Option<Instant> {
-        let longest = self.lingering.first().filter(|_| self.lingering.len() > MOST_LINGERING);
+        let longest = self.delivering.first().filter(|_| self.delivering.len() > MAX_DELIVERING);
         longest.map(|&(since, _)| since + self.rule.stall)
     }
 
     /// A stream that has kept the link unread for too long.
     pub(crate) fn next_stalled(&mut self, now: Instant) -> Option<StreamKey> {
         if self.lingering_timeout().is_some_and(|at| at <= now) {
-            return self.lingering.first().map(|&(_, key)| key);
+            return self.delivering.first().map(|&(_, key)| key);
         }
         let due: Vec<_> = self.full.iter().filter(|&(_, &at)| at <= now).map(|(&key, _)| key).collect();
         for key in due {
@@ -266,10 +266,10 @@ mod tests {
     fn too_many_lingering_streams_hold_up_the_link_and_only_the_longest_is_reset_for_it() {
         let start = Instant::now();
         let mut streams = Streams::new(RULE, 1 << 20);
-        let keys: Vec<_> = (0..=MOST_LINGERING).map(|_| streams.insert(start, ())).collect();
+        let keys: Vec<_> = (0..=MAX_DELIVERING).map(|_| streams.insert(start, ())).collect();
         for (at, &key) in keys.iter().enumerate() {
             assert!(!streams.is_blocked());
-            streams.linger(start + Duration::from_millis(at as u64), key);
+            streams.start_delivering(start + Duration::from_millis(at as u64), key);
         }
         assert!(streams.is_blocked());
         assert_eq!(streams.stall_timeout(), Some(start + RULE.stall));

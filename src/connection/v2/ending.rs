@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::owing::connected_frame;
+use super::control::connected_frame;
 use super::stream::{End, Open, Receiving, Sending, State, Stream};
 use super::{Mux, Output, Timer};
 use crate::connection::{Reset, StreamKey};
@@ -14,10 +14,10 @@ impl Mux {
         if self.streams.get(key).and_then(Stream::open).is_some_and(Open::is_finished) {
             self.leave_link(key, End::Finish);
             // Unless all that was queued has left, and our FIN with it: then nothing may come that would tell.
-            if self.outbox.sent() < self.outbox.queued() {
-                self.finishing.push_back(self.outbox.queued());
+            if self.send_buffer.sent() < self.send_buffer.queued() {
+                self.finishing.push_back(self.send_buffer.queued());
             }
-            self.linger(now, key);
+            self.start_delivering(now, key);
         }
     }
 
@@ -50,7 +50,7 @@ impl Mux {
         let Some(stream) = self.streams.get(key) else { return };
         if stream.has_socket(self.role) && !stream.pending.is_empty() {
             self.leave_link(key, End::Reset(Box::new(reason)));
-            self.linger(now, key);
+            self.start_delivering(now, key);
         } else {
             self.reset(key, reason);
         }
@@ -71,14 +71,14 @@ impl Mux {
                 if receiving == Receiving::Open {
                     self.stale_credit += stream.window.unused();
                 }
-                let (connected, credit) = stream.take_owed();
+                let (connected, credit) = stream.take_pending();
                 // What it has sent must not come before this.
                 if connected && (stream.sent > 0 || sending == Sending::Finished) {
-                    self.outbox.push_control(&connected_frame(number));
+                    self.send_buffer.push_control(&connected_frame(number));
                 }
                 if connected || credit {
                     // A peer that reads nothing may have any number of streams come and go.
-                    self.owing.retain(|&other| other != key);
+                    self.pending_control.retain(|&other| other != key);
                 }
                 self.numbers.remove(&number);
                 self.timers.cancel(Timer::Connect(key));
@@ -92,11 +92,11 @@ impl Mux {
     }
 
     /// The stream is off the link, and only delivers what is left.
-    pub(super) fn linger(&mut self, now: Instant, key: StreamKey) {
-        if self.streams.get(key).is_none() || self.lingering.insert(key, now).is_some() {
+    pub(super) fn start_delivering(&mut self, now: Instant, key: StreamKey) {
+        if self.streams.get(key).is_none() || self.delivering.insert(key, now).is_some() {
             return;
         }
-        self.timers.set(Timer::Linger(key), now + self.limits.rule.stall);
+        self.timers.set(Timer::Delivery(key), now + self.limits.rule.stall);
         self.bound_lingering();
     }
 
@@ -111,8 +111,8 @@ impl Mux {
     /// Bounds the number of streams off the link, and what they hold beside those on it, whose credit is within the
     /// budget. The one whose socket took nothing for the longest time goes first.
     fn bound_lingering(&mut self) {
-        while self.lingering.len() > self.limits.streams as usize || self.held > self.limits.budget {
-            let Some((&slowest, _)) = self.lingering.iter().min_by_key(|&(_, &at)| at) else { return };
+        while self.delivering.len() > self.limits.streams as usize || self.held > self.limits.budget {
+            let Some((&slowest, _)) = self.delivering.iter().min_by_key(|&(_, &at)| at) else { return };
             self.reset(slowest, Reset::Stalled);
         }
     }
@@ -127,8 +127,8 @@ impl Mux {
         let Some(mut stream) = self.streams.remove(key) else { return };
         stream.window.give_back(&mut self.budget);
         self.held -= stream.pending.len() as u64;
-        if self.lingering.remove(&key).is_some() {
-            self.timers.cancel(Timer::Linger(key));
+        if self.delivering.remove(&key).is_some() {
+            self.timers.cancel(Timer::Delivery(key));
         }
     }
 }

@@ -52,7 +52,7 @@ impl Mux {
             stream.credit = self.peer.window.into();
             self.numbers.insert(number, key);
             self.counters.opened += 1;
-            self.outbox.push_control(&connect.frame(number));
+            self.send_buffer.push_control(&connect.frame(number));
             self.outputs.push_back(Output::Opened { stream: key, number });
         }
     }
@@ -63,8 +63,8 @@ impl Mux {
         // Our own limit counts, too: the budget is made for so many.
         !self.is_going_away()
             && open < self.places()
-            && self.outbox.control_len() < CONTROL_FULL
-            && !self.outbox.is_full()
+            && self.send_buffer.control_len() < CONTROL_FULL
+            && !self.send_buffer.is_full()
     }
 
     /// No new streams: those that wait for a number are reset, and those that still come.
@@ -95,8 +95,8 @@ impl Mux {
         let Some(stream) = self.streams.get_mut(key) else { return };
         let Some(open) = stream.open_mut() else { return };
         open.connected = true;
-        if stream.owe_connected() {
-            self.owing.push_back(key);
+        if stream.set_connected_pending() {
+            self.pending_control.push_back(key);
         }
         self.end_if_delivered(key);
     }

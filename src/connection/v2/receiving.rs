@@ -36,8 +36,8 @@ impl Mux {
             if delivery.is_some() {
                 return Ok(delivery);
             }
-            if self.outbox.exceeds(MAX_BACKLOG) || self.closes.len() > self.limits.streams as usize + MAX_CLOSES {
-                return Err(ProtocolError::Backlog(self.outbox.len()));
+            if self.send_buffer.exceeds(MAX_BACKLOG) || self.closes.len() > self.limits.streams as usize + MAX_CLOSES {
+                return Err(ProtocolError::Backlog(self.send_buffer.len()));
             }
         }
     }
@@ -71,12 +71,12 @@ impl Mux {
             }
             Item::Ping { ack: false, payload } => {
                 self.note_abuse(now)?;
-                self.owed_answer = Some(payload);
+                self.pending_pong = Some(payload);
             }
-            Item::GoAway(away) => {
+            Item::GoAway(go_away) => {
                 // Each is told to the owner, and one or two are all that a link needs.
                 self.note_abuse(now)?;
-                self.handle_go_away(now, away);
+                self.handle_go_away(now, go_away);
             }
             Item::Unknown(_) => {
                 self.counters.ignored += 1;
@@ -168,17 +168,17 @@ impl Mux {
         Ok(())
     }
 
-    fn handle_go_away(&mut self, now: Instant, away: GoAway) {
+    fn handle_go_away(&mut self, now: Instant, go_away: GoAway) {
         self.stop_opening(Reset::PeerLeaves);
         if self.role == Role::Relay {
             // The device did not take these, and will not answer for them.
-            let not_taken = (Bound::Excluded(away.last_stream), Bound::Unbounded);
+            let not_taken = (Bound::Excluded(go_away.last_stream), Bound::Unbounded);
             let lost: Vec<StreamKey> = self.numbers.range(not_taken).map(|(_, &key)| key).collect();
             for key in lost {
                 self.end_after_delivery(now, key, Reset::PeerLeaves);
             }
         }
-        self.outputs.push_back(Output::GoAway(away));
+        self.outputs.push_back(Output::GoAway(go_away));
     }
 
     fn unblock(&mut self, key: StreamKey) {

@@ -46,8 +46,8 @@ pub(super) struct Stream {
     pub(super) window: Window,
     /// What waits for the socket.
     pub(super) pending: ByteQueue,
-    owes_connected: bool,
-    owes_credit: bool,
+    connected_pending: bool,
+    credit_pending: bool,
 }
 
 /// Where a stream stands; see the [module](self) for the diagram.
@@ -118,8 +118,8 @@ impl Stream {
             blocked: false,
             window: Window::new(now, budget),
             pending: ByteQueue::default(),
-            owes_connected: false,
-            owes_credit: false,
+            connected_pending: false,
+            credit_pending: false,
         }
     }
 
@@ -160,22 +160,22 @@ impl Stream {
 
     /// CONNECTED is to be sent; true if nothing else was owed.
     #[must_use]
-    pub(super) fn owe_connected(&mut self) -> bool {
-        let first = !self.owes_connected && !self.owes_credit;
-        self.owes_connected = true;
+    pub(super) fn set_connected_pending(&mut self) -> bool {
+        let first = !self.connected_pending && !self.credit_pending;
+        self.connected_pending = true;
         first
     }
 
     /// CREDIT is to be sent; true if nothing else was owed.
     #[must_use]
-    pub(super) fn owe_credit(&mut self) -> bool {
-        let first = !self.owes_connected && !self.owes_credit;
-        self.owes_credit = true;
+    pub(super) fn set_credit_pending(&mut self) -> bool {
+        let first = !self.connected_pending && !self.credit_pending;
+        self.credit_pending = true;
         first
     }
 
     /// Whether CONNECTED and CREDIT are owed; neither is from here on.
-    pub(super) fn take_owed(&mut self) -> (bool, bool) {
-        (std::mem::take(&mut self.owes_connected), std::mem::take(&mut self.owes_credit))
+    pub(super) fn take_pending(&mut self) -> (bool, bool) {
+        (std::mem::take(&mut self.connected_pending), std::mem::take(&mut self.credit_pending))
     }
 }

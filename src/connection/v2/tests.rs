@@ -40,14 +40,14 @@ impl Pair {
     }
 
     fn with_limits(limits: Limits) -> Self {
-        let mut pair = Self::strangers(limits);
+        let mut pair = Self::unconnected(limits);
         pair.run();
         assert!(matches!(pair.device_outputs()[..], [Output::Settings]));
         assert!(matches!(pair.relay_outputs()[..], [Output::Settings]));
         pair
     }
 
-    fn strangers(limits: Limits) -> Self {
+    fn unconnected(limits: Limits) -> Self {
         let now = Instant::now() + 1000 * SECOND;
         Self {
             device: Mux::new(now, Role::Device, limits, &[]),
@@ -117,7 +117,7 @@ impl Pair {
         self.run();
         for end in [&self.device, &self.relay] {
             assert_eq!((end.streams(), end.counters().open, end.waiting.len()), (0, 0, 0));
-            assert_eq!((end.lingering.len(), end.held()), (0, 0));
+            assert_eq!((end.delivering.len(), end.held()), (0, 0));
             assert_eq!((end.closes.len(), end.closes.is_due(u64::MAX), end.numbers.len()), (0, false, 0));
         }
     }

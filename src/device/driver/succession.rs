@@ -31,7 +31,7 @@ impl Driver<'_> {
             self.abort_link(now, number);
         }
         if self.current.is_none() {
-            self.context.report.connecting();
+            self.context.shared.connecting();
         }
         self.begin_attempt(now);
     }
@@ -40,11 +40,11 @@ impl Driver<'_> {
     pub(super) fn add_link(&mut self, now: Instant, mut link: Link, number: usize) {
         if let Some(old) = self.current {
             self.successor = Some(number);
-            if let Some(old) = self.links.get_mut(&old).filter(|old| old.version == Some(2) && old.away.is_none())
+            if let Some(old) = self.links.get_mut(&old).filter(|old| old.version == Some(2) && old.go_away.is_none())
                 && old.session.endpoint.streams() > 0
             {
                 old.session.endpoint.go_away(now, Code::Normal, 0, "the device makes a new link");
-                old.away = Some(replaced_by_owner());
+                old.go_away = Some(replaced_by_owner());
                 // A relay that reads LISTEN first cuts the old link.
                 let on_its_way = old.counters().round_trip.unwrap_or_default().min(MAX_ON_ITS_WAY);
                 link.silent_until = Some(now + on_its_way + MARGIN);
@@ -65,7 +65,7 @@ impl Driver<'_> {
             }
             link.silent_until = None;
             let peer = (self.current == Some(number)).then_some(link.peer);
-            if !self.context.report.announce(now, peer) {
+            if !self.context.shared.announce(now, peer) {
                 return false;
             }
             link.stage = Stage::Announced;
@@ -83,7 +83,7 @@ impl Driver<'_> {
             link.stage = Stage::Greeting;
             self.was_connected = true;
             if self.current == Some(number) {
-                self.context.report.greeting(peer);
+                self.context.shared.greeting(peer);
             }
         }
         if let (Stage::Greeting, Some(version)) = (link.stage, link.version) {
@@ -93,14 +93,14 @@ impl Driver<'_> {
             if self.successor.take_if(|successor| *successor == number).is_some() {
                 self.succeed(now, number);
             }
-            self.context.report.listening(peer, version);
+            self.context.shared.listening(peer, version);
         }
     }
 
     /// The relay has answered on the link that follows: the old one finishes what it has.
     fn succeed(&mut self, now: Instant, number: usize) {
         if let Some(old) = self.current.replace(number).and_then(|old| self.links.get_mut(&old)) {
-            old.away.get_or_insert_with(replaced_by_owner);
+            old.go_away.get_or_insert_with(replaced_by_owner);
             self.cut_oldest_draining(now);
         }
     }
@@ -110,20 +110,20 @@ impl Driver<'_> {
         if let Some(number) = self.successor.take() {
             self.current = Some(number);
             match self.links.get(&number) {
-                Some(link) if link.stage == Stage::Greeting => self.context.report.greeting(link.peer),
-                Some(_) | None => self.context.report.connecting(),
+                Some(link) if link.stage == Stage::Greeting => self.context.shared.greeting(link.peer),
+                Some(_) | None => self.context.shared.connecting(),
             }
             return true;
         }
         if self.attempt.is_some() {
-            self.context.report.connecting();
+            self.context.shared.connecting();
         }
         self.attempt.is_some()
     }
 
     /// Whether there is a link on which clients may come.
     fn takes_clients(&self) -> bool {
-        self.current.and_then(|number| self.links.get(&number)).is_some_and(|link| link.away.is_none())
+        self.current.and_then(|number| self.links.get(&number)).is_some_and(|link| link.go_away.is_none())
     }
 
     /// Whether a link that is lost, or could not be made, is followed by another.
@@ -137,15 +137,16 @@ impl Driver<'_> {
             attempt.cancel(&mut self.context.event_loop);
         }
         if self.takes_clients() {
-            self.context.report.kept(&error);
+            self.context.shared.kept(&error);
             return Ok(());
         }
         self.current = None;
         if !self.keeps_trying() {
             return Err(error);
         }
-        let drains =
-            |link: &Link| link.session.has_link() && link.away.as_ref().is_some_and(|away| away.code == Code::Shutdown);
+        let drains = |link: &Link| {
+            link.session.has_link() && link.go_away.as_ref().is_some_and(|go_away| go_away.code == Code::Shutdown)
+        };
         if self.links.values().any(drains) {
             self.backoff.restart_goes_on(now);
         }
@@ -158,20 +159,20 @@ impl Driver<'_> {
         self.retry_at = Some(now + wait);
         // An owner that is notified of it and asks for the status sees nothing of the link that is gone.
         self.count();
-        self.context.report.waiting(reason, now + wait, wait);
+        self.context.shared.waiting(reason, now + wait, wait);
     }
 
     /// The relay wants no more of this link: the next one is made beside it.
     pub(super) fn leave(&mut self, now: Instant, number: usize) {
         let Some(link) = self.links.get(&number) else { return };
-        let Some(away) = link.away.clone() else { return };
+        let Some(go_away) = link.go_away.clone() else { return };
         // A link that was replaced is about to be cut, and what follows is decided then.
-        if away.code != Code::Replaced && self.current == Some(number) && self.config.reconnect {
+        if go_away.code != Code::Replaced && self.current == Some(number) && self.config.reconnect {
             let answered_at = link.answered_at;
             self.current = None;
             if !self.promote() {
-                let wait = wait_after(&mut self.backoff, now, answered_at, &away);
-                self.plan(now, wait, self.gone_away(&away));
+                let wait = wait_after(&mut self.backoff, now, answered_at, &go_away);
+                self.plan(now, wait, self.gone_away(&go_away));
             }
             self.cut_oldest_draining(now);
         }
@@ -179,7 +180,7 @@ impl Driver<'_> {
 
     /// A relay that never ends the last clients of its links must not fill the device with them.
     fn cut_oldest_draining(&mut self, now: Instant) {
-        let is_draining = |link: &&mut Link| link.away.is_some() && link.session.has_link();
+        let is_draining = |link: &&mut Link| link.go_away.is_some() && link.session.has_link();
         if self.links.values_mut().filter(is_draining).count() <= MAX_DRAINING {
             return;
         }
@@ -212,9 +213,9 @@ impl Driver<'_> {
     pub(super) fn finish_link(&mut self, now: Instant, number: usize) -> Result<(), Error> {
         let Some(link) = self.links.get_mut(&number) else { return Ok(()) };
         let sent_all = link.session.endpoint.streams() == 0 && !link.session.endpoint.has_unsent();
-        if link.away.is_some() && sent_all && link.session.has_link() {
-            let Context { event_loop, lingering, .. } = &mut self.context;
-            link.session.close_link(now, event_loop, lingering);
+        if link.go_away.is_some() && sent_all && link.session.has_link() {
+            let Context { event_loop, closing, .. } = &mut self.context;
+            link.session.close_link(now, event_loop, closing);
             let (address, reason) = (self.config.server.clone(), "its last client is gone".into());
             self.lose_if_needed(now, number, Error::Lost { address, reason })?;
         }
@@ -246,12 +247,12 @@ impl Driver<'_> {
     /// A link is gone: decides what follows if it was the one in use, or was to be.
     fn lose_if_needed(&mut self, now: Instant, number: usize, error: Error) -> Result<(), Error> {
         let Some(link) = self.links.get(&number) else { return Ok(()) };
-        let (away, answered_at) = (link.away.clone(), link.answered_at);
+        let (go_away, answered_at) = (link.go_away.clone(), link.answered_at);
         // The relay may have given a better reason before.
-        let error = away.as_ref().map_or(error, |away| self.gone_away(away));
+        let error = go_away.as_ref().map_or(error, |go_away| self.gone_away(go_away));
         if self.successor.take_if(|successor| *successor == number).is_some() {
             if self.takes_clients() {
-                self.context.report.kept(&error);
+                self.context.shared.kept(&error);
                 return Ok(());
             }
             self.current = None;
@@ -266,8 +267,8 @@ impl Driver<'_> {
         if !self.keeps_trying() {
             return Err(error);
         }
-        let wait = match &away {
-            Some(away) => wait_after(&mut self.backoff, now, answered_at, away),
+        let wait = match &go_away {
+            Some(go_away) => wait_after(&mut self.backoff, now, answered_at, go_away),
             None => self.backoff.next_wait(now, answered_at),
         };
         self.plan(now, wait, error);
@@ -275,13 +276,13 @@ impl Driver<'_> {
     }
 
     /// A GOAWAY, as the end of a link.
-    fn gone_away(&self, away: &GoAway) -> Error {
+    fn gone_away(&self, go_away: &GoAway) -> Error {
         let address = self.config.server.clone();
-        if away.code == Code::Replaced {
+        if go_away.code == Code::Replaced {
             return Error::Replaced(address);
         }
-        let why = if away.reason.is_empty() { String::new() } else { format!(", {}", away.reason) };
-        Error::Lost { address, reason: format!("the relay ended it ({}{why})", away.code) }
+        let why = if go_away.reason.is_empty() { String::new() } else { format!(", {}", go_away.reason) };
+        Error::Lost { address, reason: format!("the relay ended it ({}{why})", go_away.code) }
     }
 }
 
@@ -291,13 +292,13 @@ fn replaced_by_owner() -> GoAway {
 }
 
 /// How long to wait after a GOAWAY.
-fn wait_after(backoff: &mut Backoff, now: Instant, answered_at: Option<Instant>, away: &GoAway) -> Duration {
-    if away.code == Code::Replaced {
+fn wait_after(backoff: &mut Backoff, now: Instant, answered_at: Option<Instant>, go_away: &GoAway) -> Duration {
+    if go_away.code == Code::Replaced {
         backoff.wait_replaced()
-    } else if away.code == Code::Shutdown {
-        backoff.wait_for_restart(now, answered_at, away.retry_after)
+    } else if go_away.code == Code::Shutdown {
+        backoff.wait_for_restart(now, answered_at, go_away.retry_after)
     } else {
-        backoff.wait_as_told(now, answered_at, away.retry_after)
+        backoff.wait_as_told(now, answered_at, go_away.retry_after)
     }
 }
 

@@ -28,14 +28,14 @@ fn a_name_that_hangs_and_one_that_waits_for_others_are_told_apart_after_10_s() {
     let mut config = Config::new(peer.to_string().parse().expect("an address"));
     config.access = Access::Only(vec!["gate.example:80".parse().expect("a rule")]);
     let mut event_loop = EventLoop::new().expect("poll");
-    let report = Report::new(config.server.clone(), event_loop.waker()).expect("a report");
+    let shared = Shared::new(config.server.clone(), event_loop.waker()).expect("a report");
     let mut io = net::connect(peer).expect("connect");
     let token = event_loop.register(&mut io, Source::Link(0)).expect("register");
     let device = Device::new(config.protocol, config.limits);
     let mut link = Link::new(device, 0, Reached { io, token, peer });
     let names = Names::with_lookup(event_loop.waker(), silent);
-    let (access, lingering) = (&config.access, Lingering::default());
-    let mut context = Context { event_loop, names, report: &report, access, lingering };
+    let (access, closing) = (&config.access, ClosingSockets::default());
+    let mut context = Context { event_loop, names, shared: &shared, access, closing };
     let (mut relay, _) = listener.accept().expect("accept");
 
     let mut frames = vec![0, 0, 2, 0xf2];
@@ -58,7 +58,7 @@ fn a_name_that_hangs_and_one_that_waits_for_others_are_told_apart_after_10_s() {
         link.step(now, &mut context, &mut buffer).expect("the link is there");
     }
     link.step(now + Duration::from_secs(10), &mut context, &mut buffer).expect("the link is there");
-    let events: Vec<Event> = std::iter::from_fn(|| report.next_event()).collect();
+    let events: Vec<Event> = std::iter::from_fn(|| shared.next_event()).collect();
     let failed: Vec<_> = events.iter().filter(|event| event.kind == EventKind::Failed).collect();
     assert_eq!(failed.len(), hosts.len(), "{events:?}");
     assert!(failed.iter().all(|event| event.code == Some("timeout")));

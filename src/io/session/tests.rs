@@ -74,7 +74,7 @@ fn a_stream_ends_on_its_connection_though_a_child_has_a_copy_of_its_socket() {
     for at_end in [true, false] {
         let (mut session, key, [_relay, _copy, mut peer]) = with_copied_socket(&mut event_loop);
         session.socket(key).expect("it is there").at_end = at_end;
-        session.finish(Instant::now(), &mut event_loop, &mut Lingering::default(), key);
+        session.finish(Instant::now(), &mut event_loop, &mut ClosingSockets::default(), key);
         assert_eq!(peer.read(&mut [0]).expect("an end"), 0);
     }
 
@@ -178,7 +178,7 @@ impl Bench {
             match event.source {
                 Source::Link(_) => self.session.handle_link_event(event),
                 Source::Stream(_, key) => self.session.handle_stream_event(now, &mut self.event_loop, key, event),
-                Source::Waker | Source::Listener(_) | Source::Lingering(_) => {}
+                Source::Waker | Source::Listener(_) | Source::Closing(_) => {}
             }
         }
     }

@@ -30,7 +30,7 @@ const LOOK_FOR_IDLE: Duration = Duration::from_millis(500);
 
 /// A client that waits for a place.
 #[derive(Debug)]
-pub(super) struct Newcomer {
+pub(super) struct PendingClient {
     io: TcpStream,
     client: Client,
     pub(super) deadline: Instant,
@@ -83,7 +83,7 @@ impl Server {
         if self.has_place(number, port, address) {
             self.open_client(now, number, io, client);
         } else if self.may_wait(now, number, port, address) {
-            self.waiting.push_back(Newcomer { io, client, deadline: now + PLACE_TIMEOUT });
+            self.waiting.push_back(PendingClient { io, client, deadline: now + PLACE_TIMEOUT });
         } else {
             self.refuse(now, number, &client);
         }
@@ -97,20 +97,21 @@ impl Server {
         if self.spare_descriptors() <= self.places(number).1 {
             return false;
         }
-        let of_port = self.waiting.iter().filter(|newcomer| newcomer.client.port == port);
+        let of_port = self.waiting.iter().filter(|pending| pending.client.port == port);
         if self.waiting.len() < MAX_WAITING && of_port.clone().count() < (MAX_WAITING / self.client_ports.len()).max(1)
         {
             return true;
         }
         let mut by_source: BTreeMap<IpAddr, usize> = BTreeMap::new();
-        for newcomer in of_port {
-            *by_source.entry(source(newcomer.client.address)).or_default() += 1;
+        for pending in of_port {
+            *by_source.entry(source(pending.client.address)).or_default() += 1;
         }
         let own = by_source.get(&source(from)).copied().unwrap_or_default();
         let Some((most, count)) = by_source.into_iter().max_by_key(|&(_, count)| count) else { return false };
-        let is_of_most = |Newcomer { client, .. }: &Newcomer| client.port == port && source(client.address) == most;
+        let is_of_most =
+            |PendingClient { client, .. }: &PendingClient| client.port == port && source(client.address) == most;
         let Some(newest) = self.waiting.iter().rposition(is_of_most).filter(|_| own + 1 < count) else { return false };
-        if let Some(Newcomer { client, .. }) = self.waiting.remove(newest) {
+        if let Some(PendingClient { client, .. }) = self.waiting.remove(newest) {
             self.refuse(now, number, &client);
         }
         true
@@ -144,18 +145,18 @@ impl Server {
         let Some(number) = self.active else { return };
         let mut shares = self.shares(number);
         // Of those that wait the ones from addresses with the fewest places come first, in the order that they came.
-        self.waiting.make_contiguous().sort_by_key(|newcomer| shares.of_source(newcomer.client.address));
+        self.waiting.make_contiguous().sort_by_key(|pending| shares.of_source(pending.client.address));
         for _ in 0..self.waiting.len() {
-            let Some(newcomer) = self.waiting.pop_front() else { break };
-            let Client { port, address, .. } = newcomer.client;
+            let Some(pending) = self.waiting.pop_front() else { break };
+            let Client { port, address, .. } = pending.client;
             if shares.admits(port, address) {
                 shares.add(port, address);
-                self.open_client(now, number, newcomer.io, newcomer.client);
-            } else if newcomer.deadline <= now {
+                self.open_client(now, number, pending.io, pending.client);
+            } else if pending.deadline <= now {
                 let warning = if shares.is_full() { NO_PLACE } else { NO_SHARE };
-                newcomer.client.log_end(now, &mut self.log_limits, None, None, &Ending::refused(warning));
+                pending.client.log_end(now, &mut self.log_limits, None, None, &Ending::refused(warning));
             } else {
-                self.waiting.push_back(newcomer);
+                self.waiting.push_back(pending);
             }
         }
     }
@@ -192,7 +193,7 @@ impl Server {
     /// Descriptors that are left for clients.
     fn spare_descriptors(&self) -> usize {
         let streams: usize = self.sessions.iter().flatten().map(|peer| peer.session.endpoint.streams()).sum();
-        self.descriptors.clients.saturating_sub(streams + self.waiting.len() + self.lingering.len())
+        self.descriptors.clients.saturating_sub(streams + self.waiting.len() + self.closing.len())
     }
 
     /// Whether a client may have one more of the process's descriptors; the clients of links that drain give theirs up.
@@ -264,7 +265,7 @@ impl Server {
     pub(super) fn close_client_ports(&mut self, ending: &Ending) {
         self.reopen_at = None;
         let now = Instant::now();
-        for Newcomer { client, .. } in self.waiting.drain(..) {
+        for PendingClient { client, .. } in self.waiting.drain(..) {
             client.log_end(now, &mut self.log_limits, None, None, ending);
         }
         for (listener, _) in &mut self.client_listeners {

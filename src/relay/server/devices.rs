@@ -132,7 +132,7 @@ impl Server {
         if let Some(Some(peer)) = self.sessions.get_mut(number)
             && peer.session.has_link()
         {
-            peer.session.close_link(Instant::now(), &mut self.event_loop, &mut self.lingering);
+            peer.session.close_link(Instant::now(), &mut self.event_loop, &mut self.closing);
         }
     }
 

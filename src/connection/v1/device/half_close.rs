@@ -71,7 +71,7 @@ impl Device {
             self.end_answer(now, key);
         } else if let Some(stream) = self.streams.get_mut(key) {
             stream.state.progress = now;
-            self.timers.set(Timer::Linger(key), now + self.rule.stall);
+            self.timers.set(Timer::Delivery(key), now + self.rule.stall);
             self.finish_if_delivered(now, key);
         }
     }
@@ -81,7 +81,7 @@ impl Device {
         let Some(stream) = self.streams.get_mut(key).filter(|stream| stream.state.answer.is_none()) else { return };
         let answer = stream.state.answer.insert(Answer::new(now));
         self.timers.set(Timer::Answer(key), answer.due());
-        self.timers.cancel(Timer::Linger(key));
+        self.timers.cancel(Timer::Delivery(key));
         self.outputs.push_back(Output::ShutdownWrite { stream: key });
     }
 
@@ -103,6 +103,6 @@ impl Device {
     /// The client gets no more.
     pub(super) fn end_answer(&mut self, now: Instant, key: StreamKey) {
         self.take_off_link(key);
-        self.linger(now, key);
+        self.start_delivering(now, key);
     }
 }

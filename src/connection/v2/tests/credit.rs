@@ -50,7 +50,7 @@ const WAY: Duration = Duration::from_millis(50);
 
 /// Both know that the way takes [`WAY`].
 fn far_apart() -> Pair {
-    let mut pair = Pair::strangers(limits());
+    let mut pair = Pair::unconnected(limits());
     carry(pair.now, &mut pair.device, &mut pair.relay, &mut pair.at_relay, &[]);
     carry(pair.now, &mut pair.relay, &mut pair.device, &mut pair.at_device, &[]);
     answer_late(&mut pair);

@@ -51,9 +51,9 @@ fn frames_of_no_use_are_forgiven_a_hundred_times_and_ten_times_a_second() {
     let ping = v2::ping([0; 8], Flags::NONE);
     let settings = Settings::default().frame();
     let unknown = Header { size: 0, kind: Type::Other(77), flags: Flags::NONE, stream: 5 }.encode();
-    let away = GoAway { code: Code::Normal, retry_after: 0, last_stream: 1, reason: String::new() }.frame();
+    let go_away = GoAway { code: Code::Normal, retry_after: 0, last_stream: 1, reason: String::new() }.frame();
     let credit = v2::credit(1, 32 * KIB as u64);
-    for frame in [&ping[..], &v2::ping([9; 8], Flags::ACK), &settings, &unknown, &away, &credit] {
+    for frame in [&ping[..], &v2::ping([9; 8], Flags::ACK), &settings, &unknown, &go_away, &credit] {
         let mut pair = Pair::new();
         pair.open();
         let error = (0..200).find_map(|count| pair.hand_relay(frame).err().map(|error| (count, error)));
@@ -64,18 +64,18 @@ fn frames_of_no_use_are_forgiven_a_hundred_times_and_ten_times_a_second() {
             pair.now += SECOND / 10;
             pair.hand_relay(frame).expect("ten a second are endured");
         }
-        assert!(pair.relay.outbox.len() < 64 * KIB && pair.relay.unsent().len() < 100, "one answer is owed");
+        assert!(pair.relay.send_buffer.len() < 64 * KIB && pair.relay.unsent().len() < 100, "one answer is owed");
     }
 }
 
 #[test]
 fn a_peer_that_does_not_introduce_itself_first_in_time_and_briefly_is_given_up() {
-    let mut pair = Pair::strangers(limits());
+    let mut pair = Pair::unconnected(limits());
     assert_eq!(pair.hand_relay(&v2::ping([0; 8], Flags::NONE)), Err(ProtocolError::NoSettings));
-    let mut pair = Pair::strangers(limits());
+    let mut pair = Pair::unconnected(limits());
     pair.now += 10 * SECOND;
     assert_eq!(pair.relay.handle_timeout(pair.now), Err(ProtocolError::NoSettings));
-    let mut pair = Pair::strangers(limits());
+    let mut pair = Pair::unconnected(limits());
     let endless = Header { size: 4096, kind: Type::Settings, flags: Flags::NONE, stream: 0 }.encode();
     pair.hand_relay(&endless).expect("it may be long");
     assert_eq!(pair.hand_relay(&[0; 4096]), Err(ProtocolError::NoSettings));
@@ -121,7 +121,7 @@ fn streams_that_come_and_go_while_the_device_cannot_write_leave_nothing_behind()
         pair.hand_device(&close.frame(number)).expect("a CLOSE");
         pair.device_outputs();
     }
-    assert!(pair.device.owing.is_empty(), "{} keys", pair.device.owing.len());
+    assert!(pair.device.pending_control.is_empty(), "{} keys", pair.device.pending_control.len());
     assert!(!pair.device.has_unsent() || pair.device.unsent().len() < 64 * KIB);
 }
 

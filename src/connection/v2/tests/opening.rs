@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn before_settings_a_peer_is_given_what_any_can_take_and_more_once_it_has_said_so() {
-    let mut pair = Pair::strangers(limits());
+    let mut pair = Pair::unconnected(limits());
     let hello = pair.relay.unsent().to_vec();
     pair.relay.advance_link(pair.now, hello.len());
     let clients: Vec<_> = (0..17).map(|_| pair.arrive()).collect();
@@ -37,7 +37,7 @@ fn a_client_without_a_place_waits_a_second_and_others_are_untouched() {
 
 #[test]
 fn a_relay_opens_no_more_streams_than_its_budget_is_made_for() {
-    let mut pair = Pair::strangers(limits());
+    let mut pair = Pair::unconnected(limits());
     let boundless = Settings { streams: u32::MAX, open_rate: u32::MAX, ..Settings::default() };
     pair.hand_relay(&boundless.frame()).expect("SETTINGS");
     for _ in 0..300 {
@@ -122,8 +122,8 @@ fn after_goaway_open_streams_finish_and_no_new_ones_come() {
     let open = pair.open();
     pair.relay.go_away(pair.now, Code::Shutdown, 7, "restarting");
     pair.run();
-    let Some(Output::GoAway(away)) = pair.device_outputs().pop() else { panic!("not told") };
-    assert_eq!((away.code, away.retry_after, away.last_stream), (Code::Shutdown, 7, 1));
+    let Some(Output::GoAway(go_away)) = pair.device_outputs().pop() else { panic!("not told") };
+    assert_eq!((go_away.code, go_away.retry_after, go_away.last_stream), (Code::Shutdown, 7, 1));
     let refused = pair.arrive();
     let outputs = pair.relay_outputs();
     assert!(matches!(outputs[..], [Output::Reset { stream, reason: Reset::Shutdown }] if stream == refused));

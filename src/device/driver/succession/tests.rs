@@ -3,7 +3,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use super::super::super::Config;
 use super::super::super::attempt::Reached;
-use super::super::super::report::Report;
+use super::super::super::shared::Shared;
 use super::*;
 use crate::connection::device::Device;
 use crate::io::event_loop::{EventLoop, Source};
@@ -12,13 +12,13 @@ use crate::io::net;
 const DEADLINE: Duration = Duration::from_secs(15);
 
 /// A relay's listener, and what a driver for it needs.
-fn bench() -> (TcpListener, Config, EventLoop, Report) {
+fn bench() -> (TcpListener, Config, EventLoop, Shared) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let peer = listener.local_addr().expect("address");
     let config = Config::new(peer.to_string().parse().expect("an address"));
     let event_loop = EventLoop::new().expect("poll");
-    let report = Report::new(config.server.clone(), event_loop.waker()).expect("a report");
-    (listener, config, event_loop, report)
+    let shared = Shared::new(config.server.clone(), event_loop.waker()).expect("a report");
+    (listener, config, event_loop, shared)
 }
 
 fn link(driver: &mut Driver<'_>, number: usize, peer: SocketAddr) -> Link {
@@ -46,14 +46,14 @@ fn expect_reset_without_a_byte(mut peer: TcpStream) {
 #[test]
 fn a_link_that_was_not_announced_yet_is_not_announced_by_its_end() {
     for closed_by_owner in [true, false] {
-        let (listener, config, event_loop, report) = bench();
-        let mut driver = Driver::new(&config, event_loop, &report);
+        let (listener, config, event_loop, shared) = bench();
+        let mut driver = Driver::new(&config, event_loop, &shared);
         let peer = add_silent_link(&mut driver, 0, &listener);
         driver.finish(closed_by_owner, &mut [0; 1024]);
         expect_reset_without_a_byte(peer);
     }
-    let (listener, config, event_loop, report) = bench();
-    let mut driver = Driver::new(&config, event_loop, &report);
+    let (listener, config, event_loop, shared) = bench();
+    let mut driver = Driver::new(&config, event_loop, &shared);
     let peer = add_silent_link(&mut driver, 0, &listener);
     driver.successor = Some(0);
     driver.reconnect(Instant::now());
@@ -62,18 +62,18 @@ fn a_link_that_was_not_announced_yet_is_not_announced_by_its_end() {
 
 #[test]
 fn no_link_is_announced_while_the_owner_holds_the_tunnel_or_once_it_has_closed_it() {
-    let (listener, config, event_loop, report) = bench();
-    let mut driver = Driver::new(&config, event_loop, &report);
+    let (listener, config, event_loop, shared) = bench();
+    let mut driver = Driver::new(&config, event_loop, &shared);
     let link = link(&mut driver, 0, listener.local_addr().expect("address"));
     let (mut peer, _) = listener.accept().expect("accept");
     peer.set_read_timeout(Some(DEADLINE)).expect("deadline");
     driver.add_link(Instant::now(), link, 0);
-    report.hold(DEADLINE);
+    shared.hold(DEADLINE);
     driver.step(&mut [0; 1024]).expect("a step");
-    assert_eq!(driver.next_deadline(None), report.held_until());
-    assert_eq!(report.status().state, crate::device::State::Connecting);
-    report.request_stop();
-    report.hold(Duration::ZERO);
+    assert_eq!(driver.next_deadline(None), shared.held_until());
+    assert_eq!(shared.status().state, crate::device::State::Connecting);
+    shared.request_stop();
+    shared.hold(Duration::ZERO);
     driver.step(&mut [0; 1024]).expect("a step");
     peer.set_nonblocking(true).expect("mode");
     let nothing = peer.read(&mut [0; 8]).expect_err("no LISTEN");
@@ -82,28 +82,28 @@ fn no_link_is_announced_while_the_owner_holds_the_tunnel_or_once_it_has_closed_i
 
 #[test]
 fn a_link_that_was_held_is_announced_when_that_is_over() {
-    let (listener, config, event_loop, report) = bench();
-    let mut driver = Driver::new(&config, event_loop, &report);
+    let (listener, config, event_loop, shared) = bench();
+    let mut driver = Driver::new(&config, event_loop, &shared);
     let link = link(&mut driver, 0, listener.local_addr().expect("address"));
     let (mut peer, _) = listener.accept().expect("accept");
     peer.set_read_timeout(Some(DEADLINE)).expect("deadline");
     driver.add_link(Instant::now(), link, 0);
-    report.hold(DEADLINE);
+    shared.hold(DEADLINE);
     driver.step(&mut [0; 1024]).expect("a step");
-    report.hold(Duration::ZERO);
+    shared.hold(Duration::ZERO);
     driver.step(&mut [0; 1024]).expect("a step");
-    assert_eq!(report.status().state, crate::device::State::Greeting);
+    assert_eq!(shared.status().state, crate::device::State::Greeting);
     peer.read_exact(&mut [0; 8]).expect("LISTEN and HELLO");
 }
 
 #[test]
 fn of_links_that_drain_for_ever_the_oldest_is_cut() {
-    let (listener, config, event_loop, report) = bench();
-    let mut driver = Driver::new(&config, event_loop, &report);
+    let (listener, config, event_loop, shared) = bench();
+    let mut driver = Driver::new(&config, event_loop, &shared);
     let now = Instant::now();
     for number in 0..MAX_DRAINING + 2 {
         let mut link = link(&mut driver, number, listener.local_addr().expect("address"));
-        link.away = Some(GoAway { code: Code::Normal, retry_after: 0, last_stream: 0, reason: String::new() });
+        link.go_away = Some(GoAway { code: Code::Normal, retry_after: 0, last_stream: 0, reason: String::new() });
         driver.links.insert(number, link);
         driver.current = Some(number);
         driver.leave(now, number);

@@ -12,19 +12,19 @@ const CHECK_EVERY: Duration = Duration::from_secs(5);
 
 /// What is known of the bytes that a link was given.
 #[derive(Debug)]
-pub(super) enum Flight {
+pub(super) enum UserTimeout {
     /// All of them have arrived.
-    Landed,
+    Off,
     /// Some may not have; it is looked at again at this time.
     Pending(Instant),
     /// It is version 2, which asks its peer itself.
     Unwatched,
 }
 
-impl Flight {
+impl UserTimeout {
     /// Bytes were written.
     pub(super) fn handle_write(&mut self, now: Instant, link: &TcpStream) {
-        if matches!(self, Self::Landed) {
+        if matches!(self, Self::Off) {
             *self = Self::Pending(now + CHECK_EVERY);
             // The options only hasten what TCP finds without them.
             let _ = net::set_in_flight(link, true);
@@ -50,7 +50,7 @@ impl Flight {
             return;
         }
         if net::is_acknowledged(link) {
-            *self = Self::Landed;
+            *self = Self::Off;
             let _ = net::set_in_flight(link, false);
         } else {
             *self = Self::Pending(now + CHECK_EVERY);
@@ -75,38 +75,38 @@ mod tests {
         let io = listener.accept().expect("accept").0;
         io.set_nonblocking(true).expect("mode");
         let mut link = TcpStream::from_std(io);
-        let user_timeout = |link: &TcpStream| SockRef::from(link).tcp_user_timeout().expect("option");
+        let option = |link: &TcpStream| SockRef::from(link).tcp_user_timeout().expect("option");
         let mut now = Instant::now();
-        let mut flight = Flight::Landed;
+        let mut user_timeout = UserTimeout::Off;
 
         let mut written = 0;
         while let Ok(count) = link.write(&[b'x'; 64 * 1024]) {
             written += count;
-            flight.handle_write(now, &link);
+            user_timeout.handle_write(now, &link);
         }
         assert_eq!(
-            (flight.poll_timeout(), user_timeout(&link)),
+            (user_timeout.poll_timeout(), option(&link)),
             (Some(now + CHECK_EVERY), Some(Duration::from_secs(75)))
         );
         now += CHECK_EVERY;
-        flight.handle_timeout(now, &link);
-        assert_eq!(flight.poll_timeout(), Some(now + CHECK_EVERY), "the peer's kernel has no room for all");
+        user_timeout.handle_timeout(now, &link);
+        assert_eq!(user_timeout.poll_timeout(), Some(now + CHECK_EVERY), "the peer's kernel has no room for all");
 
         peer.read_exact(&mut vec![0; written]).expect("all of it");
         let deadline = Instant::now() + Duration::from_secs(10);
-        while flight.poll_timeout().is_some() && Instant::now() < deadline {
+        while user_timeout.poll_timeout().is_some() && Instant::now() < deadline {
             now += CHECK_EVERY;
-            flight.handle_timeout(now, &link);
+            user_timeout.handle_timeout(now, &link);
         }
-        assert_eq!((flight.poll_timeout(), user_timeout(&link)), (None, None));
+        assert_eq!((user_timeout.poll_timeout(), option(&link)), (None, None));
     }
 
     #[test]
     fn version_2_is_left_alone() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let link = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
-        let mut flight = Flight::Unwatched;
-        flight.handle_write(Instant::now(), &link);
-        assert_eq!(flight.poll_timeout(), None);
+        let mut user_timeout = UserTimeout::Unwatched;
+        user_timeout.handle_write(Instant::now(), &link);
+        assert_eq!(user_timeout.poll_timeout(), None);
     }
 }

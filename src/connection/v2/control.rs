@@ -10,13 +10,13 @@ const CONTROL_BATCH: usize = 4 * 1024;
 
 /// CLOSEs to be sent. No number of them makes one dear to find, since a peer may name any stream as often as it likes.
 #[derive(Debug, Default)]
-pub(super) struct Closes {
+pub(super) struct PendingCloses {
     /// By how much of the queue of DATA must have left before, and the stream.
     in_order: BTreeMap<(u64, u32), Close>,
     after: BTreeMap<u32, u64>,
 }
 
-impl Closes {
+impl PendingCloses {
     /// It leaves once the queue of DATA has up to `after`: never before the stream's own bytes.
     fn insert(&mut self, number: u32, close: Close, after: u64) {
         self.in_order.insert((after, number), close);
@@ -52,35 +52,35 @@ impl Closes {
 impl Mux {
     /// Turns what is owed into frames, as long as they are few.
     pub(super) fn make_control_frames(&mut self) {
-        if let Some(payload) = self.owed_answer.take() {
-            self.outbox.push_control(&v2::ping(payload, Flags::ACK));
+        if let Some(payload) = self.pending_pong.take() {
+            self.send_buffer.push_control(&v2::ping(payload, Flags::ACK));
         }
-        while self.outbox.batch_len() < CONTROL_BATCH
-            && let Some(key) = self.owing.pop_front()
+        while self.send_buffer.batch_len() < CONTROL_BATCH
+            && let Some(key) = self.pending_control.pop_front()
         {
             let Some(stream) = self.streams.get_mut(key) else { continue };
             let Some(number) = stream.number() else { continue };
-            let (connected, credit) = stream.take_owed();
+            let (connected, credit) = stream.take_pending();
             if connected {
-                self.outbox.push_control(&connected_frame(number));
+                self.send_buffer.push_control(&connected_frame(number));
             }
             if credit {
-                self.outbox.push_control(&v2::credit(number, stream.window.limit()));
+                self.send_buffer.push_control(&v2::credit(number, stream.window.limit()));
             }
         }
-        while self.outbox.batch_len() < CONTROL_BATCH
-            && let Some((number, close)) = self.closes.pop_due(self.outbox.sent())
+        while self.send_buffer.batch_len() < CONTROL_BATCH
+            && let Some((number, close)) = self.closes.pop_due(self.send_buffer.sent())
         {
-            self.outbox.push_control(&close.frame(number));
+            self.send_buffer.push_control(&close.frame(number));
         }
     }
 
     pub(super) fn push_close(&mut self, number: u32, code: Code, reason: &str) {
-        self.closes.insert(number, Close { code, reason: reason.into() }, self.outbox.queued());
+        self.closes.insert(number, Close { code, reason: reason.into() }, self.send_buffer.queued());
     }
 
     pub(super) fn push_ping(&mut self, payload: [u8; 8]) {
-        self.outbox.push_control(&v2::ping(payload, Flags::NONE));
+        self.send_buffer.push_control(&v2::ping(payload, Flags::NONE));
         self.timers.set(Timer::Liveness, self.liveness.poll_timeout());
     }
 }

@@ -5,7 +5,7 @@ use crate::protocol::v2::Header;
 
 /// Two queues that leave as one sequence of whole frames.
 #[derive(Debug, Default)]
-pub(super) struct Outbox {
+pub(super) struct SendBuffer {
     /// CREDIT, PING and their like: they pass what waits in `data`, between two of its frames.
     control: Vec<u8>,
     control_head: usize,
@@ -19,8 +19,8 @@ pub(super) struct Outbox {
     sent: u64,
 }
 
-impl Outbox {
-    /// An outbox whose first bytes were decided before version 2 was.
+impl SendBuffer {
+    /// An send_buffer whose first bytes were decided before version 2 was.
     pub(super) fn new(first: &[u8]) -> Self {
         Self { control: first.to_vec(), ..Self::default() }
     }
@@ -147,14 +147,14 @@ mod tests {
         fn frames_leave_whole_however_they_are_written_and_control_waits_for_one_frame_at_most(
             steps in prop::collection::vec((0u8..4, 1usize..3000), 1..200)
         ) {
-            let mut outbox = Outbox::default();
+            let mut send_buffer = SendBuffer::default();
             let mut decoder = Decoder::default();
             let (mut queued, mut read, mut finished) = (0u64, 0u64, 0u32);
             let (mut credits, mut credits_read) = (0u64, 0u64);
-            let mut take = |outbox: &mut Outbox, most: usize| {
-                let bytes = outbox.unsent();
+            let mut take = |send_buffer: &mut SendBuffer, most: usize| {
+                let bytes = send_buffer.unsent();
                 let bytes = bytes[..bytes.len().min(most)].to_vec();
-                outbox.advance(bytes.len());
+                send_buffer.advance(bytes.len());
                 let mut input = &bytes[..];
                 while let Some(item) = decoder.next(&mut input).expect("whole frames") {
                     if let Item::Data { bytes, fin, .. } = item {
@@ -171,27 +171,27 @@ mod tests {
             for (step, size) in steps {
                 match step {
                     0 => {
-                        if let Some(room) = outbox.reserve(size) {
+                        if let Some(room) = send_buffer.reserve(size) {
                             let size = room.iter().map(|payload| payload.len()).sum::<usize>().min(size);
-                            outbox.commit(1, size);
+                            send_buffer.commit(1, size);
                             queued += size as u64;
                         }
                     }
                     1 => {
                         credits += 1;
-                        outbox.push_control(&crate::protocol::v2::credit(1, credits));
-                        prop_assert!(outbox.unsent().len() <= Header::LEN + 3000 || outbox.frame_left == 0);
+                        send_buffer.push_control(&crate::protocol::v2::credit(1, credits));
+                        prop_assert!(send_buffer.unsent().len() <= Header::LEN + 3000 || send_buffer.frame_left == 0);
                     }
                     2 => {
                         fins += 1;
-                        outbox.push_behind_data(&Header::data(2, 0, true).encode());
+                        send_buffer.push_behind_data(&Header::data(2, 0, true).encode());
                     }
-                    _ => { take(&mut outbox, size); }
+                    _ => { take(&mut send_buffer, size); }
                 }
             }
-            while take(&mut outbox, 1000) > 0 {}
+            while take(&mut send_buffer, 1000) > 0 {}
             prop_assert_eq!((read, finished, credits_read), (queued, fins, credits));
-            prop_assert_eq!((outbox.len(), outbox.sent()), (0, outbox.queued()));
+            prop_assert_eq!((send_buffer.len(), send_buffer.sent()), (0, send_buffer.queued()));
         }
     }
 }

@@ -25,7 +25,7 @@ const READS: usize = 4;
 
 /// The waiting sockets of one loop.
 #[derive(Debug, Default)]
-pub(crate) struct Lingering {
+pub(crate) struct ClosingSockets {
     /// In the order of their deadlines; entries of sockets that are gone are skipped.
     order: VecDeque<(Instant, usize, Token)>,
     sockets: Vec<Option<Socket>>,
@@ -38,7 +38,7 @@ struct Socket {
     token: Token,
 }
 
-impl Lingering {
+impl ClosingSockets {
     /// Ends `io` with FIN and keeps it until its peer has done the same.
     pub(crate) fn add(&mut self, now: Instant, event_loop: &mut EventLoop, mut io: TcpStream, token: Token) {
         if io.shutdown(Shutdown::Write).is_err() {
@@ -55,7 +55,7 @@ impl Lingering {
         if place == self.sockets.len() {
             self.sockets.push(None);
         }
-        event_loop.rename(token, Source::Lingering(place));
+        event_loop.rename(token, Source::Closing(place));
         self.sockets[place] = Some(Socket { io, token });
         self.order.push_back((now + TIMEOUT, place, token));
         // The edge that told of readable bytes may have come before.
@@ -134,12 +134,12 @@ mod tests {
 
     struct Bench {
         event_loop: EventLoop,
-        lingering: Lingering,
+        closing: ClosingSockets,
     }
 
     impl Bench {
         fn new() -> Self {
-            Self { event_loop: EventLoop::new().expect("poll"), lingering: Lingering::default() }
+            Self { event_loop: EventLoop::new().expect("poll"), closing: ClosingSockets::default() }
         }
 
         /// A socket to be ended, and its peer, whose kernel takes only a little that is not read.
@@ -158,14 +158,14 @@ mod tests {
         /// Until nothing lingers any more; false if only the timeout could do that, which is never handled here.
         fn ends_by_itself(&mut self) -> bool {
             let deadline = Instant::now() + DEADLINE;
-            while self.lingering.len() > 0 {
+            while self.closing.len() > 0 {
                 self.event_loop.wait(Some(deadline)).expect("wait");
                 if Instant::now() >= deadline {
                     return false;
                 }
                 while let Some(event) = self.event_loop.next_ready() {
-                    if let Source::Lingering(place) = event.source {
-                        self.lingering.handle_event(&mut self.event_loop, place);
+                    if let Source::Closing(place) = event.source {
+                        self.closing.handle_event(&mut self.event_loop, place);
                     }
                 }
             }
@@ -183,7 +183,7 @@ mod tests {
         }
         peer.write_all(b"too late").expect("sent");
         peer.shutdown(Shutdown::Write).expect("FIN");
-        bench.lingering.add(Instant::now(), &mut bench.event_loop, io, token);
+        bench.closing.add(Instant::now(), &mut bench.event_loop, io, token);
         assert!(bench.ends_by_itself(), "both ends have sent FIN");
         let mut read = Vec::new();
         peer.set_read_timeout(Some(DEADLINE)).expect("timeout");
@@ -198,7 +198,7 @@ mod tests {
         peer.set_write_timeout(Some(DEADLINE)).expect("timeout");
         peer.write_all(&[b'x'; 2 * READS * 16 * 1024]).expect("sent");
         peer.shutdown(Shutdown::Write).expect("FIN");
-        bench.lingering.add(Instant::now(), &mut bench.event_loop, io, token);
+        bench.closing.add(Instant::now(), &mut bench.event_loop, io, token);
         assert!(bench.ends_by_itself(), "the peer's end stands behind its bytes");
     }
 
@@ -209,8 +209,8 @@ mod tests {
         let (io, token, mut peer) = bench.connect();
         let _copy = SockRef::from(&io).try_clone().expect("a copy");
         let now = Instant::now();
-        bench.lingering.add(now, &mut bench.event_loop, io, token);
-        bench.lingering.handle_timeout(now + TIMEOUT, &mut bench.event_loop);
+        bench.closing.add(now, &mut bench.event_loop, io, token);
+        bench.closing.handle_timeout(now + TIMEOUT, &mut bench.event_loop);
         peer.set_write_timeout(Some(Duration::from_secs(1))).expect("timeout");
         let mut chunks = std::iter::repeat_with(|| peer.write(&[b'x'; 64 * 1024]));
         let error = chunks.find_map(Result::err).expect("an error").kind();

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use mio::Waker;
 
-use super::notice::{Event, EventKind, Severity, State, Status};
+use super::event::{Event, EventKind, Severity, State, Status};
 use crate::Error;
 use crate::address::Address;
 
@@ -20,7 +20,7 @@ const MAX_EVENTS: usize = 1024;
 
 /// The two threads' common ground.
 #[derive(Debug)]
-pub(super) struct Report {
+pub(super) struct Shared {
     /// The relay, by which the link is known in every message.
     server: Address,
     /// Written by the loop thread alone, without a lock.
@@ -32,8 +32,8 @@ pub(super) struct Report {
     waker: Arc<Waker>,
     /// One byte lies in this pair while there are events. A socket pair, since every system has it and its
     /// writes raise no SIGPIPE.
-    bell: UnixStream,
-    ear: UnixStream,
+    notify_sender: UnixStream,
+    notify_receiver: UnixStream,
     #[cfg(any(test, feature = "fault-injection"))]
     panic: AtomicBool,
 }
@@ -64,15 +64,15 @@ struct Inner {
     last_error: Option<(String, &'static str)>,
     events: VecDeque<Event>,
     events_dropped: u64,
-    /// The bell was rung for the events that are there.
+    /// The notify_sender was rung for the events that are there.
     rung: bool,
 }
 
-impl Report {
+impl Shared {
     pub(super) fn new(server: Address, waker: Arc<Waker>) -> io::Result<Self> {
-        let (bell, ear) = UnixStream::pair()?;
-        bell.set_nonblocking(true)?;
-        ear.set_nonblocking(true)?;
+        let (notify_sender, notify_receiver) = UnixStream::pair()?;
+        notify_sender.set_nonblocking(true)?;
+        notify_receiver.set_nonblocking(true)?;
         Ok(Self {
             server,
             traffic: Traffic::default(),
@@ -93,8 +93,8 @@ impl Report {
             stop: AtomicBool::new(false),
             reconnect: AtomicBool::new(false),
             waker,
-            bell,
-            ear,
+            notify_sender,
+            notify_receiver,
             #[cfg(any(test, feature = "fault-injection"))]
             panic: AtomicBool::new(false),
         })
@@ -127,8 +127,8 @@ impl Report {
         let mut inner = self.lock();
         let event = inner.events.pop_front();
         if inner.events.is_empty() && std::mem::take(&mut inner.rung) {
-            // The bell rings once for a queue that is not empty, so one byte is all there can be.
-            let _ = (&self.ear).read(&mut [0; 1]);
+            // The notify_sender rings once for a queue that is not empty, so one byte is all there can be.
+            let _ = (&self.notify_receiver).read(&mut [0; 1]);
         }
         event
     }
@@ -257,7 +257,7 @@ impl Report {
         let mut inner = self.lock();
         if !inner.events.is_empty() && !std::mem::replace(&mut inner.rung, true) {
             // It cannot be full: no byte is in it.
-            let _ = (&self.bell).write(&[1]);
+            let _ = (&self.notify_sender).write(&[1]);
         }
     }
 
@@ -305,8 +305,8 @@ impl Inner {
     }
 }
 
-impl AsFd for Report {
+impl AsFd for Shared {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.ear.as_fd()
+        self.notify_receiver.as_fd()
     }
 }
