@@ -333,7 +333,7 @@ pub trait Endpoint {
     /// No new streams from here on; the peer is told, where the protocol can. Open ones go on.
     fn go_away(&mut self, now: Instant, code: Code, retry_after: u16, reason: &str);
 
-    /// This end is about to end: every stream is closed behind what was read of it, and what its socket is still owed
+    /// This end is about to end: every stream is closed behind what was read of it, and what is left for its socket
     /// is delivered.
     fn close(&mut self, now: Instant);
 

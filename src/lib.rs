@@ -6,15 +6,15 @@
 //! | module | what lives there | who may use it |
 //! | --- | --- | --- |
 //! | [`address`] | `host:port` | everybody |
-//! | [`protocol`] | the wire: the only code that knows byte order | `link`, the cores |
-//! | [`link`] | what both ends of a link are built on: version 2 whole, version 1's parts; sans-IO | the cores, `session` |
-//! | [`device`] | `Config`, `Handle`, and behind them the core and its mio shell | `lua`, tests |
-//! | [`relay`] | `Config`, `Server`, and behind them the core and its mio shell | the relay binary, tests |
-//! | `session`, `retired`, `linger`, `event_loop`, `net` | the mio half that device and relay share | the two shells |
+//! | [`protocol`] | the wire: the only code that knows byte order, and no state; `v1`, `v2` | `connection`, `io` and the two sides |
+//! | [`connection`] | one end of a link, sans-IO: which version is spoken (`device`, `relay`), and each version (`v1`, `v2`) | `io` and the two sides |
+//! | `io` | the mio half that device and relay share: event loop, session, socket options | the two sides |
+//! | [`device`] | `Config` and `Handle`; behind them the thread that dials, resolves, permits and reconnects | `lua`, tests |
+//! | [`relay`] | `Config` and `Server`; behind them ports, clients, devices and the log | the relay binary, tests |
 //! | `lua` | arguments and results of the Lua module | Lua |
 //!
-//! `device` and `relay` never import each other. A core (`device::Device`, `relay::Relay`) names no socket, no
-//! thread and no clock: it takes bytes and `now`, and gives back bytes and outputs to carry out.
+//! `device` and `relay` never import each other. `connection` names no socket, no thread and no clock: it takes bytes
+//! and `now`, and gives back bytes and outputs to carry out.
 
 pub mod address;
 pub mod connection;

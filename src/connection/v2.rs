@@ -1,6 +1,6 @@
 //! One end of a version 2 link: streams with credit of their own. Device and relay are both built on it.
 //!
-//! It is driven as every [`Endpoint`] is. What is owed to the peer is state, not a queue: at most
+//! It is driven as every [`Endpoint`] is. Control frames that wait are state, not a queue: at most
 //! one CREDIT, one CONNECTED and one CLOSE for a stream, and one answer to PING, wait at any time; and the link is
 //! read whatever waits to be written. So no two peers can wait for each other.
 
@@ -71,7 +71,7 @@ pub(crate) struct Mux {
     delivery_rate: DeliveryRate,
     /// Credit of streams that we ended and whose bytes may still come.
     stale_credit: u64,
-    /// Streams that owe CREDIT or CONNECTED.
+    /// Streams for which CREDIT or CONNECTED is to be sent.
     pending_control: VecDeque<StreamKey>,
     /// CLOSEs to be sent.
     closes: PendingCloses,
@@ -440,7 +440,7 @@ impl Endpoint for Mux {
     }
 
     fn unsent(&mut self) -> &[u8] {
-        // DATA is not to pass what is owed to its stream.
+        // DATA must not pass the control frames of its stream.
         if self.send_buffer.batch_len() == 0 {
             self.make_control_frames();
         }

@@ -64,7 +64,7 @@ struct Inner {
     last_error: Option<(String, &'static str)>,
     events: VecDeque<Event>,
     events_dropped: u64,
-    /// The notify_sender was rung for the events that are there.
+    /// The owner was notified of the events that are there.
     rung: bool,
 }
 
@@ -127,7 +127,7 @@ impl Shared {
         let mut inner = self.lock();
         let event = inner.events.pop_front();
         if inner.events.is_empty() && std::mem::take(&mut inner.rung) {
-            // The notify_sender rings once for a queue that is not empty, so one byte is all there can be.
+            // One notification is sent for a queue that is not empty, so one byte is all there can be.
             let _ = (&self.notify_receiver).read(&mut [0; 1]);
         }
         event

@@ -155,7 +155,7 @@ mod tests {
             (io, token, peer.into())
         }
 
-        /// Until nothing lingers any more; false if only the timeout could do that, which is never handled here.
+        /// Until no socket is closing any more; false if only the timeout could do that, which is never handled here.
         fn ends_by_itself(&mut self) -> bool {
             let deadline = Instant::now() + DEADLINE;
             while self.closing.len() > 0 {
@@ -174,12 +174,12 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_still_sent_something_gets_all_it_is_owed_and_no_reset() {
+    fn a_peer_that_still_sent_something_gets_all_it_is_sent_and_no_reset() {
         let mut bench = Bench::new();
         let (mut io, token, mut peer) = bench.connect();
-        let mut owed = 0;
+        let mut sent = 0;
         while let Ok(count) = io.write(&[b'x'; 64 * 1024]) {
-            owed += count;
+            sent += count;
         }
         peer.write_all(b"too late").expect("sent");
         peer.shutdown(Shutdown::Write).expect("FIN");
@@ -188,7 +188,7 @@ mod tests {
         let mut read = Vec::new();
         peer.set_read_timeout(Some(DEADLINE)).expect("timeout");
         let end = peer.read_to_end(&mut read);
-        assert!(end.is_ok() && read.len() == owed, "{end:?} after {} of {owed} bytes", read.len());
+        assert!(end.is_ok() && read.len() == sent, "{end:?} after {} of {sent} bytes", read.len());
     }
 
     #[test]

@@ -87,7 +87,7 @@ pub(crate) fn tune_stream(stream: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
     // Whoever ends us in the midst of things, the kernel then ends the connection with RST, which nobody takes for a
-    // complete one; see `close_in_peace`.
+    // complete one; see `clear_linger`.
     socket.set_linger(Some(Duration::ZERO))?;
     #[cfg(any(target_os = "android", target_os = "linux"))]
     socket.set_tcp_notsent_lowat(STREAM_NOTSENT_LOWAT)?;
@@ -97,7 +97,7 @@ pub(crate) fn tune_stream(stream: &impl AsFd) -> io::Result<()> {
 }
 
 /// Makes the coming close of a stream's connection one with FIN: everything has been delivered.
-pub(crate) fn close_in_peace(stream: &impl AsFd) {
+pub(crate) fn clear_linger(stream: &impl AsFd) {
     // A socket that is already reset may refuse; then there is no peace to be had.
     let _ = SockRef::from(stream).set_linger(None);
 }

@@ -89,7 +89,7 @@ struct Socket {
     ended: bool,
     /// The peer's end of stream was read.
     at_end: bool,
-    /// Both directions are over, be it in peace or by a RST.
+    /// Both directions are over, by FIN or by RST.
     failed: bool,
     /// The peer takes no more bytes, and why; what it sent before may still be there to read.
     write_error: Option<io::Error>,
@@ -155,7 +155,7 @@ impl<E: Endpoint> Session<E> {
         key: StreamKey,
     ) {
         let Some(mut socket) = self.take(key) else { return };
-        net::close_in_peace(&socket.io);
+        net::clear_linger(&socket.io);
         if socket.at_end || socket.write_error.is_some() {
             net::finish(&socket.io);
             event_loop.deregister(&mut socket.io, socket.token);

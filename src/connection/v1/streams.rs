@@ -189,24 +189,24 @@ impl<S> Streams<S> {
 
     /// Whether a full queue, or too many delivering streams, keep the link from being read.
     pub(crate) fn is_blocked(&self) -> bool {
-        !self.full.is_empty() || self.lingering_timeout().is_some()
+        !self.full.is_empty() || self.delivery_timeout().is_some()
     }
 
     /// When [`next_stalled`](Self::next_stalled) is to be asked.
     pub(crate) fn stall_timeout(&self) -> Option<Instant> {
-        self.full.values().copied().chain(self.lingering_timeout()).min()
+        self.full.values().copied().chain(self.delivery_timeout()).min()
     }
 
-    /// When the delivering streams are too many: the time of the one that has lingered the longest. Until then each
+    /// When the delivering streams are too many: the time of the one that has been delivering the longest. Until then each
     /// may go on, so that a stream that is delivered within `stall` is never reset for the number of the others.
-    fn lingering_timeout(&self) -> Option<Instant> {
+    fn delivery_timeout(&self) -> Option<Instant> {
         let longest = self.delivering.first().filter(|_| self.delivering.len() > MAX_DELIVERING);
         longest.map(|&(since, _)| since + self.rule.stall)
     }
 
     /// A stream that has kept the link unread for too long.
     pub(crate) fn next_stalled(&mut self, now: Instant) -> Option<StreamKey> {
-        if self.lingering_timeout().is_some_and(|at| at <= now) {
+        if self.delivery_timeout().is_some_and(|at| at <= now) {
             return self.delivering.first().map(|&(_, key)| key);
         }
         let due: Vec<_> = self.full.iter().filter(|&(_, &at)| at <= now).map(|(&key, _)| key).collect();
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_lingering_streams_hold_up_the_link_and_only_the_longest_is_reset_for_it() {
+    fn too_many_delivering_streams_hold_up_the_link_and_only_the_longest_is_reset_for_it() {
         let start = Instant::now();
         let mut streams = Streams::new(RULE, 1 << 20);
         let keys: Vec<_> = (0..=MAX_DELIVERING).map(|_| streams.insert(start, ())).collect();

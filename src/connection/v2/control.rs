@@ -1,4 +1,4 @@
-//! What is owed to the peer, as state, and how it becomes frames.
+//! Control frames that are to be sent: kept as state, and made into frames when the link takes some.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::protocol::v2::{self, Close, Code, Flags, Header};
 /// Bytes of control frames that are made ready at a time.
 const CONTROL_BATCH: usize = 4 * 1024;
 
-/// CLOSEs to be sent. No number of them makes one dear to find, since a peer may name any stream as often as it likes.
+/// CLOSEs to be sent. However many there are, one is found in logarithmic time: a peer may name any stream as often as it likes.
 #[derive(Debug, Default)]
 pub(super) struct PendingCloses {
     /// By how much of the queue of DATA must have left before, and the stream.
@@ -50,7 +50,7 @@ impl PendingCloses {
 }
 
 impl Mux {
-    /// Turns what is owed into frames, as long as they are few.
+    /// Makes frames of what is pending, as long as they are few.
     pub(super) fn make_control_frames(&mut self) {
         if let Some(payload) = self.pending_pong.take() {
             self.send_buffer.push_control(&v2::ping(payload, Flags::ACK));

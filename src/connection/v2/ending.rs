@@ -97,7 +97,7 @@ impl Mux {
             return;
         }
         self.timers.set(Timer::Delivery(key), now + self.limits.rule.stall);
-        self.bound_lingering();
+        self.bound_delivering();
     }
 
     /// Keeps bytes for the stream's socket.
@@ -105,12 +105,12 @@ impl Mux {
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.pending.push(bytes);
         self.held += bytes.len() as u64;
-        self.bound_lingering();
+        self.bound_delivering();
     }
 
     /// Bounds the number of streams off the link, and what they hold beside those on it, whose credit is within the
     /// budget. The one whose socket took nothing for the longest time goes first.
-    fn bound_lingering(&mut self) {
+    fn bound_delivering(&mut self) {
         while self.delivering.len() > self.limits.streams as usize || self.held > self.limits.budget {
             let Some((&slowest, _)) = self.delivering.iter().min_by_key(|&(_, &at)| at) else { return };
             self.reset(slowest, Reset::Stalled);

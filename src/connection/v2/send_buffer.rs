@@ -20,7 +20,7 @@ pub(super) struct SendBuffer {
 }
 
 impl SendBuffer {
-    /// An send_buffer whose first bytes were decided before version 2 was.
+    /// A buffer whose first bytes were decided before version 2 was.
     pub(super) fn new(first: &[u8]) -> Self {
         Self { control: first.to_vec(), ..Self::default() }
     }

@@ -158,7 +158,7 @@ impl Stream {
         self.open().is_some_and(|open| open.receiving == Receiving::Open)
     }
 
-    /// CONNECTED is to be sent; true if nothing else was owed.
+    /// CONNECTED is to be sent; true if nothing else was pending.
     #[must_use]
     pub(super) fn set_connected_pending(&mut self) -> bool {
         let first = !self.connected_pending && !self.credit_pending;
@@ -166,7 +166,7 @@ impl Stream {
         first
     }
 
-    /// CREDIT is to be sent; true if nothing else was owed.
+    /// CREDIT is to be sent; true if nothing else was pending.
     #[must_use]
     pub(super) fn set_credit_pending(&mut self) -> bool {
         let first = !self.connected_pending && !self.credit_pending;
@@ -174,7 +174,7 @@ impl Stream {
         first
     }
 
-    /// Whether CONNECTED and CREDIT are owed; neither is from here on.
+    /// Whether CONNECTED and CREDIT are to be sent; neither is pending from here on.
     pub(super) fn take_pending(&mut self) -> (bool, bool) {
         (std::mem::take(&mut self.connected_pending), std::mem::take(&mut self.credit_pending))
     }

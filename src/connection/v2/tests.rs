@@ -261,7 +261,7 @@ fn what_was_read_goes_before_close_and_is_delivered_before_the_reset() {
     send(pair.now, &mut pair.device, open.device, b"the last words");
     pair.device.handle_failure(pair.now, open.device, Code::Normal, "reset");
     pair.run();
-    assert!(pair.relay_outputs().is_empty(), "its socket is owed something");
+    assert!(pair.relay_outputs().is_empty(), "bytes are left for its socket");
     assert_eq!(pair.relay.pending(open.relay), b"the last words");
     pair.relay.advance(pair.now, open.relay, 14);
     assert!(matches!(pair.relay_outputs()[..], [Output::Reset { reason: Reset::Closed(_), .. }]));

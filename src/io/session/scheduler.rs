@@ -1,33 +1,33 @@
-//! Whose socket is read next, and how much at a time: nobody's bulk is to keep a keystroke waiting.
+//! Which stream's socket is read next, and how much at a time: bulk must not keep interactive streams waiting.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::connection::StreamKey;
 
-/// A read that brings so much is one of many: whoever has it may wait for those who have little.
+/// A read that brings at least so much marks a bulk stream, which may wait for interactive ones.
 const BULK: usize = 16 * 1024;
-/// Who had little to say will soon have more, and who had much only pauses for breath.
+/// How long a stream counts as what it was: an interactive one has more soon, and a bulk one only pauses.
 const MEMORY: Duration = Duration::from_millis(10);
 
-/// The streams whose sockets may have something to read, in the order of their scheduler.
+/// The streams whose sockets may have something to read, in the order in which they are read.
 #[derive(Debug, Default)]
 pub(super) struct Scheduler {
     queue: VecDeque<StreamKey>,
-    /// How many of them have little to say, as far as one can tell.
+    /// How many of them are interactive, as far as is known.
     interactive: usize,
-    /// Until when more of that kind is expected.
+    /// Until when more interactive reads are expected.
     interactive_until: Option<Instant>,
 }
 
-/// What is known of the way a socket talks.
+/// What is known of how much a socket sends.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
     /// Whether its stream stands in the queue.
     queued: bool,
-    /// It has much to say; before the first read that is not known.
+    /// It sends much; false before the first read.
     bulk: bool,
-    /// Until when a read that brings little is no sign of the contrary.
+    /// Until when a read that brings little does not make it interactive.
     bulk_until: Option<Instant>,
 }
 
@@ -41,20 +41,20 @@ impl Scheduler {
         }
     }
 
-    /// Whose turn it is.
+    /// The stream that is read next.
     pub(super) fn front(&self) -> Option<StreamKey> {
         self.queue.front().copied()
     }
 
-    /// The first has had its turn; `activity` is its socket's.
+    /// The first stream was read; `activity` is its socket's.
     pub(super) fn pop(&mut self, activity: &mut Activity) {
         self.queue.pop_front();
         self.interactive -= usize::from(!activity.bulk);
         activity.queued = false;
     }
 
-    /// The stream's socket is gone, and its turn with it: while the link takes nothing no turn comes, and any number of
-    /// sockets may come and go.
+    /// The stream's socket is gone. It leaves the queue at once: while the link takes nothing the queue does not move, and
+    /// any number of sockets may come and go.
     pub(super) fn forget(&mut self, key: StreamKey, activity: &Activity) {
         if activity.queued {
             self.interactive -= usize::from(!activity.bulk);
@@ -67,8 +67,8 @@ impl Scheduler {
         self.queue.len()
     }
 
-    /// Takes note of what the last read of a socket that has had its turn brought, of what it could have. Little room
-    /// says nothing of the socket.
+    /// Takes note of what the last read brought of the room that it had. A read that fills little room says nothing
+    /// about the socket.
     pub(super) fn note(&mut self, now: Instant, activity: &mut Activity, count: usize, room: usize) {
         debug_assert!(!activity.queued, "it would be counted as what it was before");
         if count >= BULK || count == room {
@@ -80,12 +80,12 @@ impl Scheduler {
         }
     }
 
-    /// Somebody may be waiting for an answer: small steps.
+    /// Whether an interactive stream may be waiting: then reads and writes are small.
     pub(super) fn is_interactive(&self, now: Instant) -> bool {
         self.interactive > 0 || is_ahead(self.interactive_until, now)
     }
 
-    /// Whether one with this activity would keep somebody waiting who has little to say.
+    /// Whether a stream with this activity would keep an interactive one waiting.
     pub(super) fn is_contended(&self, now: Instant, activity: &Activity) -> bool {
         self.interactive > usize::from(!activity.bulk) || is_ahead(self.interactive_until, now)
     }
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_is_gone_has_no_turn_and_keeps_nobody_brisk() {
+    fn a_socket_that_is_gone_has_no_turn_and_is_no_reason_for_small_steps() {
         let (mut scheduler, mut activity, mut other) = (Scheduler::default(), Activity::default(), Activity::default());
         scheduler.push(key(1), &mut activity);
         scheduler.push(key(2), &mut other);

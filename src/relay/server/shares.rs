@@ -53,7 +53,7 @@ impl Shares {
         free > 2 * kept(places)
     }
 
-    /// A pending gets a place.
+    /// A pending client gets a place.
     pub(super) fn add(&mut self, port: usize, from: SocketAddr) {
         self.free -= 1;
         self.note(port, from);
@@ -69,7 +69,7 @@ impl Shares {
         *self.by_source.entry(source(from)).or_default() += 1;
     }
 
-    /// Whether there is a place for a pending.
+    /// Whether there is a place for a pending client.
     pub(super) fn admits(&self, port: usize, from: SocketAddr) -> bool {
         let of_port = self.by_port.get(&port).copied().unwrap_or_default();
         let of_source = self.of_source(from);

@@ -74,7 +74,7 @@ impl Bench {
     }
 
     /// A client of the device in use that reads nothing, and for which bytes wait when the device of version 1 has
-    /// ended it; and how many bytes it is owed.
+    /// ended it; and how many bytes are left for it.
     fn slow_client(&mut self, device: &mut TcpStream) -> (TcpStream, usize) {
         let number = self.server.active.expect("a device");
         let slow = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
@@ -84,10 +84,10 @@ impl Bench {
         self.run_until("a client", |server| server.clients() == 1);
         let key = StreamKey { index: 0, generation: 0 };
         let frame = [&b"\x40\x00\x03\x01"[..], &[b'x'; 16 * 1024]].concat();
-        let mut owed = 0;
+        let mut left = 0;
         while self.endpoint(number).pending(key).is_empty() {
             device.write_all(&frame).expect("sent");
-            owed += 16 * 1024;
+            left += 16 * 1024;
             let sent = self.endpoint(number).counters().received;
             self.run_until("the frame is here", |server| {
                 let peer = server.sessions[number].as_ref().expect("a session");
@@ -96,7 +96,7 @@ impl Bench {
         }
         device.write_all(b"\x00\x00\x02\x01").expect("CLOSE");
         self.run_until("the client is off the link", |server| server.clients() == 0);
-        (TcpStream::from(slow), owed)
+        (TcpStream::from(slow), left)
     }
 }
 
@@ -143,7 +143,7 @@ fn a_client_that_comes_when_another_has_just_got_its_last_bytes_harms_it_not() {
     let mut bench = Bench::new(Protocol::V1);
     let mut device = bench.device(LISTEN);
     let port = bench.server.client_listeners[0].0.address();
-    let (mut slow, owed) = bench.slow_client(&mut device);
+    let (mut slow, left) = bench.slow_client(&mut device);
 
     // Its last bytes are written where its event is taken, and the next client is accepted right after that.
     let mut read = Vec::new();
@@ -155,17 +155,17 @@ fn a_client_that_comes_when_another_has_just_got_its_last_bytes_harms_it_not() {
     }
     let _next = TcpStream::connect(port).expect("connect");
     bench.server.wait(false, Some(Instant::now() + 100 * MS)).expect("wait");
-    let mut lingered = false;
+    let mut closed_with_fin = false;
     bench.run_until("the next client", |server| {
         // It may be over before the next is there.
-        lingered |= server.closing.len() == 1;
+        closed_with_fin |= server.closing.len() == 1;
         server.clients() == 1
     });
     slow.set_nonblocking(false).expect("mode");
     slow.set_read_timeout(Some(DEADLINE)).expect("timeout");
     let end = slow.read_to_end(&mut read);
-    assert!(end.is_ok() && read.len() == owed, "{end:?} after {} of {owed} bytes", read.len());
-    assert!(lingered, "it was ended with FIN");
+    assert!(end.is_ok() && read.len() == left, "{end:?} after {} of {left} bytes", read.len());
+    assert!(closed_with_fin, "it was ended with FIN");
 }
 
 #[test]
@@ -179,10 +179,10 @@ fn of_too_many_links_that_are_gone_and_still_deliver_the_oldest_is_cut() {
         bench.run_until("its link is gone", |server| server.active.is_none());
     }
     let mut cut = Vec::new();
-    for (place, (client, owed)) in clients.iter_mut().enumerate() {
+    for (place, (client, left)) in clients.iter_mut().enumerate() {
         let (mut read, began) = (Vec::new(), Instant::now());
         let end = loop {
-            assert!(began.elapsed() < DEADLINE, "client {place} has {} of {owed} bytes", read.len());
+            assert!(began.elapsed() < DEADLINE, "client {place} has {} of {left} bytes", read.len());
             match client.read_to_end(&mut read) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     bench.server.step(&mut bench.buffer);
@@ -194,7 +194,7 @@ fn of_too_many_links_that_are_gone_and_still_deliver_the_oldest_is_cut() {
         if end.is_err() {
             cut.push(place);
         } else {
-            assert_eq!(read.len(), *owed);
+            assert_eq!(read.len(), *left);
         }
     }
     assert_eq!(cut, [0, 1]);
@@ -212,7 +212,7 @@ fn cut(clients: &mut [TcpStream]) -> Vec<usize> {
 
 #[test]
 fn links_that_are_gone_hold_no_more_bytes_than_one_link_and_the_oldest_is_cut() {
-    // Each client is owed up to 16 KiB: one fits, and a second one may or may not.
+    // Up to 16 KiB are left for each client: one fits, and a second one may or may not.
     let budget = 20 * 1024;
     let mut bench = Bench::with(1, |config| {
         (config.protocol, config.limits.budget) = (Protocol::V1, budget);
@@ -228,7 +228,7 @@ fn links_that_are_gone_hold_no_more_bytes_than_one_link_and_the_oldest_is_cut() 
         assert!(all <= budget, "{all} bytes are held of {held:?}");
     }
     assert!(held.iter().sum::<u64>() > budget, "{held:?} would fit");
-    let (mut client, owed) = clients.pop().expect("clients");
+    let (mut client, left) = clients.pop().expect("clients");
     let mut read = Vec::new();
     bench.run_until("the newest link delivers", |server| {
         let _ = client.read_to_end(&mut read);
@@ -237,7 +237,7 @@ fn links_that_are_gone_hold_no_more_bytes_than_one_link_and_the_oldest_is_cut() 
     client.set_nonblocking(false).expect("mode");
     client.set_read_timeout(Some(DEADLINE)).expect("timeout");
     let end = client.read_to_end(&mut read);
-    assert!(end.is_ok() && read.len() == owed, "{end:?} after {} of {owed} bytes", read.len());
+    assert!(end.is_ok() && read.len() == left, "{end:?} after {} of {left} bytes", read.len());
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn frames_of_no_use_are_forgiven_a_hundred_times_and_ten_times_a_second() {
             pair.now += SECOND / 10;
             pair.hand_relay(frame).expect("ten a second are endured");
         }
-        assert!(pair.relay.send_buffer.len() < 64 * KIB && pair.relay.unsent().len() < 100, "one answer is owed");
+        assert!(pair.relay.send_buffer.len() < 64 * KIB && pair.relay.unsent().len() < 100, "one answer is pending");
     }
 }
 
