@@ -621,7 +621,14 @@ fn find(sockets: &mut [Option<Socket>], key: StreamKey) -> Option<&mut Socket> {
 
 /// Writes once; a socket that took less than it was given is full.
 fn write(io: &mut TcpStream, writable: &mut bool, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-    let result = if let [piece] = pieces { io.write(piece) } else { net::write_together(io, pieces) };
+    let mut once = || if let [piece] = pieces { io.write(piece) } else { net::write_together(io, pieces) };
+    let result = loop {
+        match once() {
+            // No event would tell that it can be written still.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => break result,
+        }
+    };
     match result {
         Ok(count) => {
             *writable = count == pieces.iter().map(|piece| piece.len()).sum();
@@ -631,7 +638,6 @@ fn write(io: &mut TcpStream, writable: &mut bool, pieces: &[IoSlice<'_>]) -> io:
             *writable = false;
             Ok(0)
         }
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
         Err(error) => Err(error),
     }
 }
