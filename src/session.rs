@@ -290,6 +290,17 @@ impl<E: Endpoint> Session<E> {
         self.link.is_some()
     }
 
+    /// How the other end of the link has ended it, if that is what stands behind what was read so far.
+    #[cfg(feature = "relay")]
+    pub(crate) fn link_end(&self) -> Option<LinkLost> {
+        match self.link.as_ref()?.io.peek(&mut [0]) {
+            Ok(0) => Some(LinkLost::Ended),
+            Ok(_) => None,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
+            Err(error) => Some(error.into()),
+        }
+    }
+
     /// What went through a stream's socket, be it over or not.
     pub(crate) fn traffic(&self, key: StreamKey) -> Option<&Traffic> {
         let index = key.index as usize;

@@ -63,11 +63,18 @@ impl Server {
         busy
     }
 
-    /// The newest device that sent LISTEN is the one that is served, at once.
+    /// The newest device that sent LISTEN is the one that is served, at once; but not one whose link is lost, be it by what
+    /// came behind LISTEN, or since it left while the relay was stopped or had much to do. It would take the place of one
+    /// that is there, and leave it to nobody.
     pub(super) fn activate(&mut self, now: Instant, number: usize) {
-        if let Some(Some(peer)) = self.sessions.get(number)
-            && self.log_limits.permits(now, Kind::Arrival)
-        {
+        let Some(Some(peer)) = self.sessions.get(number) else { return };
+        if !peer.session.has_link() {
+            return;
+        }
+        if let Some(reason) = peer.session.link_end() {
+            return self.lose_link(now, number, &reason);
+        }
+        if self.log_limits.permits(now, Kind::Arrival) {
             info!(link = %peer.address, "a device is here");
         }
         let replaced = self.active.replace(number);

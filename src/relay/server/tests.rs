@@ -400,6 +400,55 @@ fn of_half_closed_clients_that_make_room_for_others_all_at_once_each_gets_its_en
 }
 
 #[test]
+fn a_device_that_left_before_its_listen_was_read_does_not_take_the_place_of_one_that_is_there() {
+    let mut bench = Bench::new(Protocol::V2);
+    let _device = bench.device(GREETING);
+    let active = bench.server.active;
+    for is_reset in [false, true] {
+        // While the relay is stopped.
+        let mut gone = TcpStream::connect(bench.server.device_addr()).expect("connect");
+        gone.write_all(GREETING).expect("sent");
+        if is_reset {
+            SockRef::from(&gone).set_linger(Some(Duration::ZERO)).expect("RST");
+        }
+        drop(gone);
+        // A reset one may come and go in one turn.
+        let mut turns = 0..50;
+        bench.run_until("it has come and gone", |server| {
+            turns.next().is_none() && server.sessions.iter().flatten().count() == 1
+        });
+        assert_eq!(bench.server.active, active);
+        assert!(bench.server.are_client_ports_open());
+    }
+}
+
+#[test]
+fn a_device_that_breaks_the_protocol_right_behind_its_listen_takes_no_place() {
+    for min_protocol in [Protocol::V1, Protocol::V2] {
+        let mut bench = Bench::with(1, |config| config.min_protocol = min_protocol);
+        // CONNECT, which no device sends; and a frame that may not come before SETTINGS.
+        for behind in [&b"\0\0\x01\x01"[..], b"\0\0\x05\xf2\0\0\x03\0\0\0\0\x01"] {
+            for is_one_there in [false, true] {
+                let device = is_one_there.then(|| bench.device(GREETING));
+                let active = bench.server.active;
+                let mut stranger = TcpStream::connect(bench.server.device_addr()).expect("connect");
+                stranger.write_all(&[LISTEN, behind].concat()).expect("sent");
+                let mut turns = 0..50;
+                bench.run_until("it has come and gone", |server| {
+                    turns.next().is_none() && server.sessions.iter().flatten().count() == usize::from(is_one_there)
+                });
+                assert_eq!(bench.server.active, active);
+                assert_eq!(bench.server.are_client_ports_open(), is_one_there);
+                drop(device);
+                bench.run_until("the device is gone", |server| server.active.is_none());
+            }
+        }
+        let _device = bench.device(GREETING);
+        bench.clients(0, 1);
+    }
+}
+
+#[test]
 fn a_port_that_is_hammered_takes_no_place_that_is_kept_for_another_one() {
     let mut bench = Bench::with_ports(Protocol::V1, 2);
     let _device = bench.device(LISTEN);
