@@ -143,20 +143,20 @@ impl Server {
     fn serve_waiting(&mut self, now: Instant) {
         let Some(number) = self.active else { return };
         let mut shares = self.shares(number);
-        // Of those that wait the ones from addresses with the fewest places come first, in the order that they came.
-        self.waiting.make_contiguous().sort_by_key(|newcomer| shares.of_source(newcomer.client.address));
-        for _ in 0..self.waiting.len() {
-            let Some(newcomer) = self.waiting.pop_front() else { break };
-            let Client { port, address, .. } = newcomer.client;
-            if shares.admits(port, address) {
-                shares.add(port, address);
-                self.open_client(now, number, newcomer.io, newcomer.client);
-            } else if newcomer.deadline <= now {
-                let warning = if shares.is_full() { NO_PLACE } else { NO_SHARE };
-                newcomer.client.log_end(now, &mut self.log_limits, None, None, &Ending::refused(warning));
-            } else {
-                self.waiting.push_back(newcomer);
-            }
+        // Of those that wait the one from the address with the fewest places is next, and of these the one that came first.
+        loop {
+            let may_have = |Newcomer { client, .. }: &Newcomer| shares.admits(client.port, client.address);
+            let admitted = self.waiting.iter().enumerate().filter(|(_, newcomer)| may_have(newcomer));
+            let next = admitted.min_by_key(|(_, newcomer)| shares.of_source(newcomer.client.address));
+            let Some(newcomer) = next.map(|(at, _)| at).and_then(|at| self.waiting.remove(at)) else { break };
+            shares.add(newcomer.client.port, newcomer.client.address);
+            self.open_client(now, number, newcomer.io, newcomer.client);
+        }
+        let warning = if shares.is_full() { NO_PLACE } else { NO_SHARE };
+        // They were given the same time each, so the first to come is the first to go.
+        while self.waiting.front().is_some_and(|newcomer| newcomer.deadline <= now) {
+            let Some(Newcomer { client, .. }) = self.waiting.pop_front() else { break };
+            client.log_end(now, &mut self.log_limits, None, None, &Ending::refused(warning));
         }
     }
 

@@ -136,6 +136,31 @@ fn a_place_that_becomes_free_is_for_the_address_that_has_the_fewest_of_those_tha
     });
 }
 
+#[test]
+#[cfg(target_os = "linux")]
+fn places_that_become_free_together_do_not_all_go_to_one_address() {
+    let mut bench = Bench::new(Protocol::V1);
+    bench.server.config.clients = 8;
+    let _device = bench.device(LISTEN);
+    let port = bench.server.client_listeners[0].0.address();
+    let mut clients = Vec::new();
+    for (count, host) in [9, 9, 9, 9, 9, 9, 9, 2, 1, 1, 1, 1, 1, 1, 2].into_iter().enumerate() {
+        clients.push(client_from(host, port));
+        bench.run_until("one more is here", |server| {
+            // However long the test takes.
+            server.waiting.iter_mut().for_each(|newcomer| newcomer.deadline = Instant::now() + DEADLINE);
+            server.connections == 1 + count as u64
+        });
+    }
+    for hog in clients.drain(..4) {
+        SockRef::from(&hog).set_linger(Some(Duration::ZERO)).expect("RST");
+    }
+    bench.server.wait(false, Some(Instant::now() + 100 * MS)).expect("wait");
+    bench.run_until("four have a place", |server| server.waiting.len() == 3);
+    let clients = bench.server.sessions.iter().flatten().flat_map(|peer| peer.clients.values());
+    assert_eq!(clients.filter(|client| client.address.ip().to_string() == "127.0.0.2").count(), 2);
+}
+
 const LISTEN: &[u8] = b"\x00\x00\x04\x00";
 
 #[test]
