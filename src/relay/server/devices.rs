@@ -52,6 +52,7 @@ impl Server {
                 session: Session::new(endpoint, number, io, token),
                 address,
                 clients: BTreeMap::new(),
+                since: now,
                 draining_since: None,
                 lost_since: None,
             };
@@ -171,8 +172,7 @@ impl Server {
     /// to be one.
     fn drop_oldest_pending(&mut self, now: Instant) {
         let pending = self.numbered().filter(|(_, peer)| is_pending(peer));
-        // Its one deadline is that of LISTEN.
-        let oldest = pending.clone().min_by_key(|(_, peer)| peer.session.endpoint.poll_timeout());
+        let oldest = pending.clone().min_by_key(|(_, peer)| peer.since);
         let Some((number, peer)) = oldest.filter(|_| pending.count() >= self.descriptors.pending) else { return };
         let (link, others) = (peer.address, self.descriptors.pending);
         if self.log_limits.permits(now, Kind::Stray) {

@@ -448,6 +448,31 @@ fn a_device_that_left_before_its_listen_was_read_does_not_take_the_place_of_one_
 }
 
 #[test]
+fn of_too_many_connections_that_are_no_link_yet_the_oldest_is_dropped_and_not_the_one_whose_hello_is_on_its_way() {
+    let mut bench = Bench::with(1, |config| config.min_protocol = Protocol::V2);
+    let address = bench.server.device_addr();
+    let mut silent = Vec::new();
+    for _ in 1..bench.server.descriptors.pending {
+        silent.push(TcpStream::connect(address).expect("connect"));
+        let count = silent.len();
+        bench.run_until("one more", |server| server.sessions.iter().flatten().count() == count);
+    }
+    let mut device = TcpStream::connect(address).expect("connect");
+    device.write_all(LISTEN).expect("sent");
+    bench.run_until("LISTEN is here", |server| {
+        server.sessions.iter().flatten().any(|peer| peer.session.endpoint.has_input())
+    });
+    silent.push(TcpStream::connect(address).expect("connect"));
+    let (first, all) = (silent[0].local_addr().expect("address"), silent.len());
+    bench.run_until("the oldest is dropped", |server| {
+        let mut peers = server.sessions.iter().flatten();
+        peers.clone().count() == all && peers.all(|peer| peer.address != first)
+    });
+    device.write_all(&GREETING[4..]).expect("sent");
+    bench.run_until("the device is served", |server| server.are_client_ports_open());
+}
+
+#[test]
 fn a_device_that_breaks_the_protocol_right_behind_its_listen_takes_no_place() {
     for min_protocol in [Protocol::V1, Protocol::V2] {
         let mut bench = Bench::with(1, |config| config.min_protocol = min_protocol);
