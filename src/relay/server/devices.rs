@@ -113,7 +113,7 @@ impl Server {
         if peer.session.endpoint.is_listening() {
             let clients = peer.session.endpoint.clients();
             if self.log_limits.permits(now, Kind::Departure) {
-                if matches!(reason, LinkLost::Ended) && peer.session.endpoint.is_going_away() {
+                if !matches!(reason, LinkLost::Protocol(_)) && peer.session.endpoint.is_going_away() {
                     info!(%link, clients, "the link to the device has ended, as was announced");
                 } else {
                     warn!(%link, clients, %reason, "the link to the device is lost");
