@@ -105,7 +105,8 @@ pub enum Reset {
 /// At most `queue` bytes wait for one socket (and one read of the link more). Past it the link is not read, so
 /// that every stream waits, and a stream whose full queue has kept the link unread for `stall` in total, while its
 /// socket took less than an eighth of the queue, is reset. Beside a stream that is held up it must take four times the
-/// queue: one for whose socket nothing waits, and that has got something, or asked for it, meanwhile.
+/// queue: one for whose socket nothing waits, and that has got something, or asked for it, meanwhile or, without an
+/// answer, within one `stall` before.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueRule {
     /// Bytes; 1 MiB by default.

@@ -67,3 +67,27 @@ fn bytes_behind_urgent_ones_do_not_wait_for_more(pairing: Pairing) {
     served.expect(b"beforebehind");
     drop(client);
 }
+
+#[test]
+fn what_came_behind_much_while_the_relay_was_stopped_is_read_before_silence_is_judged() {
+    let [service, bulk] = [(); 2].map(|()| Listener::bind());
+    let (relay, _device, clients) =
+        Pairing::OLD.start_with(&["--half-close", "3"], &[service.address(), bulk.address()]);
+    let mut client = Peer::connect(clients[0]);
+    let mut served = service.accept();
+    let other = Peer::connect(clients[1]);
+    let mut downloads = bulk.accept();
+    client.send(b"a request");
+    served.expect(b"a request");
+    client.finish();
+    // Were it too little for the relay to see the end, less would be tested.
+    thread::sleep(Duration::from_millis(500));
+    relay.signal("STOP");
+    downloads.send(&[b'x'; 1024 * 1024]);
+    thread::sleep(Duration::from_millis(500));
+    served.send(b"the answer");
+    thread::sleep(Duration::from_secs(4));
+    relay.signal("CONT");
+    client.expect(b"the answer");
+    drop(other);
+}

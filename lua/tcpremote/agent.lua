@@ -13,6 +13,8 @@ local ANSWER_TIME = 2
 
 --- Seconds that connecting may take, where the call does not say.
 local CONNECT_TIME = 10
+--- Seconds, beside two waits for answers, that a tunnel makes no link anew for a call that may have been killed.
+local LONGEST_HOLD = 60
 
 --- How many tunnels may be ending in the background when a call begins.
 local MAX_ENDING = 8
@@ -154,7 +156,7 @@ end
 --- Starts a tunnel in place of the one before, once the relay has taken it. Returns "ok", or nil, message and code.
 local function replace(settings, words)
   local previous = current
-  local longest = (settings.connect_timeout or CONNECT_TIME) + 2 * ANSWER_TIME
+  local longest = math.min(settings.connect_timeout or CONNECT_TIME, LONGEST_HOLD) + 2 * ANSWER_TIME
   reap()
   if previous then
     scheduler.when_readable(previous, nil)

@@ -121,7 +121,7 @@ pub(crate) fn finish(stream: &TcpStream) {
 
 /// Writes what lies apart in one call, as far as it goes. `writev` raises SIGPIPE where the peer is gone; this does not.
 pub(crate) fn write_together(stream: &impl AsFd, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-    // There it is an option of the socket, which mio sets.
+    // There it is an option of the socket, SO_NOSIGPIPE.
     #[cfg(target_vendor = "apple")]
     let flags = SendFlags::empty();
     #[cfg(not(target_vendor = "apple"))]

@@ -8,7 +8,7 @@ mod user_timeout;
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::Token;
 use mio::net::TcpStream;
@@ -32,6 +32,11 @@ const PIECES: usize = 16;
 /// fills the link with one read.
 const ROUNDS_A_WRITE: usize = 3;
 
+/// What is due for so long was not looked at: the process was stopped, or had no time.
+const LATE: Duration = Duration::from_millis(100);
+/// How long it may then read what came meanwhile, and what its peer's system could not send.
+const GRACE: Duration = Duration::from_millis(500);
+
 /// One link, its endpoint, and the sockets of its streams.
 #[derive(Debug)]
 pub(crate) struct Session<E> {
@@ -43,6 +48,8 @@ pub(crate) struct Session<E> {
     /// What went through those that are over, until the next stream takes the index.
     over: Vec<Option<(StreamKey, Traffic)>>,
     scheduler: Scheduler,
+    /// What is due waits until then: the loop was stopped for long.
+    grace: Option<Instant>,
 }
 
 /// What went through a stream's socket, and how that failed if it did.
@@ -102,7 +109,8 @@ impl<E: Endpoint> Session<E> {
         // An edge may have come before the session was there to see it: try both first.
         let user_timeout = UserTimeout::Off;
         let link = Some(Link { io, token, readable: true, writable: true, ended: false, user_timeout });
-        Self { endpoint, number, link, sockets: Vec::new(), over: Vec::new(), scheduler: Scheduler::default() }
+        let (sockets, over, scheduler) = (Vec::new(), Vec::new(), Scheduler::default());
+        Self { endpoint, number, link, sockets, over, scheduler, grace: None }
     }
 
     /// The connected socket of a stream, registered under `token`.
@@ -205,9 +213,9 @@ impl<E: Endpoint> Session<E> {
         self.flush_stream(now, event_loop, key);
     }
 
-    /// One read of the link, what is due, one write, and what they carry; true if there is more to move at once. It is
-    /// that little so that a keystroke, whose event the loop has not seen yet, does not wait for many of somebody else's
-    /// reads.
+    /// One read of the link, some of the streams, one write, what they carry, and what is due; true if there is more
+    /// to move at once. It is that little so that a keystroke, whose event the loop has not seen yet, does not wait for
+    /// many of somebody else's reads.
     pub(crate) fn turn(
         &mut self,
         now: Instant,
@@ -216,8 +224,6 @@ impl<E: Endpoint> Session<E> {
     ) -> Result<bool, LinkLost> {
         let most = if self.scheduler.is_interactive(now) { INTERACTIVE_READ.min(buffer.len()) } else { buffer.len() };
         self.read_link(now, event_loop, &mut buffer[..most])?;
-        // Only now: a loop that was stopped for long would take what waits to be read for silence.
-        self.handle_timeout(now)?;
         while let Some(key) = self.endpoint.poll_unblocked() {
             self.enqueue(key);
         }
@@ -231,24 +237,34 @@ impl<E: Endpoint> Session<E> {
             self.read_rest_of_link(now, event_loop, buffer);
             return Err(error.into());
         }
+        // Only now: a loop that was stopped for long would take what waits to be read, or written, for silence.
+        self.handle_timeout(now)?;
         Ok(self.has_work())
     }
 
     /// When the next [`turn`](Self::turn) is due though nothing has come.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let user_timeout = self.link.as_ref().and_then(|link| link.user_timeout.poll_timeout());
-        [user_timeout, self.endpoint.poll_timeout()].into_iter().flatten().min()
+        let endpoint = self.grace.or_else(|| self.endpoint.poll_timeout());
+        [user_timeout, endpoint].into_iter().flatten().min()
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
         if let Some(link) = &mut self.link {
             link.user_timeout.handle_timeout(now, &link.io);
         }
-        if self.endpoint.poll_timeout().is_some_and(|at| at <= now) {
-            self.endpoint.handle_timeout(now)
-        } else {
-            Ok(())
+        if self.waits_for_what_came(now) || self.endpoint.poll_timeout().is_none_or(|at| at > now) {
+            return Ok(());
         }
+        self.endpoint.handle_timeout(now)
+    }
+
+    /// Whether what is due is not acted on yet: what came while the loop was stopped is to be read before.
+    fn waits_for_what_came(&mut self, now: Instant) -> bool {
+        let is_late = self.has_link() && self.endpoint.poll_timeout().is_some_and(|at| at + LATE <= now);
+        let until = self.grace.or_else(|| is_late.then(|| now + GRACE));
+        self.grace = until.filter(|&until| is_late && now < until);
+        self.grace.is_some()
     }
 
     /// Whether [`turn`](Self::turn) would find something to do without a new event.
@@ -273,6 +289,17 @@ impl<E: Endpoint> Session<E> {
     /// Whether the link is still there.
     pub(crate) fn has_link(&self) -> bool {
         self.link.is_some()
+    }
+
+    /// How the other end of the link has ended it, if that is what stands behind what was read so far.
+    #[cfg(feature = "relay")]
+    pub(crate) fn link_end(&self) -> Option<LinkLost> {
+        match self.link.as_ref()?.io.peek(&mut [0]) {
+            Ok(0) => Some(LinkLost::Ended),
+            Ok(_) => None,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
+            Err(error) => Some(error.into()),
+        }
     }
 
     /// What went through a stream's socket, be it over or not.
@@ -606,7 +633,14 @@ fn find(sockets: &mut [Option<Socket>], key: StreamKey) -> Option<&mut Socket> {
 
 /// Writes once; a socket that took less than it was given is full.
 fn write(io: &mut TcpStream, writable: &mut bool, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-    let result = if let [piece] = pieces { io.write(piece) } else { net::write_together(io, pieces) };
+    let mut once = || if let [piece] = pieces { io.write(piece) } else { net::write_together(io, pieces) };
+    let result = loop {
+        match once() {
+            // No event would tell that it can be written still.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => break result,
+        }
+    };
     match result {
         Ok(count) => {
             *writable = count == pieces.iter().map(|piece| piece.len()).sum();
@@ -616,7 +650,6 @@ fn write(io: &mut TcpStream, writable: &mut bool, pieces: &[IoSlice<'_>]) -> io:
             *writable = false;
             Ok(0)
         }
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
         Err(error) => Err(error),
     }
 }

@@ -92,6 +92,8 @@ struct Peer {
     session: Session<Relay>,
     address: SocketAddr,
     clients: BTreeMap<StreamKey, Client>,
+    /// When it was accepted.
+    since: Instant,
     /// Since when it takes no new clients.
     draining_since: Option<Instant>,
     /// Since when its link is gone and it only delivers what is left.

@@ -1,7 +1,7 @@
 //! The streams of one link, what waits for their sockets, and the rule that bounds it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::stall::StallMeter;
 use crate::connection::{ByteQueue, QueueRule, Slab, StreamKey};
@@ -152,7 +152,11 @@ impl<S> Streams<S> {
     /// itself.
     fn forgive(&mut self, now: Instant, key: StreamKey) {
         let Some(since) = self.slab.get(key).and_then(|stream| stream.stall.progress_since()) else { return };
-        let is_held_up = |other: &Stream<S>| other.inbound.is_empty() && other.waits_since > Some(since);
+        // A question from before may still wait for its answer.
+        let is_held_up = |other: &Stream<S>| {
+            let patience = if other.unanswered > 0 { self.rule.stall } else { Duration::ZERO };
+            other.inbound.is_empty() && other.waits_since.is_some_and(|at| at + patience > since)
+        };
         if !self.slab.iter().any(|(other, stream)| other != key && is_held_up(stream))
             && let Some(stream) = self.slab.get_mut(key)
         {
@@ -365,5 +369,30 @@ mod tests {
             streams.advance(now, slow, 12);
             streams.push(now, slow, &[0; 12]);
         }
+    }
+
+    #[test]
+    fn a_question_from_just_before_the_queue_was_full_waits_too() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let rule = QueueRule { queue: 80, ..RULE };
+        let mut streams = Streams::new(rule, 1 << 20);
+        let slow = streams.insert(at(0), ());
+        let asks = streams.insert(at(0), ());
+        streams.note_sent(at(100), asks, 1);
+        // The last bytes that the slow one takes at once.
+        streams.delivered(at(101), slow, &[0; 200], 100);
+        assert!(streams.is_blocked());
+        for second in 102..1000 {
+            if second % 29 == 0 {
+                streams.advance(at(second), slow, 10);
+                streams.push(at(second), slow, &[0; 10]);
+            }
+            if streams.next_stalled(at(second)) == Some(slow) {
+                assert_eq!(second, 131);
+                return;
+            }
+        }
+        panic!("the other waits for as long as the slow one likes");
     }
 }

@@ -1,4 +1,4 @@
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
@@ -79,4 +79,64 @@ fn a_service_that_has_vanished_is_told_from_one_that_resets() {
     let vanished = io::Error::from_raw_os_error(110).to_string();
     let text = "is done: its service has vanished: Connection timed out (os error 110)";
     assert_eq!(failed_service(Code::Idle, &vanished), text);
+}
+
+#[test]
+fn what_a_service_answered_while_the_device_was_stopped_is_read_before_its_silence_is_judged() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let service = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let peer = listener.local_addr().expect("address");
+    let mut config = Config::new(peer.to_string().parse().expect("an address"));
+    config.access = Access::Any;
+    let mut event_loop = EventLoop::new().expect("poll");
+    let shared = Shared::new(config.server.clone(), event_loop.waker()).expect("a report");
+    let mut io = net::connect(peer).expect("connect");
+    let token = event_loop.register(&mut io, Source::Link(0)).expect("register");
+    let mut link = Link::new(Device::new(config.protocol, config.limits), 0, Reached { io, token, peer });
+    let names = Names::with_lookup(event_loop.waker(), silent);
+    let (access, closing) = (&config.access, ClosingSockets::default());
+    let mut context = Context { event_loop, names, shared: &shared, access, closing };
+    let (mut relay, _) = listener.accept().expect("accept");
+    relay.set_read_timeout(Some(DEADLINE)).expect("deadline");
+
+    // Of 2012: it answers HELLO and the probe, and its client sends no more.
+    let mut frames = vec![0, 0, 2, 0xf2, 0, 0, 2, 0xff];
+    frames.extend(connect(1, "127.0.0.1", service.local_addr().expect("address").port()));
+    frames.extend(b"\0\x03\x03\x01GET\0\0\x02\x01");
+    relay.write_all(&frames).expect("sent");
+    let (began, mut buffer) = (Instant::now(), vec![0; 1024]);
+    let mut step = |link: &mut Link, late: Duration| {
+        assert!(began.elapsed() < DEADLINE, "not in time");
+        context.event_loop.wait(Some(Instant::now() + Duration::from_millis(1))).expect("wait");
+        let now = Instant::now() + late;
+        while let Some(event) = context.event_loop.next_ready() {
+            match event.source {
+                Source::Link(_) => link.session.handle_link_event(event),
+                Source::Stream(_, key) => link.handle_stream_event(now, &mut context, key, event),
+                Source::Waker | Source::Listener(_) | Source::Closing(_) => {}
+            }
+        }
+        link.step(now, &mut context, &mut buffer).expect("the link is there");
+    };
+    service.set_nonblocking(true).expect("mode");
+    let mut served = loop {
+        step(&mut link, Duration::ZERO);
+        if let Ok((served, _)) = service.accept() {
+            break served;
+        }
+    };
+    served.set_nonblocking(true).expect("mode");
+    let mut request = Vec::new();
+    while served.read_to_end(&mut request).is_err() {
+        step(&mut link, Duration::ZERO);
+    }
+    served.write_all(b"answer").expect("sent");
+    step(&mut link, Duration::from_secs(2));
+    let expected = b"\0\0\x04\0\0\0\x05\xf2\0\0\x03\xff\0\x06\x03\x01answer";
+    let mut came = [0; 64];
+    let mut count = 0;
+    while count < 16 {
+        count += relay.read(&mut came[count..]).expect("frames");
+    }
+    assert_eq!(came[..count].escape_ascii().to_string(), expected.escape_ascii().to_string());
 }

@@ -144,20 +144,20 @@ impl Server {
     fn serve_waiting(&mut self, now: Instant) {
         let Some(number) = self.active else { return };
         let mut shares = self.shares(number);
-        // Of those that wait the ones from addresses with the fewest places come first, in the order that they came.
-        self.waiting.make_contiguous().sort_by_key(|pending| shares.of_source(pending.client.address));
-        for _ in 0..self.waiting.len() {
-            let Some(pending) = self.waiting.pop_front() else { break };
-            let Client { port, address, .. } = pending.client;
-            if shares.admits(port, address) {
-                shares.add(port, address);
-                self.open_client(now, number, pending.io, pending.client);
-            } else if pending.deadline <= now {
-                let warning = if shares.is_full() { NO_PLACE } else { NO_SHARE };
-                pending.client.log_end(now, &mut self.log_limits, None, None, &Ending::refused(warning));
-            } else {
-                self.waiting.push_back(pending);
-            }
+        // Of those that wait the one from the address with the fewest places is next, and of these the one that came first.
+        loop {
+            let may_have = |PendingClient { client, .. }: &PendingClient| shares.admits(client.port, client.address);
+            let admitted = self.waiting.iter().enumerate().filter(|(_, pending)| may_have(pending));
+            let next = admitted.min_by_key(|(_, pending)| shares.of_source(pending.client.address));
+            let Some(pending) = next.map(|(at, _)| at).and_then(|at| self.waiting.remove(at)) else { break };
+            shares.add(pending.client.port, pending.client.address);
+            self.open_client(now, number, pending.io, pending.client);
+        }
+        let warning = if shares.is_full() { NO_PLACE } else { NO_SHARE };
+        // They were given the same time each, so the first to come is the first to go.
+        while self.waiting.front().is_some_and(|pending| pending.deadline <= now) {
+            let Some(PendingClient { client, .. }) = self.waiting.pop_front() else { break };
+            client.log_end(now, &mut self.log_limits, None, None, &Ending::refused(warning));
         }
     }
 

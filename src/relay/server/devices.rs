@@ -52,6 +52,7 @@ impl Server {
                 session: Session::new(endpoint, number, io, token),
                 address,
                 clients: BTreeMap::new(),
+                since: now,
                 draining_since: None,
                 lost_since: None,
             };
@@ -63,11 +64,18 @@ impl Server {
         busy
     }
 
-    /// The newest device that sent LISTEN is the one that is served, at once.
+    /// The newest device that sent LISTEN is the one that is served, at once; but not one whose link is lost, be it by what
+    /// came behind LISTEN, or since it left while the relay was stopped or had much to do. It would take the place of one
+    /// that is there, and leave it to nobody.
     pub(super) fn activate(&mut self, now: Instant, number: usize) {
-        if let Some(Some(peer)) = self.sessions.get(number)
-            && self.log_limits.permits(now, Kind::Arrival)
-        {
+        let Some(Some(peer)) = self.sessions.get(number) else { return };
+        if !peer.session.has_link() {
+            return;
+        }
+        if let Some(reason) = peer.session.link_end() {
+            return self.lose_link(now, number, &reason);
+        }
+        if self.log_limits.permits(now, Kind::Arrival) {
             info!(link = %peer.address, "a device is here");
         }
         let replaced = self.active.replace(number);
@@ -105,7 +113,7 @@ impl Server {
         if peer.session.endpoint.is_listening() {
             let clients = peer.session.endpoint.clients();
             if self.log_limits.permits(now, Kind::Departure) {
-                if matches!(reason, LinkLost::Ended) && peer.session.endpoint.is_going_away() {
+                if !matches!(reason, LinkLost::Protocol(_)) && peer.session.endpoint.is_going_away() {
                     info!(%link, clients, "the link to the device has ended, as was announced");
                 } else {
                     warn!(%link, clients, %reason, "the link to the device is lost");
@@ -164,8 +172,7 @@ impl Server {
     /// to be one.
     fn drop_oldest_pending(&mut self, now: Instant) {
         let pending = self.numbered().filter(|(_, peer)| is_pending(peer));
-        // Its one deadline is that of LISTEN.
-        let oldest = pending.clone().min_by_key(|(_, peer)| peer.session.endpoint.poll_timeout());
+        let oldest = pending.clone().min_by_key(|(_, peer)| peer.since);
         let Some((number, peer)) = oldest.filter(|_| pending.count() >= self.descriptors.pending) else { return };
         let (link, others) = (peer.address, self.descriptors.pending);
         if self.log_limits.permits(now, Kind::Stray) {

@@ -136,6 +136,31 @@ fn a_place_that_becomes_free_is_for_the_address_that_has_the_fewest_of_those_tha
     });
 }
 
+#[test]
+#[cfg(target_os = "linux")]
+fn places_that_become_free_together_do_not_all_go_to_one_address() {
+    let mut bench = Bench::new(Protocol::V1);
+    bench.server.config.clients = 8;
+    let _device = bench.device(LISTEN);
+    let port = bench.server.client_listeners[0].0.address();
+    let mut clients = Vec::new();
+    for (count, host) in [9, 9, 9, 9, 9, 9, 9, 2, 1, 1, 1, 1, 1, 1, 2].into_iter().enumerate() {
+        clients.push(client_from(host, port));
+        bench.run_until("one more is here", |server| {
+            // However long the test takes.
+            server.waiting.iter_mut().for_each(|pending| pending.deadline = Instant::now() + DEADLINE);
+            server.connections == 1 + count as u64
+        });
+    }
+    for hog in clients.drain(..4) {
+        SockRef::from(&hog).set_linger(Some(Duration::ZERO)).expect("RST");
+    }
+    bench.server.wait(false, Some(Instant::now() + 100 * MS)).expect("wait");
+    bench.run_until("four have a place", |server| server.waiting.len() == 3);
+    let clients = bench.server.sessions.iter().flatten().flat_map(|peer| peer.clients.values());
+    assert_eq!(clients.filter(|client| client.address.ip().to_string() == "127.0.0.2").count(), 2);
+}
+
 const LISTEN: &[u8] = b"\x00\x00\x04\x00";
 
 #[test]
@@ -396,6 +421,80 @@ fn of_half_closed_clients_that_make_room_for_others_all_at_once_each_gets_its_en
     for client in &mut clients[..10] {
         client.set_read_timeout(Some(DEADLINE)).expect("timeout");
         assert_eq!(client.read(&mut [0]).expect("FIN, not RST"), 0);
+    }
+}
+
+#[test]
+fn a_device_that_left_before_its_listen_was_read_does_not_take_the_place_of_one_that_is_there() {
+    let mut bench = Bench::new(Protocol::V2);
+    let _device = bench.device(GREETING);
+    let active = bench.server.active;
+    for is_reset in [false, true] {
+        // While the relay is stopped.
+        let mut gone = TcpStream::connect(bench.server.device_addr()).expect("connect");
+        gone.write_all(GREETING).expect("sent");
+        if is_reset {
+            SockRef::from(&gone).set_linger(Some(Duration::ZERO)).expect("RST");
+        }
+        drop(gone);
+        // A reset one may come and go in one turn.
+        let mut turns = 0..50;
+        bench.run_until("it has come and gone", |server| {
+            turns.next().is_none() && server.sessions.iter().flatten().count() == 1
+        });
+        assert_eq!(bench.server.active, active);
+        assert!(bench.server.are_client_ports_open());
+    }
+}
+
+#[test]
+fn of_too_many_connections_that_are_no_link_yet_the_oldest_is_dropped_and_not_the_one_whose_hello_is_on_its_way() {
+    let mut bench = Bench::with(1, |config| config.min_protocol = Protocol::V2);
+    let address = bench.server.device_addr();
+    let mut silent = Vec::new();
+    for _ in 1..bench.server.descriptors.pending {
+        silent.push(TcpStream::connect(address).expect("connect"));
+        let count = silent.len();
+        bench.run_until("one more", |server| server.sessions.iter().flatten().count() == count);
+    }
+    let mut device = TcpStream::connect(address).expect("connect");
+    device.write_all(LISTEN).expect("sent");
+    bench.run_until("LISTEN is here", |server| {
+        server.sessions.iter().flatten().any(|peer| peer.session.endpoint.has_input())
+    });
+    silent.push(TcpStream::connect(address).expect("connect"));
+    let (first, all) = (silent[0].local_addr().expect("address"), silent.len());
+    bench.run_until("the oldest is dropped", |server| {
+        let mut peers = server.sessions.iter().flatten();
+        peers.clone().count() == all && peers.all(|peer| peer.address != first)
+    });
+    device.write_all(&GREETING[4..]).expect("sent");
+    bench.run_until("the device is served", |server| server.are_client_ports_open());
+}
+
+#[test]
+fn a_device_that_breaks_the_protocol_right_behind_its_listen_takes_no_place() {
+    for min_protocol in [Protocol::V1, Protocol::V2] {
+        let mut bench = Bench::with(1, |config| config.min_protocol = min_protocol);
+        // CONNECT, which no device sends; and a frame that may not come before SETTINGS.
+        for behind in [&b"\0\0\x01\x01"[..], b"\0\0\x05\xf2\0\0\x03\0\0\0\0\x01"] {
+            for is_one_there in [false, true] {
+                let device = is_one_there.then(|| bench.device(GREETING));
+                let active = bench.server.active;
+                let mut stranger = TcpStream::connect(bench.server.device_addr()).expect("connect");
+                stranger.write_all(&[LISTEN, behind].concat()).expect("sent");
+                let mut turns = 0..50;
+                bench.run_until("it has come and gone", |server| {
+                    turns.next().is_none() && server.sessions.iter().flatten().count() == usize::from(is_one_there)
+                });
+                assert_eq!(bench.server.active, active);
+                assert_eq!(bench.server.are_client_ports_open(), is_one_there);
+                drop(device);
+                bench.run_until("the device is gone", |server| server.active.is_none());
+            }
+        }
+        let _device = bench.device(GREETING);
+        bench.clients(0, 1);
     }
 }
 
