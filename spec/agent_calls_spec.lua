@@ -231,17 +231,12 @@ describe("a call of TCPRemoteConnect", function()
     local first = accept_device()
     assert.same({ "ok" }, await(first_call))
     local server, server_port, fill = net.listen_for_few()
-    local core = require "tcpremote.core"
-    local start, handle = core.start, nil
-    core.start = function(...)
-      handle = start(...)
-      return handle
-    end
+    local started = agent.watch_start()
     local call = begin { "127.0.0.1", server_port, reconnect = true }
     step_until(function()
       return socket.select({ server }, nil, 0)[server]
     end, "the new device")
-    core.start = start
+    started.unwatch()
     local link = net.accept(server)
     links[#links + 1] = link
     assert.equal(net.LISTEN, (net.read_frame(link)))
@@ -251,7 +246,7 @@ describe("a call of TCPRemoteConnect", function()
     local open = fill(true)
     link:close()
     net.eventually(function()
-      local status = handle:status()
+      local status = started.handle:status()
       return status.state == "connecting" and status.last_error
     end, "the second attempt")
     -- LISTEN would take the place of the tunnel that works.

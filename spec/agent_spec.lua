@@ -258,12 +258,7 @@ describe("TCPRemoteConnect", function()
     end)
 
     it("returns the tunnel though its first link came and went before the task looked", function()
-      local core = require "tcpremote.core"
-      local start, handle = core.start, nil
-      core.start = function(...)
-        handle = start(...)
-        return handle
-      end
+      local started = agent.watch_start()
       local server, server_port, fill = net.listen_for_few()
       local _, sched = agent.install()
       local results
@@ -271,20 +266,20 @@ describe("TCPRemoteConnect", function()
         results = { command() { "127.0.0.1", server_port, reconnect = true } }
       end)
       sched.run_ready()
-      core.start = start
+      started.unwatch()
       local link = net.accept_device(server)
       local open = fill()
       link:close()
       -- The next attempt is in progress, and stays so: nobody answers it.
       net.eventually(function()
-        local status = handle:status()
+        local status = started.handle:status()
         return status.state == "connecting" and status.last_error
       end, "the second attempt")
       for _ = 1, 3 do
         sched.step()
       end
       assert.same({ "ok" }, results)
-      assert.equal("connecting", handle:status().state)
+      assert.equal("connecting", started.handle:status().state)
       open()
     end)
 

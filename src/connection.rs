@@ -5,8 +5,8 @@
 //!
 //! 1. Bytes from the link: [`receive`](Endpoint::receive) until it gives `None`, while
 //!    [`wants_input`](Endpoint::wants_input); each [`Delivery`] is written to its stream's socket, alone or with those
-//!    that [`goes_on`](Endpoint::goes_on) tells of, and how much the socket took is told with
-//!    [`delivered`](Endpoint::delivered), in order.
+//!    that [`goes_on`](Endpoint::goes_on) announces, and [`delivered`](Endpoint::delivered) is called for each in
+//!    order, with how much the socket took.
 //! 2. A stream's socket is writable: [`pending`](Endpoint::pending), write, [`advance`](Endpoint::advance).
 //! 3. A stream's socket is readable: [`reserve`](Endpoint::reserve), read into the room, then
 //!    [`commit`](Endpoint::commit), [`handle_end`](Endpoint::handle_end) or
@@ -280,7 +280,7 @@ pub trait Endpoint {
     fn receive<'a>(&mut self, now: Instant, input: &mut &'a [u8]) -> Result<Option<Delivery<'a>>, ProtocolError>;
 
     /// Whether [`receive`](Self::receive) would give more of the stream's bytes next, and nothing lies between: then what
-    /// it gave before may be written together with them, and told [`delivered`](Self::delivered) afterwards. Nothing that
+    /// it gave before may be written together with them, and [`delivered`](Self::delivered) called afterwards. Nothing that
     /// ends the stream can come before that.
     fn goes_on(&self, stream: StreamKey, input: &[u8]) -> bool;
 
@@ -319,8 +319,8 @@ pub trait Endpoint {
     /// Whether there is something to write to the link.
     fn has_unsent(&self) -> bool;
 
-    /// Whether the peer of a link that is being cut is to have what is unsent: it may be told of an end, but a link that
-    /// ends before its peer has heard of it is not to begin.
+    /// Whether the peer of a link that is being cut is to have what is unsent: an end may be announced, but a link that
+    /// ends before its peer has seen LISTEN must not begin.
     fn has_last_word(&self) -> bool {
         self.has_unsent()
     }

@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
@@ -13,17 +14,23 @@ use common::service::Service;
 use common::{Listener, Peer};
 use socket2::SockRef;
 
-#[test]
-fn what_came_while_the_relay_was_stopped_is_read_before_silence_is_judged() {
-    let service = Listener::bind();
-    let (relay, _device, clients) = Pairing::OLD.start_with(&["--half-close", "3"], &[service.address()]);
-    let mut client = Peer::connect(clients[0]);
+/// A client that has sent its request and ended its sending side, and its service that has the request.
+fn half_closed(client_port: SocketAddr, service: &Listener) -> (Peer, Peer) {
+    let mut client = Peer::connect(client_port);
     let mut served = service.accept();
     client.send(b"a request");
     served.expect(b"a request");
     client.finish();
     // Were it too little for the relay to see the end, less would be tested.
     thread::sleep(Duration::from_millis(500));
+    (client, served)
+}
+
+#[test]
+fn what_came_while_the_relay_was_stopped_is_read_before_silence_is_judged() {
+    let service = Listener::bind();
+    let (relay, _device, clients) = Pairing::OLD.start_with(&["--half-close", "3"], &[service.address()]);
+    let (mut client, mut served) = half_closed(clients[0], &service);
     relay.signal("STOP");
     served.send(b"the answer");
     thread::sleep(Duration::from_secs(4));
@@ -73,15 +80,9 @@ fn what_came_behind_much_while_the_relay_was_stopped_is_read_before_silence_is_j
     let [service, bulk] = [(); 2].map(|()| Listener::bind());
     let (relay, _device, clients) =
         Pairing::OLD.start_with(&["--half-close", "3"], &[service.address(), bulk.address()]);
-    let mut client = Peer::connect(clients[0]);
-    let mut served = service.accept();
     let other = Peer::connect(clients[1]);
     let mut downloads = bulk.accept();
-    client.send(b"a request");
-    served.expect(b"a request");
-    client.finish();
-    // Were it too little for the relay to see the end, less would be tested.
-    thread::sleep(Duration::from_millis(500));
+    let (mut client, mut served) = half_closed(clients[0], &service);
     relay.signal("STOP");
     downloads.send(&[b'x'; 1024 * 1024]);
     thread::sleep(Duration::from_millis(500));

@@ -242,4 +242,18 @@ function agent.run_task(sched, f)
   end, "the task's end")
 end
 
+--- The handle of the last tunnel that was started, until `unwatch` is called.
+function agent.watch_start()
+  local core = require "tcpremote.core"
+  local start, started = core.start, {}
+  core.start = function(...)
+    started.handle = start(...)
+    return started.handle
+  end
+  function started.unwatch()
+    core.start = start
+  end
+  return started
+end
+
 return agent

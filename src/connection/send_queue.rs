@@ -47,7 +47,7 @@ impl SendQueue {
     }
 
     /// The first `count` bytes of the room that was reserved last become frames, each behind what `header` makes for its
-    /// size, as long as was told then; how many bytes they have in all.
+    /// size, as long as was reserved for it. Returns how many bytes they have in all.
     pub(crate) fn commit<const N: usize>(&mut self, count: usize, header: impl Fn(u16) -> [u8; N]) -> usize {
         let (start, mut left) = (self.tail, count);
         while left > 0 {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 const MIN: Duration = Duration::from_secs(1);
 const MAX: Duration = Duration::from_secs(60);
 /// The longest that a relay may ask for: whatever it is up to, the device looks after it again.
-const MAX_TOLD: Duration = Duration::from_secs(300);
+const MAX_ASKED: Duration = Duration::from_secs(300);
 /// A link that lasted for so long once the relay had answered was a good one: the waits start anew. A relay that dies
 /// of the devices that come back does so earlier; one that dies later is not sought more often than this by each.
 const STABLE: Duration = Duration::from_secs(10);
@@ -56,15 +56,15 @@ impl Backoff {
     }
 
     /// How long to wait where the relay has asked for `seconds`: those, up to five minutes, and what is waited without it.
-    pub(super) fn wait_as_told(&mut self, now: Instant, answered_at: Option<Instant>, seconds: u16) -> Duration {
-        Duration::from_secs(seconds.into()).min(MAX_TOLD) + self.next_wait(now, answered_at)
+    pub(super) fn wait_as_asked(&mut self, now: Instant, answered_at: Option<Instant>, seconds: u16) -> Duration {
+        Duration::from_secs(seconds.into()).min(MAX_ASKED) + self.next_wait(now, answered_at)
     }
 
     /// How long to wait where the relay is about to end, is expected back, and has asked for `seconds`. The waits that
     /// follow are about as long, for a minute more.
     pub(super) fn wait_for_restart(&mut self, now: Instant, answered_at: Option<Instant>, seconds: u16) -> Duration {
         self.restart = None;
-        let wait = self.wait_as_told(now, answered_at, seconds);
+        let wait = self.wait_as_asked(now, answered_at, seconds);
         let pace = Duration::from_secs(seconds.into()).clamp(*RESTART_PACE.start(), *RESTART_PACE.end());
         self.restart = Some(Restart { pace, until: now + wait + RESTART });
         wait
@@ -160,10 +160,10 @@ mod tests {
         for seed in 0..100 {
             let mut backoff = Backoff::with_random(fastrand::Rng::with_seed(seed));
             let now = Instant::now();
-            let told = backoff.wait_as_told(now, Some(now), 7);
-            assert!(told >= Duration::from_secs(7) && told <= Duration::from_secs(8), "{told:?}");
-            let told = Backoff::new().wait_as_told(now, Some(now), u16::MAX);
-            assert!(told >= MAX_TOLD && told <= MAX_TOLD + MIN, "18 hours are no restart: {told:?}");
+            let wait = backoff.wait_as_asked(now, Some(now), 7);
+            assert!(wait >= Duration::from_secs(7) && wait <= Duration::from_secs(8), "{wait:?}");
+            let wait = Backoff::new().wait_as_asked(now, Some(now), u16::MAX);
+            assert!(wait >= MAX_ASKED && wait <= MAX_ASKED + MIN, "18 hours are no restart: {wait:?}");
             assert!(backoff.wait_replaced() >= MAX);
         }
     }
@@ -230,10 +230,10 @@ mod tests {
         let start = Instant::now();
         let mut backoff = Backoff::with_random(fastrand::Rng::with_seed(1));
         for _ in 0..8 {
-            backoff.wait_as_told(start, Some(start), 0);
+            backoff.wait_as_asked(start, Some(start), 0);
         }
         assert_eq!(backoff.bound, MAX);
-        assert!(backoff.wait_as_told(start + STABLE, Some(start), 0) <= MIN);
+        assert!(backoff.wait_as_asked(start + STABLE, Some(start), 0) <= MIN);
         assert_eq!(backoff.bound, MIN * 2, "the relay may take a moment until it is there again");
     }
 }

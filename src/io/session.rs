@@ -4,15 +4,18 @@
 //! ([`attach`](Session::attach), [`finish`](Session::finish), [`reset`](Session::reset)).
 
 mod scheduler;
+mod socket;
 mod user_timeout;
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, Read};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use mio::Token;
 use mio::net::TcpStream;
-use scheduler::{Activity, Scheduler};
+use scheduler::Scheduler;
+pub(crate) use socket::Traffic;
+use socket::{Socket, code_of, write};
 use user_timeout::UserTimeout;
 
 use crate::connection::{Delivery, Endpoint, FRAMES_A_READ, Room, StreamKey};
@@ -52,16 +55,6 @@ pub(crate) struct Session<E> {
     grace: Option<Instant>,
 }
 
-/// What went through a stream's socket, and how that failed if it did.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Traffic {
-    /// Bytes that were read from the socket.
-    pub(crate) read: u64,
-    /// Bytes that the socket took.
-    pub(crate) written: u64,
-    pub(crate) failure: Option<(Code, String)>,
-}
-
 /// Why there is no link any more.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LinkLost {
@@ -82,25 +75,6 @@ struct Link {
     /// There may be more behind a short read: the end, or what follows an urgent byte.
     ended: bool,
     user_timeout: UserTimeout,
-}
-
-#[derive(Debug)]
-struct Socket {
-    key: StreamKey,
-    io: TcpStream,
-    token: Token,
-    activity: Activity,
-    readable: bool,
-    writable: bool,
-    /// There may be more behind a short read: the end, or what follows an urgent byte.
-    ended: bool,
-    /// The peer's end of stream was read.
-    at_end: bool,
-    /// Both directions are over, by FIN or by RST.
-    failed: bool,
-    /// The peer takes no more bytes, and why; what it sent before may still be there to read.
-    write_error: Option<io::Error>,
-    traffic: Traffic,
 }
 
 impl<E: Endpoint> Session<E> {
@@ -125,19 +99,7 @@ impl<E: Endpoint> Session<E> {
         if let Some(old) = self.sockets[index].as_ref().map(|socket| socket.key) {
             self.reset(event_loop, old);
         }
-        self.sockets[index] = Some(Socket {
-            key,
-            io,
-            token,
-            activity: Activity::default(),
-            readable: true,
-            writable: true,
-            ended: false,
-            at_end: false,
-            failed: false,
-            write_error: None,
-            traffic: Traffic::default(),
-        });
+        self.sockets[index] = Some(Socket::new(key, io, token));
     }
 
     /// The stream's socket may be read from now on; what waits for it is written.
@@ -611,47 +573,9 @@ impl<E> Drop for Session<E> {
     }
 }
 
-impl Socket {
-    fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        let count = write(&mut self.io, &mut self.writable, pieces)?;
-        self.traffic.written += count as u64;
-        Ok(count)
-    }
-}
-
-/// The code for a stream whose socket failed: its peer does not answer any more, or ended the connection. What a router
-/// said last takes the place of the timeout.
-fn code_of(error: &io::Error) -> Code {
-    let vanished = [io::ErrorKind::TimedOut, io::ErrorKind::HostUnreachable, io::ErrorKind::NetworkUnreachable];
-    if vanished.contains(&error.kind()) { Code::Idle } else { Code::Normal }
-}
-
 /// The stream's socket, while the rest of the session is in use.
 fn find(sockets: &mut [Option<Socket>], key: StreamKey) -> Option<&mut Socket> {
     sockets.get_mut(key.index as usize)?.as_mut().filter(|socket| socket.key == key)
-}
-
-/// Writes once; a socket that took less than it was given is full.
-fn write(io: &mut TcpStream, writable: &mut bool, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-    let mut once = || if let [piece] = pieces { io.write(piece) } else { net::write_together(io, pieces) };
-    let result = loop {
-        match once() {
-            // No event would tell that it can be written still.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => break result,
-        }
-    };
-    match result {
-        Ok(count) => {
-            *writable = count == pieces.iter().map(|piece| piece.len()).sum();
-            Ok(count)
-        }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            *writable = false;
-            Ok(0)
-        }
-        Err(error) => Err(error),
-    }
 }
 
 #[cfg(test)]

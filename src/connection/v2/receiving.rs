@@ -13,7 +13,7 @@ use crate::protocol::v2::{GoAway, Item, Settings};
 const MAX_CLOSES: usize = 1024;
 
 impl Mux {
-    /// [`receive`](crate::connection::Endpoint::receive), but that the peer is not told of an error.
+    /// [`receive`](crate::connection::Endpoint::receive), without a GOAWAY on an error.
     pub(super) fn receive_items<'a>(
         &mut self,
         now: Instant,

@@ -298,7 +298,7 @@ fn wait_after(backoff: &mut Backoff, now: Instant, answered_at: Option<Instant>,
     } else if go_away.code == Code::Shutdown {
         backoff.wait_for_restart(now, answered_at, go_away.retry_after)
     } else {
-        backoff.wait_as_told(now, answered_at, go_away.retry_after)
+        backoff.wait_as_asked(now, answered_at, go_away.retry_after)
     }
 }
 

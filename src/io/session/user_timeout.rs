@@ -10,14 +10,14 @@ use crate::io::net;
 /// How often a link that was written is asked whether all has arrived.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 
-/// What is known of the bytes that a link was given.
+/// Which of TCP's clocks watches a link.
 #[derive(Debug)]
 pub(super) enum UserTimeout {
-    /// All of them have arrived.
+    /// Keepalive: all that was written has arrived.
     Off,
-    /// Some may not have; it is looked at again at this time.
-    Pending(Instant),
-    /// It is version 2, which asks its peer itself.
+    /// The user timeout: some may not have arrived. It is looked at again at this time.
+    On(Instant),
+    /// None: it is version 2, which asks its peer itself.
     Unwatched,
 }
 
@@ -25,7 +25,7 @@ impl UserTimeout {
     /// Bytes were written.
     pub(super) fn handle_write(&mut self, now: Instant, link: &TcpStream) {
         if matches!(self, Self::Off) {
-            *self = Self::Pending(now + CHECK_EVERY);
+            *self = Self::On(now + CHECK_EVERY);
             // The options only hasten what TCP finds without them.
             let _ = net::set_in_flight(link, true);
         }
@@ -41,7 +41,7 @@ impl UserTimeout {
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        if let Self::Pending(at) = self { Some(*at) } else { None }
+        if let Self::On(at) = self { Some(*at) } else { None }
     }
 
     /// The time may have come.
@@ -53,7 +53,7 @@ impl UserTimeout {
             *self = Self::Off;
             let _ = net::set_in_flight(link, false);
         } else {
-            *self = Self::Pending(now + CHECK_EVERY);
+            *self = Self::On(now + CHECK_EVERY);
         }
     }
 }

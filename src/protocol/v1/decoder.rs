@@ -169,7 +169,7 @@ mod tests {
                 let item = decoder.next(&mut input);
                 if let Some(ahead) = ahead {
                     let is_piece = matches!(item, Some(Item::Data { client, bytes: [_, ..] }) if client == ahead);
-                    assert!(is_piece, "DATA of {ahead} was told, and came {item:?}");
+                    assert!(is_piece, "DATA of {ahead} was ahead, and {item:?} came");
                 }
                 let Some(item) = item else { break };
                 if let Item::Data { client, bytes } = item {
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ahead_is_told_where_a_piece_of_data_is_next() {
+    fn what_is_ahead_is_known_where_a_piece_of_data_is_next() {
         let ahead = |bytes: &[u8]| Decoder::default().data_ahead(bytes);
         assert_eq!(ahead(b"\0\x02\x03\x07xy\0"), Some(7));
         assert_eq!(ahead(b"\0\x02\x03\x07x"), Some(7), "the rest is to come");

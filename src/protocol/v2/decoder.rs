@@ -87,7 +87,7 @@ impl Decoder {
         if let State::Data { left, .. } = &self.state { *left } else { 0 }
     }
 
-    /// The stream whose DATA `input` begins with: the next item is a piece of it, and not its last where that is told.
+    /// The stream whose DATA `input` begins with: the next item is a piece of it, and not its last one if that has FIN.
     pub fn data_ahead(&self, input: &[u8]) -> Option<u32> {
         let &State::Header { have: 0, .. } = &self.state else { return None };
         let header = Header::decode(*input.first_chunk()?);
@@ -224,7 +224,7 @@ mod tests {
                 if let Some(ahead) = ahead {
                     let is_piece =
                         matches!(item, Ok(Some(Item::Data { stream, fin: false, bytes: [_, ..] })) if stream == ahead);
-                    assert!(is_piece, "DATA of {ahead} was told, and came {item:?}");
+                    assert!(is_piece, "DATA of {ahead} was ahead, and {item:?} came");
                 }
                 match item {
                     Ok(Some(Item::Data { stream, bytes, fin })) => {
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ahead_is_told_where_a_piece_of_data_is_next_and_its_end_is_not() {
+    fn what_is_ahead_is_known_where_a_piece_of_data_is_next_and_its_end_is_not() {
         let ahead = |bytes: &[u8]| Decoder::default().data_ahead(bytes);
         assert_eq!(ahead(b"\0\x02\x03\0\0\0\0\x07xy\0"), Some(7));
         assert_eq!(ahead(b"\0\x02\x03\0\0\0\0\x07x"), Some(7), "the rest is to come");

@@ -481,8 +481,8 @@ fn a_device_that_breaks_the_protocol_right_behind_its_listen_takes_no_place() {
             for is_one_there in [false, true] {
                 let device = is_one_there.then(|| bench.device(GREETING));
                 let active = bench.server.active;
-                let mut stranger = TcpStream::connect(bench.server.device_addr()).expect("connect");
-                stranger.write_all(&[LISTEN, behind].concat()).expect("sent");
+                let mut peer = TcpStream::connect(bench.server.device_addr()).expect("connect");
+                peer.write_all(&[LISTEN, behind].concat()).expect("sent");
                 let mut turns = 0..50;
                 bench.run_until("it has come and gone", |server| {
                     turns.next().is_none() && server.sessions.iter().flatten().count() == usize::from(is_one_there)

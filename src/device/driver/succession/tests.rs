@@ -37,6 +37,17 @@ fn add_silent_link(driver: &mut Driver<'_>, number: usize, listener: &TcpListene
     peer
 }
 
+/// Adds a link whose LISTEN the owner holds back, and has the driver look at it.
+fn add_held_link(driver: &mut Driver<'_>, listener: &TcpListener, shared: &Shared) -> TcpStream {
+    let link = link(driver, 0, listener.local_addr().expect("address"));
+    let (peer, _) = listener.accept().expect("accept");
+    peer.set_read_timeout(Some(DEADLINE)).expect("deadline");
+    driver.add_link(Instant::now(), link, 0);
+    shared.hold(DEADLINE);
+    driver.step(&mut [0; 1024]).expect("a step");
+    peer
+}
+
 #[track_caller]
 fn expect_reset_without_a_byte(mut peer: TcpStream) {
     let end = peer.read(&mut [0; 8]).expect_err("no LISTEN, and no end that looks meant");
@@ -64,12 +75,7 @@ fn a_link_that_was_not_announced_yet_is_not_announced_by_its_end() {
 fn no_link_is_announced_while_the_owner_holds_the_tunnel_or_once_it_has_closed_it() {
     let (listener, config, event_loop, shared) = bench();
     let mut driver = Driver::new(&config, event_loop, &shared);
-    let link = link(&mut driver, 0, listener.local_addr().expect("address"));
-    let (mut peer, _) = listener.accept().expect("accept");
-    peer.set_read_timeout(Some(DEADLINE)).expect("deadline");
-    driver.add_link(Instant::now(), link, 0);
-    shared.hold(DEADLINE);
-    driver.step(&mut [0; 1024]).expect("a step");
+    let mut peer = add_held_link(&mut driver, &listener, &shared);
     assert_eq!(driver.next_deadline(None), shared.held_until());
     assert_eq!(shared.status().state, crate::device::State::Connecting);
     shared.request_stop();
@@ -84,12 +90,7 @@ fn no_link_is_announced_while_the_owner_holds_the_tunnel_or_once_it_has_closed_i
 fn a_link_that_was_held_is_announced_when_that_is_over() {
     let (listener, config, event_loop, shared) = bench();
     let mut driver = Driver::new(&config, event_loop, &shared);
-    let link = link(&mut driver, 0, listener.local_addr().expect("address"));
-    let (mut peer, _) = listener.accept().expect("accept");
-    peer.set_read_timeout(Some(DEADLINE)).expect("deadline");
-    driver.add_link(Instant::now(), link, 0);
-    shared.hold(DEADLINE);
-    driver.step(&mut [0; 1024]).expect("a step");
+    let mut peer = add_held_link(&mut driver, &listener, &shared);
     shared.hold(Duration::ZERO);
     driver.step(&mut [0; 1024]).expect("a step");
     assert_eq!(shared.status().state, crate::device::State::Greeting);
