@@ -65,7 +65,7 @@ struct Inner {
     events: VecDeque<Event>,
     events_dropped: u64,
     /// The owner was notified of the events that are there.
-    rung: bool,
+    notified: bool,
 }
 
 impl Shared {
@@ -87,7 +87,7 @@ impl Shared {
                 last_error: None,
                 events: VecDeque::new(),
                 events_dropped: 0,
-                rung: false,
+                notified: false,
             }),
             over: Condvar::new(),
             stop: AtomicBool::new(false),
@@ -126,7 +126,7 @@ impl Shared {
     pub(super) fn next_event(&self) -> Option<Event> {
         let mut inner = self.lock();
         let event = inner.events.pop_front();
-        if inner.events.is_empty() && std::mem::take(&mut inner.rung) {
+        if inner.events.is_empty() && std::mem::take(&mut inner.notified) {
             // One notification is sent for a queue that is not empty, so one byte is all there can be.
             let _ = (&self.notify_receiver).read(&mut [0; 1]);
         }
@@ -255,7 +255,7 @@ impl Shared {
     /// wakes takes a processor that the peers of the event wait for.
     pub(super) fn ring(&self) {
         let mut inner = self.lock();
-        if !inner.events.is_empty() && !std::mem::replace(&mut inner.rung, true) {
+        if !inner.events.is_empty() && !std::mem::replace(&mut inner.notified, true) {
             // It cannot be full: no byte is in it.
             let _ = (&self.notify_sender).write(&[1]);
         }

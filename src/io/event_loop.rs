@@ -71,8 +71,8 @@ const HALF: u32 = usize::BITS / 2;
 const INDEX_MASK: usize = (1 << HALF) - 1;
 /// The waker's own token; no slot can reach it.
 const WAKER: Token = Token(usize::MAX);
-/// A wait that ends so long after its deadline is late.
-const LATE: Duration = Duration::from_millis(100);
+/// What is due for so long was not looked at in time: the process was stopped, or had no time.
+pub(crate) const LATE: Duration = Duration::from_millis(100);
 /// Events taken from the kernel at once.
 const EVENTS: usize = 1024;
 

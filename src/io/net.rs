@@ -98,7 +98,7 @@ pub(crate) fn tune_stream(stream: &impl AsFd) -> io::Result<()> {
 
 /// Makes the coming close of a stream's connection one with FIN: everything has been delivered.
 pub(crate) fn clear_linger(stream: &impl AsFd) {
-    // A socket that is already reset may refuse; then there is no peace to be had.
+    // A socket that is already reset may refuse; then there is nothing to deliver.
     let _ = SockRef::from(stream).set_linger(None);
 }
 

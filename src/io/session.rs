@@ -20,7 +20,7 @@ use user_timeout::UserTimeout;
 
 use crate::connection::{Delivery, Endpoint, FRAMES_A_READ, Room, StreamKey};
 use crate::io::closing::ClosingSockets;
-use crate::io::event_loop::{EventLoop, Readiness, Source};
+use crate::io::event_loop::{EventLoop, LATE, Readiness, Source};
 use crate::io::net;
 use crate::protocol::ProtocolError;
 use crate::protocol::v2::Code;
@@ -35,9 +35,7 @@ const PIECES: usize = 16;
 /// fills the link with one read.
 const ROUNDS_A_WRITE: usize = 3;
 
-/// What is due for so long was not looked at: the process was stopped, or had no time.
-const LATE: Duration = Duration::from_millis(100);
-/// How long it may then read what came meanwhile, and what its peer's system could not send.
+/// How long a process that was late may read what came meanwhile, and what its peer's system could not send.
 const GRACE: Duration = Duration::from_millis(500);
 
 /// One link, its endpoint, and the sockets of its streams.
