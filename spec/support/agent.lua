@@ -177,10 +177,28 @@ local function new_scheduler()
   return sched, proc
 end
 
+--- `start` of the core, while there is an agent; and the tunnels that it has started, unless they are collected.
+local start
+local handles = setmetatable({}, { __mode = "v" })
+local count = 0
+
+local function keep(handle, ...)
+  count = count + 1
+  handles[count] = handle
+  return handle, ...
+end
+
 --- Puts the agent in place. `config` is the tree of `agent.config`, nil for none; `without_sched` is for agents whose
 --- scheduler is not running. Gives back its log's lines, and its scheduler.
 function agent.install(config, without_sched)
   local lines = {}
+  if not start then
+    local core = require "tcpremote.core"
+    start = core.start
+    core.start = function(...)
+      return keep(start(...))
+    end
+  end
   package.loaded.log = setmetatable({}, {
     __call = function(_, module, severity, format, ...)
       lines[#lines + 1] = ("%s %s %s"):format(module, severity, format:format(...))
@@ -197,7 +215,15 @@ function agent.install(config, without_sched)
   return lines, sched
 end
 
+--- Removes what `install` made, and ends the tunnels that were started since: when they are collected is not known.
 function agent.remove()
+  if start then
+    require("tcpremote.core").start, start = start, nil
+  end
+  for place, handle in pairs(handles) do
+    handles[place] = nil
+    handle:close()
+  end
   for _, list in ipairs { MODULES, AGENT_MODULES } do
     for _, module in ipairs(list) do
       package.loaded[module] = nil
@@ -245,13 +271,13 @@ end
 --- The handle of the last tunnel that was started, until `unwatch` is called.
 function agent.watch_start()
   local core = require "tcpremote.core"
-  local start, started = core.start, {}
+  local before, started = core.start, {}
   core.start = function(...)
-    started.handle = start(...)
+    started.handle = before(...)
     return started.handle
   end
   function started.unwatch()
-    core.start = start
+    core.start = before
   end
   return started
 end
