@@ -222,7 +222,7 @@ function agent.remove()
   end
   for place, handle in pairs(handles) do
     handles[place] = nil
-    handle:close()
+    assert(handle:close(net.DEADLINE))
   end
   for _, list in ipairs { MODULES, AGENT_MODULES } do
     for _, module in ipairs(list) do
