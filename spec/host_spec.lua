@@ -168,7 +168,7 @@ describe("in its host", function()
         local tunnel = assert(tcpremote.connect {
           server_address = "127.0.0.1", server_port = %d, keep_trying = true, connect_timeout = 30
         })
-        while tunnel:status().clients_total <= %d do
+        while tunnel:status().clients <= %d do
           tunnel:wait(0.01)
           tunnel:next_event()
         end
