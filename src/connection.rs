@@ -1,24 +1,25 @@
 //! What both ends of a link are built on: no sockets, no threads, no clock.
 //!
-//! An [`Endpoint`] is one end of one link. Its shell (or a simulator) feeds it bytes and time and carries out
+//! An [`Connection`] is one end of one link. Its shell (or a simulator) feeds it bytes and time and carries out
 //! what it asks for. The grammar, from the shell's side:
 //!
-//! 1. Bytes from the link: [`receive`](Endpoint::receive) until it gives `None`, while
-//!    [`wants_input`](Endpoint::wants_input); each [`Delivery`] is written to its stream's socket, alone or with those
-//!    that [`goes_on`](Endpoint::goes_on) announces, and [`delivered`](Endpoint::delivered) is called for each in
+//! 1. Bytes from the link: [`receive`](Connection::receive) until it gives `None`, while
+//!    [`wants_input`](Connection::wants_input); each [`Delivery`] is written to its stream's socket, alone or with those
+//!    that [`goes_on`](Connection::goes_on) announces, and [`delivered`](Connection::delivered) is called for each in
 //!    order, with how much the socket took.
-//! 2. A stream's socket is writable: [`pending`](Endpoint::pending), write, [`advance`](Endpoint::advance).
-//! 3. A stream's socket is readable: [`reserve`](Endpoint::reserve), read into the room, then
-//!    [`commit`](Endpoint::commit), [`handle_end`](Endpoint::handle_end) or
-//!    [`handle_failure`](Endpoint::handle_failure). A stream for which there is no room now is tried again when
-//!    [`poll_unblocked`](Endpoint::poll_unblocked) names it, or when the link has been written.
-//! 4. The link is writable: [`unsent`](Endpoint::unsent), write, [`advance_link`](Endpoint::advance_link).
-//! 5. After any of these: [`poll_output`](Endpoint::poll_output) until it gives `None`, then
-//!    [`poll_timeout`](Endpoint::poll_timeout); when that time has come, [`handle_timeout`](Endpoint::handle_timeout).
+//! 2. A stream's socket is writable: [`pending`](Connection::pending), write, [`advance`](Connection::advance).
+//! 3. A stream's socket is readable: [`reserve`](Connection::reserve), read into the room, then
+//!    [`commit`](Connection::commit), [`handle_end`](Connection::handle_end) or
+//!    [`handle_failure`](Connection::handle_failure). A stream for which there is no room now is tried again when
+//!    [`poll_unblocked`](Connection::poll_unblocked) names it, or when the link has been written.
+//! 4. The link is writable: [`unsent`](Connection::unsent), write, [`advance_link`](Connection::advance_link).
+//! 5. After any of these: [`poll_output`](Connection::poll_output) until it gives `None`, then
+//!    [`poll_timeout`](Connection::poll_timeout); when that time has come, [`handle_timeout`](Connection::handle_timeout).
 
 mod bucket;
 mod byte_queue;
 pub mod device;
+mod negotiation;
 #[cfg(feature = "relay")]
 pub mod relay;
 mod send_queue;
@@ -29,6 +30,7 @@ mod v1;
 mod v2;
 
 use std::io::IoSliceMut;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 pub(crate) use bucket::Bucket;
@@ -36,10 +38,12 @@ pub(crate) use byte_queue::ByteQueue;
 pub(crate) use send_queue::{FRAMES_A_READ, SendQueue};
 pub(crate) use slab::Slab;
 pub(crate) use timers::Timers;
-pub(crate) use v2::{Mux, Output as MuxOutput, Role};
+pub(crate) use v2::Mux;
+pub use v2::Role;
 
-use crate::protocol::v2::{Close, Code};
-use crate::protocol::{MAX_FRAME, ProtocolError};
+use crate::address::Address;
+use crate::protocol::v2::{Close, Code, GoAway};
+use crate::protocol::{MAX_FRAME, Malformed, ProtocolError};
 
 /// Resolving and connecting to a service, over every address of its name.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -69,12 +73,82 @@ pub type Payloads<'a> = [IoSliceMut<'a>; FRAMES_A_READ];
 pub enum Room<'a> {
     /// Read into this; the first is never empty.
     Free(Payloads<'a>),
-    /// The link has to be written first: try again after [`Endpoint::advance_link`].
+    /// The link has to be written first: try again after [`Connection::advance_link`].
     Full,
-    /// The peer takes no more of this stream for now: try again when [`Endpoint::poll_unblocked`] names it.
+    /// The peer takes no more of this stream for now: try again when [`Connection::poll_unblocked`] names it.
     Blocked,
     /// This stream is not to be read, now or any more; an output tells when that changes.
     Unwanted,
+}
+
+/// What the owner of a connection is to do, or to know. A device's are marked so, and a relay's.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Output {
+    /// A relay's: LISTEN is here, and the device may be served. Open the client ports.
+    Listening,
+    /// Both ends speak this version from here on; a relay may [open](relay::Relay::open) streams.
+    Version(u8),
+    /// The peer's software, and its version, by its own account; version 2.
+    Introduced(String),
+    /// A device's: connect to a service, then [`device::Device::handle_connected`] or [`Connection::handle_failure`].
+    Connect {
+        /// The stream that the connection is for.
+        stream: StreamKey,
+        /// The client's number on the link.
+        client: u32,
+        /// Where to.
+        service: Address,
+        /// The client's own address, where the relay tells it.
+        from: Option<SocketAddr>,
+    },
+    /// A device's: the relay sent a CONNECT that cannot be read; it was answered with CLOSE.
+    Malformed {
+        /// The client's number.
+        client: u32,
+        /// What is wrong.
+        reason: Malformed,
+    },
+    /// A device's, in version 1: DATA came without CONNECT; it was dropped and answered with CLOSE.
+    EarlyDropped {
+        /// The client's number.
+        client: u32,
+    },
+    /// A relay's: the client has its number, and CONNECT is queued. Its socket may be read.
+    Opened {
+        /// The stream.
+        stream: StreamKey,
+        /// Its number.
+        client: u32,
+    },
+    /// A relay's, in version 2: the client's service is connected.
+    Connected {
+        /// The stream.
+        stream: StreamKey,
+    },
+    /// The peer sends no more, and everything is delivered: end the sending side of the stream's socket.
+    ShutdownWrite {
+        /// The stream.
+        stream: StreamKey,
+    },
+    /// Everything is delivered: end the stream's socket with FIN. The key is void.
+    Finish {
+        /// The stream.
+        stream: StreamKey,
+    },
+    /// Something could not be delivered: end the stream's socket with RST. The key is void.
+    Reset {
+        /// The stream.
+        stream: StreamKey,
+        /// Why.
+        reason: Reset,
+    },
+    /// The stream's socket failed, as [`Connection::handle_failure`] was called for. The key is void.
+    Gone {
+        /// The stream.
+        stream: StreamKey,
+    },
+    /// The peer wants no new streams on this link.
+    GoAway(GoAway),
 }
 
 /// Why a stream's socket is to be reset.
@@ -190,89 +264,8 @@ pub(crate) fn whole_frames(room: usize, left: usize) -> usize {
     if left == 0 || left >= room { room } else { left + (room - left) / frame * frame }
 }
 
-/// Calls the end of the version that is spoken; before there is one, gives what stands behind `else`.
-macro_rules! with_version {
-    ($speaking:expr, $end:ident => $call:expr, else $before:expr) => {
-        match $speaking {
-            Speaking::Greeting(_) => $before,
-            Speaking::V1($end) => $call,
-            Speaking::V2($end) => $call,
-        }
-    };
-}
-pub(crate) use with_version;
-
-/// The part of [`Endpoint`] that both versions do, and nobody before there is one.
-macro_rules! delegate_streams {
-    () => {
-        fn delivered(&mut self, now: Instant, stream: StreamKey, bytes: &[u8], taken: usize) {
-            with_version!(&mut self.speaking, end => end.delivered(now, stream, bytes, taken), else ());
-        }
-
-        fn goes_on(&self, stream: StreamKey, input: &[u8]) -> bool {
-            with_version!(&self.speaking, end => end.goes_on(stream, input), else false)
-        }
-
-        fn read_size(&self, room: usize) -> usize {
-            with_version!(&self.speaking, end => end.read_size(room), else room)
-        }
-
-        fn wants_input(&self) -> bool {
-            with_version!(&self.speaking, end => end.wants_input(), else true)
-        }
-
-        fn pending(&self, stream: StreamKey) -> &[u8] {
-            with_version!(&self.speaking, end => end.pending(stream), else &[])
-        }
-
-        fn advance(&mut self, now: Instant, stream: StreamKey, count: usize) {
-            with_version!(&mut self.speaking, end => end.advance(now, stream, count), else ());
-        }
-
-        fn reserve(&mut self, stream: StreamKey, contended: bool) -> Room<'_> {
-            with_version!(&mut self.speaking, end => end.reserve(stream, contended), else Room::Unwanted)
-        }
-
-        fn commit(&mut self, now: Instant, stream: StreamKey, count: usize) {
-            with_version!(&mut self.speaking, end => end.commit(now, stream, count), else ());
-        }
-
-        fn handle_end(&mut self, now: Instant, stream: StreamKey) {
-            with_version!(&mut self.speaking, end => end.handle_end(now, stream), else ());
-        }
-
-        fn handle_failure(&mut self, now: Instant, stream: StreamKey, code: Code, reason: &str) {
-            with_version!(&mut self.speaking, end => end.handle_failure(now, stream, code, reason), else ());
-        }
-
-        fn poll_unblocked(&mut self) -> Option<StreamKey> {
-            with_version!(&mut self.speaking, end => end.poll_unblocked(), else None)
-        }
-
-        fn go_away(&mut self, now: Instant, code: Code, retry_after: u16, reason: &str) {
-            with_version!(&mut self.speaking, end => end.go_away(now, code, retry_after, reason), else ());
-        }
-
-        fn counters(&self) -> Counters {
-            with_version!(&self.speaking, end => end.counters(), else Counters::default())
-        }
-
-        fn streams(&self) -> usize {
-            with_version!(&self.speaking, end => end.streams(), else 0)
-        }
-
-        fn held(&self) -> u64 {
-            with_version!(&self.speaking, end => end.held(), else 0)
-        }
-    };
-}
-pub(crate) use delegate_streams;
-
 /// One end of one link. See the [module](self) for the order of calls.
-pub trait Endpoint {
-    /// What the shell is to carry out.
-    type Output: std::fmt::Debug;
-
+pub trait Connection {
     /// Takes bytes that the link brought; `input` is advanced past what was taken.
     ///
     /// # Errors
@@ -351,7 +344,7 @@ pub trait Endpoint {
     fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError>;
 
     /// The next thing to carry out.
-    fn poll_output(&mut self) -> Option<Self::Output>;
+    fn poll_output(&mut self) -> Option<Output>;
 
     /// What was moved so far.
     fn counters(&self) -> Counters;

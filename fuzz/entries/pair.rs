@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tcpremote::connection::device::{self, Device};
-use tcpremote::connection::relay::{self, Relay, Settings};
-use tcpremote::connection::{Endpoint, Limits, Protocol, QueueRule, Room, StreamKey};
+use tcpremote::connection::device::Device;
+use tcpremote::connection::relay::{Relay, Settings};
+use tcpremote::connection::{Connection, Limits, Output, Protocol, QueueRule, Room, StreamKey};
 use tcpremote::protocol::v2::Code;
 
 /// Small enough that full queues and empty credit are met often.
@@ -18,14 +18,14 @@ const LIMITS: Limits = Limits {
 };
 
 struct Side<E> {
-    endpoint: E,
+    connection: E,
     streams: Vec<StreamKey>,
     lost: bool,
 }
 
-impl<E: Endpoint> Side<E> {
-    fn new(endpoint: E) -> Self {
-        Self { endpoint, streams: Vec::new(), lost: false }
+impl<E: Connection> Side<E> {
+    fn new(connection: E) -> Self {
+        Self { connection, streams: Vec::new(), lost: false }
     }
 
     fn receive(&mut self, now: Instant, mut input: &[u8]) {
@@ -33,11 +33,11 @@ impl<E: Endpoint> Side<E> {
             return;
         }
         loop {
-            match self.endpoint.receive(now, &mut input) {
+            match self.connection.receive(now, &mut input) {
                 Ok(Some(delivery)) => {
                     // The socket takes as much as a byte of the payload tells.
                     let taken = usize::from(delivery.bytes[0]).min(delivery.bytes.len());
-                    self.endpoint.delivered(now, delivery.stream, delivery.bytes, taken);
+                    self.connection.delivered(now, delivery.stream, delivery.bytes, taken);
                 }
                 Ok(None) => return,
                 Err(_) => return self.lose(now),
@@ -46,27 +46,27 @@ impl<E: Endpoint> Side<E> {
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        if !self.lost && self.endpoint.handle_timeout(now).is_err() {
+        if !self.lost && self.connection.handle_timeout(now).is_err() {
             self.lose(now);
         }
     }
 
     fn lose(&mut self, now: Instant) {
         self.lost = true;
-        self.endpoint.handle_link_lost(now);
+        self.connection.handle_link_lost(now);
     }
 
     fn send(&mut self, now: Instant, key: StreamKey, count: usize) {
-        if let Room::Free([mut room, ..]) = self.endpoint.reserve(key, count.is_multiple_of(2)) {
+        if let Room::Free([mut room, ..]) = self.connection.reserve(key, count.is_multiple_of(2)) {
             let count = count.clamp(1, room.len());
             room[..count].fill(count as u8);
-            self.endpoint.commit(now, key, count);
+            self.connection.commit(now, key, count);
         }
     }
 
     fn take(&mut self, now: Instant, key: StreamKey, count: usize) {
-        let count = count.min(self.endpoint.pending(key).len());
-        self.endpoint.advance(now, key, count);
+        let count = count.min(self.connection.pending(key).len());
+        self.connection.advance(now, key, count);
     }
 
     fn order(&mut self, now: Instant, order: u8, place: u8, count: usize) {
@@ -74,30 +74,30 @@ impl<E: Endpoint> Side<E> {
         match order {
             0 => self.send(now, key, count),
             1 => self.take(now, key, count),
-            2 => self.endpoint.handle_end(now, key),
-            _ => self.endpoint.handle_failure(now, key, Code::Normal, "failed"),
+            2 => self.connection.handle_end(now, key),
+            _ => self.connection.handle_failure(now, key, Code::Normal, "failed"),
         }
     }
 
     /// With no link and no end of time, nothing is left.
-    fn wind_up(&mut self, mut now: Instant, mut drain: impl FnMut(&mut Self)) {
+    fn wind_up(&mut self, mut now: Instant) {
         self.lose(now);
         drain(self);
-        while let Some(at) = self.endpoint.poll_timeout() {
+        while let Some(at) = self.connection.poll_timeout() {
             now = now.max(at);
-            self.endpoint.handle_timeout(now).expect("there is no link any more whose peer could fail");
+            self.connection.handle_timeout(now).expect("there is no link any more whose peer could fail");
             drain(self);
         }
-        assert_eq!((self.endpoint.streams(), self.endpoint.counters().open), (0, 0));
+        assert_eq!((self.connection.streams(), self.connection.counters().open), (0, 0));
     }
 }
 
 /// Moves up to `count` bytes of the link; a side that does not want input keeps the other waiting.
-fn carry<A: Endpoint, B: Endpoint>(now: Instant, from: &mut Side<A>, to: &mut Side<B>, count: usize) {
-    if to.endpoint.wants_input() && !from.lost {
-        let bytes = from.endpoint.unsent();
+fn carry<A: Connection, B: Connection>(now: Instant, from: &mut Side<A>, to: &mut Side<B>, count: usize) {
+    if to.connection.wants_input() && !from.lost {
+        let bytes = from.connection.unsent();
         let bytes = bytes[..count.min(bytes.len())].to_vec();
-        from.endpoint.advance_link(now, bytes.len());
+        from.connection.advance_link(now, bytes.len());
         to.receive(now, &bytes);
     }
 }
@@ -124,9 +124,9 @@ fn run(protocol: Protocol, data: &[u8]) {
         let (place, high, low) = (data.next().unwrap_or(0), data.next().unwrap_or(0), data.next().unwrap_or(0));
         let count = usize::from(u16::from_be_bytes([high, low]));
         match order % 16 {
-            0 if relay.endpoint.is_ready() && !relay.lost => {
+            0 if relay.connection.is_ready() && !relay.lost => {
                 for _ in 0..=place {
-                    relay.streams.extend(relay.endpoint.open(now, &service, None));
+                    relay.streams.extend(relay.connection.open(now, &service, None));
                 }
             }
             0 | 1 => carry(now, &mut device, &mut relay, count),
@@ -135,7 +135,7 @@ fn run(protocol: Protocol, data: &[u8]) {
             7..=10 => device.order(now, order % 16 - 7, place, count),
             11 => {
                 if let Some(&key) = device.streams.get(usize::from(place)) {
-                    device.endpoint.handle_connected(now, key);
+                    device.connection.handle_connected(now, key);
                 }
             }
             12 => {
@@ -145,46 +145,34 @@ fn run(protocol: Protocol, data: &[u8]) {
             }
             13 => device.receive(now, &data.by_ref().take(usize::from(place)).collect::<Vec<_>>()),
             14 => relay.receive(now, &data.by_ref().take(usize::from(place)).collect::<Vec<_>>()),
-            _ if place % 2 == 0 => device.endpoint.close(now),
-            _ => relay.endpoint.close(now),
+            _ if place % 2 == 0 => device.connection.close(now),
+            _ => relay.connection.close(now),
         }
-        drain_device(&mut device);
-        drain_relay(&mut relay);
-        assert!(device.endpoint.unsent().len() < 1 << 20 && relay.endpoint.unsent().len() < 1 << 20);
+        drain(&mut device);
+        drain(&mut relay);
+        assert!(device.connection.unsent().len() < 1 << 20 && relay.connection.unsent().len() < 1 << 20);
     }
-    device.wind_up(now, drain_device);
-    relay.wind_up(now, drain_relay);
+    device.wind_up(now);
+    relay.wind_up(now);
 }
 
-fn drain_device(device: &mut Side<Device>) {
-    while let Some(output) = device.endpoint.poll_output() {
+/// A device's streams begin with Connect, and a relay's with [`Relay::open`].
+fn drain(side: &mut Side<impl Connection>) {
+    while let Some(output) = side.connection.poll_output() {
         match output {
-            device::Output::Connect { stream, .. } => device.streams.push(stream),
-            device::Output::Finish { stream }
-            | device::Output::Reset { stream, .. }
-            | device::Output::Gone { stream } => end(&mut device.streams, stream),
-            device::Output::Version(_)
-            | device::Output::ShutdownWrite { .. }
-            | device::Output::GoAway(_)
-            | device::Output::Malformed { .. }
-            | device::Output::EarlyDropped { .. } => {}
-        }
-    }
-}
-
-fn drain_relay(relay: &mut Side<Relay>) {
-    while let Some(output) = relay.endpoint.poll_output() {
-        match output {
-            relay::Output::Finish { stream } | relay::Output::Reset { stream, .. } | relay::Output::Gone { stream } => {
-                end(&mut relay.streams, stream);
+            Output::Connect { stream, .. } => side.streams.push(stream),
+            Output::Finish { stream } | Output::Reset { stream, .. } | Output::Gone { stream } => {
+                end(&mut side.streams, stream);
             }
-            relay::Output::Listening
-            | relay::Output::Version(_)
-            | relay::Output::Introduced(_)
-            | relay::Output::Connected { .. }
-            | relay::Output::ShutdownWrite { .. }
-            | relay::Output::GoAway(_)
-            | relay::Output::Opened { .. } => {}
+            Output::Listening
+            | Output::Version(_)
+            | Output::Introduced(_)
+            | Output::Malformed { .. }
+            | Output::EarlyDropped { .. }
+            | Output::Opened { .. }
+            | Output::Connected { .. }
+            | Output::ShutdownWrite { .. }
+            | Output::GoAway(_) => {}
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One end of a version 2 link: streams with credit of their own. Device and relay are both built on it.
 //!
-//! It is driven as every [`Endpoint`] is. Control frames that wait are state, not a queue: at most
+//! It is driven as every [`Connection`] is. Control frames that wait are state, not a queue: at most
 //! one CREDIT, one CONNECTED and one CLOSE for a stream, and one answer to PING, wait at any time; and the link is
 //! read whatever waits to be written. So no two peers can wait for each other.
 
@@ -26,9 +26,11 @@ use send_buffer::SendBuffer;
 use stream::{Sending, State, Stream};
 use window::Budget;
 
-use super::{Bucket, Counters, Delivery, Endpoint, Limits, Reset, Room, Slab, StreamKey, Timers, whole_frames};
+use super::{
+    Bucket, Connection, Counters, Delivery, Limits, Output, Reset, Room, Slab, StreamKey, Timers, whole_frames,
+};
 use crate::protocol::v2::{self, Code, GoAway, Header, Settings};
-use crate::protocol::{MAX_FRAME, Malformed, ProtocolError};
+use crate::protocol::{MAX_FRAME, ProtocolError};
 
 /// The most that a stream may put on the link at a time while another waits: a quarter of a frame, header and all.
 const QUANTUM: usize = MAX_FRAME / 4 - Header::LEN;
@@ -47,8 +49,10 @@ const ABUSE: (u32, u32) = (100, 10);
 
 /// Which end of the link this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
+pub enum Role {
+    /// The one that connects to services.
     Device,
+    /// The one that takes clients.
     Relay,
 }
 
@@ -96,31 +100,6 @@ pub(crate) struct Mux {
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
     counters: Counters,
-}
-
-/// What the owner of an end is told; the shells carry it out.
-#[derive(Debug)]
-pub(crate) enum Output {
-    /// The peer's SETTINGS are here.
-    Settings,
-    /// The stream has its number: its socket may be read.
-    Opened { stream: StreamKey, number: u32 },
-    /// The relay wants a stream.
-    Connect { stream: StreamKey, number: u32, connect: v2::Connect },
-    /// The relay wants a stream, and where to cannot be read.
-    Malformed { number: u32, reason: Malformed },
-    /// The stream's service is connected.
-    Connected { stream: StreamKey },
-    /// Everything is delivered and no more will come: end the sending side of the stream's socket.
-    ShutdownWrite { stream: StreamKey },
-    /// Both sides have finished: end the stream's socket. The key is void.
-    Finish { stream: StreamKey },
-    /// End the stream's socket with RST. The key is void.
-    Reset { stream: StreamKey, reason: Reset },
-    /// The stream's socket failed, as the shell has told. The key is void.
-    Gone { stream: StreamKey },
-    /// The peer wants no new streams.
-    GoAway(GoAway),
 }
 
 /// How far the peer has introduced itself.
@@ -197,11 +176,6 @@ impl Mux {
             outputs: VecDeque::new(),
             counters: Counters::default(),
         }
-    }
-
-    /// The name and version that the peer gave itself.
-    pub(crate) fn peer_software(&self) -> &str {
-        &self.peer.software
     }
 
     /// Whether there will be no new streams, by either side's wish.
@@ -310,9 +284,7 @@ impl Mux {
     }
 }
 
-impl Endpoint for Mux {
-    type Output = Output;
-
+impl Connection for Mux {
     fn receive<'a>(&mut self, now: Instant, input: &mut &'a [u8]) -> Result<Option<Delivery<'a>>, ProtocolError> {
         self.liveness.note_input(now);
         let result = self.receive_items(now, input);

@@ -14,7 +14,7 @@ use super::resolver::{Names, RelayName};
 use super::shared::Shared;
 use crate::Error;
 use crate::connection::device::Device;
-use crate::connection::{Counters, Endpoint};
+use crate::connection::{Connection, Counters};
 use crate::io::closing::ClosingSockets;
 use crate::io::event_loop::{EventLoop, Source};
 use crate::io::session::LINK_BUFFER;
@@ -100,7 +100,7 @@ impl<'a> Driver<'a> {
         for link in self.links.values_mut() {
             if closed_by_owner && link.stage != Stage::Silent {
                 link.session.close_idle_link(now, &mut self.context.event_loop);
-                link.session.endpoint.close(now);
+                link.session.close(now);
             } else {
                 link.session.abort_link(now, &mut self.context.event_loop);
             }
@@ -115,7 +115,7 @@ impl<'a> Driver<'a> {
                     Err(_) => link.session.abort_link(now, &mut self.context.event_loop),
                 }
                 let Context { event_loop, closing, .. } = &mut self.context;
-                if link.session.has_link() && !link.session.endpoint.has_unsent() {
+                if link.session.has_link() && !link.session.connection().has_unsent() {
                     link.session.close_link(now, event_loop, closing);
                 }
                 link.carry_out_all(now, &mut self.context);

@@ -15,8 +15,8 @@ use super::names::{Found, LookupError};
 use super::resolver::Names;
 use super::shared::Shared;
 use crate::address::Address;
-use crate::connection::device::{Device, Output};
-use crate::connection::{Counters, Endpoint, Reset, StreamKey};
+use crate::connection::device::Device;
+use crate::connection::{Connection, Counters, Output, Reset, StreamKey};
 use crate::io::closing::ClosingSockets;
 use crate::io::event_loop::{EventLoop, Readiness};
 use crate::io::net;
@@ -159,10 +159,7 @@ impl Link {
         self.poll_dials(now, context);
         self.start_dials(now, context);
         let mut busy = self.session.turn(now, &mut context.event_loop, buffer)?;
-        while let Some(output) = self.session.endpoint.poll_output() {
-            self.carry_out(now, context, output);
-            busy = true;
-        }
+        busy |= self.carry_out_all(now, context);
         Ok(busy)
     }
 
@@ -184,11 +181,14 @@ impl Link {
         }
     }
 
-    /// What the core still asks for when there is no link any more.
-    pub(super) fn carry_out_all(&mut self, now: Instant, context: &mut Context<'_>) {
-        while let Some(output) = self.session.endpoint.poll_output() {
+    /// Whatever the connection asks for, be there a link or not any more; true if there was something.
+    pub(super) fn carry_out_all(&mut self, now: Instant, context: &mut Context<'_>) -> bool {
+        let mut some = false;
+        while let Some(output) = self.session.poll_output(now, &mut context.event_loop, &mut context.closing) {
             self.carry_out(now, context, output);
+            some = true;
         }
+        some
     }
 
     pub(super) fn handle_stream_event(
@@ -293,29 +293,22 @@ impl Link {
     }
 
     pub(super) fn counters(&self) -> Counters {
-        self.session.endpoint.counters()
+        self.session.connection().counters()
     }
 
     /// Nothing is left to do, or to deliver.
     pub(super) fn is_over(&self) -> bool {
-        !self.session.has_link() && self.session.endpoint.streams() == 0
+        !self.session.has_link() && self.session.connection().streams() == 0
     }
 
     fn carry_out(&mut self, now: Instant, context: &mut Context<'_>, output: Output) {
         match output {
-            Output::Version(version) => {
-                self.version = Some(version);
-                if version == 2 {
-                    self.session.tune_link_v2();
-                }
-            }
+            Output::Version(version) => self.version = Some(version),
             Output::Connect { stream, client, service, from } => {
                 self.connect_service(now, context, stream, client, service, from);
             }
-            Output::ShutdownWrite { stream } => self.session.shutdown_write(stream),
             Output::Finish { stream } => {
                 self.withdraw(context, stream);
-                self.session.finish(now, &mut context.event_loop, &mut context.closing, stream);
                 self.tell_gone(context, stream, EventKind::Disconnect, Severity::Detail, "is done");
             }
             Output::Reset { stream, reason } => {
@@ -331,7 +324,6 @@ impl Link {
                 if let Some(Pending::Dialling(dial)) = pending {
                     dial.cancel(&mut context.event_loop);
                 }
-                self.session.reset(&mut context.event_loop, stream);
                 self.tell_reset(context, stream, &reason, unanswered);
                 self.start_dials(now, context);
             }
@@ -351,6 +343,12 @@ impl Link {
                 context.shared.event(event.about(client, None));
             }
             Output::GoAway(go_away) => self.go_away = Some(go_away),
+            // The session has done it; what a relay says of itself changes nothing; and what only a relay is asked for.
+            Output::ShutdownWrite { .. }
+            | Output::Introduced(_)
+            | Output::Listening
+            | Output::Opened { .. }
+            | Output::Connected { .. } => {}
         }
     }
 
@@ -393,9 +391,7 @@ impl Link {
                 self.dials.remove(key);
                 // As with the link's: only hastens.
                 let _ = net::tune_stream(&io);
-                self.session.attach(&mut context.event_loop, key, io, token);
-                self.session.endpoint.handle_connected(now, key);
-                self.session.start(now, &mut context.event_loop, key);
+                self.session.handle_connected(now, &mut context.event_loop, key, io, token);
             }
             Progress::Failed(error) => {
                 self.dials.remove(key);
@@ -406,7 +402,7 @@ impl Link {
 
     fn connect_failed(&mut self, now: Instant, context: &mut Context<'_>, key: StreamKey, failure: &Failure) {
         self.tell_failed(context, key, failure);
-        self.session.endpoint.handle_failure(now, key, failure.code, &failure.reason);
+        self.session.give_up(now, &mut context.event_loop, key, failure.code, &failure.reason);
     }
 
     fn tell_failed(&mut self, context: &Context<'_>, key: StreamKey, failure: &Failure) {

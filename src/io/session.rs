@@ -1,7 +1,7 @@
 //! One link and the sockets of its streams: the mio half that device and relay share.
 //!
-//! The session moves bytes between sockets and an [`Endpoint`]; which sockets there are is the shell's to say
-//! ([`attach`](Session::attach), [`finish`](Session::finish), [`reset`](Session::reset)).
+//! The session moves bytes between sockets and a [`Connection`], and ends sockets as that asks for. Its owner brings it
+//! connected sockets ([`attach`](Session::attach)), and is told of everything ([`poll_output`](Session::poll_output)).
 
 mod scheduler;
 mod socket;
@@ -9,6 +9,10 @@ mod user_timeout;
 
 use std::io::{self, IoSlice, Read};
 use std::net::Shutdown;
+#[cfg(feature = "relay")]
+use std::net::SocketAddr;
+#[cfg(feature = "relay")]
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::Token;
@@ -18,7 +22,12 @@ pub(crate) use socket::Traffic;
 use socket::{Socket, code_of, write};
 use user_timeout::UserTimeout;
 
-use crate::connection::{Delivery, Endpoint, FRAMES_A_READ, Room, StreamKey};
+#[cfg(feature = "relay")]
+use crate::address::Address;
+use crate::connection::device::Device;
+#[cfg(feature = "relay")]
+use crate::connection::relay::Relay;
+use crate::connection::{Connection, Delivery, FRAMES_A_READ, Output, Room, StreamKey};
 use crate::io::closing::ClosingSockets;
 use crate::io::event_loop::{EventLoop, LATE, Readiness, Source};
 use crate::io::net;
@@ -38,10 +47,10 @@ const ROUNDS_A_WRITE: usize = 3;
 /// How long a process that was late may read what came meanwhile, and what its peer's system could not send.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// One link, its endpoint, and the sockets of its streams.
+/// One link, its connection, and the sockets of its streams.
 #[derive(Debug)]
-pub(crate) struct Session<E> {
-    pub(crate) endpoint: E,
+pub(crate) struct Session<C> {
+    connection: C,
     number: usize,
     link: Option<Link>,
     /// By the index of their stream's key.
@@ -75,14 +84,14 @@ struct Link {
     user_timeout: UserTimeout,
 }
 
-impl<E: Endpoint> Session<E> {
+impl<C: Connection> Session<C> {
     /// A session on a connected link, registered as [`Source::Link`] of `number`.
-    pub(crate) fn new(endpoint: E, number: usize, io: TcpStream, token: Token) -> Self {
+    pub(crate) fn new(connection: C, number: usize, io: TcpStream, token: Token) -> Self {
         // An edge may have come before the session was there to see it: try both first.
         let user_timeout = UserTimeout::Off;
         let link = Some(Link { io, token, readable: true, writable: true, ended: false, user_timeout });
         let (sockets, over, scheduler) = (Vec::new(), Vec::new(), Scheduler::default());
-        Self { endpoint, number, link, sockets, over, scheduler, grace: None }
+        Self { connection, number, link, sockets, over, scheduler, grace: None }
     }
 
     /// The connected socket of a stream, registered under `token`.
@@ -100,14 +109,56 @@ impl<E: Endpoint> Session<E> {
         self.sockets[index] = Some(Socket::new(key, io, token));
     }
 
+    /// What the session's connection knows.
+    pub(crate) fn connection(&self) -> &C {
+        &self.connection
+    }
+
+    /// The next output of the connection, for the owner to know of: what it asks of sockets is done.
+    pub(crate) fn poll_output(
+        &mut self,
+        now: Instant,
+        event_loop: &mut EventLoop,
+        closing: &mut ClosingSockets,
+    ) -> Option<Output> {
+        let output = self.connection.poll_output()?;
+        match output {
+            Output::Version(version) if version >= 2 => self.tune_link_v2(),
+            Output::Opened { stream, .. } => self.start(now, event_loop, stream),
+            Output::ShutdownWrite { stream } => self.shutdown_write(stream),
+            Output::Finish { stream } => self.finish(now, event_loop, closing, stream),
+            Output::Reset { stream, .. } => self.reset(event_loop, stream),
+            Output::Version(_)
+            | Output::Listening
+            | Output::Introduced(_)
+            | Output::Connect { .. }
+            | Output::Malformed { .. }
+            | Output::EarlyDropped { .. }
+            | Output::Connected { .. }
+            | Output::Gone { .. }
+            | Output::GoAway(_) => {}
+        }
+        Some(output)
+    }
+
+    /// See [`Connection::go_away`].
+    pub(crate) fn go_away(&mut self, now: Instant, code: Code, retry_after: u16, reason: &str) {
+        self.connection.go_away(now, code, retry_after, reason);
+    }
+
+    /// See [`Connection::close`].
+    pub(crate) fn close(&mut self, now: Instant) {
+        self.connection.close(now);
+    }
+
     /// The stream's socket may be read from now on; what waits for it is written.
-    pub(crate) fn start(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey) {
+    fn start(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey) {
         self.enqueue(key);
         self.flush_stream(now, event_loop, key);
     }
 
     /// Ends the sending side of the stream's socket with FIN; what its peer sends is still read.
-    pub(crate) fn shutdown_write(&mut self, key: StreamKey) {
+    fn shutdown_write(&mut self, key: StreamKey) {
         if let Some(socket) = self.socket(key) {
             // It fails only where the socket has failed, which its next event tells.
             let _ = socket.io.shutdown(Shutdown::Write);
@@ -115,13 +166,7 @@ impl<E: Endpoint> Session<E> {
     }
 
     /// Ends the stream's socket with FIN; its peer is given a little time to do the same.
-    pub(crate) fn finish(
-        &mut self,
-        now: Instant,
-        event_loop: &mut EventLoop,
-        closing: &mut ClosingSockets,
-        key: StreamKey,
-    ) {
+    fn finish(&mut self, now: Instant, event_loop: &mut EventLoop, closing: &mut ClosingSockets, key: StreamKey) {
         let Some(mut socket) = self.take(key) else { return };
         net::clear_linger(&socket.io);
         if socket.at_end || socket.write_error.is_some() {
@@ -133,7 +178,7 @@ impl<E: Endpoint> Session<E> {
     }
 
     /// Ends the stream's socket with RST.
-    pub(crate) fn reset(&mut self, event_loop: &mut EventLoop, key: StreamKey) {
+    fn reset(&mut self, event_loop: &mut EventLoop, key: StreamKey) {
         if let Some(mut socket) = self.take(key) {
             event_loop.deregister(&mut socket.io, socket.token);
             net::reset(&socket.io);
@@ -184,7 +229,7 @@ impl<E: Endpoint> Session<E> {
     ) -> Result<bool, LinkLost> {
         let most = if self.scheduler.is_interactive(now) { INTERACTIVE_READ.min(buffer.len()) } else { buffer.len() };
         self.read_link(now, event_loop, &mut buffer[..most])?;
-        while let Some(key) = self.endpoint.poll_unblocked() {
+        while let Some(key) = self.connection.poll_unblocked() {
             self.enqueue(key);
         }
         let mut more = self.read_streams(now, event_loop);
@@ -205,23 +250,23 @@ impl<E: Endpoint> Session<E> {
     /// When the next [`turn`](Self::turn) is due though nothing has come.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let user_timeout = self.link.as_ref().and_then(|link| link.user_timeout.poll_timeout());
-        let endpoint = self.grace.or_else(|| self.endpoint.poll_timeout());
-        [user_timeout, endpoint].into_iter().flatten().min()
+        let connection = self.grace.or_else(|| self.connection.poll_timeout());
+        [user_timeout, connection].into_iter().flatten().min()
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
         if let Some(link) = &mut self.link {
             link.user_timeout.handle_timeout(now, &link.io);
         }
-        if self.waits_for_what_came(now) || self.endpoint.poll_timeout().is_none_or(|at| at > now) {
+        if self.waits_for_what_came(now) || self.connection.poll_timeout().is_none_or(|at| at > now) {
             return Ok(());
         }
-        self.endpoint.handle_timeout(now)
+        self.connection.handle_timeout(now)
     }
 
     /// Whether what is due is not acted on yet: what came while the loop was stopped is to be read before.
     fn waits_for_what_came(&mut self, now: Instant) -> bool {
-        let is_late = self.has_link() && self.endpoint.poll_timeout().is_some_and(|at| at + LATE <= now);
+        let is_late = self.has_link() && self.connection.poll_timeout().is_some_and(|at| at + LATE <= now);
         let until = self.grace.or_else(|| is_late.then(|| now + GRACE));
         self.grace = until.filter(|&until| is_late && now < until);
         self.grace.is_some()
@@ -230,15 +275,15 @@ impl<E: Endpoint> Session<E> {
     /// Whether [`turn`](Self::turn) would find something to do without a new event.
     fn has_work(&self) -> bool {
         let Some(link) = &self.link else { return false };
-        let input = link.readable && self.endpoint.wants_input();
-        let output = link.writable && self.endpoint.has_unsent();
+        let input = link.readable && self.connection.wants_input();
+        let output = link.writable && self.connection.has_unsent();
         // Streams wait for the link to be writable, unless it is.
         let streams = link.writable && self.scheduler.len() > 0;
         input || output || streams
     }
 
     /// Version 2 is spoken from here on.
-    pub(crate) fn tune_link_v2(&mut self) {
+    fn tune_link_v2(&mut self) {
         if let Some(link) = &mut self.link {
             link.user_timeout = UserTimeout::Unwatched;
             // The options only hasten what the protocol does without them.
@@ -271,8 +316,7 @@ impl<E: Endpoint> Session<E> {
         self.over.get(index)?.as_ref().filter(|(over, _)| *over == key).map(|(_, traffic)| traffic)
     }
 
-    /// Ends the stream's socket with RST by the shell's wish, and tells the peer why.
-    #[cfg(feature = "relay")]
+    /// Ends a stream by the owner's wish: its socket, if it has one, with RST. The peer is told why.
     pub(crate) fn give_up(
         &mut self,
         now: Instant,
@@ -281,10 +325,14 @@ impl<E: Endpoint> Session<E> {
         code: Code,
         reason: &str,
     ) {
-        if let Some(socket) = self.socket(key) {
+        if let Some(mut socket) = self.take(key) {
+            event_loop.deregister(&mut socket.io, socket.token);
             net::reset(&socket.io);
-            self.abandon(now, event_loop, key, code, reason);
+            if let Some(Some((_, traffic))) = self.over.get_mut(key.index as usize) {
+                traffic.failure = Some((code, reason.into()));
+            }
         }
+        self.connection.handle_failure(now, key, code, reason);
     }
 
     /// Ends the link with FIN, so that what was written still arrives.
@@ -292,29 +340,29 @@ impl<E: Endpoint> Session<E> {
         if let Some(link) = self.link.take() {
             closing.add(now, event_loop, link.io, link.token);
         }
-        self.endpoint.handle_link_lost(now);
+        self.connection.handle_link_lost(now);
     }
 
     /// Ends a link that carries nothing, without a wait: there is nothing that a RST could destroy. The peer is told,
     /// in one try, where the protocol has a word for it.
     pub(crate) fn close_idle_link(&mut self, now: Instant, event_loop: &mut EventLoop) {
-        if self.endpoint.streams() > 0 || self.endpoint.has_unsent() {
+        if self.connection.streams() > 0 || self.connection.has_unsent() {
             return;
         }
-        self.endpoint.close(now);
+        self.connection.close(now);
         // If it fails the link is lost, and over all the same.
         let _ = self.flush_link(now);
         if let Some(mut link) = self.link.take() {
             net::finish(&link.io);
             event_loop.deregister(&mut link.io, link.token);
         }
-        self.endpoint.handle_link_lost(now);
+        self.connection.handle_link_lost(now);
     }
 
     /// Ends the link with RST: it is lost, or its other end is not to have it any more. The last word has one try, and
     /// waits for nothing.
     pub(crate) fn abort_link(&mut self, now: Instant, event_loop: &mut EventLoop) {
-        if self.endpoint.has_last_word() {
+        if self.connection.has_last_word() {
             // If it fails the link was lost before.
             let _ = self.flush_link(now);
         }
@@ -322,7 +370,7 @@ impl<E: Endpoint> Session<E> {
             event_loop.deregister(&mut link.io, link.token);
             net::reset(&link.io);
         }
-        self.endpoint.handle_link_lost(now);
+        self.connection.handle_link_lost(now);
     }
 
     /// Ends everything that is left with RST: its time is up, and no peer is to take it for complete.
@@ -337,10 +385,10 @@ impl<E: Endpoint> Session<E> {
     /// One read of the link and what follows from it; false if there is nothing more to read now.
     fn read_link(&mut self, now: Instant, event_loop: &mut EventLoop, buffer: &mut [u8]) -> Result<bool, LinkLost> {
         let Some(link) = &mut self.link else { return Ok(false) };
-        if !link.readable || !self.endpoint.wants_input() {
+        if !link.readable || !self.connection.wants_input() {
             return Ok(false);
         }
-        let most = self.endpoint.read_size(buffer.len());
+        let most = self.connection.read_size(buffer.len());
         let buffer = &mut buffer[..most];
         let count = match link.io.read(buffer) {
             Ok(0) => return Err(LinkLost::Ended),
@@ -360,12 +408,12 @@ impl<E: Endpoint> Session<E> {
         }
         let more = link.readable;
         let mut input = &buffer[..count];
-        while let Some(Delivery { stream, bytes }) = self.endpoint.receive(now, &mut input)? {
+        while let Some(Delivery { stream, bytes }) = self.connection.receive(now, &mut input)? {
             let (mut pieces, mut count) = ([IoSlice::new(&[]); PIECES], 1);
             pieces[0] = IoSlice::new(bytes);
             let mut result = Ok(());
-            while count < PIECES && self.endpoint.goes_on(stream, input) {
-                match self.endpoint.receive(now, &mut input) {
+            while count < PIECES && self.connection.goes_on(stream, input) {
+                match self.connection.receive(now, &mut input) {
                     Ok(Some(next)) => {
                         debug_assert_eq!(next.stream, stream, "it goes on");
                         pieces[count] = IoSlice::new(next.bytes);
@@ -406,7 +454,7 @@ impl<E: Endpoint> Session<E> {
         for piece in pieces {
             let taken = left.min(piece.len());
             left -= taken;
-            self.endpoint.delivered(now, key, piece, taken);
+            self.connection.delivered(now, key, piece, taken);
         }
         if let Err(error) = taken {
             self.handle_write_failure(now, event_loop, key, error);
@@ -417,14 +465,14 @@ impl<E: Endpoint> Session<E> {
     fn flush_stream(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey) {
         loop {
             let Some(socket) = find(&mut self.sockets, key) else { return };
-            let pending = self.endpoint.pending(key);
+            let pending = self.connection.pending(key);
             if pending.is_empty() || !socket.writable {
                 return;
             }
             let result =
                 if socket.write_error.is_some() { Ok(pending.len()) } else { socket.write(&[IoSlice::new(pending)]) };
             match result {
-                Ok(count) => self.endpoint.advance(now, key, count),
+                Ok(count) => self.connection.advance(now, key, count),
                 Err(error) => return self.handle_write_failure(now, event_loop, key, error),
             }
         }
@@ -433,7 +481,7 @@ impl<E: Endpoint> Session<E> {
     /// The peer takes no more. What it sent before is read first, then the stream fails.
     fn handle_write_failure(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey, error: io::Error) {
         let Some(socket) = self.socket(key) else { return };
-        if socket.at_end || matches!(self.endpoint.reserve(key, false), Room::Unwanted | Room::Blocked) {
+        if socket.at_end || matches!(self.connection.reserve(key, false), Room::Unwanted | Room::Blocked) {
             self.fail(now, event_loop, key, &error);
         } else {
             let Some(socket) = self.socket(key) else { return };
@@ -463,7 +511,7 @@ impl<E: Endpoint> Session<E> {
         // Where others wait each has a frame at a time.
         let frames = if self.scheduler.len() > 1 || contended { 1 } else { FRAMES_A_READ };
         let result = if socket.readable {
-            match self.endpoint.reserve(key, contended) {
+            match self.connection.reserve(key, contended) {
                 Room::Full => return false,
                 Room::Unwanted => None,
                 // A RST is not to wait for credit that may never come: what was sent before it is cut with it.
@@ -493,7 +541,7 @@ impl<E: Endpoint> Session<E> {
                 let failure = if socket.failed { socket.io.take_error().ok().flatten() } else { None };
                 match socket.write_error.take().or(failure) {
                     Some(error) => self.fail(now, event_loop, key, &error),
-                    None => self.endpoint.handle_end(now, key),
+                    None => self.connection.handle_end(now, key),
                 }
             }
             Some((Ok(count), room)) => {
@@ -502,7 +550,7 @@ impl<E: Endpoint> Session<E> {
                 if socket.readable {
                     self.enqueue(key);
                 }
-                self.endpoint.commit(now, key, count);
+                self.connection.commit(now, key, count);
             }
             Some((Err(error), _)) if error.kind() == io::ErrorKind::WouldBlock => {
                 // A socket that failed has nothing more to come; an ended one tells so at the next event.
@@ -519,26 +567,15 @@ impl<E: Endpoint> Session<E> {
 
     /// The stream's socket is of no more use.
     fn fail(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey, error: &io::Error) {
-        self.abandon(now, event_loop, key, code_of(error), &error.to_string());
-    }
-
-    fn abandon(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey, code: Code, reason: &str) {
-        if let Some(mut socket) = self.take(key) {
-            event_loop.deregister(&mut socket.io, socket.token);
-            net::reset(&socket.io);
-            if let Some(Some((_, traffic))) = self.over.get_mut(key.index as usize) {
-                traffic.failure = Some((code, reason.into()));
-            }
-            self.endpoint.handle_failure(now, key, code, reason);
-        }
+        self.give_up(now, event_loop, key, code_of(error), &error.to_string());
     }
 
     fn flush_link(&mut self, now: Instant) -> io::Result<()> {
         let Some(link) = &mut self.link else { return Ok(()) };
-        while link.writable && self.endpoint.has_unsent() {
-            let count = write(&mut link.io, &mut link.writable, &[IoSlice::new(self.endpoint.unsent())])?;
+        while link.writable && self.connection.has_unsent() {
+            let count = write(&mut link.io, &mut link.writable, &[IoSlice::new(self.connection.unsent())])?;
             link.user_timeout.handle_write(now, &link.io);
-            self.endpoint.advance_link(now, count);
+            self.connection.advance_link(now, count);
         }
         Ok(())
     }
@@ -563,8 +600,34 @@ impl<E: Endpoint> Session<E> {
     }
 }
 
+/// What a device's session does.
+impl Session<Device> {
+    /// The service of a stream is connected, by a socket that is registered under `token`.
+    pub(crate) fn handle_connected(
+        &mut self,
+        now: Instant,
+        event_loop: &mut EventLoop,
+        key: StreamKey,
+        io: TcpStream,
+        token: Token,
+    ) {
+        self.attach(event_loop, key, io, token);
+        self.connection.handle_connected(now, key);
+        self.start(now, event_loop, key);
+    }
+}
+
+/// What a relay's session does.
+#[cfg(feature = "relay")]
+impl Session<Relay> {
+    /// A client came: see [`Relay::open`]. Its socket is [attached](Self::attach) next.
+    pub(crate) fn open(&mut self, now: Instant, service: &Arc<Address>, from: SocketAddr) -> Option<StreamKey> {
+        self.connection.open(now, service, Some(from))
+    }
+}
+
 /// Nothing is left here but where the loop has panicked: then, too, no peer waits for a forked child's copy.
-impl<E> Drop for Session<E> {
+impl<C> Drop for Session<C> {
     fn drop(&mut self) {
         let links = self.link.iter().map(|link| &link.io);
         links.chain(self.sockets.iter().flatten().map(|socket| &socket.io)).for_each(net::reset);

@@ -25,8 +25,8 @@ use super::listener::{Listener, hold, resolve};
 use super::{Config, Mapping};
 use crate::Error;
 use crate::address::Address;
-use crate::connection::relay::{Output, Relay};
-use crate::connection::{Endpoint, Reset, StreamKey};
+use crate::connection::relay::Relay;
+use crate::connection::{Connection, Output, Reset, StreamKey};
 use crate::io::closing::ClosingSockets;
 use crate::io::event_loop::{EventLoop, Source};
 use crate::io::session::{LINK_BUFFER, Session};
@@ -199,13 +199,13 @@ impl Server {
         let clients_cut = self.clients();
         for peer in self.sessions.iter_mut().flatten() {
             peer.session.close_idle_link(now, &mut self.event_loop);
-            peer.session.endpoint.close(now);
+            peer.session.close(now);
         }
         let deadline = now + FLUSH_TIMEOUT;
         while Instant::now() < deadline {
             let busy = self.step(buffer);
             for number in 0..self.sessions.len() {
-                if self.sessions[number].as_ref().is_some_and(|peer| !peer.session.endpoint.has_unsent()) {
+                if self.sessions[number].as_ref().is_some_and(|peer| !peer.session.connection().has_unsent()) {
                     self.close_link(number);
                 }
             }
@@ -227,7 +227,7 @@ impl Server {
         let now = Instant::now();
         let deadline = now + self.config.drain;
         for peer in self.sessions.iter_mut().flatten() {
-            peer.session.endpoint.go_away(now, Code::Shutdown, RETRY_AFTER, "the relay is about to end");
+            peer.session.go_away(now, Code::Shutdown, RETRY_AFTER, "the relay is about to end");
         }
         if self.clients() == 0 || self.config.drain.is_zero() {
             return Ok(());
@@ -242,7 +242,7 @@ impl Server {
 
     /// Clients on every link.
     fn clients(&self) -> u64 {
-        self.sessions.iter().flatten().map(|peer| peer.session.endpoint.clients() as u64).sum()
+        self.sessions.iter().flatten().map(|peer| peer.session.connection().clients() as u64).sum()
     }
 
     /// Moves bytes, carries out outputs, and keeps time; true if there is more to do at once.
@@ -332,7 +332,8 @@ impl Server {
     fn carry_out_all(&mut self, now: Instant, number: usize) -> bool {
         let mut some = false;
         while let Some(Some(peer)) = self.sessions.get_mut(number) {
-            let Some(output) = peer.session.endpoint.poll_output() else { break };
+            let output = peer.session.poll_output(now, &mut self.event_loop, &mut self.closing);
+            let Some(output) = output else { break };
             self.carry_out(now, number, output);
             some = true;
         }
@@ -349,28 +350,16 @@ impl Server {
                 if self.log_limits.permits(now, Kind::Arrival) {
                     info!(%link, version, "the version of the protocol is agreed");
                 }
-                if version == 2 {
-                    peer.session.tune_link_v2();
-                }
             }
             Output::Introduced(software) => debug!(%link, %software, "the device has introduced itself"),
             Output::Opened { stream, client } => {
                 debug!(connection = connection(peer, stream), stream = client, %link, "CONNECT is on its way");
-                peer.session.start(now, &mut self.event_loop, stream);
             }
             Output::Connected { stream } => {
                 debug!(connection = connection(peer, stream), %link, "a client's service is connected");
             }
-            Output::ShutdownWrite { stream } => peer.session.shutdown_write(stream),
-            Output::Finish { stream } => {
-                peer.session.finish(now, &mut self.event_loop, &mut self.closing, stream);
-                self.log_client_end(now, number, stream, &Ending::FINISHED);
-            }
-            Output::Reset { stream, reason } => {
-                let ending = Ending::from(reason);
-                peer.session.reset(&mut self.event_loop, stream);
-                self.log_client_end(now, number, stream, &ending);
-            }
+            Output::Finish { stream } => self.log_client_end(now, number, stream, &Ending::FINISHED),
+            Output::Reset { stream, reason } => self.log_client_end(now, number, stream, &Ending::from(reason)),
             Output::GoAway(go_away) => {
                 if self.log_limits.permits(now, Kind::Departure) {
                     let reason = go_away.reason;
@@ -382,6 +371,11 @@ impl Server {
                 let ending = Ending::from(failure.unwrap_or((Code::Normal, String::new())));
                 self.log_client_end(now, number, stream, &ending);
             }
+            // The session has done it; and what only a device is asked for.
+            Output::ShutdownWrite { .. }
+            | Output::Connect { .. }
+            | Output::Malformed { .. }
+            | Output::EarlyDropped { .. } => {}
         }
     }
 }

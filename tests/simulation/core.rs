@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tcpremote::address::Address;
-use tcpremote::connection::device::{self, Device};
-use tcpremote::connection::relay::{self, Relay};
-use tcpremote::connection::{Endpoint, Reset, StreamKey};
+use tcpremote::connection::device::Device;
+use tcpremote::connection::relay::Relay;
+use tcpremote::connection::{Connection, Output, Reset, StreamKey};
 use tcpremote::protocol::v2::Code;
 
 use crate::world::{CLIENT, SERVICE};
@@ -25,14 +25,14 @@ pub(crate) enum Task {
 }
 
 /// A core under test.
-pub(crate) trait Core: Endpoint + std::fmt::Debug {
+pub(crate) trait Core: Connection + std::fmt::Debug {
     const SIDE: usize;
     /// The most streams that may exist here.
     const MOST_STREAMS: usize;
     /// Bytes that may wait for a socket beyond the queue and one read.
     const EXTRA: usize;
 
-    fn task(output: Self::Output) -> Task;
+    fn task(output: Output) -> Task;
     fn shut(&mut self, now: Instant);
     /// A client came for `service`.
     fn open(&mut self, now: Instant, service: Arc<Address>) -> StreamKey;
@@ -45,18 +45,21 @@ impl Core for Relay {
     const MOST_STREAMS: usize = 256 + 256 + 512;
     const EXTRA: usize = 0;
 
-    fn task(output: relay::Output) -> Task {
+    fn task(output: Output) -> Task {
         match output {
-            relay::Output::Version(version) => Task::Version(version),
-            relay::Output::Opened { stream, .. } => Task::Opened(stream),
-            relay::Output::ShutdownWrite { stream } => Task::ShutdownWrite(stream),
-            relay::Output::Finish { stream } => Task::Finish(stream),
-            relay::Output::Reset { stream, reason } => Task::Reset(stream, name(&reason)),
-            relay::Output::Gone { stream } => Task::Gone(stream),
-            relay::Output::Listening
-            | relay::Output::Introduced(_)
-            | relay::Output::Connected { .. }
-            | relay::Output::GoAway(_) => Task::Note(format!("{output:?}")),
+            Output::Version(version) => Task::Version(version),
+            Output::Opened { stream, .. } => Task::Opened(stream),
+            Output::ShutdownWrite { stream } => Task::ShutdownWrite(stream),
+            Output::Finish { stream } => Task::Finish(stream),
+            Output::Reset { stream, reason } => Task::Reset(stream, name(&reason)),
+            Output::Gone { stream } => Task::Gone(stream),
+            Output::Listening
+            | Output::Introduced(_)
+            | Output::Connected { .. }
+            | Output::GoAway(_)
+            | Output::Connect { .. }
+            | Output::Malformed { .. }
+            | Output::EarlyDropped { .. } => Task::Note(format!("{output:?}")),
         }
     }
 
@@ -78,20 +81,24 @@ impl Core for Device {
     const MOST_STREAMS: usize = 512;
     const EXTRA: usize = 1024 * 1024;
 
-    fn task(output: device::Output) -> Task {
+    fn task(output: Output) -> Task {
         match output {
-            device::Output::Connect { stream, service, .. } => {
+            Output::Connect { stream, service, .. } => {
                 let number = service.host().strip_prefix('c').and_then(|number| number.parse().ok());
                 Task::Connect(stream, number.expect("a simulated service"))
             }
-            device::Output::Version(version) => Task::Version(version),
-            device::Output::ShutdownWrite { stream } => Task::ShutdownWrite(stream),
-            device::Output::Finish { stream } => Task::Finish(stream),
-            device::Output::Reset { stream, reason } => Task::Reset(stream, name(&reason)),
-            device::Output::Gone { stream } => Task::Gone(stream),
-            device::Output::GoAway(away) => Task::Note(format!("{away:?}")),
-            device::Output::Malformed { .. } => panic!("no relay here sends a malformed CONNECT"),
-            device::Output::EarlyDropped { client } => Task::Note(format!("early bytes of number {client} dropped")),
+            Output::Version(version) => Task::Version(version),
+            Output::ShutdownWrite { stream } => Task::ShutdownWrite(stream),
+            Output::Finish { stream } => Task::Finish(stream),
+            Output::Reset { stream, reason } => Task::Reset(stream, name(&reason)),
+            Output::Gone { stream } => Task::Gone(stream),
+            Output::Introduced(_)
+            | Output::GoAway(_)
+            | Output::Listening
+            | Output::Opened { .. }
+            | Output::Connected { .. } => Task::Note(format!("{output:?}")),
+            Output::Malformed { .. } => panic!("no relay here sends a malformed CONNECT"),
+            Output::EarlyDropped { client } => Task::Note(format!("early bytes of number {client} dropped")),
         }
     }
 

@@ -9,12 +9,11 @@ use std::time::{Duration, Instant};
 use early::Early;
 use half_close::Answer;
 
-use super::super::device::Output;
 use super::streams::Streams;
 use crate::address::Address;
 use crate::connection::{
-    Bucket, CONNECT_TIMEOUT, Counters, Delivery, Endpoint, Limits, QueueRule, Reset, Room, SendQueue, StreamKey,
-    Timers, whole_frames,
+    Bucket, CONNECT_TIMEOUT, Connection, Counters, Delivery, Limits, Output, QueueRule, Reset, Room, SendQueue,
+    StreamKey, Timers, whole_frames,
 };
 use crate::protocol::v1::{Decoder, Header, Item};
 use crate::protocol::v2::Code;
@@ -34,7 +33,7 @@ const MAX_BACKLOG: usize = 64 * 1024;
 
 /// The device's end of a link.
 #[derive(Debug)]
-pub(in crate::connection) struct Device {
+pub struct Device {
     decoder: Decoder,
     queue: SendQueue,
     ids: Box<[Id; 256]>,
@@ -357,9 +356,7 @@ impl Device {
     }
 }
 
-impl Endpoint for Device {
-    type Output = Output;
-
+impl Connection for Device {
     fn receive<'a>(&mut self, now: Instant, input: &mut &'a [u8]) -> Result<Option<Delivery<'a>>, ProtocolError> {
         while let Some(item) = self.decoder.next(input) {
             match item {

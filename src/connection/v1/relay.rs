@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 
 use ids::{Id, Ids};
 
-use super::super::relay::Output;
 use super::streams::Streams;
 use crate::address::Address;
 use crate::connection::{
-    Counters, Delivery, Endpoint, Limits, QueueRule, Reset, Room, SendQueue, StreamKey, Timers, whole_frames,
+    Connection, Counters, Delivery, Limits, Output, QueueRule, Reset, Room, SendQueue, StreamKey, Timers, whole_frames,
 };
 use crate::protocol::ProtocolError;
 use crate::protocol::v1::{Connect, Decoder, Header, Item};
@@ -31,7 +30,7 @@ const MAX_BACKLOG: usize = 64 * 1024;
 
 /// The relay's end of a link.
 #[derive(Debug)]
-pub(in crate::connection) struct Relay {
+pub struct Relay {
     decoder: Decoder,
     queue: SendQueue,
     ids: Ids,
@@ -311,9 +310,7 @@ impl Relay {
     }
 }
 
-impl Endpoint for Relay {
-    type Output = Output;
-
+impl Connection for Relay {
     fn receive<'a>(&mut self, now: Instant, input: &mut &'a [u8]) -> Result<Option<Delivery<'a>>, ProtocolError> {
         while let Some(item) = self.decoder.next(input) {
             match item {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::stream::{Open, State, Stream};
 use super::{CONTROL_FULL, Mux, Output, Role, Timer, Wanted};
 use crate::address::Address;
-use crate::connection::{CONNECT_TIMEOUT, Endpoint, Reset, StreamKey};
+use crate::connection::{CONNECT_TIMEOUT, Connection, Reset, StreamKey};
 use crate::protocol::v2::{Code, Connect};
 use crate::protocol::{Malformed, ProtocolError};
 
@@ -53,7 +53,7 @@ impl Mux {
             self.numbers.insert(number, key);
             self.counters.opened += 1;
             self.send_buffer.push_control(&connect.frame(number));
-            self.outputs.push_back(Output::Opened { stream: key, number });
+            self.outputs.push_back(Output::Opened { stream: key, client: number });
         }
     }
 
@@ -128,7 +128,7 @@ impl Mux {
             Ok(connect) => connect,
             Err(reason) => {
                 self.refuse(number, Code::Protocol, &reason.to_string());
-                self.outputs.push_back(Output::Malformed { number, reason });
+                self.outputs.push_back(Output::Malformed { client: number, reason });
                 return Ok(());
             }
         };
@@ -137,7 +137,8 @@ impl Mux {
         self.numbers.insert(number, key);
         self.counters.opened += 1;
         self.timers.set(Timer::Connect(key), now + CONNECT_TIMEOUT);
-        self.outputs.push_back(Output::Connect { stream: key, number, connect });
+        let Connect { service, client: from } = connect;
+        self.outputs.push_back(Output::Connect { stream: key, client: number, service, from });
         Ok(())
     }
 

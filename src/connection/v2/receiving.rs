@@ -13,7 +13,7 @@ use crate::protocol::v2::{GoAway, Item, Settings};
 const MAX_CLOSES: usize = 1024;
 
 impl Mux {
-    /// [`receive`](crate::connection::Endpoint::receive), without a GOAWAY on an error.
+    /// [`receive`](crate::connection::Connection::receive), without a GOAWAY on an error.
     pub(super) fn receive_items<'a>(
         &mut self,
         now: Instant,
@@ -163,7 +163,8 @@ impl Mux {
             self.opens.set_rate(now, settings.open_rate, settings.open_rate);
         }
         self.peer = settings;
-        self.outputs.push_back(Output::Settings);
+        let software = self.peer.software.escape_debug().to_string();
+        self.outputs.push_back(Output::Introduced(software));
         self.ask(now);
         Ok(())
     }

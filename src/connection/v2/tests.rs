@@ -42,8 +42,8 @@ impl Pair {
     fn with_limits(limits: Limits) -> Self {
         let mut pair = Self::unconnected(limits);
         pair.run();
-        assert!(matches!(pair.device_outputs()[..], [Output::Settings]));
-        assert!(matches!(pair.relay_outputs()[..], [Output::Settings]));
+        assert!(matches!(pair.device_outputs()[..], [Output::Introduced(_)]));
+        assert!(matches!(pair.relay_outputs()[..], [Output::Introduced(_)]));
         pair
     }
 
@@ -82,7 +82,7 @@ impl Pair {
     /// A client, its CONNECT at the device, and nothing more.
     fn announce(&mut self) -> Open {
         let relay = self.arrive();
-        let Some(Output::Opened { stream, number }) = self.relay_outputs().pop() else { panic!("no place") };
+        let Some(Output::Opened { stream, client: number }) = self.relay_outputs().pop() else { panic!("no place") };
         assert_eq!(stream, relay);
         self.run();
         let Some(Output::Connect { stream: device, .. }) = self.device_outputs().pop() else { panic!("no CONNECT") };

@@ -7,7 +7,7 @@ use super::super::backoff::Backoff;
 use super::super::link::{Context, Link, Stage};
 use super::Driver;
 use crate::Error;
-use crate::connection::Endpoint;
+use crate::connection::Connection;
 use crate::io::retired::{self, MAX_DRAINING, MAX_LOST};
 use crate::io::session::LinkLost;
 use crate::protocol::ProtocolError;
@@ -41,9 +41,9 @@ impl Driver<'_> {
         if let Some(old) = self.current {
             self.successor = Some(number);
             if let Some(old) = self.links.get_mut(&old).filter(|old| old.version == Some(2) && old.go_away.is_none())
-                && old.session.endpoint.streams() > 0
+                && old.session.connection().streams() > 0
             {
-                old.session.endpoint.go_away(now, Code::Normal, 0, "the device makes a new link");
+                old.session.go_away(now, Code::Normal, 0, "the device makes a new link");
                 old.go_away = Some(replaced_by_owner());
                 // A relay that reads LISTEN first cuts the old link.
                 let on_its_way = old.counters().round_trip.unwrap_or_default().min(MAX_ON_ITS_WAY);
@@ -78,7 +78,7 @@ impl Driver<'_> {
         let Some(link) = self.links.get_mut(&number) else { return };
         let peer = link.peer;
         // An answer may come before the last of what was sent has left.
-        let has_left = link.version.is_some() || !link.session.endpoint.has_unsent();
+        let has_left = link.version.is_some() || !link.session.connection().has_unsent();
         if link.stage == Stage::Announced && link.session.has_link() && has_left {
             link.stage = Stage::Greeting;
             self.was_connected = true;
@@ -212,7 +212,7 @@ impl Driver<'_> {
     /// A link that takes no more clients is closed once its last one is gone; one that is over is forgotten.
     pub(super) fn finish_link(&mut self, now: Instant, number: usize) -> Result<(), Error> {
         let Some(link) = self.links.get_mut(&number) else { return Ok(()) };
-        let sent_all = link.session.endpoint.streams() == 0 && !link.session.endpoint.has_unsent();
+        let sent_all = link.session.connection().streams() == 0 && !link.session.connection().has_unsent();
         if link.go_away.is_some() && sent_all && link.session.has_link() {
             let Context { event_loop, closing, .. } = &mut self.context;
             link.session.close_link(now, event_loop, closing);

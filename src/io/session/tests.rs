@@ -6,7 +6,7 @@ use std::time::Duration;
 use socket2::{Domain, SockRef, Type};
 
 use super::*;
-use crate::connection::{Limits, Mux, MuxOutput, Role};
+use crate::connection::{Limits, Mux, Role};
 use crate::protocol::v2::{Close, Connect, Decoder, GoAway, Header, Item, Settings};
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -31,13 +31,13 @@ fn what_the_other_end_said_last_is_heard_though_the_link_takes_no_more() {
     drop(relay);
     // The event that would tell has not come, and there is something to write.
     loop {
-        session.endpoint.go_away(now, Code::Normal, 0, "");
+        session.connection.go_away(now, Code::Normal, 0, "");
         if session.turn(now, &mut event_loop, &mut buffer).is_err() {
             break;
         }
     }
-    let outputs: Vec<_> = std::iter::from_fn(|| session.endpoint.poll_output()).collect();
-    assert!(matches!(&outputs[..], [MuxOutput::Settings, MuxOutput::GoAway(heard)] if *heard == away), "{outputs:?}");
+    let outputs: Vec<_> = std::iter::from_fn(|| session.connection.poll_output()).collect();
+    assert!(matches!(&outputs[..], [Output::Introduced(_), Output::GoAway(heard)] if *heard == away), "{outputs:?}");
 }
 
 /// A session with one stream, whose socket has a copy as a forked child would hold it, and the socket's other end.
@@ -141,7 +141,7 @@ impl Bench {
             bench.tell(&connect.frame(number));
             let key = loop {
                 bench.step();
-                if let Some(MuxOutput::Connect { stream, .. }) = bench.session.endpoint.poll_output() {
+                if let Some(Output::Connect { stream, .. }) = bench.session.connection.poll_output() {
                     break stream;
                 }
             };
@@ -150,7 +150,7 @@ impl Bench {
             let mut io = TcpStream::from_std(io);
             let token = bench.event_loop.register(&mut io, Source::Stream(0, key)).expect("register");
             bench.session.attach(&mut bench.event_loop, key, io, token);
-            bench.session.endpoint.handle_connected(Instant::now(), key);
+            bench.session.connection.handle_connected(Instant::now(), key);
             bench.keys.push(key);
         }
         bench
@@ -207,7 +207,7 @@ fn neighbouring_pieces_of_one_stream_leave_in_one_write() {
     let pieces: [(u32, &[u8], bool); 6] =
         [(1, b"a", false), (1, b"b", false), (2, b"x", false), (1, b"c", false), (1, b"d", false), (1, b"e", true)];
     bench.tell(&pieces.map(|(stream, bytes, fin)| data(stream, bytes, fin)).concat());
-    while bench.session.endpoint.counters().received < 6 {
+    while bench.session.connection.counters().received < 6 {
         bench.step();
     }
     let record = |end: &mut socket2::Socket| {
@@ -230,23 +230,23 @@ fn an_end_behind_pieces_that_left_together_waits_for_the_last_byte_of_them() {
         let mut bench = Bench::new([io, other]);
         let key = bench.keys[0];
         bench.tell(&[data(1, b"1", false), data(1, &large, false), end].concat());
-        while bench.session.endpoint.counters().received < 1 + 2 * large.len() as u64 {
+        while bench.session.connection.counters().received < 1 + 2 * large.len() as u64 {
             bench.step();
         }
         bench.step();
-        assert!(bench.session.endpoint.poll_output().is_none() && !bench.session.endpoint.pending(key).is_empty());
+        assert!(bench.session.connection.poll_output().is_none() && !bench.session.connection.pending(key).is_empty());
         peer.set_nonblocking(true).expect("mode");
         let mut came = Vec::new();
         let output = loop {
             // What is there; that there is no more now is no failure.
             let _ = peer.read_to_end(&mut came);
             bench.step();
-            if let Some(output) = bench.session.endpoint.poll_output() {
+            if let Some(output) = bench.session.connection.poll_output() {
                 break output;
             }
         };
         let _ = peer.read_to_end(&mut came);
-        assert!(matches!(output, MuxOutput::ShutdownWrite { .. } | MuxOutput::Reset { .. }), "{output:?}");
+        assert!(matches!(output, Output::ShutdownWrite { .. } | Output::Reset { .. }), "{output:?}");
         assert!(came == [&b"1"[..], &large, &large].concat(), "{} bytes", came.len());
     }
 }
@@ -259,7 +259,7 @@ fn a_stream_alone_fills_the_link_with_one_read_and_beside_another_has_a_frame_at
     one_peer.write_all(&[1; BYTES]).expect("sent");
     bench.session.start(Instant::now(), &mut bench.event_loop, bench.keys[0]);
     bench.turn();
-    assert_eq!(bench.session.endpoint.counters().sent, BYTES as u64, "three frames");
+    assert_eq!(bench.session.connection.counters().sent, BYTES as u64, "three frames");
 
     for peer in [&mut one_peer, &mut other_peer] {
         peer.write_all(&[2; BYTES]).expect("sent");

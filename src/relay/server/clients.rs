@@ -12,7 +12,7 @@ use super::Server;
 use super::access::{Client, Ending, NO_PLACE};
 use super::log_limits::Kind;
 use super::shares::{Shares, source};
-use crate::connection::{Endpoint, StreamKey};
+use crate::connection::{Connection, StreamKey};
 use crate::io::event_loop::Source;
 use crate::io::net;
 use crate::protocol::v2::Code;
@@ -63,7 +63,8 @@ impl Server {
         // Clients that have just left have no place any more.
         self.carry_out_all(now, number);
         // Until then they wait in the port's backlog.
-        if !self.sessions.get(number).and_then(Option::as_ref).is_some_and(|peer| peer.session.endpoint.is_ready()) {
+        if !self.sessions.get(number).and_then(Option::as_ref).is_some_and(|peer| peer.session.connection().is_ready())
+        {
             return false;
         }
         if !self.has_descriptor(now) {
@@ -127,7 +128,7 @@ impl Server {
         self.carry_out_all(now, number);
         let Some(Some(peer)) = self.sessions.get_mut(number) else { return };
         let (connection, from) = (client.connection, client.address);
-        let Some(key) = peer.session.endpoint.open(now, &client.service, Some(from)) else { return };
+        let Some(key) = peer.session.open(now, &client.service, from) else { return };
         peer.clients.insert(key, client);
         match self.event_loop.register(&mut io, Source::Stream(number as u32, key)) {
             Ok(token) => peer.session.attach(&mut self.event_loop, key, io, token),
@@ -135,7 +136,8 @@ impl Server {
                 if self.log_limits.permits(now, Kind::Refusal) {
                     warn!(connection, client = %from, %reason, "cannot watch a client");
                 }
-                peer.session.endpoint.handle_failure(now, key, Code::Internal, "the relay cannot watch its socket");
+                let reason = "the relay cannot watch its socket";
+                peer.session.give_up(now, &mut self.event_loop, key, Code::Internal, reason);
             }
         }
     }
@@ -171,10 +173,10 @@ impl Server {
     fn places(&self, number: usize) -> (usize, usize) {
         let Some(Some(peer)) = self.sessions.get(number) else { return (0, 0) };
         let limit = (self.config.clients as usize).min(self.descriptors.clients);
-        let endpoint = &peer.session.endpoint;
-        let places = endpoint.places().min(limit);
-        let free = places.saturating_sub(endpoint.clients());
-        if free == 0 && endpoint.places() <= limit { (places, endpoint.yielding()) } else { (places, free) }
+        let connection = peer.session.connection();
+        let places = connection.places().min(limit);
+        let free = places.saturating_sub(connection.clients());
+        if free == 0 && connection.places() <= limit { (places, connection.yielding()) } else { (places, free) }
     }
 
     /// The places of the link, and who has them; those that only get their last bytes count for a moment longer.
@@ -192,7 +194,7 @@ impl Server {
 
     /// Descriptors that are left for clients.
     fn spare_descriptors(&self) -> usize {
-        let streams: usize = self.sessions.iter().flatten().map(|peer| peer.session.endpoint.streams()).sum();
+        let streams: usize = self.sessions.iter().flatten().map(|peer| peer.session.connection().streams()).sum();
         self.descriptors.clients.saturating_sub(streams + self.waiting.len() + self.closing.len())
     }
 

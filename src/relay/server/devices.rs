@@ -13,7 +13,7 @@ use super::log_limits::Kind;
 use super::stray::protocol_of;
 use super::{Peer, Server};
 use crate::connection::relay::{Relay, Settings};
-use crate::connection::{Endpoint, Reset};
+use crate::connection::{Connection, Reset};
 use crate::io::event_loop::Source;
 use crate::io::net;
 use crate::io::retired::{self, MAX_DRAINING, MAX_LOST};
@@ -47,9 +47,9 @@ impl Server {
             };
             debug!(link = %address, "a connection on the device port");
             let Config { protocol, min_protocol, half_close, limits, .. } = self.config;
-            let endpoint = Relay::new(now, Settings { protocol, min_protocol, half_close, limits });
+            let connection = Relay::new(now, Settings { protocol, min_protocol, half_close, limits });
             let peer = Peer {
-                session: Session::new(endpoint, number, io, token),
+                session: Session::new(connection, number, io, token),
                 address,
                 clients: BTreeMap::new(),
                 since: now,
@@ -80,11 +80,11 @@ impl Server {
         }
         let replaced = self.active.replace(number);
         if let Some(Some(old)) = replaced.and_then(|old| self.sessions.get_mut(old)) {
-            let clients = old.session.endpoint.clients();
+            let clients = old.session.connection().clients();
             if self.log_limits.permits(now, Kind::Departure) {
                 info!(link = %old.address, clients, "a newer device takes the place of this one");
             }
-            old.session.endpoint.go_away(now, Code::Replaced, 0, "a newer link took the place of this one");
+            old.session.go_away(now, Code::Replaced, 0, "a newer link took the place of this one");
             old.session.abort_link(now, &mut self.event_loop);
         }
         self.open_client_ports(now);
@@ -94,7 +94,7 @@ impl Server {
     /// that do not must not fill the relay.
     pub(super) fn leave_if_going_away(&mut self, now: Instant, number: usize) {
         let Some(Some(peer)) = self.sessions.get_mut(number) else { return };
-        if !peer.session.has_link() || !peer.session.endpoint.is_going_away() {
+        if !peer.session.has_link() || !peer.session.connection().is_going_away() {
             return;
         }
         if peer.draining_since.is_none() {
@@ -110,20 +110,20 @@ impl Server {
     pub(super) fn lose_link(&mut self, now: Instant, number: usize, reason: &LinkLost) {
         let Some(Some(peer)) = self.sessions.get_mut(number) else { return };
         let link = peer.address;
-        if peer.session.endpoint.is_listening() {
-            let clients = peer.session.endpoint.clients();
+        if peer.session.connection().is_listening() {
+            let clients = peer.session.connection().clients();
             if self.log_limits.permits(now, Kind::Departure) {
-                if !matches!(reason, LinkLost::Protocol(_)) && peer.session.endpoint.is_going_away() {
+                if !matches!(reason, LinkLost::Protocol(_)) && peer.session.connection().is_going_away() {
                     info!(%link, clients, "the link to the device has ended, as was announced");
                 } else {
                     warn!(%link, clients, %reason, "the link to the device is lost");
                 }
             }
-        } else if !peer.session.endpoint.has_input() && is_silent_end(reason) {
+        } else if !peer.session.connection().has_input() && is_silent_end(reason) {
             debug!(%link, %reason, "a connection on the device port has ended without a byte");
         } else if self.log_limits.permits(now, Kind::Stray) {
             let looks_like = protocol_of(reason).map(display);
-            if peer.session.endpoint.has_input() {
+            if peer.session.connection().has_input() {
                 warn!(%link, looks_like, %reason, "dropped a connection on the device port");
             } else {
                 info!(%link, %reason, "dropped a connection on the device port");
@@ -148,7 +148,7 @@ impl Server {
     pub(super) fn forget_if_over(&mut self, now: Instant, number: usize) {
         let Some(slot) = self.sessions.get_mut(number) else { return };
         let Some(peer) = slot.as_mut().filter(|peer| !peer.session.has_link()) else { return };
-        if peer.session.endpoint.streams() == 0 {
+        if peer.session.connection().streams() == 0 {
             *slot = None;
         } else if peer.lost_since.is_none() {
             peer.lost_since = Some(now);
@@ -184,7 +184,7 @@ impl Server {
     /// Makes room for one more link that drains: of those without clients, if there are any, the oldest goes.
     fn drop_oldest_draining(&mut self, now: Instant) {
         let draining = self.numbered().filter(|(_, peer)| is_draining(peer));
-        let worth = |(_, peer): &(usize, &Peer)| (peer.session.endpoint.streams() > 0, peer.draining_since);
+        let worth = |(_, peer): &(usize, &Peer)| (peer.session.connection().streams() > 0, peer.draining_since);
         let oldest = draining.clone().min_by_key(worth);
         if let Some((number, _)) = oldest.filter(|_| draining.count() > MAX_DRAINING) {
             self.cut_draining(now, number, "too many others do, too");
@@ -193,7 +193,7 @@ impl Server {
 
     /// The link that has drained for the longest time makes room; false if none drains.
     pub(super) fn cut_oldest_drain(&mut self, now: Instant, reason: &str) -> bool {
-        let draining = self.numbered().filter(|(_, peer)| is_draining(peer) && peer.session.endpoint.streams() > 0);
+        let draining = self.numbered().filter(|(_, peer)| is_draining(peer) && peer.session.connection().streams() > 0);
         let oldest = draining.min_by_key(|(_, peer)| peer.draining_since).map(|(number, _)| number);
         if let Some(number) = oldest {
             self.cut_draining(now, number, reason);
@@ -222,7 +222,7 @@ impl Server {
 
     fn cut_draining(&mut self, now: Instant, number: usize, reason: &str) {
         let Some(Some(peer)) = self.sessions.get_mut(number) else { return };
-        let clients = peer.session.endpoint.streams();
+        let clients = peer.session.connection().streams();
         if self.log_limits.permits(now, Kind::Departure) {
             warn!(link = %peer.address, clients, %reason, "cut a link that drains");
         }
@@ -237,7 +237,7 @@ impl Server {
         let lost = self.numbered().filter(|(_, peer)| peer.lost_since.is_some());
         let oldest = lost.clone().min_by_key(|(_, peer)| peer.lost_since);
         let Some((number, peer)) = oldest.filter(|_| lost.count() > MAX_LOST) else { return };
-        let (link, clients) = (peer.address, peer.session.endpoint.streams());
+        let (link, clients) = (peer.address, peer.session.connection().streams());
         if self.log_limits.permits(now, Kind::Departure) {
             warn!(%link, clients, others = MAX_LOST, "reset clients of a link that is gone: too many others are, too");
         }
@@ -255,7 +255,7 @@ impl Server {
             if let Some(Some(peer)) = self.sessions.get(number)
                 && self.log_limits.permits(now, Kind::Departure)
             {
-                let (link, clients) = (peer.address, peer.session.endpoint.streams());
+                let (link, clients) = (peer.address, peer.session.connection().streams());
                 warn!(%link, clients, "cut a link that is not in use any more: all of these together hold too much");
             }
             self.cut(now, number, Code::Overload, "links that are not in use any more hold too much");
@@ -273,7 +273,7 @@ impl Server {
 }
 
 fn is_pending(peer: &Peer) -> bool {
-    peer.session.has_link() && !peer.session.endpoint.is_listening()
+    peer.session.has_link() && !peer.session.connection().is_listening()
 }
 
 fn is_draining(peer: &Peer) -> bool {

@@ -69,8 +69,8 @@ impl Bench {
         clients
     }
 
-    fn endpoint(&self, number: usize) -> &Relay {
-        &self.server.sessions[number].as_ref().expect("a session").session.endpoint
+    fn connection(&self, number: usize) -> &Relay {
+        self.server.sessions[number].as_ref().expect("a session").session.connection()
     }
 
     /// A client of the device in use that reads nothing, and for which bytes wait when the device of version 1 has
@@ -85,13 +85,13 @@ impl Bench {
         let key = StreamKey { index: 0, generation: 0 };
         let frame = [&b"\x40\x00\x03\x01"[..], &[b'x'; 16 * 1024]].concat();
         let mut left = 0;
-        while self.endpoint(number).pending(key).is_empty() {
+        while self.connection(number).pending(key).is_empty() {
             device.write_all(&frame).expect("sent");
             left += 16 * 1024;
-            let sent = self.endpoint(number).counters().received;
+            let sent = self.connection(number).counters().received;
             self.run_until("the frame is here", |server| {
                 let peer = server.sessions[number].as_ref().expect("a session");
-                peer.session.endpoint.counters().received >= sent + 16 * 1024
+                peer.session.connection().counters().received >= sent + 16 * 1024
             });
         }
         device.write_all(b"\x00\x00\x02\x01").expect("CLOSE");
@@ -173,7 +173,7 @@ fn a_client_that_comes_when_another_has_just_got_its_last_bytes_harms_it_not() {
     // Its last bytes are written where its event is taken, and the next client is accepted right after that.
     let mut read = Vec::new();
     let began = Instant::now();
-    while bench.endpoint(0).streams() > 0 {
+    while bench.connection(0).streams() > 0 {
         assert!(began.elapsed() < DEADLINE);
         let _ = slow.read_to_end(&mut read);
         bench.server.wait(false, Some(Instant::now() + MS)).expect("wait");
@@ -246,10 +246,10 @@ fn links_that_are_gone_hold_no_more_bytes_than_one_link_and_the_oldest_is_cut() 
     for _ in 0..MAX_LOST {
         let mut device = bench.device(LISTEN);
         clients.push(bench.slow_client(&mut device));
-        held.push(bench.endpoint(bench.server.active.expect("a device")).held());
+        held.push(bench.connection(bench.server.active.expect("a device")).held());
         drop(device);
         bench.run_until("its link is gone", |server| server.active.is_none());
-        let all: u64 = bench.server.sessions.iter().flatten().map(|peer| peer.session.endpoint.held()).sum();
+        let all: u64 = bench.server.sessions.iter().flatten().map(|peer| peer.session.connection().held()).sum();
         assert!(all <= budget, "{all} bytes are held of {held:?}");
     }
     assert!(held.iter().sum::<u64>() > budget, "{held:?} would fit");
@@ -299,13 +299,13 @@ fn links_that_drain_hold_no_more_bytes_than_one_link_and_the_oldest_is_cut() {
         bench.run_until("all is here", |server| {
             written += device.write(&bytes[written..]).unwrap_or(0);
             let peer = server.sessions[number].as_ref().expect("a session");
-            peer.session.endpoint.counters().received == 16 * 17 * 0xf000
+            peer.session.connection().counters().received == 16 * 17 * 0xf000
         });
-        held.push(bench.endpoint(number).held());
+        held.push(bench.connection(number).held());
         assert_eq!(device.write(LEAVING_ALL).expect("sent"), LEAVING_ALL.len());
         bench.run_until("it drains", |server| server.active.is_none() && !server.are_client_ports_open());
         devices.push(device);
-        let all: u64 = bench.server.sessions.iter().flatten().map(|peer| peer.session.endpoint.held()).sum();
+        let all: u64 = bench.server.sessions.iter().flatten().map(|peer| peer.session.connection().held()).sum();
         assert!(all <= limits.budget, "{all} bytes are held of {held:?}");
     }
     assert!(held[0] + held[1] > limits.budget, "{held:?} would fit");
@@ -363,7 +363,7 @@ fn of_too_many_links_that_drain_those_without_clients_are_cut_and_then_the_oldes
             clients.push(TcpStream::connect(bench.server.client_listeners[0].0.address()).expect("connect"));
             bench.run_until("it has a client", |server| {
                 let peer = server.active.and_then(|number| server.sessions[number].as_ref());
-                peer.is_some_and(|peer| peer.session.endpoint.clients() == 1)
+                peer.is_some_and(|peer| peer.session.connection().clients() == 1)
             });
         }
         device.write_all(&LEAVING[16..]).expect("sent");
@@ -460,7 +460,7 @@ fn of_too_many_connections_that_are_no_link_yet_the_oldest_is_dropped_and_not_th
     let mut device = TcpStream::connect(address).expect("connect");
     device.write_all(LISTEN).expect("sent");
     bench.run_until("LISTEN is here", |server| {
-        server.sessions.iter().flatten().any(|peer| peer.session.endpoint.has_input())
+        server.sessions.iter().flatten().any(|peer| peer.session.connection().has_input())
     });
     silent.push(TcpStream::connect(address).expect("connect"));
     let (first, all) = (silent[0].local_addr().expect("address"), silent.len());

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Device, Id, Output, Timer};
-use crate::connection::{Endpoint, StreamKey};
+use crate::connection::{Connection, StreamKey};
 use crate::protocol::v1::Header;
 
 /// How long the service may be silent: the relay's own half-close time.

@@ -27,7 +27,7 @@ fn a_client_without_a_place_waits_a_second_and_others_are_untouched() {
     pair.relay.handle_failure(pair.now, clients[3].relay, Code::Normal, "");
     pair.run();
     let outputs = pair.relay_outputs();
-    assert!(matches!(outputs[..], [Output::Gone { .. }, Output::Opened { number: 17, .. }]), "{outputs:?}");
+    assert!(matches!(outputs[..], [Output::Gone { .. }, Output::Opened { client: 17, .. }]), "{outputs:?}");
     let refused = pair.arrive();
     pair.pass(SECOND);
     let outputs = pair.relay_outputs();
@@ -113,7 +113,7 @@ fn streams_that_the_device_ends_leave_their_places_at_once() {
     assert!(!pair.relay.has_unsent(), "nothing will make the relay write");
     assert_eq!(pair.relay_outputs().len(), 16);
     pair.arrive();
-    assert!(matches!(pair.relay_outputs()[..], [Output::Opened { number: 17, .. }]));
+    assert!(matches!(pair.relay_outputs()[..], [Output::Opened { client: 17, .. }]));
 }
 
 #[test]
