@@ -11,7 +11,7 @@ use common::wire::{HELLO, LISTEN};
 use common::{DEADLINE, End, Peer, eventually};
 use tcpremote::device::EventKind;
 
-/// A device of version 2 in the test's hand, byte for byte.
+/// A device of version 2 that the test drives, byte for byte.
 struct Link {
     peer: Peer,
 }
@@ -84,11 +84,11 @@ fn a_device_that_goes_away_keeps_its_clients_beside_its_successor() {
     drop(leaving);
     new.send(b"here");
     successor.expect_data(1, b"here");
-    assert!(!relay.log().iter().any(|line| line.contains("takes the place")), "nobody was replaced");
+    assert!(!relay.log().iter().any(|line| line.contains("takes the place")), "no device was replaced");
 }
 
 #[test]
-fn a_relay_that_is_told_to_end_keeps_its_clients_while_the_next_relay_takes_the_new_ones() {
+fn a_relay_that_drains_keeps_its_clients_while_the_next_relay_takes_the_new_ones() {
     let service = Service::echo();
     let service_address = service.address().to_string();
     let mut ending = Relay::start_with(&["--drain", "30"], &[&service_address]);
@@ -113,7 +113,7 @@ fn a_relay_that_is_told_to_end_keeps_its_clients_while_the_next_relay_takes_the_
 
     old.finish();
     old.expect_end(End::Finished);
-    assert_eq!(ending.wait(), Some(0), "nobody had to be cut");
+    assert_eq!(ending.wait(), Some(0), "no client had to be cut");
     eventually("the device has forgotten the client", DEADLINE, || device.status().clients == 1);
     new.send(b"after");
     new.expect(b"after");
@@ -145,7 +145,7 @@ fn a_connection_that_has_not_sent_listen_ends_when_draining_begins() {
 }
 
 #[test]
-fn a_terminal_that_is_closed_lets_clients_finish() {
+fn clients_finish_when_the_relays_terminal_is_closed() {
     let service = Service::echo();
     let mut relay = Relay::start_with(&["--drain", "30"], &[&service.address().to_string()]);
     let mut device = Device::start(relay.device_addr());
@@ -153,7 +153,7 @@ fn a_terminal_that_is_closed_lets_clients_finish() {
     let mut client = Peer::connect(relay.client_addrs()[0]);
     client.send(b"before");
     client.expect(b"before");
-    // The shell and the system each send one.
+    // The user's shell and the system each send one.
     for _ in 0..2 {
         relay.signal("HUP");
         relay.wait_for_log("waiting for clients to end");
@@ -162,11 +162,11 @@ fn a_terminal_that_is_closed_lets_clients_finish() {
     client.expect(b"after");
     client.finish();
     client.expect_end(End::Finished);
-    assert_eq!(relay.wait(), Some(0), "nobody had to be cut");
+    assert_eq!(relay.wait(), Some(0), "no client had to be cut");
 }
 
 #[test]
-fn a_device_that_is_closed_says_so_before_it_goes() {
+fn a_device_that_is_closed_sends_goaway_before_it_ends() {
     let service = Service::echo();
     let relay = Relay::start(&[&service.address().to_string()]);
     let mut device = Device::start(relay.device_addr());

@@ -25,17 +25,17 @@ fn replay(target: &str, run: fn(&[u8])) {
 }
 
 #[test]
-fn the_decoders_corpus_holds() {
+fn the_decoder_passes_its_corpus() {
     replay("decoder", decoder::run);
 }
 
 #[test]
-fn the_pairs_corpus_holds() {
+fn the_pair_passes_its_corpus() {
     replay("pair", pair::run_v1);
 }
 
 #[test]
-fn the_corpora_of_version_2_hold() {
+fn version_2_passes_its_corpora() {
     replay("decoder_v2", decoder_v2::run);
     replay("pair_v2", pair::run_v2);
 }

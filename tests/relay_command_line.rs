@@ -1,4 +1,4 @@
-//! The relay's command line, as a shell sees it: texts, exit status, signals.
+//! The relay's command line: its messages, exit status and signals.
 #![cfg(feature = "relay")]
 #![allow(clippy::unwrap_used, reason = "a test ends where its own means fail")]
 
@@ -20,7 +20,7 @@ fn run(arguments: &[&str]) -> Output {
     child.wait_with_output().unwrap()
 }
 
-/// What is said on standard error about a command line that must be refused.
+/// The error about a command line that must be refused.
 fn refusal(arguments: &[&str]) -> String {
     let output = run(arguments);
     let text = String::from_utf8(output.stderr).unwrap();
@@ -29,7 +29,7 @@ fn refusal(arguments: &[&str]) -> String {
     text
 }
 
-/// A relay that runs until it is told to end.
+/// A relay that runs until a signal ends it.
 fn start(options: &[&str]) -> Relay {
     let mut command = command();
     command.args(options).args(PORTS);
@@ -39,7 +39,7 @@ fn start(options: &[&str]) -> Relay {
 const PORTS: [&str; 3] = ["127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:9"];
 
 #[test]
-fn help_teaches_the_four_parties_an_example_the_exit_status_and_what_is_not_protected() {
+fn help_explains_the_four_parties_with_an_example_the_exit_status_and_the_missing_protection() {
     let output = run(&["--help"]);
     assert_eq!(output.status.code(), Some(0));
     let text = String::from_utf8(output.stdout).unwrap();
@@ -66,7 +66,7 @@ fn help_teaches_the_four_parties_an_example_the_exit_status_and_what_is_not_prot
 }
 
 #[test]
-fn the_version_is_told_with_the_programs_name() {
+fn the_version_is_printed_with_the_programs_name() {
     let output = run(&["--version"]);
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(
@@ -82,16 +82,16 @@ fn without_arguments_the_usage_is_shown() {
 }
 
 #[test]
-fn a_client_address_without_its_service_is_told() {
-    let told = "client address 'localhost:2222' has no service; write CLIENT SERVICE in pairs";
-    assert!(refusal(&["localhost:0", "localhost:2222"]).contains(told));
-    assert!(refusal(&["localhost:0", "localhost:1", "localhost:2", "localhost:2222"]).contains(told));
+fn a_client_address_without_its_service_is_an_error() {
+    let message = "client address 'localhost:2222' has no service; write CLIENT SERVICE in pairs";
+    assert!(refusal(&["localhost:0", "localhost:2222"]).contains(message));
+    assert!(refusal(&["localhost:0", "localhost:1", "localhost:2", "localhost:2222"]).contains(message));
 }
 
 #[test]
-fn each_unreadable_value_is_told_with_what_to_write() {
+fn each_unreadable_value_is_an_error_that_says_what_to_write() {
     let [server, client, service] = PORTS;
-    for (arguments, told) in [
+    for (arguments, message) in [
         (&["relay", client, service][..], "invalid value 'relay' for '<SERVER>': 'relay' has no port; write host:port"),
         (&["::1:22", client, service], "'::1:22' is ambiguous; write an IPv6 address in brackets"),
         (&["tcp://relay:1", client, service], "begins with a scheme; leave it off and write relay:1"),
@@ -127,12 +127,12 @@ fn each_unreadable_value_is_told_with_what_to_write() {
         (&["x:1", "x:1", service], "x:1 is given for the device and for clients; use another port"),
     ] {
         let text = refusal(arguments);
-        assert!(text.contains(told), "{arguments:?}: {text}");
+        assert!(text.contains(message), "{arguments:?}: {text}");
     }
 }
 
 #[test]
-fn a_port_that_is_taken_is_told_and_the_status_is_1() {
+fn a_port_that_is_taken_is_an_error_with_status_1() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     for arguments in [[&taken, "127.0.0.1:0", "127.0.0.1:9"], ["127.0.0.1:0", &taken, "127.0.0.1:9"]] {
@@ -145,8 +145,8 @@ fn a_port_that_is_taken_is_told_and_the_status_is_1() {
 }
 
 #[test]
-fn a_name_without_address_is_told_and_the_status_is_1() {
-    // Its label is too long for a name server to be asked, which may take as long as it likes.
+fn a_name_without_address_is_an_error_with_status_1() {
+    // Its label is too long for a name server to be asked, whose answer has no time limit.
     let name = format!("{}.invalid:2065", "x".repeat(64));
     let output = run(&[&name, "127.0.0.1:0", "127.0.0.1:9"]);
     let log = String::from_utf8(output.stderr).unwrap();
@@ -158,7 +158,7 @@ fn a_name_without_address_is_told_and_the_status_is_1() {
 fn a_relay_without_clients_ends_by_each_of_three_signals_with_status_0() {
     for signal in ["TERM", "INT", "HUP"] {
         let mut relay = start(&[]);
-        assert_ne!(relay.device_addr().port(), 0, "the port that the system chose is told");
+        assert_ne!(relay.device_addr().port(), 0, "the port that the system chose is logged");
         relay.signal(signal);
         assert_eq!(relay.wait(), Some(0), "{:?}", relay.log());
         let log = relay.log().concat();
@@ -194,7 +194,7 @@ fn json_is_one_object_a_line() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_any_more_ends_nobody() {
+fn the_relay_goes_on_when_the_reader_of_its_log_has_gone() {
     let mut command = command();
     let mut child = command.args(PORTS).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
@@ -202,9 +202,9 @@ fn a_log_that_nobody_reads_any_more_ends_nobody() {
     BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
     let address = address_in(&line);
     for _ in 0..2 {
-        let mut stranger = Peer::connect(address);
-        stranger.send(b"each of these is worth a line");
-        stranger.read_to_end();
+        let mut other = Peer::connect(address);
+        other.send(b"each of these is worth a line");
+        other.read_to_end();
     }
     assert!(child.try_wait().unwrap().is_none());
     child.kill().unwrap();
@@ -212,9 +212,9 @@ fn a_log_that_nobody_reads_any_more_ends_nobody() {
 }
 
 #[test]
-fn at_level_error_an_ordinary_life_is_silent() {
+fn at_level_error_an_ordinary_run_logs_nothing() {
     let mut relay = start(&["--log", "error"]);
-    // Nothing is logged that would tell when it runs; the kernel tells when it has its handler for SIGTERM.
+    // No line says that it runs; the kernel shows when it has its handler for SIGTERM.
     eventually("SIGTERM is handled", DEADLINE, || {
         let status = std::fs::read_to_string(format!("/proc/{}/status", relay.process())).unwrap();
         let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();

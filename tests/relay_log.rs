@@ -224,7 +224,7 @@ fn a_client_that_has_left_is_one_line_with_all_that_is_known_of_it() {
 }
 
 #[test]
-fn a_client_that_a_leaving_device_turns_away_is_not_said_to_find_no_place() {
+fn a_client_that_a_leaving_device_refuses_is_not_logged_as_one_without_a_place() {
     let mut relay = Relay::start(&["127.0.0.1:9"]);
     let mut link = wire_v2::Link::listen(relay.device_addr());
     let mut client = Peer::connect(relay.client_addrs()[0]);

@@ -28,7 +28,7 @@ fn small() -> Socket {
     socket
 }
 
-/// A service that reads nothing unless told.
+/// A service that reads only where the test does.
 fn service() -> Listener {
     let socket = small();
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
@@ -100,7 +100,7 @@ fn expect_to_work(link: &mut wire_v2::Link, stream: u32, served: &mut Peer) {
 }
 
 #[test]
-fn of_a_device_they_have_no_more_streams_than_one_link() {
+fn retired_links_of_a_device_have_no_more_streams_than_one_link() {
     let mut victim = Victim::new(|_| {});
     let (mut links, mut served) = (Vec::new(), Vec::new());
     for _ in 0..4 {
@@ -119,7 +119,7 @@ fn of_a_device_they_have_no_more_streams_than_one_link() {
 }
 
 #[test]
-fn of_a_device_they_hold_no_more_bytes_than_one_link() {
+fn retired_links_of_a_device_hold_no_more_bytes_than_one_link() {
     let limits = Limits { window: MIB as u32, streams: 16, budget: 16 * MIB as u64, ..Limits::DEVICE };
     let mut victim = Victim::new(|config| config.limits = limits);
     let (mut links, mut served, mut sent) = (Vec::new(), Vec::new(), 0);
@@ -143,7 +143,7 @@ fn of_a_device_they_hold_no_more_bytes_than_one_link() {
 }
 
 #[test]
-fn of_a_device_they_hold_no_more_bytes_than_one_link_in_version_1() {
+fn retired_links_of_a_device_hold_no_more_bytes_than_one_link_in_version_1() {
     let mut victim = Victim::new(|config| config.limits.budget = MIB as u64);
     let (mut served, mut sent) = (Vec::new(), 0);
     for _ in 0..4 {
@@ -167,7 +167,7 @@ fn of_a_device_they_hold_no_more_bytes_than_one_link_in_version_1() {
 }
 
 #[test]
-fn of_a_device_only_four_that_are_gone_deliver_last_bytes() {
+fn only_four_lost_links_of_a_device_deliver_last_bytes() {
     let mut victim = Victim::new(|_| {});
     let mut served = Vec::new();
     for _ in 0..6 {
@@ -203,7 +203,7 @@ fn clients_of(relay: &Relay, count: usize, clients: usize) -> Vec<Peer> {
 }
 
 #[test]
-fn of_a_relay_they_have_no_more_clients_than_one_link() {
+fn retired_links_of_a_relay_have_no_more_clients_than_one_link() {
     let relay = Relay::start(&["127.0.0.1:9"]);
     relay.device_addr();
     let before = Usage::of(relay.process()).descriptors;
@@ -229,7 +229,7 @@ fn of_a_relay_they_have_no_more_clients_than_one_link() {
 }
 
 #[test]
-fn of_a_relay_they_hold_no_more_bytes_than_one_link() {
+fn retired_links_of_a_relay_hold_no_more_bytes_than_one_link() {
     let relay = Relay::start(&["127.0.0.1:9"]);
     relay.device_addr();
     let before = Usage::of(relay.process()).kib;

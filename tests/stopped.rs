@@ -21,13 +21,13 @@ fn half_closed(client_port: SocketAddr, service: &Listener) -> (Peer, Peer) {
     client.send(b"a request");
     served.expect(b"a request");
     client.finish();
-    // Were it too little for the relay to see the end, less would be tested.
+    // A shorter time might not let the relay see the end, and the test would show less.
     thread::sleep(Duration::from_millis(500));
     (client, served)
 }
 
 #[test]
-fn what_came_while_the_relay_was_stopped_is_read_before_silence_is_judged() {
+fn bytes_that_came_while_the_relay_was_stopped_are_read_before_silence_is_judged() {
     let service = Listener::bind();
     let (relay, _device, clients) = Pairing::OLD.start_with(&["--half-close", "3"], &[service.address()]);
     let (mut client, mut served) = half_closed(clients[0], &service);
@@ -39,13 +39,13 @@ fn what_came_while_the_relay_was_stopped_is_read_before_silence_is_judged() {
 }
 
 #[test]
-fn what_came_while_the_relay_was_stopped_is_no_idleness() {
+fn bytes_that_came_while_the_relay_was_stopped_count_against_idleness() {
     let service = Service::echo();
     let (relay, _device, clients) = Pairing::NEW.start_with(&["--idle", "3"], &[service.address()]);
     let mut client = Peer::connect(clients[0]);
     client.send(b"x");
     client.expect(b"x");
-    // Were it too little for the relay to note that these have moved, less would be tested.
+    // A shorter time might not let the relay count these bytes, and the test would show less.
     thread::sleep(Duration::from_secs(1));
     relay.signal("STOP");
     client.send(b"y");
@@ -76,7 +76,7 @@ fn bytes_behind_urgent_ones_do_not_wait_for_more(pairing: Pairing) {
 }
 
 #[test]
-fn what_came_behind_much_while_the_relay_was_stopped_is_read_before_silence_is_judged() {
+fn bytes_that_came_behind_many_others_while_the_relay_was_stopped_are_read_before_silence_is_judged() {
     let [service, bulk] = [(); 2].map(|()| Listener::bind());
     let (relay, _device, clients) =
         Pairing::OLD.start_with(&["--half-close", "3"], &[service.address(), bulk.address()]);

@@ -26,13 +26,13 @@ in_every_pairing![
     a_client_that_ends_its_sending_gets_the_answer_to_all_of_it,
     all_that_a_service_sent_before_it_closed_arrives_and_then_the_end,
     all_that_a_client_sent_before_it_closed_arrives_and_then_the_end,
-    a_client_that_resets_in_mid_download_ends_its_service_and_nobody_else,
-    a_service_that_resets_in_mid_upload_ends_its_client_and_nobody_else,
+    a_client_that_resets_in_mid_download_ends_its_service_and_no_other,
+    a_service_that_resets_in_mid_upload_ends_its_client_and_no_other,
     a_refused_service_ends_the_client_at_once,
     short_connections_in_a_row_leave_nothing_behind,
     clients_that_send_and_leave_at_once_are_delivered,
-    when_the_owner_closes_the_tunnel_everybody_is_ended_and_the_next_device_is_served,
-    what_the_device_does_not_permit_is_ended_and_told_with_the_line_that_would,
+    when_the_owner_closes_the_tunnel_all_clients_end_and_the_next_device_is_served,
+    a_service_that_is_not_permitted_ends_its_client_and_the_event_shows_the_rule_that_would_permit_it,
     an_echo_of_64_bytes_waits_for_no_timer,
 ];
 
@@ -134,7 +134,7 @@ fn all_that_a_client_sent_before_it_closed_arrives_and_then_the_end(pairing: Pai
     assert_eq!(end, End::Finished);
 }
 
-fn a_client_that_resets_in_mid_download_ends_its_service_and_nobody_else(pairing: Pairing) {
+fn a_client_that_resets_in_mid_download_ends_its_service_and_no_other(pairing: Pairing) {
     let (service, echo) = (Listener::bind(), Service::echo());
     let (_relay, device, clients) = pairing.start(&[service.address(), echo.address()]);
     let mut other = Peer::connect(clients[1]);
@@ -149,7 +149,7 @@ fn a_client_that_resets_in_mid_download_ends_its_service_and_nobody_else(pairing
     eventually("one client is left", DEADLINE, || device.status().clients == 1);
 }
 
-fn a_service_that_resets_in_mid_upload_ends_its_client_and_nobody_else(pairing: Pairing) {
+fn a_service_that_resets_in_mid_upload_ends_its_client_and_no_other(pairing: Pairing) {
     let (service, echo) = (Listener::bind(), Service::echo());
     let (_relay, device, clients) = pairing.start(&[service.address(), echo.address()]);
     let mut other = Peer::connect(clients[1]);
@@ -167,7 +167,7 @@ fn a_service_that_resets_in_mid_upload_ends_its_client_and_nobody_else(pairing: 
 fn a_refused_service_ends_the_client_at_once(pairing: Pairing) {
     let refusing = Refusing::bind();
     let (_relay, _device, clients) = pairing.start(&[refusing.address()]);
-    // Version 1 has no word for it but that of an ordinary end.
+    // Version 1 has the same CLOSE for it as for an ordinary end.
     let end = if pairing.version() == 1 { End::Finished } else { End::Reset };
     let waited = shortest_of_five(|_| {
         let began = Instant::now();
@@ -209,7 +209,7 @@ fn clients_that_send_and_leave_at_once_are_delivered(pairing: Pairing) {
     }
 }
 
-fn when_the_owner_closes_the_tunnel_everybody_is_ended_and_the_next_device_is_served(pairing: Pairing) {
+fn when_the_owner_closes_the_tunnel_all_clients_end_and_the_next_device_is_served(pairing: Pairing) {
     let service = Listener::bind();
     let (relay, device, clients) = pairing.start(&[service.address()]);
     let mut client = Peer::connect(clients[0]);
@@ -231,7 +231,7 @@ fn when_the_owner_closes_the_tunnel_everybody_is_ended_and_the_next_device_is_se
     });
 }
 
-fn what_the_device_does_not_permit_is_ended_and_told_with_the_line_that_would(pairing: Pairing) {
+fn a_service_that_is_not_permitted_ends_its_client_and_the_event_shows_the_rule_that_would_permit_it(pairing: Pairing) {
     let (_relay, mut device, clients) = pairing.start(&["192.0.2.1:80".parse().unwrap()]);
     Peer::connect(clients[0]).read_to_end();
     let denied = device.wait_for(EventKind::Denied);
@@ -259,7 +259,7 @@ fn an_echo_of_64_bytes_waits_for_no_timer(pairing: Pairing) {
 }
 
 #[test]
-fn a_service_that_never_answers_the_syn_holds_up_nobody() {
+fn a_service_that_never_answers_the_syn_does_not_hold_up_the_others() {
     Pairing::each(&Pairing::ALL, one_service_that_never_answers_the_syn);
 }
 
@@ -267,7 +267,7 @@ fn a_service_that_never_answers_the_syn_holds_up_nobody() {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn one_service_that_never_answers_the_syn(pairing: Pairing) {
-    let (_deaf, address, _full) = deaf_service();
+    let (_listener, address, _full) = full_service();
     let echo = Service::echo();
     let (relay, mut device, clients) = pairing.start(&[address, echo.address()]);
     let began = Instant::now();
@@ -291,12 +291,12 @@ fn one_service_that_never_answers_the_syn(pairing: Pairing) {
 }
 
 /// A service whose backlog is full, so that the kernel drops what comes, and what fills it.
-fn deaf_service() -> (Socket, SocketAddr, Peer) {
-    let deaf = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    deaf.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    deaf.listen(0).unwrap();
-    let address = deaf.local_addr().unwrap().as_socket().unwrap();
-    (deaf, address, Peer::connect(address))
+fn full_service() -> (Socket, SocketAddr, Peer) {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap().as_socket().unwrap();
+    (listener, address, Peer::connect(address))
 }
 
 /// Connections to this port that the kernel is making.
@@ -311,8 +311,8 @@ fn connecting_to(port: u16) -> usize {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn connections_to_one_service_are_made_32_at_a_time_and_another_service_waits_for_none() {
-    let (deaf, address, full) = deaf_service();
+fn connections_to_one_service_are_made_32_at_a_time_and_do_not_delay_another_service() {
+    let (listener, address, full) = full_service();
     let echo = Service::echo();
     let (_relay, device, clients) = Pairing::NEW.start(&[address, echo.address()]);
     let mut waiting: Vec<_> = (0..100).map(|_| Peer::connect(clients[0])).collect();
@@ -320,12 +320,12 @@ fn connections_to_one_service_are_made_32_at_a_time_and_another_service_waits_fo
     eventually("some are being connected", DEADLINE, || connecting_to(address.port()) >= 32);
     expect_echo(clients[1]);
     assert_eq!(connecting_to(address.port()), 32);
-    // Once the service accepts, those that wait have their turn. It answers and closes at once, so that many learn of
+    // Once the service accepts, the waiting connections are made. It answers and closes at once, so that many see
     // their connection, its bytes and its end in one event.
     drop(full);
-    deaf.listen(128).unwrap();
+    listener.listen(128).unwrap();
     thread::spawn(move || {
-        while let Ok((stream, _)) = deaf.accept() {
+        while let Ok((stream, _)) = listener.accept() {
             let _ = TcpStream::from(stream).write_all(b"at last");
         }
     });
@@ -352,7 +352,7 @@ fn an_idle_tunnel_closes_at_once_even_if_the_relay_stands_still() {
 }
 
 #[test]
-fn a_refused_server_is_told_as_what_it_is() {
+fn a_refused_link_ends_the_tunnel_with_the_code_refused() {
     let refusing = Refusing::bind();
     let mut device = Device::start(refusing.address());
     let closed = device.wait_for(EventKind::Closed);

@@ -26,7 +26,7 @@ fn a_service_that_needs_the_end_of_the_request_sees_it_but_its_answer_is_lost() 
         let mut client = Peer::connect(clients[0]);
         client.send(b"one request");
         client.finish();
-        // CLOSE is all that version 1 has to tell of the end, and it takes the answer's way back.
+        // Version 1 announces the end by CLOSE alone, behind which no answer can come back.
         assert_eq!(client.read_to_end(), (Vec::new(), End::Finished));
     });
 }
@@ -49,7 +49,7 @@ fn two_hundred_and_fifty_six_clients_are_served_at_once_and_the_next_when_one_ha
     assert!(began.elapsed() >= Duration::from_secs(1), "it waits a second for a number");
     relay.wait_for_log("refused a client: the link has no place for more");
     open.pop();
-    // Half-closed, so its number goes to whoever needs it, at once.
+    // It is half-closed, so the next client gets its number at once.
     expect_echo(clients[0]);
     for (number, client) in open.iter_mut().enumerate() {
         client.send(format!("still {number:03}").as_bytes());
@@ -85,7 +85,7 @@ fn a_client_that_stops_reading_holds_up_the_others_for_the_stall_time_and_is_res
     let before = Usage::of(relay.process()).kib;
     let mut stuck = Peer::connect(clients[0]);
     stuck.read(65_536);
-    // Echoes go on until the stuck client's queue is full, stand still for the stall's 30 s, and go on.
+    // Echoes go on until the stalled client's queue is full, stop for the 30 s of the stall, and go on.
     let began = Instant::now();
     let mut longest = Duration::ZERO;
     while !relay.log().iter().any(|line| line.contains("it read too little for too long, and held up the others")) {

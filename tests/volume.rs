@@ -1,7 +1,7 @@
 //! Much at once, and much in a row: nothing is lost, and nothing stays behind.
 
 #![cfg(feature = "relay")]
-#![allow(clippy::print_stdout, reason = "the figures are for whoever runs the test with --nocapture")]
+#![allow(clippy::print_stdout, reason = "the figures are shown with --nocapture")]
 
 mod common;
 
@@ -154,7 +154,7 @@ fn four_endless_services_get_fair_shares_and_memory_stays_bounded(pairing: Pairi
                 while shares.iter().any(|share| share.load(Relaxed) < SHARE) {
                     match client.try_read(DEADLINE) {
                         Ok(bytes) if !bytes.is_empty() => share.fetch_add(bytes.len(), Relaxed),
-                        // Nobody has to wait for it, and it shows below.
+                        // It delays no other client, and is counted below.
                         _ => return share.store(usize::MAX, Relaxed),
                     };
                 }

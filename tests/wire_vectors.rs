@@ -1,5 +1,5 @@
 //! The bytes of the programs of 2012, captured on the link: our device against their relay, our relay against
-//! their device. Where PROTOCOL.md says that ours behaves better, that is what is tested.
+//! their device. Where docs/protocol.md wants another behaviour than theirs, that is tested.
 #![cfg(feature = "relay")]
 #![allow(clippy::unwrap_used, reason = "a test ends where its own means fail")]
 
@@ -107,7 +107,7 @@ mod device {
         device.wait_until_idle(DEADLINE);
     }
 
-    /// A client that has ended its sending: the relay's CLOSE is all that tells of it.
+    /// A client that has ended its sending: the relay's CLOSE is the only sign of it.
     fn half_closed(link: &mut Link, client: u8, service: &Listener) -> Peer {
         let mut served = open(link, client, service);
         link.send(&[wire::data(client, b"hello\n"), wire::close(client)].concat());
@@ -116,7 +116,7 @@ mod device {
     }
 
     #[test]
-    fn section_2_what_the_service_says_to_the_end_of_the_request_goes_before_the_close() {
+    fn section_2_the_answer_to_the_end_of_the_request_goes_before_the_close() {
         let (device, mut link) = start();
         let service = Listener::bind();
         // It has a second, in which this process may stand still; but not each time.
@@ -128,7 +128,7 @@ mod device {
         });
         let client = answered.unwrap();
         link.expect(&wire::close(client));
-        // The relay has said all that it had to say of this client.
+        // The relay sends nothing more for this client.
         expect_nothing_before_the_next_answer(&mut link);
         let mut served = open(&mut link, client, &service);
         link.send(&wire::data(client, b"again"));
@@ -139,7 +139,7 @@ mod device {
     }
 
     #[test]
-    fn section_2_a_relay_that_would_throw_the_answer_away_has_its_close_at_once() {
+    fn section_2_a_relay_that_would_drop_the_answer_gets_close_at_once() {
         let relay = Listener::bind();
         let device = Device::start(relay.address());
         let mut link = Link::accept_as_newer(&relay);
@@ -226,7 +226,7 @@ mod device {
     fn section_6_the_device_resolves_the_services_name() {
         let (_device, mut link) = start();
         let service = Listener::bind();
-        // Where the name has ::1 as well, nobody listens there, and the other address is tried.
+        // Where the name has ::1 as well, the service does not listen there, and the other address is tried.
         let mut bytes = hex("00 0d 01 01 00 09 6c 6f 63 61 6c 68 6f 73 74");
         bytes.extend(service.port().to_be_bytes());
         link.send(&bytes);
@@ -393,7 +393,7 @@ mod device {
         link.expect(&wire::data(3, b"six"));
     }
 
-    // What the relay of 2012 does beyond the document, and the device has to live with.
+    // What the relay of 2012 does beyond the document, and the device must tolerate.
 
     #[test]
     fn a_connect_for_a_number_in_use_ends_the_older_client_silently() {
@@ -452,7 +452,7 @@ mod relay {
     use crate::common::wire::{self, Link, hex};
     use crate::common::{DEADLINE, End, Peer, pattern};
 
-    /// The service as the command line names it; nobody connects to it here but the scripted device.
+    /// The service as the command line names it; no connection is made to it here, since the device is scripted.
     const SERVICE: &str = "127.0.0.1:57847";
     /// CONNECT for it, as captured.
     const CONNECT: &str = "00 0d 01 01 00 09 31 32 37 2e 30 2e 30 2e 31 e1 f7";
@@ -478,7 +478,7 @@ mod relay {
     }
 
     #[test]
-    fn section_1_listen_is_answered_with_nothing() {
+    fn section_1_listen_has_no_answer() {
         let (_relay, mut link, clients) = start(&[]);
         expect_nothing_before_the_next_client(&mut link, clients, 1);
     }
@@ -612,7 +612,7 @@ mod relay {
     }
 
     #[test]
-    fn section_8_a_relay_that_is_told_to_end_closes_its_clients_and_exits_with_3() {
+    fn section_8_a_relay_that_a_signal_ends_closes_its_clients_and_exits_with_3() {
         // Version 1 has no word for it, so the document's relay ends at once.
         let (mut relay, mut link, clients) = start(&["--drain", "0"]);
         let mut client = Peer::connect(clients);
@@ -638,7 +638,7 @@ mod relay {
     }
 
     #[test]
-    fn section_9_nobody_hangs_where_no_device_is() {
+    fn section_9_no_client_hangs_without_a_device() {
         let (relay, link, clients) = start(&[]);
         drop(link);
         relay.wait_for_log("the link to the device is lost");
@@ -748,18 +748,18 @@ mod relay {
     }
 
     #[test]
-    fn strangers_on_the_device_port_are_dropped_and_disturb_nobody() {
+    fn other_programs_at_the_device_port_are_dropped_and_the_link_goes_on() {
         let (relay, mut link, clients) = start(&[]);
-        let mut strangers = Vec::new();
+        let mut others = Vec::new();
         for odd in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\0\0\x04\x01", b"\0\x01\x04\0x", b"\0\0\x03\x01", b"\0\0\x05\xf2"]
         {
-            let mut stranger = Peer::connect(relay.device_addr());
-            stranger.send(odd);
-            strangers.push(stranger);
+            let mut other = Peer::connect(relay.device_addr());
+            other.send(odd);
+            others.push(other);
         }
         drop(Peer::connect(relay.device_addr()));
-        for stranger in &mut strangers {
-            assert!(stranger.read_to_end().0.is_empty());
+        for other in &mut others {
+            assert!(other.read_to_end().0.is_empty());
         }
         expect_nothing_before_the_next_client(&mut link, clients, 1);
     }

@@ -2,7 +2,7 @@
 
 use tcpremote::protocol::v1::{Decoder, Item};
 
-/// The first byte of `data` tells how long the pieces are; the rest is the stream.
+/// The first byte of `data` is the length of the pieces; the rest is the stream.
 pub(crate) fn run(data: &[u8]) {
     let Some((&piece, stream)) = data.split_first() else { return };
     let whole = decode(stream, stream.len());

@@ -35,7 +35,7 @@ impl<E: Connection> Side<E> {
         loop {
             match self.connection.receive(now, &mut input) {
                 Ok(Some(delivery)) => {
-                    // The socket takes as much as a byte of the payload tells.
+                    // A byte of the payload says how much the socket takes.
                     let taken = usize::from(delivery.bytes[0]).min(delivery.bytes.len());
                     self.connection.delivered(now, delivery.stream, delivery.bytes, taken);
                 }

@@ -21,7 +21,7 @@ use socket2::SockRef;
 /// For whatever must happen soon. A machine that is busy, or stops this process for some seconds, must not reach it.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Polls until `holds`; `what` is told where it does not within `limit`.
+/// Polls until `holds`. Fails with `what` where it does not hold within `limit`.
 pub fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + limit;
     while !holds() {
@@ -44,7 +44,7 @@ pub enum End {
     Reset,
 }
 
-/// One end of a TCP connection, in the test's hand.
+/// One end of a TCP connection, which the test drives.
 #[derive(Debug)]
 pub struct Peer {
     stream: TcpStream,
@@ -57,7 +57,7 @@ impl Peer {
         Self { stream }
     }
 
-    /// Who is reset before the system has told that it is connected is connected and reset all the same.
+    /// A reset that comes before the system reports the connection counts as connected and reset.
     pub fn connect(address: SocketAddr) -> Self {
         match TcpStream::connect_timeout(&address, DEADLINE) {
             Ok(stream) => Self::new(stream),
@@ -256,7 +256,7 @@ impl Listener {
     }
 }
 
-/// An address where nobody listens; held so that nobody else is given it.
+/// An address where no socket listens; held so that no other program is given it.
 #[derive(Debug)]
 pub struct Refusing {
     socket: socket2::Socket,

@@ -142,7 +142,7 @@ impl Drop for Relay {
         let _ = self.child.wait();
         if thread::panicking() {
             // Cargo shows it with the test that failed.
-            #[allow(clippy::print_stderr, reason = "for the person who looks at the failure")]
+            #[allow(clippy::print_stderr, reason = "the log explains the failure")]
             for line in self.log() {
                 eprintln!("relay: {line}");
             }

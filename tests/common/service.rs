@@ -54,7 +54,7 @@ impl Service {
         })
     }
 
-    /// Reads everything, then tells how many bytes that were: a client that half-closes needs the answer.
+    /// Reads everything, then sends how many bytes that were: a client that half-closes needs the answer.
     pub fn count() -> Self {
         Self::start(|mut peer| {
             let (bytes, end) = peer.read_to_end();

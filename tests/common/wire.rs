@@ -1,4 +1,4 @@
-//! The link in the test's hand: version 1, byte for byte, without any of the crate's code.
+//! A link that the test drives, in version 1, byte for byte, without any of the crate's code.
 
 use std::net::SocketAddr;
 

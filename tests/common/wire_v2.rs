@@ -1,4 +1,4 @@
-//! Version 2 in the test's hand, byte for byte, without any of the crate's code.
+//! A link that the test drives, in version 2, byte for byte, without any of the crate's code.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -144,7 +144,7 @@ impl Link {
         link
     }
 
-    /// SETTINGS come first, and tell what ours take.
+    /// SETTINGS come first, and say what ours take.
     #[track_caller]
     pub fn expect_settings(&mut self) {
         let first = self.read_frame();
@@ -207,7 +207,7 @@ impl Link {
         assert!(read == bytes, "expected {:?}, read {:?}", head(bytes), head(&read));
     }
 
-    /// The other end has had enough, says so with this code, and is gone. What it said before is passed over.
+    /// The other end sends GOAWAY with this code, and resets the link. Frames before it are passed over.
     #[track_caller]
     pub fn expect_goodbye(&mut self, code: u16) -> Frame {
         let goodbye = loop {

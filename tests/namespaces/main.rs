@@ -1,4 +1,4 @@
-//! Half-open links, in network namespaces: nothing arrives any more, and no RST tells so.
+//! Half-open links, in network namespaces: nothing arrives any more, and no RST says so.
 //!
 //! It takes as long as the slowest of its cases, about 80 s, nearly all of it waiting.
 #![cfg(target_os = "linux")]
@@ -36,7 +36,7 @@ enum Traffic {
     BothWays,
 }
 
-/// Gives what is to be told of it.
+/// Returns what is to be printed of it.
 type Case = Box<dyn Fn() -> String + Send>;
 
 #[test]
@@ -101,7 +101,7 @@ impl Tunnel {
     }
 }
 
-/// Cuts, and tells when the device and the relay have found it.
+/// Cuts the line, and returns when the device and the relay have found it.
 fn half_open(name: &str, protocol: Protocol, traffic: Traffic, limit: Duration) -> String {
     let service = || if traffic == Traffic::Idle { Service::echo() } else { Service::start(talk) };
     let (tunnel, _service) = Tunnel::start(name, protocol, service);

@@ -1,4 +1,4 @@
-//! Three network namespaces: the device's, the relay's, and between them a router that can be told to swallow everything.
+//! Three network namespaces: the device's, the relay's, and between them a router that can drop everything.
 //!
 //! A proxy in the middle would not do: its kernel acknowledges what it takes, and ends connections when it goes.
 
@@ -44,7 +44,7 @@ impl Network {
         Ok(network)
     }
 
-    /// From here on nothing arrives, and nobody is told.
+    /// From here on every packet is dropped without a sign.
     pub(crate) fn cut(&self) {
         self.set_forwarding(false).expect("the router obeys");
     }

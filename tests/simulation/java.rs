@@ -1,4 +1,4 @@
-//! The relay of 2012 (Java) as it was observed, with the habits that a device has to live with.
+//! The relay of 2012 (Java) as it was observed, with the behaviour that a device must tolerate.
 //!
 //! It reads a client before it announces it, takes a number again while it is in use, writes to clients from the one
 //! thread that reads the link, and closes a client only when the device has answered.
@@ -230,11 +230,11 @@ impl JavaRelay {
             (CLOSE, client) => {
                 assert!(payload.is_empty());
                 number.closes += 1;
-                let owed = number.had.len() + number.connects;
-                assert!(number.closes <= owed || number.confused, "number {id}: a CLOSE for early bytes, or a CONNECT");
+                let most = number.had.len() + number.connects;
+                assert!(number.closes <= most || number.confused, "number {id}: a CLOSE for early bytes, or a CONNECT");
                 let Some(client) = client else { return };
                 number.client = None;
-                // A CONNECT that comes behind this is for nobody.
+                // A CONNECT that comes behind this has no client.
                 number.confused |= self.announcing.is_some_and(|(_, announcing, _)| announcing == id);
                 self.end_client(world, client.conversation, "closed by the device");
                 if client.reading {

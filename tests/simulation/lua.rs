@@ -1,4 +1,4 @@
-//! The device of 2012 (Lua) as it was observed, with the habits that a relay has to live with.
+//! The device of 2012 (Lua) as it was observed, with the behaviour that a relay must tolerate.
 //!
 //! It reads the link no further while it connects to a service or writes to one, loses DATA for a client that it does
 //! not know and answers it with CLOSE, and takes the payload of commands that it does not know for frames.

@@ -22,23 +22,23 @@ use run::{
 };
 
 #[test]
-fn our_device_and_our_relay_keep_every_promise_in_any_weather() {
+fn our_device_and_our_relay_keep_every_promise_under_any_faults() {
     for_each_seed("our_device_and_our_relay", 2, pair);
 }
 
 #[test]
-fn in_version_2_they_keep_more_promises_under_any_credit() {
+fn in_version_2_they_keep_every_promise_under_any_credit() {
     for_each_seed("in_version_2", 1, pair_v2);
 }
 
 #[test]
-fn in_version_2_nobody_waits_for_somebody_who_does_not_read() {
-    for_each_seed("somebody_who_does_not_read", 8, slow_readers);
+fn in_version_2_clients_that_do_not_read_do_not_hold_up_the_others() {
+    for_each_seed("clients_that_do_not_read", 8, slow_readers);
 }
 
 #[test]
-fn in_version_1_nobody_is_reset_who_reads_steadily_and_slowly_and_holds_up_nobody() {
-    for_each_seed("who_reads_steadily", 16, steady_readers);
+fn in_version_1_a_slow_steady_reader_that_holds_up_no_other_is_not_reset() {
+    for_each_seed("a_slow_steady_reader", 16, steady_readers);
 }
 
 #[test]

@@ -124,7 +124,7 @@ fn act(plan: &Plan, mut connection: Connection, report: &Report) -> Result<(), S
     Ok(())
 }
 
-/// Nobody serves it, as it learns by a reset, unless it leaves before.
+/// No service takes it: it is reset, unless it leaves before.
 fn be_refused(plan: &Plan, connection: &mut Connection) -> Result<(), Stop> {
     match connection.write(&plan.request()) {
         Ok(()) if plan.kind == Kind::Unresolved && plan.cut.is_multiple_of(3) => Ok(()),
@@ -142,12 +142,12 @@ fn echo_at_once(plan: &Plan, connection: &mut Connection, ours: Bytes) -> Result
         let sending = crate::small_thread().spawn_scoped(scope, send).map_err(|_| Stop::Cut)?;
         let received = connection.receive(ours, 0, plan.up, plan.pause).and_then(|()| connection.expect_end());
         let sent = sending.join().expect("no panic");
-        // What was received tells more.
+        // The received bytes say more.
         received.and(sent)
     })
 }
 
-/// The service tells how much has arrived, and ends.
+/// The service sends how much has arrived, and ends.
 fn expect_answer(plan: &Plan, connection: &mut Connection) -> Result<(), Stop> {
     let mut answer = [0; 16];
     let count = connection.read_full(&mut answer)?;

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use tcpremote::address::Address;
 use tcpremote::device::{Config, EventKind, Handle, State};
 
-/// How this program is told to be a device.
+/// The argument by which this program is a device.
 pub(crate) const ARGUMENT: &str = "be-a-device";
 
 /// The longest wait for the next attempt; then the tunnel is closed and made anew, as an owner may do.
@@ -22,7 +22,7 @@ const IMPATIENCE: Duration = Duration::from_millis(1500);
 /// How long it waits after another device took its place.
 const STAYS_AWAY: Duration = Duration::from_secs(5);
 
-/// What a device is told by its standard input: to fork a child that holds copies of all sockets for so many
+/// A device's commands, on its standard input: to fork a child that holds copies of all sockets for so many
 /// milliseconds.
 pub(crate) const FORK: &str = "fork ";
 /// To end the children that it has.
@@ -46,7 +46,7 @@ pub(crate) fn run(relay: &str) -> ExitCode {
     }
 }
 
-/// Does what standard input tells, to its end.
+/// Carries out the commands of standard input, to its end.
 fn obey() {
     let mut children = Vec::new();
     for line in io::stdin().lines().map_while(Result::ok) {
@@ -58,7 +58,7 @@ fn obey() {
             }
         } else if line == END {
             for child in children.drain(..) {
-                // It may have ended by itself; nobody else waits for it, so the number is still its own.
+                // It may have ended by itself; only this process waits for it, so the number is still its own.
                 let _ = kill(child, Signal::SIGKILL);
                 let _ = waitpid(child, None);
             }

@@ -112,8 +112,8 @@ impl Fault {
         match self {
             Self::KillDevice { .. } => "device killed",
             Self::KillRelay { .. } => "relay killed",
-            Self::ReplaceRelay { log_is_read: true } => "relay told to end, and the next one started",
-            Self::ReplaceRelay { log_is_read: false } => "relay told to end, while nobody read its log",
+            Self::ReplaceRelay { log_is_read: true } => "relay ended by a signal, and the next one started",
+            Self::ReplaceRelay { log_is_read: false } => "relay ended by a signal, with its log unread",
             Self::TakeOver { .. } => "another device took over",
             Self::FreezeDevice { .. } => "device frozen",
             Self::FreezeRelay { .. } => "relay frozen",
@@ -125,7 +125,7 @@ impl Fault {
             Self::StandStill { from: End::Relay, .. } => "link stood still towards the device",
             Self::SlowDown { .. } => "link slow",
             Self::ChangePath { .. } => "the path's delay and rate changed",
-            Self::LeaveLogUnread { .. } => "nobody read the relay's log",
+            Self::LeaveLogUnread { .. } => "the relay's log unread",
             Self::ForkChild { .. } => "device forked a child",
             Self::ResetServices { .. } => "half of the services reset",
         }

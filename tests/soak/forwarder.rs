@@ -30,7 +30,7 @@ pub(crate) enum Cut {
     Reset,
     /// Both get FIN, wherever in a frame that is.
     Close,
-    /// One end gets RST; the other is told nothing for a while, and nothing is read of it.
+    /// One end gets RST; the other gets nothing for a while, and nothing is read of it.
     HalfOpen(End, Duration),
 }
 
@@ -224,11 +224,11 @@ impl Link {
             }
             Cut::Close => {}
             Cut::HalfOpen(end, time) => {
-                let (told, kept) = match end {
+                let (ended, kept) = match end {
                     End::Device => (&self.device, &self.relay),
                     End::Relay => (&self.relay, &self.device),
                 };
-                reset(told);
+                reset(ended);
                 reset(kept);
                 if from == end
                     && let Ok(kept) = kept.try_clone()

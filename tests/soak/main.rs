@@ -1,5 +1,5 @@
 //! Ten minutes of real life: 200 clients of mixed kinds, through a relay and a device that are killed, frozen, replaced
-//! and cut off all the time, on a path that changes, with a log that nobody reads, names that are dead, and forked
+//! and cut off all the time, on a path that changes, with a log that is not read, names that are dead, and forked
 //! children that hold copies of all sockets. No byte may be wrong, no end may pass for what it is not, and nothing may be left behind.
 //!
 //! `make soak`, or `cargo test --release --test soak -- --seconds 30 --seed 7`; the same seed gives the same faults and
@@ -296,9 +296,9 @@ fn small_thread() -> thread::Builder {
     thread::Builder::new().stack_size(256 * 1024)
 }
 
-/// One line for whoever watches.
+/// One line of progress.
 fn say(line: &str) {
     let mut stderr = io::stderr();
-    // Nobody may be there to read it.
+    // Its reader may have gone.
     let _ = writeln!(stderr, "{line}");
 }

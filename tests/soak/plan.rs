@@ -1,4 +1,4 @@
-//! What one client does, and its service with it: drawn from the seed, and told to the service by the client's first bytes.
+//! What one client does, and its service with it: drawn from the seed, and sent to the service in the client's first bytes.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub(crate) enum Kind {
     ClientReset,
     /// Is reset by its service in the middle.
     ServiceReset,
-    /// Wants a service that nobody offers.
+    /// Wants a service that does not exist.
     Refused,
     /// Wants a service whose name has no address; some do not wait to learn it.
     Unresolved,

@@ -18,9 +18,9 @@ use signal_hook::iterator::Signals;
 /// Every child that may still run.
 static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
-/// What a pipe for standard error holds: so little that it is soon full when nobody reads.
+/// What a pipe for standard error holds: so little that it is soon full when it is not read.
 const PIPE: i32 = 4096;
-/// How often a reader who stands still looks whether to go on.
+/// How often a reader that stands still looks whether to go on.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// A program that runs; killed when dropped.
@@ -53,7 +53,7 @@ impl Process {
     }
 
     /// Writes a line to its standard input.
-    pub(crate) fn tell(&self, line: &str) {
+    pub(crate) fn write_line(&self, line: &str) {
         if let Some(mut stdin) = self.child.stdin.as_ref() {
             // It may have ended by itself, which is found out elsewhere.
             let _ = writeln!(stdin, "{line}");
@@ -127,7 +127,7 @@ fn copy(mut stderr: ChildStderr, mut log: File, is_unread: &AtomicBool) {
     }
 }
 
-/// Ends everything when this process is told to end, or has not ended by itself within `limit`.
+/// Ends everything when a signal ends this process, or it has not ended by itself within `limit`.
 pub(crate) fn guard(limit: Duration) -> io::Result<()> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! What happened, counted; and what must not happen, told at once.
+//! Counts what happened, and prints at once what must not happen.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::connection::Stop;
 use crate::plan::{Kind, Plan};
 
-/// Past so many violations the run is ended: the first ones tell enough.
+/// Past so many violations the run is ended: the first ones say enough.
 const ENOUGH: usize = 10;
 
 /// How long connections of a process that was killed may come to light.
@@ -34,7 +34,7 @@ struct Counts {
     cut: AtomicU64,
 }
 
-/// Shared by everybody in the run.
+/// Shared by all threads of the run.
 #[derive(Debug)]
 pub(crate) struct Report {
     start: Instant,
@@ -119,7 +119,7 @@ impl Report {
         Outcome::Violation
     }
 
-    /// What must not be; told at once, with the time for the logs.
+    /// What must not be; printed at once, with the time for the logs.
     pub(crate) fn violation(&self, text: String) {
         let text = format!("{:8.3} s: {text}", self.start.elapsed().as_secs_f64());
         crate::say(&format!("VIOLATION {text}"));

@@ -76,7 +76,7 @@ fn serve(stream: TcpStream, doomed: Arc<AtomicBool>, report: &Report) {
         Err(Stop::Hung { .. }) => return report.violation("a service was sent no request".into()),
         Err(_) => return connection.reset(),
     };
-    let Some(plan) = plan else { return report.violation(format!("a request that nobody has sent: {request:?}")) };
+    let Some(plan) = plan else { return report.violation(format!("a request that no client has sent: {request:?}")) };
     let result = act(&plan, &mut connection, report);
     if result == Err(Stop::Doomed) {
         connection.reset();

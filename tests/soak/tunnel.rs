@@ -44,20 +44,20 @@ pub(crate) struct Tunnel {
     pub(crate) forwarder: Forwarder,
     relay: Process,
     device: Process,
-    /// Relays that were told to end, and by when they must have.
+    /// Relays that drain, and by when they must have ended.
     leaving: Vec<(Process, Instant)>,
-    /// Has the port where nobody listens, or another program could.
-    _nobody: Socket,
+    /// Holds the port that refuses, so that no other program listens there.
+    _refusing: Socket,
 }
 
 /// All on loopback, below those that the system gives to clients: such a port could be a client's when it is wanted, and
-/// a client that connects to its own port while nobody listens is connected to itself.
+/// a client that connects to its own port while no socket listens there is connected to itself.
 #[derive(Clone, Copy, Debug)]
 struct Ports {
     device: SocketAddr,
     entrances: Entrances,
-    /// Nobody listens here.
-    nobody: SocketAddr,
+    /// No socket listens here.
+    refusing: SocketAddr,
 }
 
 impl Tunnel {
@@ -66,9 +66,9 @@ impl Tunnel {
         let mut next = || free.next().ok_or_else(|| io::Error::other("no free port"));
         let device = next()?;
         let entrances = Entrances { served: next()?, named: next()?, refused: next()?, unresolved: next()? };
-        let ports = Ports { device, entrances, nobody: next()? };
-        let nobody = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        nobody.bind(&ports.nobody.into())?;
+        let ports = Ports { device, entrances, refusing: next()? };
+        let refusing = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        refusing.bind(&ports.refusing.into())?;
         let forwarder = Forwarder::start(next()?, ports.device)?;
         let mut started = 0;
         let relay = start_relay(&ports, service, logs, &mut started)?;
@@ -84,7 +84,7 @@ impl Tunnel {
             relay,
             device,
             leaving: Vec::new(),
-            _nobody: nobody,
+            _refusing: refusing,
         })
     }
 
@@ -145,22 +145,22 @@ impl Tunnel {
         freeze(&self.relay, time);
     }
 
-    /// Nobody reads what the relay says, until somebody does again.
+    /// From now on the relay's log is not read, or read again.
     pub(crate) fn leave_log_unread(&self, is_unread: bool) {
         self.relay.leave_unread(is_unread);
     }
 
     /// The device forks a child that lives so long and holds copies of all sockets.
     pub(crate) fn fork_child(&self, time: Duration) {
-        self.device.tell(&format!("{}{}", device::FORK, time.as_millis()));
+        self.device.write_line(&format!("{}{}", device::FORK, time.as_millis()));
     }
 
     /// The children of the device end.
     pub(crate) fn end_children(&self) {
-        self.device.tell(device::END);
+        self.device.write_line(device::END);
     }
 
-    /// Nobody has ended who was not told to; who was told to has.
+    /// Only processes that a signal has ended are over, and those in time.
     pub(crate) fn check(&mut self) {
         for (name, process) in [("relay", &mut self.relay), ("device", &mut self.device)] {
             if let Some(status) = process.status() {
@@ -171,13 +171,13 @@ impl Tunnel {
             None if Instant::now() < *deadline => true,
             Some(status) if STATUSES.contains(&status) => false,
             status => {
-                self.report.violation(format!("a relay that was told to end: {status:?}, {}", process.last_words()));
+                self.report.violation(format!("a relay that a signal ended: {status:?}, {}", process.last_words()));
                 false
             }
         });
     }
 
-    /// The last relay that was told to end has.
+    /// The last relay that drains has ended.
     pub(crate) fn wait_for_leaving(&mut self) {
         while !self.leaving.is_empty() {
             self.check();
@@ -191,7 +191,7 @@ impl Tunnel {
         let descriptors = |usage: &[Usage; 2]| [usage[0].descriptors, usage[1].descriptors];
         let (mut usage, mut since) = (now(), Instant::now());
         let deadline = since + Duration::from_secs(10);
-        // Sockets that were ended may linger for 2 s.
+        // Sockets that were ended may stay open for 2 s.
         while since.elapsed() < Duration::from_secs(3) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(50));
             let next = now();
@@ -212,7 +212,7 @@ impl Tunnel {
     }
 }
 
-/// Counted twice: who begins while it dies is ended by it too.
+/// Counted twice: a client that begins while it dies is ended by it too.
 fn kill(process: &mut Process, report: &Report) {
     report.count_kill();
     process.signal(Signal::SIGKILL);
@@ -232,11 +232,11 @@ fn start_relay(ports: &Ports, service: SocketAddr, logs: &Path, started: &mut us
     loop {
         *started += 1;
         let mut command = Command::new(RELAY);
-        let Ports { device, entrances, nobody } = ports;
+        let Ports { device, entrances, refusing } = ports;
         let mappings = [
             (entrances.served, service.to_string()),
             (entrances.named, format!("localhost:{}", service.port())),
-            (entrances.refused, nobody.to_string()),
+            (entrances.refused, refusing.to_string()),
             (entrances.unresolved, DEAD_NAME.to_owned()),
         ];
         command.arg(device.to_string());

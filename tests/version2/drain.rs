@@ -1,4 +1,4 @@
-//! A relay that is told to end takes nobody new, and lets those who are there finish.
+//! A relay that drains accepts no new clients, and lets those that are open finish.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
@@ -61,13 +61,13 @@ fn the_open_client_finishes_and_the_relay_ends_with_status_0() {
 }
 
 #[test]
-fn a_client_that_stays_is_cut_when_the_time_is_up_and_the_status_tells() {
+fn a_client_that_stays_is_cut_when_the_time_is_up_and_the_status_is_3() {
     let service = Listener::bind();
     let (mut relay, mut device, _clients, mut client, mut served) = start("1", &service);
-    let told = Instant::now();
+    let began = Instant::now();
     relay.signal("TERM");
     assert_eq!(client.read_to_end(), (Vec::new(), End::Reset));
-    let waited = told.elapsed();
+    let waited = began.elapsed();
     assert!(waited >= Duration::from_secs(1), "{waited:?}");
     assert_eq!(served.read_to_end(), (Vec::new(), End::Reset));
     assert_eq!(relay.wait(), Some(3));
@@ -88,7 +88,7 @@ fn a_second_signal_ends_the_wait_at_once() {
 }
 
 #[test]
-fn a_relay_that_is_to_wait_for_nobody_does_not() {
+fn with_a_drain_time_of_0_the_relay_ends_at_once() {
     let service = Listener::bind();
     let (mut relay, _device, _clients, mut client, _served) = start("0", &service);
     relay.signal("INT");
@@ -97,7 +97,7 @@ fn a_relay_that_is_to_wait_for_nobody_does_not() {
 }
 
 #[test]
-fn the_device_is_told_on_the_wire_that_it_may_come_back_after_the_time_of_a_restart() {
+fn goaway_asks_the_device_to_come_back_after_the_time_of_a_restart() {
     let relay = Relay::start_with(&["--drain", "60"], &["127.0.0.1:9"]);
     let (mut link, clients) = relay.listen_v2();
     let _client = Peer::connect(clients[0]);

@@ -56,12 +56,12 @@ fn more_clients_than_places_that_come_and_go_do_not_end_the_link() {
     let (relay, device, clients) = Pairing::NEW.start(&[echo.address()]);
     for _ in 0..3 {
         // Some wait for a place and are gone before they have it.
-        let crowd: Vec<_> = (0..400).map(|_| Peer::connect(clients[0])).collect();
-        for client in crowd {
+        let many: Vec<_> = (0..400).map(|_| Peer::connect(clients[0])).collect();
+        for client in many {
             client.reset();
         }
     }
-    eventually("the crowd is gone", DEADLINE, || device.status().clients == 0);
+    eventually("all of them are gone", DEADLINE, || device.status().clients == 0);
     expect_echo(clients[0]);
     assert!(!relay.log().iter().any(|line| line.contains("is lost")));
 }

@@ -8,7 +8,7 @@ use crate::common::wire::{HELLO, LISTEN};
 use crate::common::wire_v2::{self as wire, Link, WINDOW, code};
 use crate::common::{End, Peer};
 
-/// Nobody connects to it but the scripted device.
+/// No connection is made to it: the device is scripted.
 const SERVICE: &str = "127.0.0.1:57847";
 
 /// A relay that survives every device of its test.
@@ -66,7 +66,7 @@ impl Victim {
 }
 
 #[test]
-fn frames_of_streams_that_are_not_there() {
+fn a_frame_of_a_stream_that_was_never_opened_ends_the_link() {
     let victim = Victim::new();
     let never = "a frame for stream 7, which was never opened";
     victim.expect_to_end(&wire::data(7, b"x"), code::PROTOCOL, never);
@@ -77,7 +77,7 @@ fn frames_of_streams_that_are_not_there() {
 }
 
 #[test]
-fn frames_out_of_their_order() {
+fn a_frame_out_of_order_ends_the_link() {
     let victim = Victim::new();
     victim.expect_to_end(&wire::connected(1), code::PROTOCOL, "CONNECTED twice");
     victim.expect_to_end(&wire::data(1, b""), code::PROTOCOL, "DATA without a byte and without FIN");
@@ -92,7 +92,7 @@ fn frames_out_of_their_order() {
 }
 
 #[test]
-fn frames_that_are_the_relays_to_send_or_name_a_stream_where_there_is_none() {
+fn a_frame_that_only_a_relay_sends_or_that_misuses_stream_0_ends_the_link() {
     let victim = Victim::new();
     let service: SocketAddr = SERVICE.parse().unwrap();
     victim.expect_to_end(&wire::connect(2, service), code::PROTOCOL, "CONNECT is not for this side to send");
@@ -105,7 +105,7 @@ fn frames_that_are_the_relays_to_send_or_name_a_stream_where_there_is_none() {
 }
 
 #[test]
-fn payloads_that_are_cut_short_or_too_long() {
+fn a_payload_that_is_too_short_or_too_long_ends_the_link() {
     let victim = Victim::new();
     for frame in [
         wire::frame(wire::CREDIT, 0, 1, &[0; 7]),
@@ -123,7 +123,7 @@ fn payloads_that_are_cut_short_or_too_long() {
 }
 
 #[test]
-fn what_is_not_known_is_skipped_by_its_size_unless_it_is_critical() {
+fn an_unknown_frame_is_skipped_by_its_size_unless_it_is_critical() {
     let victim = Victim::new();
     let (mut link, mut client) = victim.open();
     for (kind, stream) in [(4, 0), (5, 1), (99, 7), (255, u32::MAX)] {
@@ -131,7 +131,7 @@ fn what_is_not_known_is_skipped_by_its_size_unless_it_is_critical() {
         link.send(&wire::frame(kind, 0x7f, stream, &wire::data(77, b"x")));
         link.send(&wire::frame(kind, 0, stream, &[0x55; 65_535]));
     }
-    // And flags that the known ones do not know mean nothing.
+    // Flags without a meaning are ignored.
     link.send(&wire::frame(wire::DATA, 0x7e, 1, b"still here"));
     client.expect(b"still here");
     let critical = wire::frame(99, wire::CRITICAL, 0, &[]);
@@ -139,7 +139,7 @@ fn what_is_not_known_is_skipped_by_its_size_unless_it_is_critical() {
 }
 
 #[test]
-fn more_bytes_than_there_was_credit_for() {
+fn more_bytes_than_the_credit_end_the_link() {
     let victim = Victim::new();
     let (mut link, _client) = victim.open();
     // The client reads nothing. What the kernel and the largest window take is less than this.
@@ -150,7 +150,7 @@ fn more_bytes_than_there_was_credit_for() {
 }
 
 #[test]
-fn credit_that_goes_backwards_and_credit_that_gives_none() {
+fn credit_that_goes_backwards_or_often_gives_nothing_ends_the_link() {
     let victim = Victim::new();
     let backwards = [wire::credit(1, 2 << 20), wire::credit(1, (2 << 20) - 1)].concat();
     victim.expect_to_end(&backwards, code::FLOW_CONTROL, "the credit of stream 1 went backwards");
@@ -160,7 +160,7 @@ fn credit_that_goes_backwards_and_credit_that_gives_none() {
 }
 
 #[test]
-fn floods_of_frames_of_no_use() {
+fn a_flood_of_useless_frames_ends_the_link() {
     let victim = Victim::new();
     for frame in [
         wire::ping(0, *b"flooding"),
@@ -170,7 +170,7 @@ fn floods_of_frames_of_no_use() {
     ] {
         victim.expect_to_end(&frame.repeat(300), code::OVERLOAD, "too many frames that are of no use");
     }
-    // Some are forgiven.
+    // A few do not end the link.
     let (mut link, mut client) = victim.open();
     link.send(&[wire::ping(0, *b"politely"), wire::settings()].concat().repeat(30));
     link.send(&wire::data(1, b"still here"));
@@ -178,7 +178,7 @@ fn floods_of_frames_of_no_use() {
 }
 
 #[test]
-fn no_settings_or_something_else_before_them() {
+fn settings_that_do_not_come_first_or_in_time_end_the_link() {
     let victim = Victim::new();
     let reason = "SETTINGS is not the first frame";
     for first in [
@@ -194,8 +194,9 @@ fn no_settings_or_something_else_before_them() {
         link.expect_settings();
         link.send(&first);
         let goodbye = link.expect_goodbye(code::PROTOCOL);
-        let told = ["not the first frame", "cut short", "too long"].iter().any(|why| goodbye.reason().contains(why));
-        assert!(told, "{}", goodbye.reason());
+        let is_named =
+            ["not the first frame", "cut short", "too long"].iter().any(|why| goodbye.reason().contains(why));
+        assert!(is_named, "{}", goodbye.reason());
     }
     let began = Instant::now();
     let mut slow = Link::greet(victim.relay.device_addr());
@@ -207,7 +208,7 @@ fn no_settings_or_something_else_before_them() {
 }
 
 #[test]
-fn clients_of_a_device_that_has_not_introduced_itself_send_no_more_than_any_takes() {
+fn before_its_settings_a_device_is_sent_no_more_than_16_kib_of_a_client() {
     let relay = Relay::start(&[SERVICE]);
     let mut link = Link::greet(relay.device_addr());
     link.expect_settings();
@@ -215,13 +216,13 @@ fn clients_of_a_device_that_has_not_introduced_itself_send_no_more_than_any_take
     client.send(&[b'x'; 3 * WINDOW]);
     link.expect(wire::CONNECT);
     link.expect_data(1, &[b'x'; 16 * 1024]);
-    // Once it has said so, it gets more.
+    // Its SETTINGS permit more.
     link.send(&wire::settings());
     link.expect_data(1, &[b'x'; 3 * WINDOW - 16 * 1024]);
 }
 
 #[test]
-fn a_device_that_reads_nothing_costs_no_more_than_it_has_asked_for() {
+fn a_device_that_floods_pings_and_reads_nothing_is_cut() {
     let victim = Victim::new();
     let (mut link, _client) = victim.open();
     // Each asks for an answer. It is one answer at a time, and soon too many.
@@ -232,15 +233,18 @@ fn a_device_that_reads_nothing_costs_no_more_than_it_has_asked_for() {
 }
 
 #[test]
-fn greetings_that_are_none() {
+fn a_device_of_a_later_version_is_answered_with_version_2() {
     let relay = Relay::start(&[SERVICE]);
-    // The device may know a later version, which begins as this one does.
     for hello in [[0, 0, 5, 0xf2], [0, 0, 5, 0xf3], [0, 0, 5, 0xff]] {
         let mut device = Peer::connect(relay.device_addr());
         device.send(&[LISTEN, hello].concat());
         device.expect(&HELLO);
     }
-    // Frames of version 1 behind HELLO are none of version 2.
+}
+
+#[test]
+fn frames_of_version_1_behind_hello_end_the_link_and_the_next_device_is_served() {
+    let relay = Relay::start(&[SERVICE]);
     let mut link = Link::greet(relay.device_addr());
     link.expect_settings();
     link.send(&[0, 0, 2, 1, 0, 0, 2, 2]);

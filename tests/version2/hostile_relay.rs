@@ -63,16 +63,16 @@ fn expect_to_end(frames: &[u8], code: u16, reason: &str) {
 }
 
 /// A service whose connections hang, since its queue is full and the kernel drops what comes.
-fn deaf() -> (Socket, Peer) {
-    let deaf = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    deaf.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    deaf.listen(0).unwrap();
-    let full = Peer::connect(deaf.local_addr().unwrap().as_socket().unwrap());
-    (deaf, full)
+fn hanging_service() -> (Socket, Peer) {
+    let service = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    service.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    service.listen(0).unwrap();
+    let full = Peer::connect(service.local_addr().unwrap().as_socket().unwrap());
+    (service, full)
 }
 
 #[test]
-fn frames_of_streams_that_are_not_there() {
+fn a_frame_of_a_stream_that_was_never_opened_ends_the_link() {
     let never = "a frame for stream 7, which was never opened";
     expect_to_end(&wire::data(7, b"x"), code::PROTOCOL, never);
     expect_to_end(&wire::credit(7, 1 << 20), code::PROTOCOL, never);
@@ -81,15 +81,15 @@ fn frames_of_streams_that_are_not_there() {
 }
 
 #[test]
-fn numbers_that_are_not_the_next() {
-    let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
-    expect_to_end(&wire::connect(1, nobody), code::PROTOCOL, "CONNECT for stream 1, where 2 is the next");
-    expect_to_end(&wire::connect(3, nobody), code::PROTOCOL, "CONNECT for stream 3, where 2 is the next");
-    expect_to_end(&wire::connect(0, nobody), code::PROTOCOL, "a frame that must name a stream has none");
+fn a_connect_with_any_number_but_the_next_ends_the_link() {
+    let service = SocketAddr::from(([127, 0, 0, 1], 9));
+    expect_to_end(&wire::connect(1, service), code::PROTOCOL, "CONNECT for stream 1, where 2 is the next");
+    expect_to_end(&wire::connect(3, service), code::PROTOCOL, "CONNECT for stream 3, where 2 is the next");
+    expect_to_end(&wire::connect(0, service), code::PROTOCOL, "a frame that must name a stream has none");
 }
 
 #[test]
-fn frames_out_of_their_order_or_not_the_relays_to_send() {
+fn a_frame_out_of_order_or_that_only_a_device_sends_ends_the_link() {
     let (mut victim, _served) = Victim::open();
     victim.link.send(&[wire::fin(1), wire::data(1, b"x")].concat());
     victim.expect_goodbye(code::PROTOCOL, "DATA behind FIN");
@@ -98,7 +98,7 @@ fn frames_out_of_their_order_or_not_the_relays_to_send() {
 }
 
 #[test]
-fn payloads_that_are_cut_short_or_too_long() {
+fn a_payload_that_is_too_short_or_too_long_ends_the_link() {
     for frame in [
         wire::frame(wire::CREDIT, 0, 1, &[0; 7]),
         wire::frame(wire::PING, 0, 0, &[0; 9]),
@@ -112,7 +112,7 @@ fn payloads_that_are_cut_short_or_too_long() {
 }
 
 #[test]
-fn what_is_not_known_is_skipped_by_its_size_unless_it_is_critical() {
+fn an_unknown_frame_is_skipped_by_its_size_unless_it_is_critical() {
     let (mut victim, mut served) = Victim::open();
     for (kind, stream) in [(4, 0), (5, 1), (99, 7), (255, u32::MAX)] {
         victim.link.send(&wire::frame(kind, 0x7f, stream, &wire::data(77, b"x")));
@@ -140,11 +140,11 @@ fn a_connect_that_cannot_be_read_ends_its_stream_alone() {
 }
 
 #[test]
-fn more_bytes_than_there_was_credit_for() {
+fn more_bytes_than_the_credit_end_the_link() {
     let mut victim = Victim::new();
     // A service that is not connected yet takes nothing, so there is the window and no more.
-    let (deaf, _full) = deaf();
-    victim.link.send(&wire::connect(1, deaf.local_addr().unwrap().as_socket().unwrap()));
+    let (service, _full) = hanging_service();
+    victim.link.send(&wire::connect(1, service.local_addr().unwrap().as_socket().unwrap()));
     victim.link.send(&wire::data(1, &[b'x'; WINDOW]));
     victim.link.send(&wire::ping(0, *b"all fine"));
     while victim.link.read_frame().payload != b"all fine" {}
@@ -153,7 +153,7 @@ fn more_bytes_than_there_was_credit_for() {
 }
 
 #[test]
-fn bytes_for_a_service_that_is_gone_are_passed_over_as_far_as_there_was_credit() {
+fn bytes_for_a_service_that_is_gone_are_skipped_up_to_the_credit() {
     let (mut victim, served) = Victim::open();
     served.reset();
     assert_eq!(victim.link.expect(wire::CLOSE).stream, 1);
@@ -167,7 +167,7 @@ fn bytes_for_a_service_that_is_gone_are_passed_over_as_far_as_there_was_credit()
 }
 
 #[test]
-fn credit_that_goes_backwards_and_credit_that_gives_none() {
+fn credit_that_goes_backwards_or_often_gives_nothing_ends_the_link() {
     let backwards = [wire::credit(1, 2 << 20), wire::credit(1, (2 << 20) - 1)].concat();
     expect_to_end(&backwards, code::FLOW_CONTROL, "the credit of stream 1 went backwards");
     let nothing = wire::credit(1, u64::MAX).repeat(300);
@@ -175,7 +175,7 @@ fn credit_that_goes_backwards_and_credit_that_gives_none() {
 }
 
 #[test]
-fn floods_of_frames_of_no_use() {
+fn a_flood_of_useless_frames_ends_the_link() {
     for frame in [
         wire::ping(0, *b"flooding"),
         wire::ping(wire::ACK, *b"an echo!"),
@@ -206,7 +206,7 @@ fn more_streams_than_the_device_takes_are_refused_one_by_one() {
 }
 
 #[test]
-fn no_settings_or_something_else_before_them() {
+fn settings_that_do_not_come_first_or_in_time_end_the_link() {
     for first in [
         wire::ping(0, *b"too soon"),
         wire::connect(1, SocketAddr::from(([127, 0, 0, 1], 9))),
@@ -237,7 +237,7 @@ fn no_settings_or_something_else_before_them() {
 }
 
 #[test]
-fn a_relay_of_a_later_version_is_one_of_version_1_since_it_chose_none_that_was_offered() {
+fn a_hello_for_a_version_that_was_not_offered_means_version_1() {
     let relay = Listener::bind();
     let device = Device::start(relay.address());
     let mut peer = relay.accept();

@@ -1,4 +1,4 @@
-//! A link has its number of places, and nobody suffers where there is none left.
+//! A link has a number of places, and its clients go on where none is left.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ fn the_257th_client_waits_a_second_for_a_place_and_the_next_is_served_when_one_h
         client.expect(format!("still {number:03}").as_bytes());
     }
     drop(open);
-    eventually("everybody is gone", DEADLINE, || device.status().clients == 0);
+    eventually("all clients are gone", DEADLINE, || device.status().clients == 0);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! An end that insists on version 2 is not talked down to version 1.
+//! An end that insists on version 2 does not speak version 1.
 
 use tcpremote::connection::Protocol;
 use tcpremote::device::{Config, EventKind};

@@ -43,7 +43,7 @@ fn installed(programs: &[&str]) -> bool {
     let paths = std::env::var("PATH").unwrap() + ":/usr/sbin:/sbin";
     let found = |program: &&str| paths.split(':').any(|path| Path::new(path).join(program).exists());
     let missing: Vec<_> = programs.iter().filter(|program| !found(program)).collect();
-    #[allow(clippy::print_stderr, reason = "who misses the program should know that it was not tested")]
+    #[allow(clippy::print_stderr, reason = "a missing program is to be seen in the output")]
     if !missing.is_empty() {
         eprintln!("skipped, since these are not installed: {missing:?}");
     }
@@ -249,7 +249,7 @@ fn git_clones_from_its_own_daemon() {
     assert_eq!(tree(&clone), tree(&origin));
 }
 
-/// git without anybody's configuration.
+/// git without the configuration of a user.
 fn git(directory: &Path) -> Command {
     let mut git = Command::new("git");
     git.current_dir(directory).env("GIT_CONFIG_NOSYSTEM", "1").env("HOME", directory);

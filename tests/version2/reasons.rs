@@ -1,4 +1,5 @@
-//! How a client or a service ends is told to the other as what it is, and why is told to those who look after them.
+//! The end of a client or a service reaches the other as the same kind of end; the relay's log and the device's events
+//! say why.
 
 use tcpremote::device::EventKind;
 
@@ -8,11 +9,11 @@ use crate::common::{DEADLINE, End, Listener, Peer, Refusing, eventually};
 
 /// The line of the relay's log about a client that was ended for a reason.
 fn reason_in_log(relay: &Relay, code: &str) -> String {
-    let told = "a client has left";
+    let message = "a client has left";
     let mut line = String::new();
-    eventually(told, DEADLINE, || {
+    eventually(message, DEADLINE, || {
         let lines = relay.log();
-        let found = lines.iter().find(|line| line.contains(told) && line.contains(&format!("code={code}")));
+        let found = lines.iter().find(|line| line.contains(message) && line.contains(&format!("code={code}")));
         line = found.cloned().unwrap_or_default();
         !line.is_empty()
     });
@@ -20,7 +21,7 @@ fn reason_in_log(relay: &Relay, code: &str) -> String {
 }
 
 #[test]
-fn a_service_that_refuses_resets_its_client_and_the_reason_is_told() {
+fn a_service_that_refuses_resets_its_client_and_both_sides_report_the_reason() {
     let refusing = Refusing::bind();
     let (relay, mut device, clients) = Pairing::NEW.start(&[refusing.address()]);
     let mut client = Peer::connect(clients[0]);
@@ -33,7 +34,7 @@ fn a_service_that_refuses_resets_its_client_and_the_reason_is_told() {
 }
 
 #[test]
-fn a_service_that_is_not_permitted_resets_its_client_and_the_line_that_would_permit_it_is_told() {
+fn a_service_that_is_not_permitted_resets_its_client_and_both_sides_report_the_reason() {
     let (relay, mut device, clients) = Pairing::NEW.start(&["192.0.2.1:80".parse().unwrap()]);
     assert_eq!(Peer::connect(clients[0]).read_to_end(), (Vec::new(), End::Reset));
     assert_eq!(device.wait_for(EventKind::Denied).code, Some("denied"));
@@ -56,8 +57,8 @@ fn a_service_whose_name_has_no_address_resets_its_client() {
 }
 
 #[test]
-fn a_service_that_no_way_leads_to_resets_its_client() {
-    // The broadcast address of the loopback network: TCP has no way there, on any machine.
+fn a_service_without_a_route_resets_its_client() {
+    // The broadcast address of the loopback network: TCP has no route there, on any machine.
     let (relay, mut device, clients) = Pairing::NEW.start(&["127.255.255.255:80".parse().unwrap()]);
     assert_eq!(Peer::connect(clients[0]).read_to_end(), (Vec::new(), End::Reset));
     assert_eq!(device.wait_for(EventKind::Failed).code, Some("unreachable"));
@@ -96,7 +97,7 @@ fn a_client_that_resets_resets_its_service() {
 }
 
 #[test]
-fn a_service_that_has_finished_finishes_its_client_and_nothing_else_is_told() {
+fn a_service_that_closes_finishes_its_client_and_no_reason_is_logged() {
     let service = Listener::bind();
     let (relay, mut device, clients) = Pairing::NEW.start(&[service.address()]);
     let mut client = Peer::connect(clients[0]);
@@ -113,7 +114,7 @@ fn a_service_that_has_finished_finishes_its_client_and_nothing_else_is_told() {
 }
 
 #[test]
-fn the_device_is_told_who_the_client_is() {
+fn the_event_of_a_new_client_has_its_address() {
     let service = Listener::bind();
     let (_relay, mut device, clients) = Pairing::NEW.start(&[service.address()]);
     let client = Peer::connect(clients[0]);
@@ -138,7 +139,7 @@ fn the_service_of_a_client_that_is_gone_before_it_was_connected_is_ended_too() {
 }
 
 #[test]
-fn a_tunnel_that_its_owner_closes_tells_the_relay_and_its_clients_that_it_was_meant_so() {
+fn a_tunnel_that_its_owner_closes_resets_its_clients_and_the_relay_logs_why() {
     let service = Listener::bind();
     let (relay, device, clients) = Pairing::NEW.start(&[service.address()]);
     let mut client = Peer::connect(clients[0]);

@@ -12,7 +12,7 @@ use crate::common::wire::{HELLO, LISTEN};
 use crate::common::wire_v2::{self, Link, code};
 use crate::common::{DEADLINE, End, Listener, Peer, eventually, shortest_of_five};
 
-/// A relay at an address that is to be the same the next time. Nobody else has this one, so nobody takes its port.
+/// A relay at an address that is to be the same the next time. No other process has this one, so its port stays free.
 fn start(address: &str, options: &[&str], service: &Service) -> Relay {
     let mut command = relay::command();
     let service = service.address().to_string();
@@ -61,7 +61,7 @@ fn a_relay_that_is_killed_and_comes_back_is_found_again() {
         let status = device.status();
         (status.clients_total, status.bytes_received) == (2, 6 + 14)
     });
-    assert_eq!(status.last_error.unwrap().1, waiting_code(&device), "the last error stays for whoever asks");
+    assert_eq!(status.last_error.unwrap().1, waiting_code(&device), "the last error stays in the status");
 }
 
 /// The code of the last event that the device waits.
@@ -103,8 +103,8 @@ fn without_reconnect_a_lost_link_is_the_end() {
 
 #[test]
 fn a_first_link_that_cannot_be_made_is_an_error_even_with_reconnect() {
-    let nobody = crate::common::Refusing::bind();
-    let mut device = Device::start_with(nobody.address(), |config| config.reconnect = true);
+    let refusing = crate::common::Refusing::bind();
+    let mut device = Device::start_with(refusing.address(), |config| config.reconnect = true);
     assert_eq!(device.wait_for(EventKind::Closed).code, Some("refused"));
 }
 
@@ -117,13 +117,13 @@ fn a_relay_says_how_long_to_stay_away_and_is_obeyed_while_the_old_link_finishes(
     old.send(&wire_v2::connect(1, service.address()));
     let mut served = service.accept();
     old.expect(wire_v2::CONNECTED);
-    let told = Instant::now();
+    let began = Instant::now();
     old.send(&wire_v2::go_away(code::SHUTDOWN, 2, 1, "for repairs"));
     let waiting = device.wait_for(EventKind::Waiting);
     assert!(waiting.message.contains("the relay ended it (shutdown, for repairs)"), "{}", waiting.message);
     // The client goes on, with the next link beside it.
     let mut new = Link::accept(&relay);
-    let waited = told.elapsed();
+    let waited = began.elapsed();
     assert!(waited >= Duration::from_secs(2), "{waited:?}");
     device.wait_for(EventKind::Listening);
     served.send(b"over the old link");
@@ -186,7 +186,7 @@ fn a_tunnel_that_waits_for_its_next_attempt_is_closed_at_once() {
         let mut link = Link::accept(&relay);
         link.send(&wire_v2::go_away(code::SHUTDOWN, u16::MAX, 0, "for repairs"));
         device.wait_for(EventKind::Waiting);
-        assert_eq!(link.try_next(DEADLINE), Err(End::Finished), "nobody is left on it");
+        assert_eq!(link.try_next(DEADLINE), Err(End::Finished), "no client is left on it");
         drop(link);
         let next_attempt = device.status().next_attempt.unwrap();
         let longest = Duration::from_secs(300);
@@ -212,7 +212,7 @@ fn with_client(relay: &Listener, service: &Listener) -> (Device, Link, Peer) {
 }
 
 #[test]
-fn a_link_that_the_owner_wants_anew_keeps_its_clients_beside_the_next() {
+fn a_link_that_the_owner_replaces_keeps_its_clients_beside_the_next() {
     let (relay, service) = (Listener::bind(), Listener::bind());
     let (mut device, mut old, mut served) = with_client(&relay, &service);
     device.handle.reconnect().unwrap();
@@ -238,24 +238,24 @@ fn a_link_that_the_owner_wants_anew_keeps_its_clients_beside_the_next() {
 }
 
 #[test]
-fn with_our_relay_no_client_notices_that_the_owner_wants_another_link() {
+fn with_our_relay_clients_outlive_a_link_that_the_owner_replaces() {
     let echo = Service::echo();
     let relay = start("127.77.1.3:0", &[], &echo);
     let mut device = reconnecting(&relay);
     let mut clients = Vec::new();
-    for turn in 1..=5 {
+    for round in 1..=5 {
         // The client ports open anew with each link.
-        let lines = relay.wait_for_logs("clients may connect", turn);
-        clients.push(Peer::connect(relay::address_in(&lines[turn - 1])));
-        clients[turn - 1].send(b"before");
-        clients[turn - 1].expect(b"before");
+        let lines = relay.wait_for_logs("clients may connect", round);
+        clients.push(Peer::connect(relay::address_in(&lines[round - 1])));
+        clients[round - 1].send(b"before");
+        clients[round - 1].expect(b"before");
         device.handle.reconnect().unwrap();
         device.wait_for(EventKind::Listening);
         for client in &mut clients {
             client.send(b"after");
             client.expect(b"after");
         }
-        assert_eq!(device.status().reconnects, turn as u64);
+        assert_eq!(device.status().reconnects, round as u64);
     }
 }
 
@@ -294,7 +294,7 @@ fn where_no_new_link_can_be_made_the_old_one_stays() {
 }
 
 #[test]
-fn a_wait_is_over_when_the_owner_says_so() {
+fn the_owner_can_end_a_wait() {
     let relay = Listener::bind();
     let mut device = Device::start_with(relay.address(), |config| config.reconnect = true);
     let mut link = Link::accept(&relay);
@@ -309,7 +309,7 @@ fn a_wait_is_over_when_the_owner_says_so() {
 }
 
 #[test]
-fn an_answer_that_does_not_come_is_not_waited_for_when_the_owner_says_so() {
+fn the_owner_can_end_a_wait_for_an_answer() {
     let relay = Listener::bind();
     let mut device = Device::start_with(relay.address(), |_| {});
     device.wait_for(EventKind::Greeting);
@@ -321,7 +321,7 @@ fn an_answer_that_does_not_come_is_not_waited_for_when_the_owner_says_so() {
 }
 
 #[test]
-fn a_first_link_is_tried_for_until_there_is_one_where_that_is_wanted() {
+fn with_keep_trying_the_first_link_is_tried_for_until_there_is_one() {
     let relay = Listener::bind_to("127.77.1.5:0");
     let address = relay.address();
     drop(relay);

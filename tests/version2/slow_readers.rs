@@ -1,4 +1,4 @@
-//! Who reads slowly, or not at all, holds up nobody else, costs no more than a window, and is not ended for it.
+//! A peer that reads slowly, or not at all, does not hold up the others, costs no more than a window, and is not ended.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -26,7 +26,7 @@ fn echo_for(time: Duration, client: &mut Peer) {
 }
 
 #[test]
-fn a_client_that_stops_reading_a_download_holds_up_nobody_and_may_go_on_where_it_stopped() {
+fn a_client_that_stops_reading_does_not_hold_up_the_others_and_may_go_on_later() {
     let bytes = pattern(32 << 20, 1);
     let (source, echo) = (Service::source(bytes.clone()), Service::echo());
     let (relay, device, clients) = Pairing::NEW.start(&[source.address(), echo.address()]);
@@ -35,7 +35,7 @@ fn a_client_that_stops_reading_a_download_holds_up_nobody_and_may_go_on_where_it
     for client in &mut stuck {
         client.expect(&bytes[..65_536]);
     }
-    // Nobody is reset: there is no stall that anybody could cause.
+    // Version 2 has no stall rule for open streams, so none is reset.
     let mut other = Peer::connect(clients[1]);
     echo_for(Duration::from_secs(3), &mut other);
     let grown = Usage::of(relay.process()).kib.saturating_sub(before) / 1024;
@@ -48,7 +48,7 @@ fn a_client_that_stops_reading_a_download_holds_up_nobody_and_may_go_on_where_it
     }
 }
 
-/// Bytes that the kernel holds to be sent from one address of this machine to another, as /proc/net/tcp tells.
+/// Bytes that the kernel holds to be sent from one address of this machine to another, as /proc/net/tcp shows.
 #[cfg(target_os = "linux")]
 fn queued(from: SocketAddr, to: SocketAddr) -> u64 {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
@@ -60,7 +60,7 @@ fn queued(from: SocketAddr, to: SocketAddr) -> u64 {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn what_a_client_does_not_read_does_not_fill_the_kernel_either() {
+fn bytes_that_a_client_does_not_read_do_not_fill_the_kernel() {
     let bytes = pattern(64 << 20, 4);
     for pairing in [Pairing::OLD, Pairing::NEW] {
         let source = Service::source(bytes.clone());
@@ -76,7 +76,7 @@ fn what_a_client_does_not_read_does_not_fill_the_kernel_either() {
 }
 
 #[test]
-fn a_service_that_stops_reading_an_upload_holds_up_nobody_and_may_go_on_where_it_stopped() {
+fn a_service_that_stops_reading_does_not_hold_up_the_others_and_may_go_on_later() {
     let (service, echo) = (Listener::bind(), Service::echo());
     let (relay, _device, clients) = Pairing::NEW.start(&[service.address(), echo.address()]);
     let bytes = pattern(32 << 20, 2);

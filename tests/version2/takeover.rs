@@ -12,7 +12,7 @@ use crate::common::wire_v2::{CONNECT, Link, code};
 use crate::common::{DEADLINE, End, Listener, Peer, eventually};
 
 #[test]
-fn a_newer_device_takes_over_at_once_and_the_old_one_is_told() {
+fn a_newer_device_takes_over_at_once_and_the_old_one_gets_the_reason() {
     let (service, echo) = (Listener::bind(), Service::echo());
     let (relay, mut old, clients) = Pairing::NEW.start(&[service.address(), echo.address()]);
     let mut client = Peer::connect(clients[0]);
@@ -29,7 +29,7 @@ fn a_newer_device_takes_over_at_once_and_the_old_one_is_told() {
 }
 
 #[test]
-fn a_device_that_was_replaced_stays_away_for_a_minute_so_that_the_two_do_not_fight() {
+fn a_device_that_was_replaced_stays_away_for_a_minute() {
     let echo = Service::echo();
     let relay = Relay::start(&[&echo.address().to_string()]);
     let mut first = Device::start_with(relay.device_addr(), |config| config.reconnect = true);
@@ -47,10 +47,10 @@ fn a_device_that_was_replaced_stays_away_for_a_minute_so_that_the_two_do_not_fig
 }
 
 #[test]
-fn a_ghost_that_reads_nothing_locks_nobody_out() {
+fn an_old_device_that_reads_nothing_does_not_lock_out_the_next() {
     let echo = Service::echo();
     let relay = Relay::start(&[&echo.address().to_string()]);
-    let (_ghost, clients) = relay.listen_v2();
+    let (_old, clients) = relay.listen_v2();
     // Its client may send what it likes.
     let mut client = Peer::connect(clients[0]);
     client.send(&[b'x'; 16_384]);
