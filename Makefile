@@ -1,4 +1,4 @@
-# make help tells what there is. The work is done by the scripts that are named here.
+# `make help` lists the targets. The scripts that are named here do the work.
 
 # Which Lua the module is for; PROFILE and FEATURES are cargo's.
 LUA ?= lua

@@ -1,4 +1,4 @@
---- A device as a service runs it: a tunnel to a relay, for ever. What happens is printed, one line an event.
+--- A device as a service runs it: a tunnel to a relay, for ever. It prints one line for each event.
 --
 --     lua examples/device.lua relay.example.com 2065 [127.0.0.1 22]
 --

@@ -1,5 +1,4 @@
---- Stands between a device and its relay, passes everything on, and shows each frame of the link's protocol, be it of
---- version 1 or 2.
+--- Stands between a device and its relay, passes all bytes on, and prints each frame, of version 1 or 2.
 --
 --     lua examples/tap.lua RELAY_PORT
 --

@@ -1,4 +1,4 @@
---- A tunnel by its full API: tells what happens on it, until its relay is gone.
+--- A tunnel by its full API: prints what happens on it, until its relay is gone.
 --
 --     lua examples/tunnel.lua relay.example.com 2065
 local tcpremote = require "tcpremote"

@@ -60,7 +60,7 @@ describe("a call of TCPRemoteConnect", function()
     return reason == "timeout"
   end
 
-  --- The lines of the log that tell of something wrong.
+  --- The warnings and errors in the log.
   local function complaints()
     local found = {}
     for _, line in ipairs(lines) do

@@ -42,7 +42,7 @@ describe("TCPRemoteConnect", function()
       end
     end)
 
-    it("tells how to name the relay when it has none", function()
+    it("returns how to name the relay where no relay is named", function()
       local message = "no relay to connect to; give ServerAddress and ServerPort, "
         .. "or set device.tcprconnect.addr and device.tcprconnect.port in the agent's configuration"
       assert.same({ nil, message, "usage" }, { command()() })
@@ -133,7 +133,7 @@ describe("TCPRemoteConnect", function()
       accept_device()
     end)
 
-    it("tells that a mistake is in the configuration", function()
+    it("says that a mistake is in the configuration", function()
       agent.install { device = { tcprconnect = { addr = "127.0.0.1", port = true } } }
       local _, message, code = agent.strictly(command(), "")
       assert.equal(
@@ -143,7 +143,7 @@ describe("TCPRemoteConnect", function()
       assert.equal("usage", code)
     end)
 
-    it("speaks the words of the configuration where a mistake is in it", function()
+    it("uses the names of the configuration where a mistake is in it", function()
       for _, case in ipairs {
         { { addr = "127.0.0.1", port = 0 }, "device.tcprconnect.port: port '0' is not a number from 1 to 65535" },
         { { addr = "127.0.0.1" }, "device.tcprconnect.addr is given without ServerPort; the two go together" },
@@ -209,7 +209,7 @@ describe("TCPRemoteConnect", function()
         section.reconnect = case.configured
         local lines, sched = agent.install { device = { tcprconnect = section } }
         assert.equal("ok", agent.strictly(command(), case.arguments))
-        --- The next line that tells of something else than a link that is made.
+        --- The next line about something else than a link that is made.
         local taken = 0
         local function line()
           local found
@@ -270,7 +270,7 @@ describe("TCPRemoteConnect", function()
       local link = net.accept_device(server)
       local open = fill()
       link:close()
-      -- The next attempt is in progress, and stays so: nobody answers it.
+      -- The next attempt is in progress, and stays so: it gets no answer.
       net.eventually(function()
         local status = started.handle:status()
         return status.state == "connecting" and status.last_error

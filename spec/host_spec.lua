@@ -39,7 +39,7 @@ describe("in its host", function()
   end
 
   describe("a live tunnel", function()
-    it("ends with the script, without a word", function()
+    it("ends with the script, without output", function()
       assert.same({ "", 0 }, { run(process.lua, "") })
     end)
 
@@ -95,7 +95,7 @@ describe("in its host", function()
   end)
 
   describe("a forked child", function()
-    it("is told that the tunnel is its parent's, and can connect itself", function()
+    it("gets an error for its parent's tunnel, and can connect itself", function()
       local child = process.start(process.host, with_tunnel [[
         local message = "forked: this tunnel belongs to the parent process; connect again in this one"
         local status = host.fork(function()
@@ -395,7 +395,7 @@ describe("in its host", function()
     end)
   end)
 
-  it("a panic of the loop thread ends its tunnel alone, and is told", function()
+  it("a panic of the loop thread ends its tunnel alone, with an event", function()
     local child = process.start(process.lua, with_tunnel [[
       local core = require "tcpremote.core"
       local failing = assert(core.start(options))

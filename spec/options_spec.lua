@@ -60,7 +60,7 @@ describe("the options' check", function()
     assert.matches('write { ' .. ('"22", '):rep(8) .. "… }$", options.mistake { allow = many })
   end)
 
-  it("knows an unknown option that is a known one with a wrong, missing or swapped letter", function()
+  it("suggests the option that is meant where a letter is wrong, missing or swapped", function()
     for unknown, name in pairs {
       server_adress = "server_address",
       serveraddres = "server_address",
@@ -82,7 +82,7 @@ describe("the options' check", function()
     end
   end)
 
-  it("speaks the words of the call", function()
+  it("uses the names of the call", function()
     local words = { server_address = "ServerAddress", server_port = "ServerPort" }
     assert.equal("unknown option 'ServerAdress'; did you mean 'ServerAddress'?",
       options.mistake({ ServerAdress = 1 }, words))
@@ -90,7 +90,7 @@ describe("the options' check", function()
     assert.matches("the options are ServerAddress, ServerPort, allow, ", options.mistake({ x = 1 }, words))
   end)
 
-  it("knows an unknown option that is a known one in other spelling", function()
+  it("suggests the option that is meant where it is spelled in another way", function()
     for _, name in ipairs { "ServerPort", "server-port", "SERVER_PORT", "serverport" } do
       assert.equal(("unknown option '%s'; did you mean 'server_port'?"):format(name), options.mistake { [name] = 1 })
     end

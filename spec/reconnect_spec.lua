@@ -31,7 +31,7 @@ describe("a tunnel that loses its link", function()
     relay:close()
   end)
 
-  it("makes it anew, and tells so", function()
+  it("makes it anew, with an event", function()
     connect()
     for reconnects = 1, 2 do
       link:close()
@@ -47,7 +47,7 @@ describe("a tunnel that loses its link", function()
     end
   end)
 
-  it("is told by the relay how long to stay away", function()
+  it("stays away for as long as the relay asks", function()
     connect { protocol = 2 }
     link:close()
     expect_event "waiting"
@@ -131,7 +131,7 @@ describe("a tunnel that loses its link", function()
     assert.same({ nil, "closed", "closed" }, { tunnel:reconnect() })
   end)
 
-  it("tries for the first one, too, if it is told to", function()
+  it("tries for the first one, too, with keep_trying", function()
     connect()
     relay:close()
     local patient = assert(tcpremote.connect { server_address = "127.0.0.1", server_port = port, keep_trying = true })

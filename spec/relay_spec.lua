@@ -1,4 +1,4 @@
---- The whole way: a client, the relay binary, the device in this process, a service.
+--- Client, relay program, device in this process, and service, together.
 local net = require "support.net"
 local process = require "support.process"
 local tcpremote = require "tcpremote"
@@ -107,7 +107,7 @@ describe("through the relay", function()
     assert.same({ "answer", "closed" }, { net.read_all(client) })
   end)
 
-  it("the tunnel's status tells version 2, and how far away the relay is", function()
+  it("the tunnel's status has the version and the round trip", function()
     local tunnel = assert(tcpremote.connect { server_address = "127.0.0.1", server_port = device_port })
     local status = net.eventually(function()
       local status = tunnel:status()
@@ -120,7 +120,7 @@ describe("through the relay", function()
     assert.same({ "closed" }, { status.state, status.protocol, status.round_trip })
   end)
 
-  it("a newer device takes the place of this one, which is told", function()
+  it("a newer device takes the place of this one, which gets the reason", function()
     local options = { server_address = "127.0.0.1", server_port = device_port, reconnect = false }
     local patient = { server_address = "127.0.0.1", server_port = device_port }
     local tunnels = {}

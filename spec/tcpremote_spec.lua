@@ -36,7 +36,7 @@ describe("tcpremote", function()
     return tcpremote.connect(options)
   end
 
-  it("tells its version", function()
+  it("has its version in _VERSION", function()
     assert.matches("^%d+%.%d+%.%d+$", tcpremote._VERSION)
   end)
 
@@ -79,7 +79,7 @@ describe("tcpremote", function()
     end)
 
     it("resolves names, and tries every address of one", function()
-      -- localhost may be ::1 first, where nobody listens.
+      -- localhost may be ::1 first, where the relay does not listen.
       local tunnel = assert(connect { server_address = "localhost" })
       assert.equal("localhost:" .. port, tunnel:status().server)
       assert.equal("127.0.0.1:" .. port, tunnel:status().peer)
@@ -98,7 +98,7 @@ describe("tcpremote", function()
       assert.equal("closed", select(2, second_link:receive(1)))
     end)
 
-    it("tells that nobody listens", function()
+    it("returns that the link was refused", function()
       net.refuse(relay)
       local tunnel, message, code = connect()
       assert.is_nil(tunnel)
@@ -107,14 +107,14 @@ describe("tcpremote", function()
       assert.equal("refused", code)
     end)
 
-    it("tells that a name has no address", function()
+    it("returns that a name has no address", function()
       local tunnel, message, code = connect { server_address = net.NO_SUCH_NAME }
       assert.is_nil(tunnel)
       assert.matches("^cannot resolve 'x+%.invalid': .+; check the name and the device's DNS$", message)
       assert.equal("unresolved", code)
     end)
 
-    it("gives up within connect_timeout where nobody answers", function()
+    it("gives up within connect_timeout where no answer comes", function()
       local silent_port, stop = net.silent_port()
       local before = require("socket").gettime()
       local tunnel, message, code = connect { server_port = silent_port, connect_timeout = 0.3 }
@@ -256,7 +256,7 @@ describe("tcpremote", function()
       finish(tunnel)
     end)
 
-    it("tells its status", function()
+    it("returns its status", function()
       local status = tunnel:status()
       assert.is_true(status.since >= 0 and status.since < net.DEADLINE)
       status.since = nil
@@ -276,7 +276,7 @@ describe("tcpremote", function()
       assert.equal(("tcpremote tunnel (127.0.0.1:%d, listening)"):format(port), tostring(tunnel))
     end)
 
-    it("tells events in their order, each once", function()
+    it("returns events in their order, each once", function()
       local before = os.time()
       local event = tunnel:next_event()
       assert.equal("greeting", event.type)
@@ -302,7 +302,7 @@ describe("tcpremote", function()
       assert.same({ nil, "closed", "closed" }, { tunnel:wait() })
     end)
 
-    it("tells that the link was lost, and why", function()
+    it("says that the link was lost, and why", function()
       net.await_listening(tunnel)
       link:close()
       assert.is_true(tunnel:wait(net.DEADLINE))

@@ -19,7 +19,7 @@ local LONGEST_HOLD = 60
 --- How many tunnels may be ending in the background when a call begins.
 local MAX_ENDING = 8
 
---- Events that tell of a link's end. Where this program ends it on purpose they are no news.
+--- Events of a link's end. They are left out of the log where this program ends the link on purpose.
 local ENDS = { closed = true, waiting = true }
 
 --- The tunnel that the last successful call started.
@@ -209,7 +209,7 @@ function agent.connect(asked)
     log("WARNING", words)
     return nil, words, "usage"
   end
-  -- The server that sent the command sends it again where it wants another link, unless told otherwise.
+  -- The server sends the command again where it wants another link, unless the call or the configuration asks for this.
   settings.reconnect = settings.reconnect or false
   local ok, message, code = nil, "another call of TCPRemoteConnect has not returned yet; call again when it has", "busy"
   if scheduler.enter(calls) then

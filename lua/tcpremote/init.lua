@@ -49,7 +49,7 @@ end
 ---@field bytes_sent integer payload from services to clients
 ---@field bytes_received integer payload from clients to services
 ---@field ignored_frames integer frames that the relay should not have sent, skipped
----@field events_dropped integer events that nobody took in time; 1,024 are kept
+---@field events_dropped integer events that were not taken in time; 1,024 are kept
 ---@field reconnects integer how often the link was made anew
 ---@field next_attempt? number seconds until the next attempt, while waiting for it
 ---@field last_error? string
@@ -106,7 +106,7 @@ end
 
 --- Makes the link anew now, for a program that knows better than a timer: the network is back, or the relay has moved.
 --- Ends a wait, begins an attempt again, and replaces a link in use once the relay has answered on the next; in version
---- 2 the clients of the old one may finish there. Does not wait: events tell what becomes of it.
+--- 2 the clients of the old one may finish there. Does not wait: events say what becomes of it.
 ---@return true? requested
 ---@return string? message
 ---@return string? code

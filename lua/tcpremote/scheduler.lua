@@ -42,15 +42,15 @@ function scheduler.when_readable(tunnel, callback)
   end
 end
 
---- How long a task that waits for its turn sleeps before it looks whether those before it still live.
+--- Seconds that a queued task sleeps before it checks whether the tasks before it are alive.
 local LOOK_AGAIN = 1
 
 local function is_dead(task)
   return type(task) == "thread" and coroutine.status(task) == "dead"
 end
 
---- Waits until every task that entered `queue` before has left it. False if the caller cannot wait for that: it is no
--- task, so the scheduler runs nobody meanwhile.
+--- Waits until every task that entered `queue` before has left it. False if the caller cannot wait: it is no task, so
+-- the scheduler would run no other meanwhile.
 function scheduler.enter(queue)
   local task = in_task() and rawget(_G, "proc").tasks.running
   local sched = package.loaded.sched

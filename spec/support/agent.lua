@@ -234,7 +234,7 @@ function agent.remove()
   collectgarbage()
 end
 
---- Calls f as the agent's code is called: whoever reads or writes an undeclared global gets an error.
+--- Calls f as the agent's code is called: reading or writing an undeclared global is an error.
 function agent.strictly(f, ...)
   local previous = getmetatable(_G)
   setmetatable(_G, {

@@ -21,8 +21,8 @@ function net.listen(port_wanted)
 end
 
 --- A socket that listens with the shortest backlog, its port, and the function that fills the backlog: from then on
--- connections are not answered, until what it gives back is called. That ends the listener, unless it is to `stay`:
--- then connections are answered again, and what is given back accepts the next one of somebody else.
+-- connections are not answered, until the function that it returns is called. That ends the listener, unless it is to
+-- `stay`: then connections are answered again, and the function that is returned accepts the next one of a device.
 function net.listen_for_few()
   local server = assert(socket.tcp())
   assert(server:bind("127.0.0.1", 0))
@@ -69,10 +69,10 @@ function net.free_port()
   return port
 end
 
---- Sockets that hold a port until the process ends, so that nobody else is given it.
+--- Sockets that hold a port until the process ends, so that no other program is given it.
 local holders = {}
 
---- A port that refuses: bound, and nobody listens. A number asks for that port, of which only connections are left.
+--- A port that refuses: bound, without a listener. A number asks for that port, of which only connections are left.
 function net.refusing_port(number)
   local holder = assert(socket.tcp4())
   assert(holder:setoption("reuseaddr", true))
@@ -101,7 +101,7 @@ function net.connect(port)
   return connection
 end
 
---- The same where nobody may listen: nil then.
+--- The same; nil where the connection is refused.
 function net.try_connect(port)
   local connection = socket.connect("127.0.0.1", port)
   if connection then
@@ -110,7 +110,7 @@ function net.try_connect(port)
   return connection
 end
 
---- Sends until nothing is taken any more: everything between here and a reader who stands still is full.
+--- Sends until nothing is taken any more: all buffers between here and a reader that stands still are full.
 function net.fill(connection)
   connection:settimeout(1)
   local chunk = ("x"):rep(2 ^ 20)
