@@ -53,7 +53,7 @@ pub(crate) trait Contestant {
 
     /// The same, with a long line between its two halves; for those that take that case.
     fn start_across(&self, _service: SocketAddr, _line: &Line) -> io::Result<Tunnel> {
-        Err(io::Error::other("nobody has written how it is put on a long line"))
+        Err(io::Error::other("it cannot be put on a long line"))
     }
 }
 
@@ -141,7 +141,7 @@ impl Contestant for Plain {
     }
 }
 
-/// A port that nobody listens on, given by the system, for programs that cannot report one they were given.
+/// A port without a listener, given by the system, for programs that cannot say which one they were given.
 pub(crate) fn free_address() -> io::Result<SocketAddr> {
     free_port(Ipv4Addr::LOCALHOST)
 }
@@ -156,7 +156,7 @@ pub(crate) fn wait_for_listener(address: SocketAddr, process: &mut Process) -> i
     while let Err(error) = TcpStream::connect(address) {
         process.check_running()?;
         if Instant::now() > deadline {
-            return Err(io::Error::other(format!("nobody listened at {address} within {START_LIMIT:?}: {error}")));
+            return Err(io::Error::other(format!("no listener at {address} within {START_LIMIT:?}: {error}")));
         }
         thread::sleep(PAUSE);
     }

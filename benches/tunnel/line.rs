@@ -73,7 +73,7 @@ fn accept(listener: &TcpListener, end: &End) {
         if end.closed.load(Ordering::Relaxed) {
             return;
         }
-        // Whoever sees his connection closed says so; the line has nobody to tell.
+        // The ends report a connection that is closed; the line need not.
         let _ = carry(near, end, &directions);
     }
 }
@@ -130,7 +130,7 @@ struct Content {
     /// With the time when each arrives; an empty one is the end of the stream.
     packets: VecDeque<(Instant, Vec<u8>)>,
     bytes: usize,
-    /// Nobody takes packets any more.
+    /// Packets are not taken any more.
     broken: bool,
 }
 

@@ -18,7 +18,7 @@ const ECHO_SIZE: usize = 64;
 pub(crate) const WARM_UP: Duration = Duration::from_millis(150);
 /// Bytes a second of a download that leaves the machine time for others: a line of 400 Mbit/s.
 pub(crate) const PACE: f64 = 50e6;
-/// Within this time a download that nobody reads has filled every buffer on its way.
+/// Within this time a download that is not read has filled every buffer on its way.
 const FILLING: Duration = Duration::from_millis(300);
 /// An echo that takes longer stands still.
 const STANDSTILL: Duration = Duration::from_secs(1);
@@ -178,7 +178,7 @@ pub(crate) struct BesideStalled {
     pub(crate) beside: Vec<Duration>,
 }
 
-/// Takes a tunnel that nobody needs afterwards: it may stand still.
+/// Takes the tunnel, which may stand still and is of no use afterwards.
 pub(crate) fn beside_stalled(tunnel: Tunnel, service: &Service, window: Duration) -> io::Result<BesideStalled> {
     let echoing = connect(tunnel.entrance(), Wish::Echo)?;
     echoing.set_read_timeout(Some(STANDSTILL))?;

@@ -1,4 +1,4 @@
-//! The tunnel beside plain loopback and whoever of its peers is installed, measured in one run (Linux only).
+//! The tunnel beside plain loopback and those of its peers that are installed, measured in one run (Linux only).
 //!
 //! `cargo bench --bench tunnel -- [FILTER] [--quick] [--verbose] [--write]`, or `make bench`, which builds the module.
 //! `make bench-peers` installs the peers that Debian does not have ready.
@@ -108,7 +108,7 @@ fn run(options: &Options) -> io::Result<bool> {
                 entrant.measure(case, effort, &service, &mut report);
             }
         }
-        // So that nobody comes after the same one each time.
+        // So that none comes after the same one each time.
         entrants.reverse();
     }
     for &case in &once {
@@ -146,7 +146,7 @@ fn write(report: &Report, cases: &[Case]) -> io::Result<PathBuf> {
     Ok(directory)
 }
 
-/// Starts everyone who can be measured here.
+/// Starts each contestant that can be measured here.
 fn enter(report: &mut Report, service: &Service) -> Vec<Entrant> {
     let mut entrants = Vec::new();
     for contestant in contestants() {
@@ -188,7 +188,7 @@ impl Entrant {
     }
 }
 
-/// Everyone who is measured, in the order of the table's columns.
+/// All contestants, in the order of the table's columns.
 fn contestants() -> Vec<Box<dyn Contestant>> {
     vec![
         Box::new(Plain),

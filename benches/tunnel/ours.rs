@@ -32,10 +32,10 @@ if not ok then error(err, 0) end
 io.read "a"
 "#;
 
-/// The version of the protocol that both ends are told to speak.
+/// The newest version of the protocol that both ends may speak.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
-    /// The newest, for which nobody has to be told.
+    /// The default of both.
     Newest,
     One,
 }
@@ -90,7 +90,7 @@ impl Contestant for Ours {
                 let (relay, lua) = (env!("CARGO_PKG_VERSION"), version(LUA, "-v", 0));
                 format!("tcp-remote-relay {relay}, and its module in {lua}, version 2 of the protocol")
             }
-            Protocol::One => "the same, both told to speak version 1 of the protocol".into(),
+            Protocol::One => "the same, both held to version 1 of the protocol".into(),
         }
     }
 

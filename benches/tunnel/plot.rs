@@ -54,7 +54,7 @@ pub(crate) fn svg(report: &Report, cases: &[Case]) -> String {
     svg
 }
 
-/// Rows of the same figure side by side, without those that nobody has a value in.
+/// Rows of the same figure side by side, without those that have no value.
 fn by_figure(rows: Vec<Row>) -> Vec<Row> {
     let mut rows: Vec<Row> = rows.into_iter().filter(|row| bars(row).next().is_some()).collect();
     let names: Vec<&str> = rows.iter().map(|row| row.figure.name).collect();
@@ -62,7 +62,7 @@ fn by_figure(rows: Vec<Row>) -> Vec<Row> {
     rows
 }
 
-/// Those who have a bar. Plain loopback would dwarf all others.
+/// The cells that have a bar. Plain loopback would dwarf all others.
 fn bars(row: &Row) -> impl Iterator<Item = (&Cell, f64)> {
     row.cells.iter().filter(|cell| !is_plain(cell)).filter_map(|cell| Some((cell, cell.median()?)))
 }

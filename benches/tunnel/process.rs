@@ -159,7 +159,8 @@ pub(crate) fn version(program: &str, argument: &str, line: usize) -> String {
     text.lines().nth(line).map_or_else(|| format!("{program}, version unknown"), str::to_owned)
 }
 
-/// Ends the child processes and removes their directories when this process is told to end, or takes too long: neither runs destructors.
+/// Ends the child processes and removes their directories when a signal ends this process, or it takes too long: neither
+/// runs destructors.
 pub(crate) fn end_all_on_signal_or_overrun() -> io::Result<()> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     thread::spawn(move || {

@@ -17,7 +17,7 @@ pub(crate) struct Report {
     machine: String,
     effort: Effort,
     columns: Vec<Measured>,
-    /// Cases that nobody is measured in, and why.
+    /// Cases that were left out, and why.
     left_out: Vec<(Case, String)>,
     failures: Vec<String>,
 }
@@ -108,7 +108,7 @@ impl Report {
         }
     }
 
-    /// Who is measured, how, and on what: a word and its explanation each.
+    /// What is measured, how, and on which machine: a word and its explanation each.
     pub(crate) fn header(&self) -> Vec<(&'static str, String)> {
         let mut lines = Vec::new();
         for column in &self.columns {

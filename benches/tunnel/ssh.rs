@@ -61,7 +61,7 @@ fn start_linked(service: SocketAddr, link: impl FnOnce(SocketAddr) -> io::Result
 }
 
 fn sshd(server: SocketAddr, directory: &Path) -> io::Result<Process> {
-    // Who may not make it is not root, and needs none.
+    // Only root needs it, and can make it.
     let _ = fs::create_dir(PRIVILEGE_SEPARATION);
     let config = directory.join("sshd_config");
     let place = directory.display();

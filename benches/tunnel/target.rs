@@ -15,7 +15,7 @@ pub(crate) enum Target {
     None,
     /// By ratio to haproxy's two hops.
     OfHaproxy(f64),
-    /// By ratio to whoever of the peers is best at it.
+    /// By ratio to the best of the peers.
     OfBestPeer(f64),
     /// In the figure's own unit.
     Of(f64),
