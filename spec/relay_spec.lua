@@ -134,7 +134,7 @@ describe("through the relay", function()
     assert.equal("replaced", closed.code)
     assert.matches("^the link to 127%.0%.0%.1:" .. device_port .. " was taken over by another device; ", closed.message)
     assert.equal("replaced", tunnels[1]:status().last_error_code)
-    -- With reconnect it stays away for a minute at least, so that the two do not fight.
+    -- With reconnect it stays away for a minute at least, or each would replace the other.
     assert.equal("replaced", event(tunnels[2], "waiting").code)
     local status = tunnels[2]:status()
     assert.same({ "waiting", "replaced" }, { status.state, status.last_error_code })

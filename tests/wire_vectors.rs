@@ -613,7 +613,7 @@ mod relay {
 
     #[test]
     fn section_8_a_relay_that_a_signal_ends_closes_its_clients_and_exits_with_3() {
-        // Version 1 has no word for it, so the document's relay ends at once.
+        // Version 1 has no frame that announces an end, so the document's relay ends at once.
         let (mut relay, mut link, clients) = start(&["--drain", "0"]);
         let mut client = Peer::connect(clients);
         link.expect(&hex(CONNECT));

@@ -9,7 +9,7 @@ use crate::target::{Verdict, judge, judge_beside_former};
 /// Columns of a grid that hold words; the rest are numbers.
 const WORDS: usize = 2;
 
-/// The figures of everyone; with `ranges`, the least and the greatest value beside each median.
+/// The figures of all contestants; with `ranges`, the least and the greatest value beside each median.
 pub(crate) fn figures(report: &Report, cases: &[Case], ranges: bool) -> Grid {
     let rows = report.rows(cases);
     let mut grid = Grid(vec![vec!["case".to_owned(), "figure".to_owned()]]);

@@ -90,7 +90,7 @@ fn hold(tunnel: &Handle) -> Result<(), String> {
             }
         }
         let status = tunnel.status().map_err(|error| error.to_string())?;
-        // Another device took its place: it stays away, until that one has surely been killed, or the two would fight.
+        // Another device took its place: it stays away until that one has surely been killed, or each would replace the other.
         let replaced = matches!(status.last_error, Some((_, "replaced"))) && status.since < STAYS_AWAY;
         let waits_long = status.next_attempt.is_some_and(|wait| wait > IMPATIENCE);
         if status.state == State::Closed || waits_long && !replaced {

@@ -39,12 +39,12 @@ pub(crate) enum Cut {
 pub(crate) struct Forwarder {
     address: SocketAddr,
     links: Arc<Mutex<Vec<Weak<Link>>>>,
-    weather: Arc<Mutex<Weather>>,
+    impairments: Arc<Mutex<Impairments>>,
 }
 
-/// What holds for every link.
+/// What slows down every link, and until when.
 #[derive(Debug, Default)]
-struct Weather {
+struct Impairments {
     /// Until then nothing is taken from the device, or from the relay.
     still: [Option<Instant>; 2],
     slow: Option<Instant>,
@@ -52,18 +52,18 @@ struct Weather {
     changing: Option<(Instant, Instant)>,
 }
 
-/// What holds for one end of a link now.
-struct Sky {
+/// What slows down one end of a link now.
+struct Impairment {
     is_still: bool,
     is_slow: bool,
     path: Option<Path>,
 }
 
-impl Weather {
-    fn at(&self, now: Instant, from: End) -> Sky {
+impl Impairments {
+    fn at(&self, now: Instant, from: End) -> Impairment {
         let lasts = |until: Option<Instant>| until.is_some_and(|until| until > now);
         let changing = self.changing.filter(|&(_, until)| until > now);
-        Sky {
+        Impairment {
             is_still: lasts(self.still[from as usize]),
             is_slow: lasts(self.slow),
             path: changing.map(|(since, _)| Path::after(now.saturating_duration_since(since))),
@@ -82,12 +82,12 @@ impl Forwarder {
     /// Takes devices at `address`, and connects on to the relay.
     pub(crate) fn start(address: SocketAddr, relay: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
-        let forwarder = Self { address, links: Arc::default(), weather: Arc::default() };
-        let (links, weather) = (Arc::clone(&forwarder.links), Arc::clone(&forwarder.weather));
+        let forwarder = Self { address, links: Arc::default(), impairments: Arc::default() };
+        let (links, impairments) = (Arc::clone(&forwarder.links), Arc::clone(&forwarder.impairments));
         let accept = move || {
             for device in listener.incoming().flatten() {
                 // Where there is no relay the device is dropped, and tries again.
-                if let Ok(link) = Link::start(device, relay, &weather) {
+                if let Ok(link) = Link::start(device, relay, &impairments) {
                     let mut links = links.lock().expect("no panic");
                     links.retain(|link| link.strong_count() > 0);
                     links.push(link);
@@ -111,27 +111,27 @@ impl Forwarder {
 
     /// For a while nothing is taken from this end of any link, so that it comes to a standstill.
     pub(crate) fn stand_still(&self, from: End, time: Duration) {
-        self.weather.lock().expect("no panic").still[from as usize] = Some(Instant::now() + time);
+        self.impairments.lock().expect("no panic").still[from as usize] = Some(Instant::now() + time);
     }
 
     pub(crate) fn slow_down(&self, time: Duration) {
-        self.weather.lock().expect("no panic").slow = Some(Instant::now() + time);
+        self.impairments.lock().expect("no panic").slow = Some(Instant::now() + time);
     }
 
     /// For a while the path's round trip rises and falls, and its rate halves and comes back.
     pub(crate) fn change_path(&self, time: Duration) {
         let now = Instant::now();
-        self.weather.lock().expect("no panic").changing = Some((now, now + time));
+        self.impairments.lock().expect("no panic").changing = Some((now, now + time));
     }
 
-    /// Good weather; links that were cut stay so.
+    /// Removes all impairments; links that were cut stay so.
     pub(crate) fn heal(&self) {
-        *self.weather.lock().expect("no panic") = Weather::default();
+        *self.impairments.lock().expect("no panic") = Impairments::default();
     }
 }
 
 impl Link {
-    fn start(device: TcpStream, relay: SocketAddr, weather: &Arc<Mutex<Weather>>) -> io::Result<Weak<Self>> {
+    fn start(device: TcpStream, relay: SocketAddr, impairments: &Arc<Mutex<Impairments>>) -> io::Result<Weak<Self>> {
         let relay = TcpStream::connect_timeout(&relay, Duration::from_secs(5))?;
         for stream in [&device, &relay] {
             stream.set_nodelay(true)?;
@@ -140,9 +140,9 @@ impl Link {
         }
         let link = Arc::new(Self { device, relay, cut: Mutex::default() });
         for from in [End::Device, End::Relay] {
-            let (link, weather) = (Arc::clone(&link), Arc::clone(weather));
+            let (link, impairments) = (Arc::clone(&link), Arc::clone(impairments));
             crate::small_thread().spawn(move || {
-                if let Err(cut) = link.pump(from, &weather) {
+                if let Err(cut) = link.pump(from, &impairments) {
                     link.end(from, cut);
                 }
             })?;
@@ -151,7 +151,7 @@ impl Link {
     }
 
     /// Forwards until the end of what comes from there.
-    fn pump(&self, from: End, weather: &Mutex<Weather>) -> Result<(), Cut> {
+    fn pump(&self, from: End, impairments: &Mutex<Impairments>) -> Result<(), Cut> {
         let (mut source, mut sink) = match from {
             End::Device => (&self.device, &self.relay),
             End::Relay => (&self.relay, &self.device),
@@ -169,21 +169,21 @@ impl Link {
                 let _ = sink.shutdown(Shutdown::Write);
                 return Ok(());
             };
-            let sky = weather.lock().expect("no panic").at(now, from);
-            if sky.is_slow || sky.is_still || is_over || travelling.is_full() {
+            let impairment = impairments.lock().expect("no panic").at(now, from);
+            if impairment.is_slow || impairment.is_still || is_over || travelling.is_full() {
                 thread::sleep(wait.min(LOOK / 4));
             }
-            if sky.is_still || is_over || travelling.is_full() {
+            if impairment.is_still || is_over || travelling.is_full() {
                 continue;
             }
-            let most = if sky.is_slow { DRIP } else { CHUNK };
+            let most = if impairment.is_slow { DRIP } else { CHUNK };
             // No time at all would be for ever.
             if source.set_read_timeout(Some(wait.clamp(LOOK / 20, LOOK))).is_err() {
                 return Err(self.cut(Cut::Reset));
             }
             match source.read(&mut chunk[..most]) {
                 Ok(0) => is_over = true,
-                Ok(count) => travelling.push(Instant::now(), sky.path, &chunk[..count]),
+                Ok(count) => travelling.push(Instant::now(), impairment.path, &chunk[..count]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(_) => return Err(self.cut(Cut::Reset)),
             }

@@ -23,8 +23,8 @@ const STAGES: [(Duration, Path); 4] =
 impl Path {
     /// What holds so long after the changes began.
     pub(crate) fn after(elapsed: Duration) -> Self {
-        let turn: Duration = STAGES.iter().map(|(time, _)| time).sum();
-        let mut rest = Duration::from_nanos((elapsed.as_nanos() % turn.as_nanos()) as u64);
+        let round: Duration = STAGES.iter().map(|(time, _)| time).sum();
+        let mut rest = Duration::from_nanos((elapsed.as_nanos() % round.as_nanos()) as u64);
         for (time, path) in STAGES {
             if rest < time {
                 return path;
