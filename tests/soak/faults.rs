@@ -112,8 +112,8 @@ impl Fault {
         match self {
             Self::KillDevice { .. } => "device killed",
             Self::KillRelay { .. } => "relay killed",
-            Self::ReplaceRelay { log_is_read: true } => "relay ended by a signal, and the next one started",
-            Self::ReplaceRelay { log_is_read: false } => "relay ended by a signal, with its log unread",
+            Self::ReplaceRelay { log_is_read: true } => "relay replaced by the next one",
+            Self::ReplaceRelay { log_is_read: false } => "relay replaced, its log unread",
             Self::TakeOver { .. } => "another device took over",
             Self::FreezeDevice { .. } => "device frozen",
             Self::FreezeRelay { .. } => "relay frozen",
