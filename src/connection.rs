@@ -19,7 +19,7 @@
 mod bucket;
 mod byte_queue;
 pub mod device;
-mod negotiation;
+pub mod negotiation;
 #[cfg(feature = "relay")]
 pub mod relay;
 mod send_queue;
