@@ -11,7 +11,8 @@ const MAX_DELIVERING: usize = 256;
 /// While all queues together hold their budget, a queue counts as full with this part of it. A link never has so many
 /// streams, so one at least does.
 const SHARES: usize = 1024;
-/// A stream that has sent more than so much without an answer is an upload, which an unread link does not hold up.
+/// A stream that has sent more than so much without an answer may be an upload, which an unread link does not hold up
+/// while it goes on.
 const QUESTION: usize = 16 * 1024;
 
 /// A slab of streams with state `S`, each with the bytes that its socket did not take yet.
@@ -37,8 +38,8 @@ pub(crate) struct Stream<S> {
     /// Since when it only delivers what is left.
     delivering_since: Option<Instant>,
     stall: StallMeter,
-    /// When it last asked for something, or got something. One that only sends asks for nothing.
-    waits_since: Option<Instant>,
+    /// When it last asked for something, or got something.
+    waits_since: Instant,
     /// Bytes that it sent since it last got some.
     unanswered: usize,
 }
@@ -47,6 +48,19 @@ impl<S> Stream<S> {
     /// What waits for the socket.
     pub(crate) fn pending(&self) -> &[u8] {
         self.inbound.as_slice()
+    }
+
+    /// Whether it waits for something while the link is kept unread from `since` on.
+    fn waits_beside(&self, since: Instant, stall: Duration) -> bool {
+        let waits_since_then = self.waits_since > since;
+        // A question from before may still wait for its answer.
+        let still_waits = !waits_since_then && self.waits_since + stall > since;
+        match self.unanswered {
+            0 => waits_since_then,
+            1..=QUESTION => waits_since_then || still_waits,
+            // A large question, or an upload that is over: an upload that goes on has sent something since then.
+            _ => still_waits,
+        }
     }
 }
 
@@ -63,7 +77,7 @@ impl<S> Streams<S> {
             inbound: ByteQueue::default(),
             delivering_since: None,
             stall,
-            waits_since: Some(now),
+            waits_since: now,
             unanswered: 0,
         })
     }
@@ -115,14 +129,14 @@ impl<S> Streams<S> {
     pub(crate) fn note_sent(&mut self, now: Instant, key: StreamKey, count: usize) {
         if let Some(stream) = self.get_mut(key) {
             stream.unanswered = stream.unanswered.saturating_add(count);
-            stream.waits_since = (stream.unanswered <= QUESTION).then_some(now);
+            stream.waits_since = now;
         }
     }
 
     /// Bytes came while nothing waited for the stream's socket, which took the first `taken` of them; the rest is kept.
     pub(crate) fn delivered(&mut self, now: Instant, key: StreamKey, bytes: &[u8], taken: usize) {
         if let Some(stream) = self.get_mut(key) {
-            (stream.waits_since, stream.unanswered) = (Some(now), 0);
+            (stream.waits_since, stream.unanswered) = (now, 0);
             stream.stall.note_taken(now, taken);
         }
         if taken < bytes.len() {
@@ -142,6 +156,7 @@ impl<S> Streams<S> {
     pub(crate) fn advance(&mut self, now: Instant, key: StreamKey, count: usize) {
         let Some(stream) = self.get_mut(key) else { return };
         stream.inbound.advance(count);
+        (stream.waits_since, stream.unanswered) = (now, 0);
         stream.stall.note_taken(now, count);
         self.set_held(now, self.held - count);
         self.forgive(now, key);
@@ -152,11 +167,7 @@ impl<S> Streams<S> {
     /// itself.
     fn forgive(&mut self, now: Instant, key: StreamKey) {
         let Some(since) = self.slab.get(key).and_then(|stream| stream.stall.progress_since()) else { return };
-        // A question from before may still wait for its answer.
-        let is_held_up = |other: &Stream<S>| {
-            let patience = if other.unanswered > 0 { self.rule.stall } else { Duration::ZERO };
-            other.inbound.is_empty() && other.waits_since.is_some_and(|at| at + patience > since)
-        };
+        let is_held_up = |other: &Stream<S>| other.inbound.is_empty() && other.waits_beside(since, self.rule.stall);
         if !self.slab.iter().any(|(other, stream)| other != key && is_held_up(stream))
             && let Some(stream) = self.slab.get_mut(key)
         {
@@ -339,6 +350,11 @@ mod tests {
         assert_eq!(uploads, None, "it only sends, which goes on");
         let gets = stalls_beside(|streams, now, other| streams.delivered(now, other, b"x", 1));
         assert_eq!(gets, Some(RULE.stall), "bytes that come as seldom as the link is read");
+        let gets_late = stalls_beside(|streams, now, other| {
+            streams.push(now, other, b"x");
+            streams.advance(now, other, 1);
+        });
+        assert_eq!(gets_late, Some(RULE.stall), "the same, though its socket does not take them at once");
         let is_slow = stalls_beside(|streams, now, other| {
             streams.note_sent(now, other, 1);
             streams.delivered(now, other, b"xx", 0);
@@ -371,28 +387,48 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_question_from_just_before_the_queue_was_full_waits_too() {
+    /// A slow reader that has a full queue from second 101 on, and takes an eighth of it each 29 s; and another stream that
+    /// asked in so many bytes, at second `asked` (until `until` again in each second). The result is the second in which the
+    /// slow one is stalled.
+    fn stalls_beside_a_question(bytes: usize, asked: u64, until: u64) -> Option<u64> {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let rule = QueueRule { queue: 80, ..RULE };
         let mut streams = Streams::new(rule, 1 << 20);
         let slow = streams.insert(at(0), ());
         let asks = streams.insert(at(0), ());
-        streams.note_sent(at(100), asks, 1);
-        // The last bytes that the slow one takes at once.
-        streams.delivered(at(101), slow, &[0; 200], 100);
-        assert!(streams.is_blocked());
-        for second in 102..1000 {
-            if second % 29 == 0 {
-                streams.advance(at(second), slow, 10);
-                streams.push(at(second), slow, &[0; 10]);
+        for second in 1..1000 {
+            if (asked..=until).contains(&second) {
+                streams.note_sent(at(second), asks, bytes);
+            }
+            match second {
+                // The last bytes that the slow one takes at once.
+                101 => streams.delivered(at(second), slow, &[0; 200], 100),
+                102.. if second % 29 == 0 => {
+                    streams.advance(at(second), slow, 10);
+                    streams.push(at(second), slow, &[0; 10]);
+                }
+                _ => {}
             }
             if streams.next_stalled(at(second)) == Some(slow) {
-                assert_eq!(second, 131);
-                return;
+                return Some(second);
             }
         }
-        panic!("the other waits for as long as the slow one likes");
+        None
+    }
+
+    #[test]
+    fn a_question_of_any_size_from_just_before_the_queue_was_full_waits_too() {
+        for bytes in [1, QUESTION, QUESTION + 1, 100 * QUESTION] {
+            assert_eq!(stalls_beside_a_question(bytes, 100, 100), Some(131), "{bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn a_large_question_waits_like_an_upload_that_is_over_once_nothing_follows_it() {
+        assert_eq!(stalls_beside_a_question(QUESTION + 1, 110, 110), Some(146), "30 s from progress in second 116");
+        assert_eq!(stalls_beside_a_question(QUESTION, 110, 110), Some(131), "a small one waits from the start");
+        assert_eq!(stalls_beside_a_question(1000, 90, 400), Some(436), "30 s from progress in second 406");
+        assert_eq!(stalls_beside_a_question(1000, 90, 999), None, "an upload that goes on");
     }
 }
