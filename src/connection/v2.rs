@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use control::PendingCloses;
 use delivery_rate::DeliveryRate;
 use liveness::{Due, Liveness};
+use opening::PLACE_TIMEOUT;
 use round_trip::{Next, RoundTrip};
 use send_buffer::SendBuffer;
 use stream::{Sending, State, Stream};
@@ -207,6 +208,7 @@ impl Mux {
                 }
                 self.timers.set(timer, self.liveness.poll_timeout());
             }
+            Timer::Place(_) if self.device_is_slow() => self.timers.set(timer, now + PLACE_TIMEOUT),
             Timer::Place(key) => self.reset(key, Reset::NoPlace),
             Timer::OpenRate => self.assign_numbers(now),
             Timer::Connect(key) => {

@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::stream::{Open, State, Stream};
-use super::{CONTROL_FULL, Mux, Output, Role, Timer, Wanted};
+use super::{CONTROL_FULL, Greeting, Mux, Output, Role, Timer, Wanted};
 use crate::address::Address;
 use crate::connection::{CONNECT_TIMEOUT, Connection, Reset, StreamKey};
 use crate::protocol::v2::{Code, Connect};
 use crate::protocol::{Malformed, ProtocolError};
 
 /// How long a new client waits for a place on the link before it is refused.
-const PLACE_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const PLACE_TIMEOUT: Duration = Duration::from_secs(1);
 /// New clients that may wait at once.
 const MAX_WAITING: usize = 256;
 
@@ -58,13 +58,24 @@ impl Mux {
     }
 
     fn has_place(&self) -> bool {
+        !self.is_going_away() && self.has_number() && !self.link_is_full()
+    }
+
+    fn has_number(&self) -> bool {
         // CONNECT may pass a CLOSE or a FIN on its way, which must not make the device count one too many.
         let open = self.numbers.len() + self.closes.len() + self.finishing.len();
         // Our own limit counts, too: the budget is made for so many.
-        !self.is_going_away()
-            && open < self.places()
-            && self.send_buffer.control_len() < CONTROL_FULL
-            && !self.send_buffer.is_full()
+        open < self.places()
+    }
+
+    fn link_is_full(&self) -> bool {
+        self.send_buffer.control_len() >= CONTROL_FULL || self.send_buffer.is_full()
+    }
+
+    /// Whether those that wait do so for the device alone: it has not said yet how many streams it takes, or it has
+    /// places, but the link takes nothing.
+    pub(super) fn device_is_slow(&self) -> bool {
+        self.greeting != Greeting::Done || (self.has_number() && self.link_is_full())
     }
 
     /// No new streams: those that wait for a number are reset, and those that still come.

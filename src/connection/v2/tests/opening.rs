@@ -36,6 +36,28 @@ fn a_client_without_a_place_waits_a_second_and_others_are_untouched() {
 }
 
 #[test]
+fn a_client_that_waits_for_a_slow_device_is_not_refused_for_want_of_a_place() {
+    let mut pair = Pair::unconnected(limits());
+    let clients: Vec<_> = (0..17).map(|_| pair.arrive()).collect();
+    pair.pass(SECOND);
+    assert_eq!(pair.relay_outputs().len(), 16, "nobody knows how many the device takes, and none is refused");
+    pair.run();
+    let outputs = pair.relay_outputs();
+    assert!(matches!(outputs[..], [Output::Settings, Output::Opened { stream, .. }] if stream == clients[16]));
+
+    let mut pair = Pair::with_limits(Limits { streams: 10_000, ..limits() });
+    let mut waiting = pair.arrive();
+    while !pair.relay_outputs().is_empty() {
+        waiting = pair.arrive();
+    }
+    pair.pass(3 * SECOND);
+    assert!(pair.relay_outputs().is_empty(), "the link takes nothing, and the device has places");
+    pair.run();
+    let outputs = pair.relay_outputs();
+    assert!(matches!(outputs[..], [Output::Opened { stream, .. }] if stream == waiting), "{outputs:?}");
+}
+
+#[test]
 fn a_relay_opens_no_more_streams_than_its_budget_is_made_for() {
     let mut pair = Pair::unconnected(limits());
     let boundless = Settings { streams: u32::MAX, open_rate: u32::MAX, ..Settings::default() };
