@@ -184,7 +184,7 @@ impl Negotiation for Greeting {
     }
 
     fn begin_v1(&mut self, now: Instant) -> Result<v1::Relay, ProtocolError> {
-        let mut relay = v1::Relay::new(now, self.settings.half_close, self.settings.limits);
+        let mut relay = v1::Relay::new(self.settings.half_close, self.settings.limits);
         // Fewer bytes than a header are for nobody yet, and a header alone for no client.
         let delivery = relay.receive(now, &mut &self.bytes[..self.have])?;
         debug_assert!(delivery.is_none());

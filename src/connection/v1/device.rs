@@ -3,43 +3,27 @@
 mod early;
 mod half_close;
 
-use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use early::Early;
 use half_close::Answer;
 
-use super::streams::Streams;
+use super::link::{Link, Side};
 use crate::address::Address;
-use crate::connection::{
-    Bucket, CONNECT_TIMEOUT, Connection, Counters, Delivery, Limits, Output, QueueRule, Reset, Room, SendQueue,
-    StreamKey, Timers, whole_frames,
-};
-use crate::protocol::v1::{Decoder, Header, Item};
-use crate::protocol::v2::Code;
+use crate::connection::{Bucket, CONNECT_TIMEOUT, Limits, Output, Reset, StreamKey};
+use crate::protocol::v1::{Header, Item};
 use crate::protocol::{Malformed, ProtocolError};
 
-/// How long DATA that came before its CONNECT is kept.
-const EARLY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a CONNECT may come behind early DATA that was dropped, and is refused too.
-const REFUSED_TIMEOUT: Duration = Duration::from_secs(30);
-/// Early bytes kept for all clients together.
-const MAX_EARLY: usize = 4 * 1024 * 1024;
 /// Streams that exist at once: those on the link, and as many that only deliver what is left. Our relay never asks
 /// for more; past it a CONNECT is refused.
 const MAX_STREAMS: usize = 512;
-/// Bytes of answers that may wait beyond a full send queue before the relay counts as hostile.
-const MAX_BACKLOG: usize = 64 * 1024;
 
 /// The device's end of a link.
 #[derive(Debug)]
 pub struct Device {
-    decoder: Decoder,
-    queue: SendQueue,
+    link: Link<Service, Timer>,
     ids: Box<[Id; 256]>,
-    streams: Streams<Service>,
     early_bytes: usize,
-    rule: QueueRule,
     /// How many CONNECTs are read in a second, and at once.
     open_rate: u32,
     /// Made when the first CONNECT comes.
@@ -48,11 +32,6 @@ pub struct Device {
     latest: u8,
     /// The relay is one of 2012: it keeps a client whose CLOSE it has sent until ours is there.
     keeps_clients: bool,
-    /// When a full queue or the rate of CONNECTs last kept the link unread: before that, nobody can tell what has not come.
-    unread_until: Option<Instant>,
-    timers: Timers<Timer>,
-    outputs: VecDeque<Output>,
-    counters: Counters,
 }
 
 /// What a client's number means at the moment.
@@ -82,21 +61,16 @@ impl Id {
 }
 
 #[derive(Debug)]
-struct Service {
-    /// The client's number, while the stream is on the link.
-    id: Option<u8>,
+pub(super) struct Service {
     connected: bool,
-    /// When the service last took bytes, once the stream is off the link.
-    progress: Instant,
     /// Once the service has its end of stream, while its client may still read.
     answer: Option<Answer>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Timer {
+pub(super) enum Timer {
     Early(u8),
     Connect(StreamKey),
-    Delivery(StreamKey),
     Answer(StreamKey),
     /// CONNECTs come faster than they may: until then the link is not read.
     OpenRate,
@@ -105,63 +79,53 @@ enum Timer {
 impl Device {
     /// A link on which `unsent` waits to be sent: LISTEN, or what is left of it and of what came behind.
     pub(in crate::connection) fn new(limits: Limits, unsent: &[u8]) -> Self {
-        let Limits { rule, open_rate, budget, .. } = limits;
-        let mut queue = SendQueue::default();
-        queue.push(unsent);
-        queue.push(&Header::PROBE.encode());
+        let mut link = Link::new(limits);
+        link.queue.push(unsent);
+        link.queue.push(&Header::PROBE.encode());
         Self {
-            decoder: Decoder::default(),
-            queue,
+            link,
             ids: Box::new([const { Id::Idle }; 256]),
-            streams: Streams::new(rule, budget),
             early_bytes: 0,
-            rule,
-            open_rate,
+            open_rate: limits.open_rate,
             opens: None,
             latest: 0,
             keeps_clients: false,
-            unread_until: None,
-            timers: Timers::new(),
-            outputs: VecDeque::new(),
-            counters: Counters::default(),
         }
     }
 
     /// The connection that [`Output::Connect`] asked for is made.
     pub(in crate::connection) fn handle_connected(&mut self, now: Instant, key: StreamKey) {
         self.note_unread(now);
-        self.timers.cancel(Timer::Connect(key));
-        let Some(stream) = self.streams.get_mut(key) else { return };
+        self.link.timers.cancel(Timer::Connect(key));
+        let Some(stream) = self.link.streams.get_mut(key) else { return };
         stream.state.connected = true;
-        stream.state.progress = now;
+        self.link.streams.restart_delivery_timer(now, key);
         self.finish_if_delivered(now, key);
     }
 
     fn handle_connect(&mut self, now: Instant, client: u8, service: Address) {
         let opens = self.opens.get_or_insert_with(|| Bucket::new(now, self.open_rate, self.open_rate));
         if let Some(until) = opens.spend(now) {
-            self.timers.set(Timer::OpenRate, until);
+            self.link.timers.set(Timer::OpenRate, until);
         }
         self.note_number(now, client);
         if let Id::Refused { closed } = self.ids[usize::from(client)] {
             // Should it be the next client's, that one must not hang.
-            self.queue.push(&Header::close(client).encode());
+            self.link.push_close(client);
             self.set_id(client, Id::closing(closed));
             return;
         }
         self.make_way(now, client);
-        if self.streams.len() >= MAX_STREAMS {
+        if self.link.streams.len() >= MAX_STREAMS {
             self.refuse(client);
             return;
         }
-        let state = Service { id: Some(client), connected: false, progress: now, answer: None };
-        let stream = self.streams.insert(now, state);
-        self.counters.open += 1;
-        self.counters.opened += 1;
-        self.timers.set(Timer::Connect(stream), now + CONNECT_TIMEOUT);
-        self.outputs.push_back(Output::Connect { stream, client: client.into(), service, from: None });
+        let stream = self.link.streams.insert(now, Service { connected: false, answer: None });
+        self.link.enter(stream, client);
+        self.link.timers.set(Timer::Connect(stream), now + CONNECT_TIMEOUT);
+        self.link.outputs.push_back(Output::Connect { stream, client: client.into(), service, from: None });
         if let Id::Early(early) = self.set_id(client, Id::Open(stream)) {
-            self.streams.push(now, stream, early.bytes());
+            self.link.streams.push(now, stream, early.bytes());
             if early.is_closed() {
                 self.handle_close(now, client);
             }
@@ -173,8 +137,8 @@ impl Device {
     fn make_way(&mut self, now: Instant, client: u8) {
         let (Id::Open(old) | Id::HalfClosed(old)) = self.ids[usize::from(client)] else { return };
         self.set_id(client, Id::Idle);
-        let delivered = self.streams.get(old).is_some_and(|old| old.pending().is_empty());
-        self.leave_link(old);
+        let delivered = self.link.streams.get(old).is_some_and(|old| old.pending().is_empty());
+        self.link.leave(old);
         if delivered {
             self.start_delivering(now, old);
         } else {
@@ -194,77 +158,29 @@ impl Device {
             Id::Discarding => self.ids[usize::from(client)] = Id::Idle,
             Id::HalfClosed(_) | Id::Idle => {
                 if !self.take_answer_to_probe(client) {
-                    self.counters.ignored += 1;
+                    self.link.counters.ignored += 1;
                 }
             }
         }
-    }
-
-    /// DATA for a client that is not open.
-    fn handle_early(&mut self, now: Instant, client: u8, bytes: &[u8]) {
-        self.make_way(now, client);
-        if matches!(self.ids[usize::from(client)], Id::Idle) {
-            self.ids[usize::from(client)] = Id::Early(Early::default());
-            self.timers.set(Timer::Early(client), now + EARLY_TIMEOUT);
-        }
-        let room = MAX_EARLY - self.early_bytes;
-        let Id::Early(early) = &mut self.ids[usize::from(client)] else { return };
-        if early.is_closed() {
-            self.counters.ignored += 1;
-        } else if bytes.len() > room || !early.push(bytes) {
-            self.drop_early(now, client);
-        } else {
-            self.early_bytes += bytes.len();
-        }
-    }
-
-    /// Early DATA that no CONNECT came for, or too much of it: answered with CLOSE.
-    fn drop_early(&mut self, now: Instant, client: u8) {
-        let closed = self.refuse(client);
-        self.set_id(client, Id::Refused { closed });
-        self.timers.set(Timer::Early(client), now + REFUSED_TIMEOUT);
-        self.outputs.push_back(Output::EarlyDropped { client: client.into() });
     }
 
     /// CLOSE for a number without a stream; whether the relay's is here already.
     fn refuse(&mut self, client: u8) -> bool {
         let closed = matches!(&self.ids[usize::from(client)], Id::Early(early) if early.is_closed());
         self.set_id(client, Id::closing(closed));
-        self.queue.push(&Header::close(client).encode());
+        self.link.push_close(client);
         closed
-    }
-
-    /// The CONNECT of a number's early DATA is not here, unless it waits in an unread link.
-    fn handle_connect_overdue(&mut self, now: Instant, client: u8) {
-        let due = self.unread_until.map(|at| at + EARLY_TIMEOUT);
-        if let Some(due) = due.filter(|&due| due > now) {
-            self.timers.set(Timer::Early(client), due);
-            return;
-        }
-        match self.ids[usize::from(client)] {
-            Id::Early(_) => self.drop_early(now, client),
-            Id::Refused { closed } => _ = self.set_id(client, Id::closing(closed)),
-            Id::Idle | Id::Open(_) | Id::HalfClosed(_) | Id::Discarding => {}
-        }
-    }
-
-    /// To be called before whatever may let the link be read again.
-    fn note_unread(&mut self, now: Instant) {
-        if !self.wants_input() {
-            self.unread_until = Some(now);
-        }
     }
 
     fn handle_malformed(&mut self, now: Instant, header: Header, reason: Malformed) {
         let client = header.client;
         if let Id::Open(key) = self.ids[usize::from(client)] {
-            self.take_off_link(key);
-            self.start_delivering(now, key);
+            self.close_stream(now, key);
         } else {
             self.make_way(now, client);
             self.refuse(client);
         }
-        self.outputs.push_back(Output::Malformed { client: header.client.into(), reason });
+        self.link.outputs.push_back(Output::Malformed { client: header.client.into(), reason });
     }
 
     /// Gives a number another meaning; what it meant goes back.
@@ -273,64 +189,81 @@ impl Device {
         if let Id::Early(early) = &old {
             self.early_bytes -= early.bytes().len();
         }
-        self.timers.cancel(Timer::Early(client));
+        self.link.timers.cancel(Timer::Early(client));
         old
     }
+}
 
-    /// Sends the stream's one CLOSE, if it is on the link.
-    fn take_off_link(&mut self, key: StreamKey) {
-        if let Some(client) = self.leave_link(key) {
+impl Side for Device {
+    type Stream = Service;
+    type Timer = Timer;
+
+    fn link(&self) -> &Link<Service, Timer> {
+        &self.link
+    }
+
+    fn link_mut(&mut self) -> &mut Link<Service, Timer> {
+        &mut self.link
+    }
+
+    fn stream_of(&self, client: u8) -> Option<StreamKey> {
+        if let Id::Open(key) = self.ids[usize::from(client)] { Some(key) } else { None }
+    }
+
+    fn handle_frame(&mut self, now: Instant, frame: Item<'_>) -> Result<(), ProtocolError> {
+        match frame {
+            Item::Data { client, bytes } => self.handle_early(now, client, bytes),
+            Item::Connect { header, connect: Ok(connect) } => self.handle_connect(now, header.client, connect.service),
+            Item::Connect { header, connect: Err(reason) } => self.handle_malformed(now, header, reason),
+            Item::Close { client } => self.handle_close(now, client),
+            Item::Listen(_) | Item::Ignored(_) => self.link.counters.ignored += 1,
+        }
+        Ok(())
+    }
+
+    fn note_sent(&mut self, now: Instant, key: StreamKey, count: usize) {
+        let answer = self.link.streams.get_mut(key).and_then(|stream| stream.state.answer.as_mut());
+        if answer.is_some_and(|answer| !answer.note(now, count)) {
+            self.close_stream(now, key);
+        }
+    }
+
+    fn is_writable(service: &Service) -> bool {
+        service.connected
+    }
+
+    fn is_readable(service: &Service) -> bool {
+        service.connected
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.link.streams.is_blocked() || self.link.timers.is_set(Timer::OpenRate)
+    }
+
+    fn handle_delivered(&mut self, now: Instant, key: StreamKey) {
+        let client = self.link.streams.get(key).and_then(|stream| stream.number);
+        if client.is_some_and(|client| matches!(self.ids[usize::from(client)], Id::HalfClosed(_))) {
+            self.begin_answer(now, key);
+        }
+    }
+
+    fn take_off_link(&mut self, _now: Instant, key: StreamKey) {
+        if let Some(client) = self.link.leave(key) {
             let closed = matches!(self.ids[usize::from(client)], Id::HalfClosed(_));
             self.set_id(client, Id::closing(closed));
-            self.queue.push(&Header::close(client).encode());
+            self.link.push_close(client);
         }
     }
 
-    fn leave_link(&mut self, key: StreamKey) -> Option<u8> {
-        let client = self.streams.get_mut(key)?.state.id.take()?;
-        self.counters.open -= 1;
-        Some(client)
-    }
-
-    /// The stream is off the link: it ends when everything is delivered, or when its service stands still.
-    fn start_delivering(&mut self, now: Instant, key: StreamKey) {
-        let Some(stream) = self.streams.get_mut(key) else { return };
-        stream.state.progress = now;
-        if !self.finish_if_delivered(now, key) {
-            self.streams.start_delivering(now, key);
-            self.timers.set(Timer::Delivery(key), now + self.rule.stall);
-        }
-    }
-
-    /// Ends the service's socket, or only its sending side, if all that the client sent is delivered; true if the
-    /// stream is over.
-    fn finish_if_delivered(&mut self, now: Instant, key: StreamKey) -> bool {
-        let Some(stream) = self.streams.get(key) else { return false };
-        if !stream.state.connected || !stream.pending().is_empty() {
-            return false;
-        }
-        match stream.state.id {
-            None => {
-                self.forget(now, key);
-                self.outputs.push_back(Output::Finish { stream: key });
-                return true;
+    fn forget_numbers(&mut self, now: Instant) {
+        for client in 0..=u8::MAX {
+            if let Id::HalfClosed(key) = self.set_id(client, Id::Idle) {
+                // All that the client sent is here.
+                self.link.leave(key);
+                self.start_delivering(now, key);
             }
-            Some(client) if matches!(self.ids[usize::from(client)], Id::HalfClosed(_)) => self.begin_answer(now, key),
-            Some(_) => {}
         }
-        false
-    }
-
-    fn reset(&mut self, now: Instant, key: StreamKey, reason: Reset) {
-        self.forget(now, key);
-        self.outputs.push_back(Output::Reset { stream: key, reason });
-    }
-
-    fn forget(&mut self, now: Instant, key: StreamKey) {
-        self.streams.remove(now, key);
-        self.timers.cancel(Timer::Connect(key));
-        self.timers.cancel(Timer::Delivery(key));
-        self.timers.cancel(Timer::Answer(key));
+        self.link.timers.cancel(Timer::OpenRate);
     }
 
     fn handle_timer(&mut self, now: Instant, timer: Timer) {
@@ -338,195 +271,20 @@ impl Device {
             Timer::OpenRate => {}
             Timer::Early(client) => self.handle_connect_overdue(now, client),
             Timer::Connect(key) => {
-                self.take_off_link(key);
+                self.take_off_link(now, key);
                 self.reset(now, key, Reset::ConnectTimeout);
-            }
-            Timer::Delivery(key) => {
-                let Some(stream) = self.streams.get(key) else { return };
-                let due = stream.state.progress + self.rule.stall;
-                if due > now {
-                    self.timers.set(timer, due);
-                } else {
-                    self.take_off_link(key);
-                    self.reset(now, key, Reset::Stalled);
-                }
             }
             Timer::Answer(key) => self.handle_answer_due(now, key),
         }
     }
-}
 
-impl Connection for Device {
-    fn receive<'a>(&mut self, now: Instant, input: &mut &'a [u8]) -> Result<Option<Delivery<'a>>, ProtocolError> {
-        while let Some(item) = self.decoder.next(input) {
-            match item {
-                Item::Data { client, bytes } => match self.ids[usize::from(client)] {
-                    Id::Open(key) => {
-                        self.counters.received += bytes.len() as u64;
-                        let stream = self.streams.get(key);
-                        if stream.is_some_and(|stream| stream.state.connected && stream.pending().is_empty()) {
-                            return Ok(Some(Delivery { stream: key, bytes }));
-                        }
-                        self.streams.push(now, key, bytes);
-                    }
-                    Id::Idle | Id::Early(_) | Id::HalfClosed(_) => self.handle_early(now, client, bytes),
-                    Id::Refused { .. } | Id::Discarding => self.counters.ignored += 1,
-                },
-                Item::Connect { header, connect: Ok(connect) } => {
-                    self.handle_connect(now, header.client, connect.service);
-                }
-                Item::Connect { header, connect: Err(reason) } => self.handle_malformed(now, header, reason),
-                Item::Close { client } => self.handle_close(now, client),
-                Item::Listen(_) | Item::Ignored(_) => self.counters.ignored += 1,
-            }
-            if self.queue.exceeds(MAX_BACKLOG) {
-                return Err(ProtocolError::Backlog(self.queue.unsent().len()));
-            }
-        }
-        Ok(None)
+    fn cancel_timers(&mut self, key: StreamKey) {
+        self.link.timers.cancel(Timer::Connect(key));
+        self.link.timers.cancel(Timer::Answer(key));
     }
 
-    fn delivered(&mut self, now: Instant, stream: StreamKey, bytes: &[u8], taken: usize) {
-        self.streams.delivered(now, stream, bytes, taken);
-    }
-
-    fn goes_on(&self, key: StreamKey, input: &[u8]) -> bool {
-        let client = self.decoder.data_ahead(input);
-        client.is_some_and(|client| matches!(self.ids[usize::from(client)], Id::Open(open) if open == key))
-    }
-
-    fn read_size(&self, room: usize) -> usize {
-        whole_frames(room.min(self.rule.progress()), self.decoder.left())
-    }
-
-    fn wants_input(&self) -> bool {
-        !self.streams.is_blocked() && !self.timers.is_set(Timer::OpenRate)
-    }
-
-    fn pending(&self, stream: StreamKey) -> &[u8] {
-        self.streams.get(stream).filter(|stream| stream.state.connected).map_or(&[], |stream| stream.pending())
-    }
-
-    fn advance(&mut self, now: Instant, key: StreamKey, count: usize) {
-        self.note_unread(now);
-        self.streams.advance(now, key, count);
-        if let Some(stream) = self.streams.get_mut(key) {
-            stream.state.progress = now;
-        }
-        self.finish_if_delivered(now, key);
-    }
-
-    fn reserve(&mut self, key: StreamKey, _contended: bool) -> Room<'_> {
-        match self.streams.get(key) {
-            Some(stream) if stream.state.id.is_some() && stream.state.connected => {
-                self.queue.reserve(Header::LEN, usize::MAX).map_or(Room::Full, Room::Free)
-            }
-            _ => Room::Unwanted,
-        }
-    }
-
-    fn commit(&mut self, now: Instant, key: StreamKey, count: usize) {
-        debug_assert!(count > 0);
-        let Some(Service { id: Some(client), answer, .. }) = self.streams.get_mut(key).map(|stream| &mut stream.state)
-        else {
-            return;
-        };
-        let client = *client;
-        self.queue.commit(count, |size| Header::data(client, size).encode());
-        self.counters.sent += count as u64;
-        let may_go_on = answer.as_mut().is_none_or(|answer| answer.note(now, count));
-        self.streams.note_sent(now, key, count);
-        if !may_go_on {
-            self.end_answer(now, key);
-        }
-    }
-
-    fn handle_end(&mut self, now: Instant, key: StreamKey) {
-        self.take_off_link(key);
-        self.start_delivering(now, key);
-    }
-
-    fn handle_failure(&mut self, now: Instant, key: StreamKey, _code: Code, _reason: &str) {
-        self.note_unread(now);
-        self.take_off_link(key);
-        self.forget(now, key);
-        self.outputs.push_back(Output::Gone { stream: key });
-    }
-
-    fn poll_unblocked(&mut self) -> Option<StreamKey> {
-        None
-    }
-
-    fn has_unsent(&self) -> bool {
-        !self.queue.unsent().is_empty()
-    }
-
-    fn unsent(&mut self) -> &[u8] {
-        self.queue.unsent()
-    }
-
-    fn advance_link(&mut self, _now: Instant, count: usize) {
-        self.queue.advance(count);
-    }
-
-    fn go_away(&mut self, _now: Instant, _code: Code, _retry_after: u16, _reason: &str) {
-        // The relay goes on sending CONNECT, since version 1 has no way to stop it.
-    }
-
-    fn close(&mut self, now: Instant) {
-        for key in self.streams.keys() {
-            self.take_off_link(key);
-            self.start_delivering(now, key);
-        }
-    }
-
-    fn handle_link_lost(&mut self, now: Instant) {
-        for client in 0..=u8::MAX {
-            if let Id::HalfClosed(key) = self.set_id(client, Id::Idle) {
-                // All that the client sent is here.
-                self.leave_link(key);
-                self.start_delivering(now, key);
-            }
-        }
-        for key in self.streams.keys() {
-            if self.leave_link(key).is_some() {
-                self.reset(now, key, Reset::LinkLost);
-            }
-        }
-        self.queue = SendQueue::default();
-        self.timers.cancel(Timer::OpenRate);
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.next().into_iter().chain(self.streams.stall_timeout()).min()
-    }
-
-    fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
-        self.note_unread(now);
-        while let Some(timer) = self.timers.pop_due(now) {
-            self.handle_timer(now, timer);
-        }
-        while let Some(key) = self.streams.next_stalled(now) {
-            self.take_off_link(key);
-            self.reset(now, key, Reset::TooSlow);
-        }
-        Ok(())
-    }
-
-    fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
-    }
-
-    fn counters(&self) -> Counters {
-        self.counters
-    }
-
-    fn streams(&self) -> usize {
-        self.streams.len()
-    }
-
-    fn held(&self) -> u64 {
-        (self.streams.held() + self.early_bytes + self.queue.unsent().len()) as u64
+    fn held_besides(&self) -> usize {
+        self.early_bytes
     }
 }
 

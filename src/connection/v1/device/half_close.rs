@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Device, Id, Output, Timer};
+use crate::connection::v1::link::Side;
 use crate::connection::{Connection, StreamKey};
 use crate::protocol::v1::Header;
 
@@ -50,7 +51,7 @@ impl Device {
     /// Takes a CLOSE for a number that is not open: whether that is the answer to the probe, since no client has had the
     /// number yet.
     pub(super) fn take_answer_to_probe(&mut self, client: u8) -> bool {
-        let answers = client == Header::PROBE.client && self.counters.opened < u64::from(LEAD);
+        let answers = client == Header::PROBE.client && self.link.counters.opened < u64::from(LEAD);
         self.keeps_clients |= answers;
         answers
     }
@@ -59,7 +60,7 @@ impl Device {
     pub(super) fn note_number(&mut self, now: Instant, client: u8) {
         self.latest = client;
         if let Id::HalfClosed(oldest) = self.ids[usize::from(client.wrapping_add(LEAD))] {
-            self.end_answer(now, oldest);
+            self.close_stream(now, oldest);
         }
     }
 
@@ -68,41 +69,38 @@ impl Device {
     pub(super) fn half_close(&mut self, now: Instant, client: u8, key: StreamKey) {
         self.ids[usize::from(client)] = Id::HalfClosed(key);
         if !self.keeps_clients || self.latest.wrapping_sub(client) >= LEAD {
-            self.end_answer(now, key);
-        } else if let Some(stream) = self.streams.get_mut(key) {
-            stream.state.progress = now;
-            self.timers.set(Timer::Delivery(key), now + self.rule.stall);
+            self.close_stream(now, key);
+        } else {
+            self.link.streams.start_delivery_timer(now, key);
             self.finish_if_delivered(now, key);
         }
     }
 
     /// All that the client sent is delivered.
     pub(super) fn begin_answer(&mut self, now: Instant, key: StreamKey) {
-        let Some(stream) = self.streams.get_mut(key).filter(|stream| stream.state.answer.is_none()) else { return };
+        let Some(stream) = self.link.streams.get_mut(key).filter(|stream| stream.state.answer.is_none()) else {
+            return;
+        };
         let answer = stream.state.answer.insert(Answer::new(now));
-        self.timers.set(Timer::Answer(key), answer.due());
-        self.timers.cancel(Timer::Delivery(key));
-        self.outputs.push_back(Output::ShutdownWrite { stream: key });
+        self.link.timers.set(Timer::Answer(key), answer.due());
+        self.link.streams.stop_delivery_timer(key);
+        self.link.outputs.push_back(Output::ShutdownWrite { stream: key });
     }
 
     /// The service may have been silent for too long.
     pub(super) fn handle_answer_due(&mut self, now: Instant, key: StreamKey) {
         let stands_still = self.has_unsent();
-        let Some(answer) = self.streams.get_mut(key).and_then(|stream| stream.state.answer.as_mut()) else { return };
+        let Some(answer) = self.link.streams.get_mut(key).and_then(|stream| stream.state.answer.as_mut()) else {
+            return;
+        };
         if stands_still {
             answer.note(now, 0);
         }
         let due = answer.due();
         if due > now {
-            self.timers.set(Timer::Answer(key), due);
+            self.link.timers.set(Timer::Answer(key), due);
         } else {
-            self.end_answer(now, key);
+            self.close_stream(now, key);
         }
-    }
-
-    /// The client gets no more.
-    pub(super) fn end_answer(&mut self, now: Instant, key: StreamKey) {
-        self.take_off_link(key);
-        self.start_delivering(now, key);
     }
 }

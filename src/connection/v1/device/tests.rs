@@ -1,6 +1,13 @@
 mod half_close;
 
+use std::time::Duration;
+
+use early::{EARLY_TIMEOUT, MAX_EARLY, REFUSED_TIMEOUT};
+
 use super::*;
+use crate::connection::{Connection, Delivery, QueueRule, Room};
+use crate::protocol::v1::Header;
+use crate::protocol::v2::Code;
 
 /// A device past its LISTEN, on a clock that only moves when told.
 struct Bench {
@@ -75,7 +82,7 @@ impl Bench {
     fn assert_empty(&mut self) {
         assert_eq!((self.device.streams(), self.device.counters().open), (0, 0));
         assert_eq!(self.device.early_bytes, 0);
-        assert!(self.device.timers.is_empty());
+        assert!(self.device.link.timers.is_empty());
     }
 }
 

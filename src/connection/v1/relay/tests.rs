@@ -1,4 +1,7 @@
 use super::*;
+use crate::connection::{Connection, Delivery, Room};
+use crate::protocol::v1::Header;
+use crate::protocol::v2::Code;
 
 /// A relay whose device has sent LISTEN, on a clock that only moves when told.
 struct Bench {
@@ -9,7 +12,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let now = Instant::now();
-        Self { relay: Relay::new(now, Duration::from_secs(1), Limits::RELAY), now }
+        Self { relay: Relay::new(Duration::from_secs(1), Limits::RELAY), now }
     }
 
     fn receive(&mut self, mut bytes: &[u8]) -> Vec<(StreamKey, Vec<u8>)> {
@@ -111,7 +114,7 @@ fn a_request_that_the_link_has_not_taken_is_not_left_unanswered() {
 #[test]
 fn without_a_half_close_time_a_client_that_ends_is_closed_at_once_as_in_2012() {
     let now = Instant::now();
-    let mut bench = Bench { relay: Relay::new(now, Duration::ZERO, Limits::RELAY), now };
+    let mut bench = Bench { relay: Relay::new(Duration::ZERO, Limits::RELAY), now };
     bench.outputs();
     let stream = bench.open(1);
     bench.relay.handle_end(bench.now, stream);

@@ -43,7 +43,7 @@ fn a_client_that_waits_for_a_slow_device_is_not_refused_for_want_of_a_place() {
     assert_eq!(pair.relay_outputs().len(), 16, "nobody knows how many the device takes, and none is refused");
     pair.run();
     let outputs = pair.relay_outputs();
-    assert!(matches!(outputs[..], [Output::Settings, Output::Opened { stream, .. }] if stream == clients[16]));
+    assert!(matches!(outputs[..], [Output::Introduced(_), Output::Opened { stream, .. }] if stream == clients[16]));
 
     let mut pair = Pair::with_limits(Limits { streams: 10_000, ..limits() });
     let mut waiting = pair.arrive();
