@@ -156,6 +156,20 @@ fn a_client_gets_all_of_the_answer_before_its_end() {
 }
 
 #[test]
+fn a_client_that_takes_none_of_its_last_bytes_is_reset_after_the_stall_time_though_it_ends_meanwhile() {
+    let mut bench = Bench::new();
+    let stream = bench.open(1);
+    bench.receive(b"\x00\x04\x03\x01bye\n");
+    bench.relay.delivered(bench.now, stream, b"bye\n", 0);
+    bench.receive(&close(1));
+    bench.pass(29_999 * MS);
+    bench.relay.handle_end(bench.now, stream);
+    assert_eq!(bench.outputs(), []);
+    bench.pass(MS);
+    assert_eq!(bench.outputs(), [Output::Reset { stream, reason: Reset::Stalled }]);
+}
+
+#[test]
 fn connect_goes_out_before_anything_a_client_says() {
     let mut bench = Bench::new();
     bench.fill();
