@@ -3,10 +3,12 @@
 use std::cell::Cell;
 use std::fmt;
 use std::io;
+use std::iter;
+use std::thread;
 use std::time::Duration;
 
 use crate::contestant::{Contestant, Tunnel};
-use crate::line::{self, Line};
+use crate::line::{self, Line, Slow};
 use crate::load::{self, Traffic};
 use crate::service::{Service, Wish};
 use crate::syscalls;
@@ -23,28 +25,56 @@ pub(crate) struct Effort {
     pub(crate) window: Duration,
     /// Of a transfer on the long line, from its first byte on.
     pub(crate) transfer: Duration,
+    /// On the slowest line, once that is full.
+    pub(crate) slow: Duration,
 }
 
 impl Effort {
-    pub(crate) const FULL: Self =
-        Self { rounds: 5, window: Duration::from_millis(500), transfer: Duration::from_secs(10) };
-    pub(crate) const QUICK: Self =
-        Self { rounds: 2, window: Duration::from_millis(100), transfer: Duration::from_secs(2) };
+    pub(crate) const FULL: Self = Self {
+        rounds: 5,
+        window: Duration::from_millis(500),
+        transfer: Duration::from_secs(10),
+        slow: Duration::from_secs(5),
+    };
+    pub(crate) const QUICK: Self = Self {
+        rounds: 2,
+        window: Duration::from_millis(100),
+        transfer: Duration::from_secs(2),
+        slow: Duration::from_secs(2),
+    };
 }
 
 /// One load, which gives one or more figures.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Case {
-    Down { clients: usize },
-    Up { clients: usize },
-    Echo { clients: usize },
+    Down {
+        clients: usize,
+    },
+    Up {
+        clients: usize,
+    },
+    Echo {
+        clients: usize,
+    },
     EchoBesideDownload,
     EchoBesidePaced,
     EchoBesideStalled,
-    Connects { parallel: usize },
-    IdleMemory { clients: usize },
-    LongLine { wish: Wish },
+    Connects {
+        parallel: usize,
+    },
+    IdleMemory {
+        clients: usize,
+    },
+    LongLine {
+        wish: Wish,
+    },
     Syscalls,
+    /// Echoes beside so many transfers without end.
+    SlowLine {
+        slow: Slow,
+        uploads: usize,
+        downloads: usize,
+    },
 }
 
 /// A row of the table.
@@ -73,11 +103,16 @@ const STALLED_P99: Figure = Figure { target: Target::None, ..P99 };
 const GROWTH_P50: Figure =
     Figure { name: "p50 by p50 without it", unit: "ratio", more_is_better: false, target: Target::Of(1.25) };
 const GROWTH_P99: Figure = Figure { name: "p99 by p99 without it", ..GROWTH_P50 };
+const SLOW_P50: Figure = Figure { unit: "ms", target: Target::None, ..P50 };
+const SLOW_P99: Figure = Figure { unit: "ms", target: Target::None, ..P99 };
+const DOWN_SHARE: Figure = Figure { name: "downloads, share of the line's rate", ..SHARE };
+const UP_SHARE: Figure = Figure { name: "uploads, share of the line's rate", ..SHARE };
+const UNJUDGED_SHARE: Figure = Figure { target: Target::None, ..DOWN_SHARE };
 /// Bytes that share a link with an echo may cost it so much.
 const TRIPLE_P99: Figure = Figure { name: "p99 by p99 alone", target: Target::Of(3.0), ..GROWTH_P50 };
 
 impl Case {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::Down { clients: 1 },
         Self::Down { clients: 8 },
         Self::Up { clients: 1 },
@@ -93,6 +128,13 @@ impl Case {
         Self::LongLine { wish: Wish::Download },
         Self::LongLine { wish: Wish::Upload },
         Self::Syscalls,
+        Self::SlowLine { slow: Slow::Mbit1, uploads: 0, downloads: 0 },
+        Self::SlowLine { slow: Slow::Mbit1, uploads: 0, downloads: 1 },
+        Self::SlowLine { slow: Slow::Mbit1, uploads: 0, downloads: 8 },
+        Self::SlowLine { slow: Slow::Mbit10, uploads: 0, downloads: 0 },
+        Self::SlowLine { slow: Slow::Mbit10, uploads: 0, downloads: 1 },
+        Self::SlowLine { slow: Slow::Mbit10, uploads: 0, downloads: 8 },
+        Self::SlowLine { slow: Slow::Mbit10, uploads: 8, downloads: 8 },
     ];
 
     /// The rows that it fills, in the order of the values that `measure` returns.
@@ -106,12 +148,18 @@ impl Case {
             Self::IdleMemory { .. } => &[MEMORY],
             Self::LongLine { .. } => &[SHARE],
             Self::Syscalls => &[CALLS],
+            Self::SlowLine { slow, uploads, downloads } => slow_figures(slow, uploads, downloads),
         }
     }
 
     /// Whether it is measured after all rounds, once: it is steady, or takes long.
     pub(crate) fn is_measured_once(self) -> bool {
-        matches!(self, Self::LongLine { .. } | Self::Syscalls)
+        matches!(self, Self::LongLine { .. } | Self::Syscalls | Self::SlowLine { .. })
+    }
+
+    /// Whether it is about lines that are slow, which have a table of their own.
+    pub(crate) fn is_slow_line(self) -> bool {
+        matches!(self, Self::SlowLine { .. })
     }
 
     /// If it cannot be measured on this machine: why.
@@ -162,10 +210,10 @@ impl Case {
                 load::idle_memory(&fresh, service, clients).map(|bytes| vec![bytes.map(|bytes| bytes / 1024.0)])
             }
             Self::LongLine { wish } => {
-                let line = Line::open()?;
+                let line = Line::long()?;
                 let across = contestant.start_across(service.address(), &line)?;
                 let traffic = load::traffic_from_start(&across, service, wish, effort.transfer)?;
-                Ok(vec![Some(traffic.bytes / traffic.elapsed.as_secs_f64() / line::RATE * 100.0)])
+                Ok(vec![Some(traffic.bytes() / traffic.elapsed.as_secs_f64() / f64::from(line::LONG.rate) * 100.0)])
             }
             Self::Syscalls => {
                 let (pids, calls) = (tunnel.pids()?, Cell::new(0.0));
@@ -173,7 +221,10 @@ impl Case {
                     calls.set(syscalls::count(&pids, effort.window)?);
                     Ok(())
                 })?;
-                Ok(vec![Some(calls.get() * traffic.elapsed.as_secs_f64() / (traffic.bytes / MIB))])
+                Ok(vec![Some(calls.get() * traffic.elapsed.as_secs_f64() / (traffic.bytes() / MIB))])
+            }
+            Self::SlowLine { slow, uploads, downloads } => {
+                on_slow_line(contestant, slow, uploads, downloads, effort.slow)
             }
         }
     }
@@ -195,13 +246,73 @@ impl fmt::Display for Case {
             Self::LongLine { wish: Wish::Upload } => write!(formatter, "up on a line of 100 ms and 100 Mbit/s"),
             Self::LongLine { .. } => write!(formatter, "down on a line of 100 ms and 100 Mbit/s"),
             Self::Syscalls => write!(formatter, "down, 1 client"),
+            Self::SlowLine { slow, uploads, downloads } => {
+                let line = match slow {
+                    Slow::Mbit1 => "1 Mbit/s, 50 ms",
+                    Slow::Mbit10 => "10 Mbit/s, 40 ms",
+                };
+                write!(formatter, "slow line of {line}: echo ")?;
+                match (uploads, downloads) {
+                    (0, 0) => write!(formatter, "alone"),
+                    (0, downloads) => write!(formatter, "beside {downloads} download{}", plural(downloads)),
+                    (uploads, downloads) => write!(formatter, "beside {uploads} uploads and {downloads} downloads"),
+                }
+            }
         }
     }
 }
 
+fn slow_figures(slow: Slow, uploads: usize, downloads: usize) -> &'static [Figure] {
+    const fn p50(most: f64) -> Figure {
+        Figure { target: Target::Of(most), ..SLOW_P50 }
+    }
+    match (slow, uploads, downloads) {
+        (Slow::Mbit1, _, 0) => const { &[p50(52.0), SLOW_P99] },
+        (Slow::Mbit1, _, 1) => const { &[p50(100.0), SLOW_P99, UNJUDGED_SHARE] },
+        (Slow::Mbit1, ..) => const { &[p50(120.0), SLOW_P99, DOWN_SHARE] },
+        (Slow::Mbit10, _, 0) => &[SLOW_P50, SLOW_P99],
+        (Slow::Mbit10, 0, _) => &[SLOW_P50, SLOW_P99, UNJUDGED_SHARE],
+        (Slow::Mbit10, ..) => const { &[p50(80.0), SLOW_P99, DOWN_SHARE, UP_SHARE] },
+    }
+}
+
+/// On a line that nobody has used before.
+fn on_slow_line(
+    contestant: &dyn Contestant,
+    slow: Slow,
+    uploads: usize,
+    downloads: usize,
+    window: Duration,
+) -> io::Result<Vec<Option<f64>>> {
+    let (line, transfers) = (Line::slow(slow)?, uploads + downloads);
+    // Enough for the bytes that say that a contestant is ready.
+    let service = line.on_device_side(|| Service::start(2 * (transfers + 2)))?;
+    let wishes: Vec<Wish> = [(Wish::Keys, 1), (Wish::Download, downloads), (Wish::Upload, uploads)]
+        .into_iter()
+        .flat_map(|(wish, count)| iter::repeat_n(wish, count))
+        .collect();
+    let (warm_up, window) = match (slow, transfers) {
+        (_, 0) => (load::WARM_UP, window / 2),
+        (Slow::Mbit1, _) => (slow.warm_up(), window),
+        (Slow::Mbit10, _) => (slow.warm_up(), window * 2 / 3),
+    };
+    let traffic = line.on_server_side(|| {
+        let tunnel = contestant.start_across(service.address(), &line)?;
+        load::traffic_of_clients(&tunnel, &service, &wishes, warm_up, || {
+            thread::sleep(window);
+            Ok(())
+        })
+    })?;
+    let share = |bytes: f64| bytes / traffic.elapsed.as_secs_f64() / f64::from(slow.shape().rate) * 100.0;
+    let [p50, p99] = percentiles(&traffic.latencies).map(|microseconds| microseconds / 1000.0);
+    let shares = [(downloads, traffic.downloaded), (uploads, traffic.uploaded)];
+    let shares = shares.into_iter().filter(|&(count, _)| count > 0).map(|(_, bytes)| share(bytes));
+    Ok([p50, p99].into_iter().chain(shares).map(Some).collect())
+}
+
 fn bulk(traffic: Traffic) -> Vec<Option<f64>> {
-    let cpu = traffic.cpu.map(|cpu| cpu.as_secs_f64() / (traffic.bytes / GIB));
-    vec![Some(traffic.bytes / traffic.elapsed.as_secs_f64() / 1e6), cpu]
+    let cpu = traffic.cpu.map(|cpu| cpu.as_secs_f64() / (traffic.bytes() / GIB));
+    vec![Some(traffic.bytes() / traffic.elapsed.as_secs_f64() / 1e6), cpu]
 }
 
 /// The median and the 99th percentile, in µs, of an ascending list; without end where no echo came back at all.

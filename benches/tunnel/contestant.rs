@@ -31,7 +31,7 @@ pub(crate) enum Role {
 }
 
 /// One way from a client to a service.
-pub(crate) trait Contestant {
+pub(crate) trait Contestant: Sync {
     /// The column's heading.
     fn name(&self) -> &'static str;
 
@@ -45,15 +45,16 @@ pub(crate) trait Contestant {
 
     /// Whether a case is measured for it.
     fn takes(&self, case: Case) -> bool {
-        !matches!(case, Case::LongLine { .. })
+        !matches!(case, Case::LongLine { .. } | Case::SlowLine { .. })
     }
 
     /// Starts its processes and returns when a byte has come back through them.
     fn start(&self, service: SocketAddr) -> io::Result<Tunnel>;
 
-    /// The same, with a long line between its two halves; for those that take that case.
+    /// The same, with a line between its two halves; for those that take such a case. The service is where the device
+    /// is, and this is called where the server and its clients are.
     fn start_across(&self, _service: SocketAddr, _line: &Line) -> io::Result<Tunnel> {
-        Err(io::Error::other("it cannot be put on a long line"))
+        Err(io::Error::other("it cannot be put on a line"))
     }
 }
 
@@ -129,7 +130,7 @@ impl Contestant for Plain {
     }
 
     fn takes(&self, case: Case) -> bool {
-        case != Case::Syscalls
+        !matches!(case, Case::Syscalls | Case::SlowLine { .. })
     }
 
     fn start(&self, service: SocketAddr) -> io::Result<Tunnel> {

@@ -1,5 +1,6 @@
 //! The clients: what they do, and what is measured while they do it.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,6 +15,8 @@ use crate::service::{IO_LIMIT, Service, Sink, Wish, send_chunk};
 
 /// What is sent and awaited for one echo.
 const ECHO_SIZE: usize = 64;
+/// From key to key.
+const KEY: Duration = Duration::from_millis(100);
 /// Before a window opens: TCP's windows have grown and every buffer has been touched.
 pub(crate) const WARM_UP: Duration = Duration::from_millis(150);
 /// Bytes a second of a download that leaves the machine time for others: a line of 400 Mbit/s.
@@ -28,11 +31,19 @@ const CONNECTS_AT_MOST: usize = 4000;
 /// What a window over steady traffic showed.
 pub(crate) struct Traffic {
     pub(crate) elapsed: Duration,
-    /// Received by the clients and by the services.
-    pub(crate) bytes: f64,
+    /// Bytes received by the clients that download.
+    pub(crate) downloaded: f64,
+    /// Bytes received by the services.
+    pub(crate) uploaded: f64,
     pub(crate) cpu: Option<Duration>,
     /// Of every echo in the window, ascending.
     pub(crate) latencies: Vec<Duration>,
+}
+
+impl Traffic {
+    pub(crate) fn bytes(&self) -> f64 {
+        self.downloaded + self.uploaded
+    }
 }
 
 /// Runs one client for each wish, and measures for `window` once all are connected and warm.
@@ -64,8 +75,21 @@ pub(crate) fn traffic_during(
     warm_up: Duration,
     window: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<Traffic> {
+    let traffic = traffic_of_clients(tunnel, service, wishes, warm_up, window)?;
+    service.settle()?;
+    Ok(traffic)
+}
+
+/// The same, for a tunnel that ends now: how long it takes to pass on the end of its clients does not matter.
+pub(crate) fn traffic_of_clients(
+    tunnel: &Tunnel,
+    service: &Service,
+    wishes: &[Wish],
+    warm_up: Duration,
+    window: impl FnOnce() -> io::Result<()>,
+) -> io::Result<Traffic> {
     let state = State::default();
-    let traffic = thread::scope(|scope| {
+    thread::scope(|scope| {
         let (connected, all_connected) = mpsc::channel();
         let clients: Vec<_> = wishes
             .iter()
@@ -93,9 +117,7 @@ pub(crate) fn traffic_during(
         }
         latencies.sort_unstable();
         observed.map(|observed| Traffic { latencies, ..observed })
-    })?;
-    service.settle()?;
-    Ok(traffic)
+    })
 }
 
 #[derive(Default)]
@@ -120,15 +142,16 @@ fn observe(
     state: &State,
     window: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<Traffic> {
-    let bytes = || state.downloaded.load(Ordering::Relaxed) + service.uploaded();
-    let (cpu, bytes_before, start) = (tunnel.cpu()?, bytes(), Instant::now());
+    let bytes = || [state.downloaded.load(Ordering::Relaxed), service.uploaded()];
+    let (cpu, before, start) = (tunnel.cpu()?, bytes(), Instant::now());
     state.measuring.store(true, Ordering::Relaxed);
     window()?;
     state.measuring.store(false, Ordering::Relaxed);
-    let (elapsed, bytes_after, cpu_after) = (start.elapsed(), bytes(), tunnel.cpu()?);
+    let (elapsed, after, cpu_after) = (start.elapsed(), bytes(), tunnel.cpu()?);
     Ok(Traffic {
         elapsed,
-        bytes: (bytes_after - bytes_before) as f64,
+        downloaded: (after[0] - before[0]) as f64,
+        uploaded: (after[1] - before[1]) as f64,
         cpu: cpu_after.zip(cpu).map(|(after, before)| after.saturating_sub(before)),
         latencies: Vec::new(),
     })
@@ -160,9 +183,42 @@ fn carry_on(wish: Wish, stream: &TcpStream, state: &State) -> io::Result<Vec<Dur
                     latencies.push(start.elapsed());
                 }
             }
+            Wish::Keys => return type_keys(stream, state),
         }
     }
     Ok(latencies)
+}
+
+/// Sends a key every [`KEY`], and returns the time that each echo took.
+fn type_keys(mut stream: &TcpStream, state: &State) -> io::Result<Vec<Duration>> {
+    let (mut latencies, mut awaited, mut received) = (Vec::new(), VecDeque::new(), 0);
+    let mut due = Instant::now();
+    while !state.done.load(Ordering::Relaxed) {
+        let now = Instant::now();
+        if due <= now {
+            stream.write_all(&[b'k'; ECHO_SIZE])?;
+            awaited.push_back(now);
+            due += KEY;
+            continue;
+        }
+        stream.set_read_timeout(Some(due - now))?;
+        match stream.read(&mut [0; ECHO_SIZE]) {
+            Ok(0) => return Err(io::Error::other("an echo ended early")),
+            Ok(size) => received += size,
+            Err(error) if is_timeout(&error) => {}
+            Err(error) => return Err(error),
+        }
+        if received >= ECHO_SIZE {
+            received -= ECHO_SIZE;
+            let sent = awaited.pop_front();
+            latencies.extend(sent.map(|sent| sent.elapsed()).filter(|_| state.measuring.load(Ordering::Relaxed)));
+        }
+    }
+    Ok(latencies)
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 fn echo(mut stream: &TcpStream) -> io::Result<()> {
@@ -187,7 +243,7 @@ pub(crate) fn beside_stalled(tunnel: Tunnel, service: &Service, window: Duration
     let stalled = connect(tunnel.entrance(), Wish::Download)?;
     thread::sleep(FILLING);
     let beside = match echoes(&echoing, window) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Vec::new(),
+        Err(error) if is_timeout(&error) => Vec::new(),
         result => result?,
     };
     abort(echoing)?;

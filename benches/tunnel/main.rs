@@ -13,12 +13,15 @@
 mod bore;
 mod case;
 mod contestant;
+#[path = "../../tests/common/line/mod.rs"]
+mod fifo;
 mod haproxy;
 mod line;
 mod load;
 mod ours;
 mod plot;
 mod process;
+mod proxy;
 mod rathole;
 mod report;
 mod service;
@@ -30,7 +33,7 @@ mod target;
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -41,18 +44,21 @@ use crate::ours::{Ours, Protocol};
 use crate::report::{Column, Report};
 use crate::service::Service;
 
+/// Above the 256 clients that a link carries at once.
+const WORKERS: usize = 272;
+
 /// Measures the tunnel beside plain loopback, haproxy, socat, rathole, bore and ssh -R.
 #[derive(Parser)]
 struct Options {
     /// Measure only the cases whose name contains this text
     filter: Option<String>,
-    /// Two short rounds, for a first look, below two minutes; on the long line they show little but the start
+    /// Two short rounds, for a first look, below four minutes; on the long line they show little but the start
     #[arg(long)]
     quick: bool,
     /// Show the least and the greatest value of all rounds beside each median
     #[arg(long)]
     verbose: bool,
-    /// Write tables and a picture to docs/bench/tunnel.md and tunnel.svg as well
+    /// Write tables and a picture to docs/bench as well: tunnel.md, tunnel.svg and, of slow lines, slow-line.md
     #[arg(long)]
     write: bool,
     /// Given by cargo bench; without it nothing is measured
@@ -87,7 +93,7 @@ fn run(options: &Options) -> io::Result<bool> {
         return Err(io::Error::other(format!("no case contains '{filter}'; there are: {}", names.join("; "))));
     }
 
-    let service = Service::start()?;
+    let service = Service::start(WORKERS)?;
     let mut report = Report::new(effort);
     cases.retain(|&case| match case.missing() {
         Some(hint) => {
@@ -96,8 +102,8 @@ fn run(options: &Options) -> io::Result<bool> {
         }
         None => true,
     });
-    let mut entrants = enter(&mut report, &service);
-    for (word, explanation) in report.header() {
+    let mut entrants = enter(&mut report, &service, &cases);
+    for (word, explanation) in report.header(&cases) {
         println!("{word:<11} {explanation}");
     }
     let (once, every_round): (Vec<Case>, Vec<Case>) = cases.iter().partition(|case| case.is_measured_once());
@@ -124,33 +130,45 @@ fn run(options: &Options) -> io::Result<bool> {
         println!("failed: {failure}");
     }
     if options.write {
-        println!("written to {}", write(&report, &cases)?.display());
+        write(&report, &cases)?;
     }
     Ok(report.failures().is_empty())
 }
 
-/// Writes tables and picture for readers of the sources, and returns where.
-fn write(report: &Report, cases: &[Case]) -> io::Result<PathBuf> {
-    let header =
-        report.header().iter().map(|(word, explanation)| format!("- {word}: {explanation}\n")).collect::<String>();
-    let (figures, targets) =
-        (table::figures(report, cases, false).markdown(), table::targets(report, cases).markdown());
-    let text = format!(
-        "# The tunnel beside its peers\n\nWritten by `make bench`.\n\n\
-         ![The tunnel beside its peers](tunnel.svg)\n\n{header}\n{figures}\n## Targets\n\n{targets}"
-    );
+/// Writes tables and picture for readers of the sources. What was not measured stays as it is written.
+fn write(report: &Report, cases: &[Case]) -> io::Result<()> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/bench");
     fs::create_dir_all(&directory)?;
-    fs::write(directory.join("tunnel.md"), text)?;
-    fs::write(directory.join("tunnel.svg"), plot::svg(report, cases))?;
-    Ok(directory)
+    let (slow, others): (Vec<Case>, Vec<Case>) = cases.iter().partition(|case| case.is_slow_line());
+    if !others.is_empty() {
+        let picture = "![The tunnel beside its peers](tunnel.svg)\n\n";
+        write_tables(report, &others, "The tunnel beside its peers", picture, &directory.join("tunnel.md"))?;
+        fs::write(directory.join("tunnel.svg"), plot::svg(report, &others))?;
+    }
+    if !slow.is_empty() {
+        write_tables(report, &slow, "The tunnel beside its peers on a slow line", "", &directory.join("slow-line.md"))?;
+    }
+    println!("written to {}", directory.display());
+    Ok(())
 }
 
-/// Starts each contestant that can be measured here.
-fn enter(report: &mut Report, service: &Service) -> Vec<Entrant> {
+fn write_tables(report: &Report, cases: &[Case], title: &str, picture: &str, path: &Path) -> io::Result<()> {
+    let header = report.header(cases).iter().map(|(word, text)| format!("- {word}: {text}\n")).collect::<String>();
+    let (figures, targets) =
+        (table::figures(report, cases, false).markdown(), table::targets(report, cases).markdown());
+    let text =
+        format!("# {title}\n\nWritten by `make bench`.\n\n{picture}{header}\n{figures}\n## Targets\n\n{targets}");
+    fs::write(path, text)
+}
+
+/// Starts each contestant that can be measured here in any of these cases.
+fn enter(report: &mut Report, service: &Service, cases: &[Case]) -> Vec<Entrant> {
     let mut entrants = Vec::new();
     for contestant in contestants() {
-        let column = report.add(contestant.as_ref());
+        if !cases.iter().any(|&case| contestant.takes(case)) {
+            continue;
+        }
+        let column = report.add(contestant.as_ref(), cases);
         match contestant.missing() {
             Some(hint) => report.skip(column, hint),
             None => match contestant.start(service.address()) {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::case::Case;
-use crate::contestant::{Contestant, Role, Tunnel, free_address, wait_for_listener};
+use crate::contestant::{Contestant, Role, Tunnel, free_address, free_port, wait_for_listener};
 use crate::line::Line;
 use crate::process::{Process, find_program, target_directory, version};
 
@@ -94,28 +94,17 @@ impl Contestant for Ours {
         }
     }
 
-    fn takes(&self, _case: Case) -> bool {
-        true
+    fn takes(&self, case: Case) -> bool {
+        self.protocol == Protocol::Newest || !matches!(case, Case::SlowLine { .. })
     }
 
     fn start(&self, service: SocketAddr) -> io::Result<Tunnel> {
-        self.start_linked(service, Ok)
+        self.start_across(service, &Line::Loopback)
     }
 
     fn start_across(&self, service: SocketAddr, line: &Line) -> io::Result<Tunnel> {
-        self.start_linked(service, |server| line.toward(server))
-    }
-}
-
-impl Ours {
-    /// The device connects where `link` says that the relay is.
-    fn start_linked(
-        &self,
-        service: SocketAddr,
-        link: impl FnOnce(SocketAddr) -> io::Result<SocketAddr>,
-    ) -> io::Result<Tunnel> {
         let directory = tempfile::tempdir()?;
-        let (server, entrance) = (free_address()?, free_address()?);
+        let (server, entrance) = (free_port(line.server_host())?, free_address()?);
         let mut command = Command::new(&self.relay);
         if self.protocol == Protocol::One {
             command.args(["--protocol", "1"]);
@@ -123,10 +112,13 @@ impl Ours {
         command.args([server, entrance, service].map(|address| address.to_string()));
         let mut relay = Process::spawn("tcp-remote-relay", &mut command, directory.path())?;
         wait_for_listener(server, &mut relay)?;
-        let device = self.device(link(server)?, directory.path())?;
+        let server = line.toward(server)?;
+        let device = line.on_device_side(|| self.device(server, directory.path()))?;
         Tunnel::ready(entrance, vec![relay, device], directory)
     }
+}
 
+impl Ours {
     fn device(&self, server: SocketAddr, directory: &Path) -> io::Result<Process> {
         let modules = directory.join("tcpremote");
         fs::create_dir(&modules)?;

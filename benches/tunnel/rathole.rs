@@ -5,7 +5,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::process::Command;
 
-use crate::contestant::{Contestant, Role, Tunnel, free_address, wait_for_listener};
+use crate::case::Case;
+use crate::contestant::{Contestant, Role, Tunnel, free_address, free_port, wait_for_listener};
+use crate::line::Line;
 use crate::process::{Process, find_program, version};
 
 pub(crate) struct Rathole;
@@ -27,9 +29,17 @@ impl Contestant for Rathole {
         format!("{}, its defaults, not encrypted, a connection for each client", version("rathole", "-V", 0))
     }
 
+    fn takes(&self, case: Case) -> bool {
+        !matches!(case, Case::LongLine { .. })
+    }
+
     fn start(&self, service: SocketAddr) -> io::Result<Tunnel> {
+        self.start_across(service, &Line::Loopback)
+    }
+
+    fn start_across(&self, service: SocketAddr, line: &Line) -> io::Result<Tunnel> {
         let directory = tempfile::tempdir()?;
-        let (control, entrance) = (free_address()?, free_address()?);
+        let (control, entrance) = (free_port(line.server_host())?, free_address()?);
         let end = |name, argument, config: String| {
             let path = directory.path().join(format!("{name}.toml"));
             fs::write(&path, config)?;
@@ -45,14 +55,12 @@ impl Contestant for Rathole {
             ),
         )?;
         wait_for_listener(control, &mut server)?;
-        let client = end(
-            "rathole-client",
-            "--client",
-            format!(
-                "[client]\nremote_addr = \"{control}\"\ndefault_token = \"bench\"\n\
-                 [client.services.bench]\nlocal_addr = \"{service}\"\n"
-            ),
-        )?;
+        let control = line.toward(control)?;
+        let config = format!(
+            "[client]\nremote_addr = \"{control}\"\ndefault_token = \"bench\"\n\
+             [client.services.bench]\nlocal_addr = \"{service}\"\n"
+        );
+        let client = line.on_device_side(|| end("rathole-client", "--client", config))?;
         Tunnel::ready(entrance, vec![server, client], directory)
     }
 }

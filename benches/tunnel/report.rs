@@ -7,6 +7,7 @@ use std::io;
 
 use crate::case::{Case, Effort, Figure};
 use crate::contestant::{Contestant, Role};
+use crate::line;
 
 /// A contestant's place in the report.
 pub(crate) type Column = usize;
@@ -26,6 +27,8 @@ struct Measured {
     name: &'static str,
     role: Role,
     description: String,
+    /// Those of the run that it takes.
+    cases: Vec<Case>,
     /// If it is not measured: why.
     skipped: Option<String>,
     samples: BTreeMap<Case, Result<Samples, Failed>>,
@@ -63,11 +66,12 @@ impl Report {
         Self { machine: machine(), effort, columns: Vec::new(), left_out: Vec::new(), failures: Vec::new() }
     }
 
-    pub(crate) fn add(&mut self, contestant: &dyn Contestant) -> Column {
+    pub(crate) fn add(&mut self, contestant: &dyn Contestant, cases: &[Case]) -> Column {
         let measured = Measured {
             name: contestant.name(),
             role: contestant.role(),
             description: contestant.describe(),
+            cases: cases.iter().copied().filter(|&case| contestant.takes(case)).collect(),
             skipped: None,
             samples: BTreeMap::new(),
         };
@@ -108,19 +112,25 @@ impl Report {
         }
     }
 
-    /// What is measured, how, and on which machine: a word and its explanation each.
-    pub(crate) fn header(&self) -> Vec<(&'static str, String)> {
+    /// What is measured in these cases, how, and on which machine: a word and its explanation each.
+    pub(crate) fn header(&self, cases: &[Case]) -> Vec<(&'static str, String)> {
         let mut lines = Vec::new();
-        for column in &self.columns {
+        for column in self.columns_of(cases) {
             let explanation =
                 column.skipped.as_ref().map_or_else(|| column.description.clone(), |hint| format!("skipped, {hint}"));
             lines.push((column.name, explanation));
         }
         lines.push(("on", self.machine.clone()));
-        let Effort { rounds, window, transfer } = self.effort;
-        let mut figures = format!("medians of {rounds} interleaved rounds, {window:?} for each sample");
-        let _ = write!(figures, "; on the line and for system calls one sample, {transfer:?} on the line");
-        lines.push(("figures", figures));
+        let Effort { rounds, window, transfer, slow } = self.effort;
+        if cases.iter().any(|case| !case.is_slow_line()) {
+            let mut figures = format!("medians of {rounds} interleaved rounds, {window:?} for each sample");
+            let _ = write!(figures, "; on the line and for system calls one sample, {transfer:?} on the line");
+            lines.push(("figures", figures));
+        }
+        if cases.iter().any(|case| case.is_slow_line()) {
+            let line = line::describe_slow();
+            lines.push(("slow line", format!("{line}; one sample of at most {slow:?} once its queue is full")));
+        }
         for (case, hint) in &self.left_out {
             lines.push(("left out", format!("{case}: {hint}")));
         }
@@ -128,12 +138,17 @@ impl Report {
         lines
     }
 
+    /// The contestants that take any of these cases.
+    fn columns_of(&self, cases: &[Case]) -> impl Iterator<Item = &Measured> {
+        self.columns.iter().filter(|column| column.cases.iter().any(|case| cases.contains(case)))
+    }
+
     /// A row for each figure of these cases.
     pub(crate) fn rows(&self, cases: &[Case]) -> Vec<Row> {
         let mut rows = Vec::new();
         for &case in cases {
             for (number, &figure) in case.figures().iter().enumerate() {
-                let cells = self.columns.iter().map(|column| column.cell(case, number)).collect();
+                let cells = self.columns_of(cases).map(|column| column.cell(case, number)).collect();
                 rows.push(Row { case, figure, cells });
             }
         }

@@ -4,18 +4,16 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 
-/// A peer that is silent or takes nothing for this long fails the measurement.
-pub(crate) const IO_LIMIT: Duration = Duration::from_secs(5);
+/// A peer that is silent or takes nothing for this long fails the measurement. On a slow line one waits behind others.
+pub(crate) const IO_LIMIT: Duration = Duration::from_secs(15);
 /// What one write of a source offers, and one read of a sink takes at most.
 pub(crate) const CHUNK: usize = 256 * 1024;
-/// Above the 256 clients that a link carries at once.
-const WORKERS: usize = 272;
 const STACK: usize = 64 * 1024;
 
 static BYTES: [u8; CHUNK] = [0x5a; CHUNK];
@@ -25,6 +23,8 @@ static BYTES: [u8; CHUNK] = [0x5a; CHUNK];
 pub(crate) enum Wish {
     /// Everything comes back.
     Echo,
+    /// The same; the client sends at its own pace, as a typist does, and not only when the last echo is back.
+    Keys,
     /// Bytes without end.
     Download,
     /// The same, of which the client takes no more than [`PACE`](crate::load::PACE).
@@ -37,6 +37,7 @@ impl Wish {
     pub(crate) fn byte(self) -> u8 {
         match self {
             Self::Echo => b'E',
+            Self::Keys => b'K',
             Self::Download => b'D',
             Self::PacedDownload => b'P',
             Self::Upload => b'U',
@@ -44,32 +45,35 @@ impl Wish {
     }
 
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Echo, Self::Download, Self::PacedDownload, Self::Upload].into_iter().find(|wish| wish.byte() == byte)
+        let all = [Self::Echo, Self::Keys, Self::Download, Self::PacedDownload, Self::Upload];
+        all.into_iter().find(|wish| wish.byte() == byte)
     }
 }
 
-/// The services' threads, which live as long as this process.
+/// The services' threads, which end when it is dropped.
 pub(crate) struct Service {
+    listener: Arc<TcpListener>,
     address: SocketAddr,
     counters: Arc<Counters>,
 }
 
 #[derive(Default)]
 struct Counters {
+    closed: AtomicBool,
     open: AtomicUsize,
     uploaded: AtomicU64,
 }
 
 impl Service {
     /// Opens the port. All threads accept from it, so that no connection waits for a thread to be made.
-    pub(crate) fn start() -> io::Result<Self> {
+    pub(crate) fn start(workers: usize) -> io::Result<Self> {
         let listener = Arc::new(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?);
         let counters = Arc::new(Counters::default());
-        for _ in 0..WORKERS {
+        for _ in 0..workers {
             let (listener, counters) = (Arc::clone(&listener), Arc::clone(&counters));
             thread::Builder::new().stack_size(STACK).spawn(move || work(&listener, &counters))?;
         }
-        Ok(Self { address: listener.local_addr()?, counters })
+        Ok(Self { address: listener.local_addr()?, listener, counters })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -98,8 +102,16 @@ impl Service {
     }
 }
 
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.counters.closed.store(true, Ordering::Relaxed);
+        // Wakes the threads that accept. The others end with their connections.
+        let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Both);
+    }
+}
+
 fn work(listener: &TcpListener, counters: &Counters) {
-    loop {
+    while !counters.closed.load(Ordering::Relaxed) {
         let Ok((stream, _)) = listener.accept() else { continue };
         counters.open.fetch_add(1, Ordering::AcqRel);
         // How a connection ends is for the client to judge.
@@ -114,7 +126,7 @@ fn serve(mut stream: TcpStream, counters: &Counters) -> io::Result<()> {
     stream.read_exact(&mut first)?;
     stream.write_all(&first)?;
     match Wish::from_byte(first[0]) {
-        Some(Wish::Echo) => echo(&mut stream),
+        Some(Wish::Echo | Wish::Keys) => echo(&mut stream),
         Some(Wish::Download | Wish::PacedDownload) => {
             stream.set_write_timeout(Some(IO_LIMIT))?;
             loop {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::case::Case;
-use crate::contestant::{Contestant, Role, Tunnel, free_address, wait_for_listener};
+use crate::contestant::{Contestant, Role, Tunnel, free_address, free_port, wait_for_listener};
 use crate::line::Line;
 use crate::process::{Process, find_program, version};
 
@@ -41,23 +41,19 @@ impl Contestant for Ssh {
     }
 
     fn start(&self, service: SocketAddr) -> io::Result<Tunnel> {
-        start_linked(service, Ok)
+        self.start_across(service, &Line::Loopback)
     }
 
     fn start_across(&self, service: SocketAddr, line: &Line) -> io::Result<Tunnel> {
-        start_linked(service, |server| line.toward(server))
+        let directory = tempfile::tempdir()?;
+        let (server, entrance) = (free_port(line.server_host())?, free_address()?);
+        make_keys(directory.path())?;
+        let mut sshd = sshd(server, directory.path())?;
+        wait_for_listener(server, &mut sshd)?;
+        let server = line.toward(server)?;
+        let ssh = line.on_device_side(|| ssh(server, entrance, service, directory.path()))?;
+        Tunnel::ready(entrance, vec![sshd, ssh], directory)
     }
-}
-
-/// The client connects where `link` says that the server is.
-fn start_linked(service: SocketAddr, link: impl FnOnce(SocketAddr) -> io::Result<SocketAddr>) -> io::Result<Tunnel> {
-    let directory = tempfile::tempdir()?;
-    let (server, entrance) = (free_address()?, free_address()?);
-    make_keys(directory.path())?;
-    let mut sshd = sshd(server, directory.path())?;
-    wait_for_listener(server, &mut sshd)?;
-    let ssh = ssh(link(server)?, entrance, service, directory.path())?;
-    Tunnel::ready(entrance, vec![sshd, ssh], directory)
 }
 
 fn sshd(server: SocketAddr, directory: &Path) -> io::Result<Process> {
