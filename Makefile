@@ -42,10 +42,10 @@ build:
 demo:
 	@scripts/demo
 
-# ARGS are the benchmark's: --quick, --verbose, --write, or a word that the figures' names have.
+# ARGS are the benchmark's: --quick, --verbose, --write, or a word that the figures' names have, slow for example.
 bench:
 	@scripts/need-cargo
-	@scripts/need-packages haproxy socat lua5.4 gcc libc6-dev
+	@scripts/need-packages haproxy socat iproute2 lua5.4 gcc libc6-dev
 	$(MAKE) module LUA=lua5.4
 	cargo bench --bench tunnel -- $(ARGS)
 

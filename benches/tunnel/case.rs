@@ -276,7 +276,7 @@ fn slow_figures(slow: Slow, uploads: usize, downloads: usize) -> &'static [Figur
     }
 }
 
-/// On a line that nobody has used before.
+/// On a line of its own, which is new.
 fn on_slow_line(
     contestant: &dyn Contestant,
     slow: Slow,

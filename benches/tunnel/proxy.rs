@@ -75,7 +75,7 @@ fn accept(listener: &TcpListener, end: &End, shape: Shape) {
         if end.closed.load(Ordering::Relaxed) {
             return;
         }
-        // Whoever sees his connection closed says so; the line has nobody to tell.
+        // The ends report a connection that is closed; the line need not.
         let _ = carry(near, end, &directions);
     }
 }

@@ -129,7 +129,10 @@ impl Report {
         }
         if cases.iter().any(|case| case.is_slow_line()) {
             let line = line::describe_slow();
-            lines.push(("slow line", format!("{line}; one sample of at most {slow:?} once its queue is full")));
+            lines.push((
+                "slow line",
+                format!("{line}; an echo each 100 ms for at most {slow:?} once the queue is full"),
+            ));
         }
         for (case, hint) in &self.left_out {
             lines.push(("left out", format!("{case}: {hint}")));

@@ -36,7 +36,7 @@ impl Delay {
 impl Drop for Delay {
     fn drop(&mut self) {
         drop(self.stop.take());
-        // Whoever measures sees that nothing came through; how the thread ended is told nobody.
+        // Where the thread has failed nothing comes through, and the measurement fails.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
