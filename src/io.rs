@@ -2,6 +2,8 @@
 
 pub(crate) mod closing;
 pub(crate) mod event_loop;
+pub(crate) mod mailbox;
 pub(crate) mod net;
 pub(crate) mod retired;
 pub(crate) mod session;
+pub(crate) mod table;

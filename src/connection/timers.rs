@@ -32,6 +32,11 @@ impl<K: Ord + Copy> Timers<K> {
         self.by_key.contains_key(&key)
     }
 
+    /// The deadline of `key`.
+    pub(crate) fn get(&self, key: K) -> Option<Instant> {
+        self.by_key.get(&key).copied()
+    }
+
     pub(crate) fn next(&self) -> Option<Instant> {
         self.by_time.first().map(|&(at, _)| at)
     }
@@ -69,6 +74,7 @@ mod tests {
         timers.set('c', at(2));
         timers.cancel('c');
         assert_eq!(timers.next(), Some(at(1)));
+        assert_eq!((timers.get('a'), timers.get('c')), (Some(at(1)), None));
         assert_eq!(timers.pop_due(at(0)), None);
         assert_eq!(timers.pop_due(at(3)), Some('a'));
         assert_eq!(timers.pop_due(at(3)), Some('b'));
