@@ -5,20 +5,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::dial::Dial;
-use crate::connection::{CONNECT_TIMEOUT, StreamKey};
+use super::dial::{Dial, Progress};
+use crate::connection::{CONNECT_TIMEOUT, StreamKey, Timers};
 use crate::io::event_loop::{EventLoop, Source};
 
 /// Connections that are made to one service of a link at a time: a relay must not make a device attack its network.
 const MOST: usize = 32;
 
 /// The streams of a link whose services are not connected yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Dials {
     streams: BTreeMap<StreamKey, (Arc<str>, Pending)>,
     services: BTreeMap<Arc<str>, Service>,
     /// Streams whose turn has come.
     ready: VecDeque<StreamKey>,
+    /// When the dials are due without an event.
+    timers: Timers<StreamKey>,
 }
 
 /// How far a stream is.
@@ -40,6 +42,11 @@ struct Service {
 }
 
 impl Dials {
+    pub(super) fn new() -> Self {
+        let (streams, services, ready) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new());
+        Self { streams, services, ready, timers: Timers::new() }
+    }
+
     /// The stream is to be connected to one of the addresses of its service.
     pub(super) fn add(&mut self, key: StreamKey, name: Arc<str>, addresses: Vec<SocketAddr>) {
         let service = self.services.entry(Arc::clone(&name)).or_default();
@@ -68,17 +75,30 @@ impl Dials {
         }
     }
 
-    /// The stream's connection, while it is being made.
-    pub(super) fn get_mut(&mut self, key: StreamKey) -> Option<&mut Dial> {
-        match self.streams.get_mut(&key) {
-            Some((_, Pending::Dialling(dial))) => Some(dial),
-            Some((_, Pending::Waiting(_) | Pending::Ready(_))) | None => None,
+    /// Whether the stream's connection is being made.
+    pub(super) fn is_dialling(&self, key: StreamKey) -> bool {
+        matches!(self.streams.get(&key), Some((_, Pending::Dialling(_))))
+    }
+
+    /// Goes on with the stream's connection, which is forgotten when it is made or has failed.
+    pub(super) fn poll(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey) -> Progress {
+        let Some((_, Pending::Dialling(dial))) = self.streams.get_mut(&key) else { return Progress::Pending };
+        let progress = dial.poll(now, event_loop);
+        if let Progress::Pending = progress {
+            match dial.poll_timeout() {
+                Some(at) => self.timers.set(key, at),
+                None => self.timers.cancel(key),
+            }
+        } else {
+            self.remove(key);
         }
+        progress
     }
 
     /// The stream is connected, or given up: how far it was. The next one that waits for its service has its turn.
     pub(super) fn remove(&mut self, key: StreamKey) -> Option<Pending> {
         let (name, pending) = self.streams.remove(&key)?;
+        self.timers.cancel(key);
         let service = self.services.get_mut(&name)?;
         if let Pending::Waiting(_) = pending {
             service.waiting.retain(|&waiting| waiting != key);
@@ -101,29 +121,21 @@ impl Dials {
 
     /// Gives all of them up.
     pub(super) fn cancel(&mut self, event_loop: &mut EventLoop) {
-        for (_, pending) in std::mem::take(self).streams.into_values() {
+        for (_, pending) in std::mem::replace(self, Self::new()).streams.into_values() {
             if let Pending::Dialling(dial) = pending {
                 dial.cancel(event_loop);
             }
         }
     }
 
-    /// Streams whose dials are due without an event.
-    pub(super) fn due(&self, now: Instant) -> Vec<StreamKey> {
-        let due = self.timeouts().filter(|&(_, at)| at <= now);
-        due.map(|(key, _)| key).collect()
+    /// A stream whose dial is due without an event, and is to be [polled](Self::poll).
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<StreamKey> {
+        self.timers.pop_due(now)
     }
 
     /// When the first is due.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.timeouts().map(|(_, at)| at).min()
-    }
-
-    fn timeouts(&self) -> impl Iterator<Item = (StreamKey, Instant)> {
-        self.streams.iter().filter_map(|(&key, (_, pending))| match pending {
-            Pending::Dialling(dial) => Some((key, dial.poll_timeout()?)),
-            Pending::Waiting(_) | Pending::Ready(_) => None,
-        })
+        self.timers.next()
     }
 }
 
@@ -148,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_service_is_dialled_for_a_few_at_a_time_in_their_order_and_another_one_waits_for_none() {
-        let mut dials = Dials::default();
+        let mut dials = Dials::new();
         add(&mut dials, "deaf:1", 0..100);
         assert_eq!(started(&mut dials), (0..MOST).collect::<Vec<_>>());
         add(&mut dials, "good:2", 100..101);
@@ -163,7 +175,7 @@ mod tests {
 
     #[test]
     fn streams_that_come_and_go_leave_nothing_behind() {
-        let mut dials = Dials::default();
+        let mut dials = Dials::new();
         for round in 0..50 {
             add(&mut dials, "deaf:1", round * 100..(round + 1) * 100);
             if round % 2 == 0 {
@@ -178,5 +190,6 @@ mod tests {
         started(&mut dials);
         dials.cancel(&mut EventLoop::new().expect("poll"));
         assert!(dials.streams.is_empty() && dials.services.is_empty() && dials.ready.is_empty());
+        assert!(dials.poll_timeout().is_none());
     }
 }

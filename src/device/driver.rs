@@ -2,7 +2,6 @@
 
 mod succession;
 
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,7 @@ use crate::connection::{Connection, Counters};
 use crate::io::closing::ClosingSockets;
 use crate::io::event_loop::{EventLoop, Source};
 use crate::io::session::LINK_BUFFER;
+use crate::io::table::Table;
 
 /// How long the last bytes may take once the tunnel is to end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ struct Driver<'a> {
     config: &'a Config,
     context: Context<'a>,
     /// The one that is in use, and those that only finish what they have.
-    links: BTreeMap<usize, Link>,
+    links: Table<Link>,
     /// The link on which clients come.
     current: Option<usize>,
     /// The link that is to take its place, once the relay has answered on it.
@@ -47,7 +47,8 @@ struct Driver<'a> {
     /// When the next attempt begins.
     retry_at: Option<Instant>,
     backoff: Backoff,
-    next_number: usize,
+    /// How many links were made.
+    made: u64,
     /// There was a link, if only as far as LISTEN: from then on the owner has a tunnel.
     was_connected: bool,
     /// What was moved over links that are gone.
@@ -67,14 +68,14 @@ impl<'a> Driver<'a> {
         Self {
             config,
             context,
-            links: BTreeMap::new(),
+            links: Table::default(),
             current: None,
             successor: None,
             relay_name,
             attempt: None,
             retry_at: None,
             backoff: Backoff::new(),
-            next_number: 0,
+            made: 0,
             was_connected: false,
             past: Counters::default(),
         }
@@ -84,8 +85,8 @@ impl<'a> Driver<'a> {
     fn serve(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
         self.begin_attempt(Instant::now());
         while !self.context.shared.stop_requested() {
-            let busy = self.step(buffer)?;
-            self.wait(busy, None)?;
+            self.step(buffer)?;
+            self.wait(None)?;
         }
         Ok(())
     }
@@ -94,10 +95,10 @@ impl<'a> Driver<'a> {
     fn finish(&mut self, closed_by_owner: bool, buffer: &mut [u8]) {
         let now = Instant::now();
         let deadline = now + FLUSH_TIMEOUT;
-        if let Some(attempt) = self.attempt.take() {
-            attempt.cancel(&mut self.context.event_loop);
-        }
-        for link in self.links.values_mut() {
+        self.drop_attempt();
+        self.retry_at = None;
+        for number in self.links.numbers() {
+            let Some(link) = self.links.get_mut(number) else { continue };
             if closed_by_owner && link.stage != Stage::Silent {
                 link.session.close_idle_link(now, &mut self.context.event_loop);
                 link.session.close(now);
@@ -107,39 +108,59 @@ impl<'a> Driver<'a> {
         }
         while Instant::now() < deadline {
             let now = Instant::now();
-            let mut busy = false;
             self.context.closing.handle_timeout(now, &mut self.context.event_loop);
-            for link in self.links.values_mut() {
-                match link.step(now, &mut self.context, buffer) {
-                    Ok(more) => busy |= more,
-                    Err(_) => link.session.abort_link(now, &mut self.context.event_loop),
+            for _ in 0..self.links.begin_round(now) {
+                if let Some(number) = self.links.next_visit() {
+                    self.flush_link(now, number, buffer);
                 }
-                let Context { event_loop, closing, .. } = &mut self.context;
-                if link.session.has_link() && !link.session.connection().has_unsent() {
-                    link.session.close_link(now, event_loop, closing);
-                }
-                link.carry_out_all(now, &mut self.context);
             }
-            self.links.retain(|_, link| !link.is_over());
             if self.links.is_empty() && self.context.closing.len() == 0 {
                 return;
             }
-            if self.wait(busy, Some(deadline)).is_err() {
+            if self.wait(Some(deadline)).is_err() {
                 break;
             }
         }
         let now = Instant::now();
-        for link in self.links.values_mut() {
-            link.abort(now, &mut self.context.event_loop);
+        for number in self.links.numbers() {
+            if let Some(link) = self.links.get_mut(number) {
+                link.abort(now, &mut self.context.event_loop);
+            }
         }
     }
 
-    /// Moves bytes, carries out what is asked for, and keeps time; true if there is more to do at once.
-    fn step(&mut self, buffer: &mut [u8]) -> Result<bool, Error> {
+    /// A link's visit while the tunnel ends: it is closed behind its last bytes.
+    fn flush_link(&mut self, now: Instant, number: usize, buffer: &mut [u8]) {
+        let Some(link) = self.links.get_mut(number) else { return };
+        let mut busy = link.step(now, &mut self.context, buffer).unwrap_or_else(|_| {
+            link.session.abort_link(now, &mut self.context.event_loop);
+            false
+        });
+        let Context { event_loop, closing, .. } = &mut self.context;
+        if link.session.has_link() && !link.session.connection().has_unsent() {
+            link.session.close_link(now, event_loop, closing);
+        }
+        busy |= link.carry_out_all(now, &mut self.context);
+        let (is_over, timeout) = (link.is_over(), link.poll_timeout());
+        if is_over {
+            self.links.remove(number);
+        } else {
+            self.links.end_visit(number, busy, timeout);
+        }
+    }
+
+    /// Moves bytes, carries out what is asked for, and keeps time, of the links for which there is something to do.
+    fn step(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
         let now = Instant::now();
         self.context.closing.handle_timeout(now, &mut self.context.event_loop);
         if self.context.shared.take_reconnect() {
             self.reconnect(now);
+        }
+        if self.context.shared.take_hold() {
+            // Any of them may wait for it to send LISTEN.
+            for number in self.links.numbers() {
+                self.links.get_mut(number);
+            }
         }
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
@@ -148,25 +169,35 @@ impl<'a> Driver<'a> {
         }
         self.take_answers(now)?;
         self.poll_attempt(now)?;
-        let mut busy = false;
-        for number in self.links.keys().copied().collect::<Vec<_>>() {
-            busy |= self.step_link(now, number, buffer)?;
+        let visits = self.links.begin_round(now);
+        for _ in 0..visits {
+            if let Some(number) = self.links.next_visit() {
+                self.visit(now, number, buffer)?;
+            }
         }
-        self.bound_retired(now);
-        self.count();
-        Ok(busy)
+        if visits > 0 {
+            self.bound_retired(now);
+            self.count();
+        }
+        Ok(())
     }
 
     fn begin_attempt(&mut self, now: Instant) {
-        let number = self.next_number;
-        self.next_number += 1;
+        let number = self.links.reserve();
         self.attempt = Some(Attempt::new(self.config, number, now, &mut self.relay_name));
+    }
+
+    fn drop_attempt(&mut self) {
+        if let Some(attempt) = self.attempt.take() {
+            self.links.remove(attempt.number);
+            attempt.cancel(&mut self.context.event_loop);
+        }
     }
 
     fn take_answers(&mut self, now: Instant) -> Result<(), Error> {
         while let Some((name, found, waiting)) = self.context.names.poll(now) {
             for (number, key) in waiting {
-                if let Some(link) = self.links.get_mut(&number) {
+                if let Some(link) = self.links.get_mut(number) {
                     link.handle_name(now, &mut self.context, key, &name, &found);
                 }
             }
@@ -197,11 +228,23 @@ impl<'a> Driver<'a> {
         }
     }
 
+    fn visit(&mut self, now: Instant, number: usize, buffer: &mut [u8]) -> Result<(), Error> {
+        let result = if self.may_speak(now, number) { self.step_link(now, number, buffer) } else { Ok(false) };
+        let timeout = match self.links.get(number) {
+            Some(link) if link.is_over() => {
+                self.forget(number);
+                None
+            }
+            Some(Link { stage: Stage::Silent, silent_until: None, .. }) => self.context.shared.held_until(),
+            link => link.and_then(Link::poll_timeout),
+        };
+        self.links.end_visit(number, matches!(result, Ok(true)), timeout);
+        result.map(|_| ())
+    }
+
+    /// True if there is more to do at once.
     fn step_link(&mut self, now: Instant, number: usize, buffer: &mut [u8]) -> Result<bool, Error> {
-        if !self.may_speak(now, number) {
-            return Ok(false);
-        }
-        let Some(link) = self.links.get_mut(&number) else { return Ok(false) };
+        let Some(link) = self.links.get_mut(number) else { return Ok(false) };
         let was_away = link.go_away.is_some();
         let result = link.step(now, &mut self.context, buffer);
         let left = !was_away && link.go_away.is_some();
@@ -222,26 +265,27 @@ impl<'a> Driver<'a> {
     }
 
     fn forget(&mut self, number: usize) {
-        if let Some(link) = self.links.remove(&number) {
+        if let Some(link) = self.links.remove(number) {
             add(&mut self.past, link.counters());
         }
     }
 
-    fn wait(&mut self, busy: bool, deadline: Option<Instant>) -> Result<(), Error> {
+    fn wait(&mut self, deadline: Option<Instant>) -> Result<(), Error> {
         let poll_failed = |reason| Error::System { what: "cannot wait for events".into(), reason };
         self.context.shared.ring();
-        let deadline = if busy { Some(Instant::now()) } else { self.next_deadline(deadline) };
+        debug_assert!(self.links.is_armed(Link::poll_timeout), "a link's deadline was moved without a visit");
+        let deadline = if self.links.has_ready() { Some(Instant::now()) } else { self.next_deadline(deadline) };
         self.context.event_loop.wait(deadline).map_err(poll_failed)?;
         let now = Instant::now();
         while let Some(event) = self.context.event_loop.next_ready() {
             match event.source {
                 Source::Link(number) => {
-                    if let Some(link) = self.links.get_mut(&number) {
+                    if let Some(link) = self.links.get_mut(number) {
                         link.session.handle_link_event(event);
                     }
                 }
                 Source::Stream(number, key) => {
-                    if let Some(link) = self.links.get_mut(&(number as usize)) {
+                    if let Some(link) = self.links.get_mut(number as usize) {
                         link.handle_stream_event(now, &mut self.context, key, event);
                     }
                 }
@@ -255,20 +299,18 @@ impl<'a> Driver<'a> {
     }
 
     fn next_deadline(&mut self, own: Option<Instant>) -> Option<Instant> {
-        let links = self.links.values().filter_map(Link::poll_timeout).min();
         let attempt = self.attempt.as_ref().and_then(Attempt::poll_timeout);
-        let is_held = |link: &Link| link.stage == Stage::Silent && link.silent_until.is_none();
-        let held = if self.links.values().any(is_held) { self.context.shared.held_until() } else { None };
-        let others = [own, links, attempt, held, self.retry_at, self.context.closing.poll_timeout()];
-        others.into_iter().flatten().min()
+        let all = [own, self.links.poll_timeout(), attempt, self.retry_at, self.context.closing.poll_timeout()];
+        all.into_iter().flatten().min()
     }
 
+    /// What the owner sees: of a link in use and the few that may finish beside it.
     fn count(&self) {
         let mut all = self.past;
-        for link in self.links.values() {
+        for (_, link) in self.links.iter() {
             add(&mut all, link.counters());
         }
-        let current = self.current.and_then(|number| self.links.get(&number));
+        let current = self.current.and_then(|number| self.links.get(number));
         let round_trip = current.and_then(|link| link.counters().round_trip).unwrap_or_default();
         let traffic = &self.context.shared.traffic;
         traffic.clients.store(all.open, Relaxed);

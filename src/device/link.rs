@@ -46,6 +46,8 @@ pub(super) struct Link {
     /// LISTEN is not sent before.
     pub(super) silent_until: Option<Instant>,
     number: usize,
+    /// Its place among all links of the tunnel, in the order in which they were made.
+    pub(super) sequence: u64,
     /// Services whose names are looked up.
     resolving: BTreeMap<StreamKey, Resolving>,
     /// Connections to services that are being made, or are to be.
@@ -143,8 +145,9 @@ impl Link {
             go_away: None,
             silent_until: None,
             number,
+            sequence: 0,
             resolving: BTreeMap::new(),
-            dials: Dials::default(),
+            dials: Dials::new(),
             services: BTreeMap::new(),
         }
     }
@@ -198,12 +201,12 @@ impl Link {
         key: StreamKey,
         event: Readiness,
     ) {
-        if self.dials.get_mut(key).is_none() {
+        if !self.dials.is_dialling(key) {
             return self.session.handle_stream_event(now, &mut context.event_loop, key, event);
         }
         self.poll_dial(now, context, key);
         self.start_dials(now, context);
-        if self.dials.get_mut(key).is_none() {
+        if !self.dials.is_dialling(key) {
             // The edge that tells of the connection may tell of bytes and of the end behind them, too.
             self.session.handle_stream_event(now, &mut context.event_loop, key, event);
         }
@@ -378,23 +381,20 @@ impl Link {
     }
 
     fn poll_dials(&mut self, now: Instant, context: &mut Context<'_>) {
-        for key in self.dials.due(now) {
+        while let Some(key) = self.dials.pop_due(now) {
             self.poll_dial(now, context, key);
         }
     }
 
     fn poll_dial(&mut self, now: Instant, context: &mut Context<'_>, key: StreamKey) {
-        let Some(dial) = self.dials.get_mut(key) else { return };
-        match dial.poll(now, &mut context.event_loop) {
+        match self.dials.poll(now, &mut context.event_loop, key) {
             Progress::Pending => {}
             Progress::Connected { io, token, .. } => {
-                self.dials.remove(key);
                 // As with the link's: only hastens.
                 let _ = net::tune_stream(&io);
                 self.session.handle_connected(now, &mut context.event_loop, key, io, token);
             }
             Progress::Failed(error) => {
-                self.dials.remove(key);
                 self.connect_failed(now, context, key, &Failure::unreachable(&error));
             }
         }

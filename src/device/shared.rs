@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use mio::Waker;
 use super::event::{Event, EventKind, Severity, State, Status};
 use crate::Error;
 use crate::address::Address;
+use crate::io::mailbox::{Mailbox, Request};
 
 /// Events kept for an owner that does not take them; past it the oldest are dropped and counted.
 const MAX_EVENTS: usize = 1024;
@@ -27,15 +28,11 @@ pub(super) struct Shared {
     pub(super) traffic: Traffic,
     inner: Mutex<Inner>,
     over: Condvar,
-    stop: AtomicBool,
-    reconnect: AtomicBool,
-    waker: Arc<Waker>,
+    requests: Mailbox,
     /// One byte lies in this pair while there are events. A socket pair, since every system has it and its
     /// writes raise no SIGPIPE.
     notify_sender: UnixStream,
     notify_receiver: UnixStream,
-    #[cfg(any(test, feature = "fault-injection"))]
-    panic: AtomicBool,
 }
 
 /// Counters of [`Status`].
@@ -90,13 +87,9 @@ impl Shared {
                 notified: false,
             }),
             over: Condvar::new(),
-            stop: AtomicBool::new(false),
-            reconnect: AtomicBool::new(false),
-            waker,
+            requests: Mailbox::new(waker),
             notify_sender,
             notify_receiver,
-            #[cfg(any(test, feature = "fault-injection"))]
-            panic: AtomicBool::new(false),
         })
     }
 
@@ -142,20 +135,17 @@ impl Shared {
     }
 
     pub(super) fn request_stop(&self) {
-        self.stop.store(true, Relaxed);
-        // A waker fails only where its thread's poll is gone, and then there is nothing to stop.
-        let _ = self.waker.wake();
+        self.requests.post(Request::Stop);
     }
 
     pub(super) fn request_reconnect(&self) {
-        self.reconnect.store(true, Relaxed);
-        let _ = self.waker.wake();
+        self.requests.post(Request::Reconnect);
     }
 
     /// Once this has returned no LISTEN leaves for so long, unless the state is `greeting` already.
     pub(super) fn hold(&self, time: Duration) {
         self.lock().held_until = Instant::now().checked_add(time);
-        let _ = self.waker.wake();
+        self.requests.post(Request::Hold);
     }
 
     /// Waits until the thread has ended; false if it did not within `timeout`.
@@ -167,28 +157,32 @@ impl Shared {
 
     #[cfg(any(test, feature = "fault-injection"))]
     pub(super) fn inject_panic(&self) {
-        self.panic.store(true, Relaxed);
-        let _ = self.waker.wake();
+        self.requests.post(Request::Panic);
     }
 
     // The loop thread's side.
 
     pub(super) fn stop_requested(&self) -> bool {
         #[cfg(any(test, feature = "fault-injection"))]
-        assert!(!self.panic.load(Relaxed), "injected panic");
-        self.stop.load(Relaxed)
+        assert!(!self.requests.has(Request::Panic), "injected panic");
+        self.requests.has(Request::Stop)
     }
 
     /// Whether the owner has asked for a new link since the last call.
     pub(super) fn take_reconnect(&self) -> bool {
-        self.reconnect.swap(false, Relaxed)
+        self.requests.take(Request::Reconnect)
+    }
+
+    /// Whether the owner has held the tunnel back, or let it go on, since the last call.
+    pub(super) fn take_hold(&self) -> bool {
+        self.requests.take(Request::Hold)
     }
 
     /// Whether LISTEN may leave. If it may, and `peer` is given, it is on its way to there as the owner knows: under the lock
     /// of [`hold`](Self::hold), so that the one or the other comes first.
     pub(super) fn announce(&self, now: Instant, peer: Option<SocketAddr>) -> bool {
         let mut inner = self.lock();
-        if self.stop.load(Relaxed) || inner.held_until.is_some_and(|until| now < until) {
+        if self.requests.has(Request::Stop) || inner.held_until.is_some_and(|until| now < until) {
             return false;
         }
         if let Some(peer) = peer {

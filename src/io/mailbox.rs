@@ -15,8 +15,8 @@ pub(crate) enum Request {
     StopNow,
     /// To make a new link.
     Reconnect,
-    /// To look at the state again that both threads share.
-    Look,
+    /// To look at how long it is to be held back.
+    Hold,
     /// To panic.
     #[cfg(any(test, feature = "fault-injection"))]
     Panic,
@@ -87,10 +87,10 @@ mod tests {
     fn what_was_taken_leaves_the_others() {
         let event_loop = EventLoop::new().expect("poll");
         let mailbox = Mailbox::new(event_loop.waker());
-        for request in [Request::Stop, Request::StopNow, Request::Look] {
+        for request in [Request::Stop, Request::StopNow, Request::Hold] {
             mailbox.post(request);
         }
         assert!(mailbox.take(Request::StopNow));
-        assert!(mailbox.has(Request::Stop) && mailbox.has(Request::Look) && !mailbox.has(Request::StopNow));
+        assert!(mailbox.has(Request::Stop) && mailbox.has(Request::Hold) && !mailbox.has(Request::StopNow));
     }
 }

@@ -94,8 +94,12 @@ impl<T> Table<T> {
         self.slots[number].value.as_mut()
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.iter().all(|slot| slot.value.is_none())
+    }
+
     /// All entries.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &T)> + Clone {
         self.slots.iter().enumerate().filter_map(|(number, slot)| Some((number, slot.value.as_ref()?)))
     }
 

@@ -21,12 +21,10 @@ impl Driver<'_> {
     /// The owner wants a new link now: a wait is over, and an attempt or a link that the relay has not answered begins
     /// anew. A link in use stays until the relay has answered on the next one.
     pub(super) fn reconnect(&mut self, now: Instant) {
-        if let Some(attempt) = self.attempt.take() {
-            attempt.cancel(&mut self.context.event_loop);
-        }
+        self.drop_attempt();
         self.retry_at = None;
         self.backoff.reset();
-        let unanswered = |number: &usize| self.links.get(number).is_some_and(|link| link.stage != Stage::Listening);
+        let unanswered = |number: &usize| self.links.get(*number).is_some_and(|link| link.stage != Stage::Listening);
         for number in [self.successor.take(), self.current.take_if(|number| unanswered(number))].into_iter().flatten() {
             self.abort_link(now, number);
         }
@@ -38,9 +36,11 @@ impl Driver<'_> {
 
     /// A link is made. The clients of one that is in use may finish there, where the protocol has a word for that.
     pub(super) fn add_link(&mut self, now: Instant, mut link: Link, number: usize) {
+        link.sequence = self.made;
+        self.made += 1;
         if let Some(old) = self.current {
             self.successor = Some(number);
-            if let Some(old) = self.links.get_mut(&old).filter(|old| old.version == Some(2) && old.go_away.is_none())
+            if let Some(old) = self.links.get_mut(old).filter(|old| old.version == Some(2) && old.go_away.is_none())
                 && old.session.connection().streams() > 0
             {
                 old.session.go_away(now, Code::Normal, 0, "the device makes a new link");
@@ -58,7 +58,7 @@ impl Driver<'_> {
     /// Whether the link may send, LISTEN first: not while the relay is to read something else before, nor while the owner
     /// holds the tunnel back, nor once it has closed it.
     pub(super) fn may_speak(&mut self, now: Instant, number: usize) -> bool {
-        let Some(link) = self.links.get_mut(&number) else { return false };
+        let Some(link) = self.links.get_mut(number) else { return false };
         if link.stage == Stage::Silent {
             if link.silent_until.is_some_and(|until| now < until) {
                 return false;
@@ -75,7 +75,7 @@ impl Driver<'_> {
 
     /// Tells the owner how far the link is, in the order that it learns to know.
     pub(super) fn note_stage(&mut self, now: Instant, number: usize) {
-        let Some(link) = self.links.get_mut(&number) else { return };
+        let Some(link) = self.links.get_mut(number) else { return };
         let peer = link.peer;
         // An answer may come before the last of what was sent has left.
         let has_left = link.version.is_some() || !link.session.connection().has_unsent();
@@ -99,7 +99,7 @@ impl Driver<'_> {
 
     /// The relay has answered on the link that follows: the old one finishes what it has.
     fn succeed(&mut self, now: Instant, number: usize) {
-        if let Some(old) = self.current.replace(number).and_then(|old| self.links.get_mut(&old)) {
+        if let Some(old) = self.current.replace(number).and_then(|old| self.links.get_mut(old)) {
             old.go_away.get_or_insert_with(replaced_by_owner);
             self.cut_oldest_draining(now);
         }
@@ -109,7 +109,7 @@ impl Driver<'_> {
     fn promote(&mut self) -> bool {
         if let Some(number) = self.successor.take() {
             self.current = Some(number);
-            match self.links.get(&number) {
+            match self.links.get(number) {
                 Some(link) if link.stage == Stage::Greeting => self.context.shared.greeting(link.peer),
                 Some(_) | None => self.context.shared.connecting(),
             }
@@ -123,7 +123,7 @@ impl Driver<'_> {
 
     /// Whether there is a link on which clients may come.
     fn takes_clients(&self) -> bool {
-        self.current.and_then(|number| self.links.get(&number)).is_some_and(|link| link.go_away.is_none())
+        self.current.and_then(|number| self.links.get(number)).is_some_and(|link| link.go_away.is_none())
     }
 
     /// Whether a link that is lost, or could not be made, is followed by another.
@@ -133,9 +133,7 @@ impl Driver<'_> {
 
     /// The attempt is over: the next one is planned, unless there is a link or this was to be the only one.
     pub(super) fn fail_attempt(&mut self, now: Instant, error: Error) -> Result<(), Error> {
-        if let Some(attempt) = self.attempt.take() {
-            attempt.cancel(&mut self.context.event_loop);
-        }
+        self.drop_attempt();
         if self.takes_clients() {
             self.context.shared.kept(&error);
             return Ok(());
@@ -147,7 +145,7 @@ impl Driver<'_> {
         let drains = |link: &Link| {
             link.session.has_link() && link.go_away.as_ref().is_some_and(|go_away| go_away.code == Code::Shutdown)
         };
-        if self.links.values().any(drains) {
+        if self.links.iter().any(|(_, link)| drains(link)) {
             self.backoff.restart_goes_on(now);
         }
         let wait = self.backoff.next_wait(now, None);
@@ -164,7 +162,7 @@ impl Driver<'_> {
 
     /// The relay wants no more of this link: the next one is made beside it.
     pub(super) fn leave(&mut self, now: Instant, number: usize) {
-        let Some(link) = self.links.get(&number) else { return };
+        let Some(link) = self.links.get(number) else { return };
         let Some(go_away) = link.go_away.clone() else { return };
         // A link that was replaced is about to be cut, and what follows is decided then.
         if go_away.code != Code::Replaced && self.current == Some(number) && self.config.reconnect {
@@ -180,14 +178,10 @@ impl Driver<'_> {
 
     /// A relay that never ends the last clients of its links must not fill the device with them.
     fn cut_oldest_draining(&mut self, now: Instant) {
-        let is_draining = |link: &&mut Link| link.go_away.is_some() && link.session.has_link();
-        if self.links.values_mut().filter(is_draining).count() <= MAX_DRAINING {
-            return;
-        }
-        // Their numbers tell their age.
-        if let Some(oldest) = self.links.values_mut().find(is_draining) {
-            oldest.session.abort_link(now, &mut self.context.event_loop);
-            oldest.carry_out_all(now, &mut self.context);
+        let draining = self.links.iter().filter(|(_, link)| link.go_away.is_some() && link.session.has_link());
+        let oldest = draining.clone().min_by_key(|(_, link)| link.sequence).map(|(number, _)| number);
+        if let Some(oldest) = oldest.filter(|_| draining.count() > MAX_DRAINING) {
+            self.abort_link(now, oldest);
         }
     }
 
@@ -195,32 +189,29 @@ impl Driver<'_> {
     pub(super) fn bound_retired(&mut self, now: Instant) {
         let in_use = [self.current, self.successor];
         loop {
-            // Their numbers tell their age.
-            let retired = self.links.iter().filter(|(number, _)| !in_use.contains(&Some(**number)));
-            let lost = retired.clone().filter(|(_, link)| !link.session.has_link()).map(|(&number, _)| number);
-            let oldest = lost.clone().min().filter(|_| lost.count() > MAX_LOST);
-            let sessions = retired.map(|(&number, link)| (number, number, &link.session));
+            let retired = self.links.iter().filter(|(number, _)| !in_use.contains(&Some(*number)));
+            let lost = retired.clone().filter(|(_, link)| !link.session.has_link());
+            let oldest = lost.clone().min_by_key(|(_, link)| link.sequence).map(|(number, _)| number);
+            let oldest = oldest.filter(|_| lost.count() > MAX_LOST);
+            let sessions = retired.map(|(number, link)| (link.sequence, number, &link.session));
             let excess = || retired::excess(sessions, self.config.limits.budget);
             let Some(number) = oldest.or_else(excess) else { return };
-            if let Some(link) = self.links.get_mut(&number) {
+            if let Some(link) = self.links.get_mut(number) {
                 link.cut(now, &mut self.context);
             }
             self.forget(number);
         }
     }
 
-    /// A link that takes no more clients is closed once its last one is gone; one that is over is forgotten.
+    /// A link that takes no more clients is closed once its last one is gone.
     pub(super) fn finish_link(&mut self, now: Instant, number: usize) -> Result<(), Error> {
-        let Some(link) = self.links.get_mut(&number) else { return Ok(()) };
+        let Some(link) = self.links.get_mut(number) else { return Ok(()) };
         let sent_all = link.session.connection().streams() == 0 && !link.session.connection().has_unsent();
         if link.go_away.is_some() && sent_all && link.session.has_link() {
             let Context { event_loop, closing, .. } = &mut self.context;
             link.session.close_link(now, event_loop, closing);
             let (address, reason) = (self.config.server.clone(), "its last client is gone".into());
             self.lose_if_needed(now, number, Error::Lost { address, reason })?;
-        }
-        if self.links.get(&number).is_some_and(Link::is_over) {
-            self.forget(number);
         }
         Ok(())
     }
@@ -238,7 +229,7 @@ impl Driver<'_> {
     }
 
     fn abort_link(&mut self, now: Instant, number: usize) {
-        if let Some(link) = self.links.get_mut(&number) {
+        if let Some(link) = self.links.get_mut(number) {
             link.session.abort_link(now, &mut self.context.event_loop);
             link.carry_out_all(now, &mut self.context);
         }
@@ -246,7 +237,7 @@ impl Driver<'_> {
 
     /// A link is gone: decides what follows if it was the one in use, or was to be.
     fn lose_if_needed(&mut self, now: Instant, number: usize, error: Error) -> Result<(), Error> {
-        let Some(link) = self.links.get(&number) else { return Ok(()) };
+        let Some(link) = self.links.get(number) else { return Ok(()) };
         let (go_away, answered_at) = (link.go_away.clone(), link.answered_at);
         // The relay may have given a better reason before.
         let error = go_away.as_ref().map_or(error, |go_away| self.gone_away(go_away));

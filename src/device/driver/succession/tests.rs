@@ -27,11 +27,18 @@ fn link(driver: &mut Driver<'_>, number: usize, peer: SocketAddr) -> Link {
     Link::new(Device::new(driver.config.protocol, driver.config.limits), number, Reached { io, token, peer })
 }
 
+/// Adds a link as the newest one.
+fn insert(driver: &mut Driver<'_>, number: usize, mut link: Link) {
+    assert_eq!(driver.links.reserve(), number);
+    link.sequence = number as u64;
+    driver.links.insert(number, link);
+}
+
 /// Adds a link that is to be silent for longer than the test takes.
 fn add_silent_link(driver: &mut Driver<'_>, number: usize, listener: &TcpListener) -> TcpStream {
     let mut link = link(driver, number, listener.local_addr().expect("address"));
     link.silent_until = Some(Instant::now() + 4 * DEADLINE);
-    driver.links.insert(number, link);
+    insert(driver, number, link);
     let (peer, _) = listener.accept().expect("accept");
     peer.set_read_timeout(Some(DEADLINE)).expect("deadline");
     peer
@@ -42,6 +49,7 @@ fn add_held_link(driver: &mut Driver<'_>, listener: &TcpListener, shared: &Share
     let link = link(driver, 0, listener.local_addr().expect("address"));
     let (peer, _) = listener.accept().expect("accept");
     peer.set_read_timeout(Some(DEADLINE)).expect("deadline");
+    assert_eq!(driver.links.reserve(), 0);
     driver.add_link(Instant::now(), link, 0);
     shared.hold(DEADLINE);
     driver.step(&mut [0; 1024]).expect("a step");
@@ -105,10 +113,10 @@ fn of_links_that_drain_for_ever_the_oldest_is_cut() {
     for number in 0..MAX_DRAINING + 2 {
         let mut link = link(&mut driver, number, listener.local_addr().expect("address"));
         link.go_away = Some(GoAway { code: Code::Normal, retry_after: 0, last_stream: 0, reason: String::new() });
-        driver.links.insert(number, link);
+        insert(&mut driver, number, link);
         driver.current = Some(number);
         driver.leave(now, number);
     }
-    let there: Vec<bool> = driver.links.values().map(|link| link.session.has_link()).collect();
+    let there: Vec<bool> = driver.links.iter().map(|(_, link)| link.session.has_link()).collect();
     assert_eq!(there, [&[false; 2][..], &[true; MAX_DRAINING]].concat());
 }
