@@ -94,8 +94,15 @@ impl<T> Table<T> {
         self.slots[number].value.as_mut()
     }
 
+    /// How many numbers are in use.
+    #[cfg(feature = "relay")]
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Whether no number is in use.
     pub(crate) fn is_empty(&self) -> bool {
-        self.slots.iter().all(|slot| slot.value.is_none())
+        self.slots.len() == self.free.len()
     }
 
     /// All entries.
@@ -158,12 +165,16 @@ impl<T> Table<T> {
         self.timers.next()
     }
 
+    /// The entries that are on no list. It looks at all of them: for assertions.
+    pub(crate) fn idle(&self) -> impl Iterator<Item = (usize, &T)> {
+        self.iter().filter(|&(number, _)| self.slots[number].turn == Turn::Idle)
+    }
+
     /// Whether every entry that is idle will be visited when it is due, by its own word. It looks at all of them: for
     /// assertions.
     pub(crate) fn is_armed(&self, timeout: impl Fn(&T) -> Option<Instant>) -> bool {
-        let idle = self.iter().filter(|&(number, _)| self.slots[number].turn == Turn::Idle);
-        idle.filter_map(|(number, value)| Some((number, timeout(value)?)))
-            .all(|(number, at)| self.timers.get(number).is_some_and(|armed| armed <= at))
+        let due = self.idle().filter_map(|(number, value)| Some((number, timeout(value)?)));
+        due.into_iter().all(|(number, at)| self.timers.get(number).is_some_and(|armed| armed <= at))
     }
 
     fn make_ready(&mut self, number: usize) {

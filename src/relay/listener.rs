@@ -181,9 +181,10 @@ impl Listener {
         None
     }
 
-    /// Whether there may be one to take.
-    pub(super) fn is_ready(&self) -> bool {
-        matches!(self.state, State::Listening { ready: true, .. })
+    /// Whether there may be one to take now.
+    pub(super) fn is_ready(&self, now: Instant) -> bool {
+        let State::Listening { ready, paused_until, .. } = self.state else { return false };
+        ready && paused_until.is_none_or(|until| until <= now)
     }
 
     /// Takes none for a moment.

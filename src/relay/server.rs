@@ -6,18 +6,18 @@ mod devices;
 mod log_limits;
 mod shares;
 mod stray;
+mod totals;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use access::{Client, Ending};
 use clients::PendingClient;
 use log_limits::{Kind, LogLimits};
-use mio::Waker;
+use totals::{Share, Totals};
 use tracing::{debug, info};
 
 use super::descriptors::{Descriptors, Shortage};
@@ -29,7 +29,9 @@ use crate::connection::relay::Relay;
 use crate::connection::{Connection, Output, Reset, StreamKey};
 use crate::io::closing::ClosingSockets;
 use crate::io::event_loop::{EventLoop, Source};
+use crate::io::mailbox::{Mailbox, Request};
 use crate::io::session::{LINK_BUFFER, Session};
+use crate::io::table::Table;
 use crate::protocol::v2::Code;
 
 /// How long the last bytes may take once the relay is to end.
@@ -42,15 +44,20 @@ const RETRY_AFTER: u16 = 1;
 pub struct Server {
     config: Config,
     event_loop: EventLoop,
-    /// How often the relay was told to end.
-    stop: Arc<AtomicUsize>,
+    /// What other threads ask for.
+    requests: Mailbox,
     device_listeners: Vec<Listener>,
     /// They listen while there is a device; each with its place in `client_ports`.
-    client_listeners: Vec<(Listener, usize)>,
+    client_listeners: Table<(Listener, usize)>,
+    /// Whether clients can only come from this machine.
+    is_local: bool,
     /// When to try again to open client ports that could not be.
     reopen_at: Option<Instant>,
     client_ports: Vec<ClientPort>,
-    sessions: Vec<Option<Peer>>,
+    sessions: Table<Peer>,
+    totals: Totals,
+    /// The relay has no more to do than to deliver last bytes: a link that has them is closed.
+    is_flushing: bool,
     /// The session whose device is served: the newest that sent LISTEN.
     active: Option<usize>,
     /// Clients that wait for a place.
@@ -68,8 +75,7 @@ pub struct Server {
 /// Ends a running [`Server`] from another thread.
 #[derive(Clone, Debug)]
 pub struct Stopper {
-    stop: Arc<AtomicUsize>,
-    waker: Arc<Waker>,
+    requests: Mailbox,
 }
 
 /// How a [`Server`] ended.
@@ -98,15 +104,17 @@ struct Peer {
     draining_since: Option<Instant>,
     /// Since when its link is gone and it only delivers what is left.
     lost_since: Option<Instant>,
+    /// What it has added to the totals.
+    share: Share,
 }
 
 impl Stopper {
     /// Makes [`Server::run`] end: nobody new is taken, and who is there has the time of [`Config::drain`]. Called once
     /// more, it ends that time. What was read is delivered, within a second.
     pub fn stop(&self) {
-        self.stop.fetch_add(1, Relaxed);
-        // It can fail only if the server's poll is gone already.
-        let _ = self.waker.wake();
+        if self.requests.post(Request::Stop) {
+            self.requests.post(Request::StopNow);
+        }
     }
 }
 
@@ -126,33 +134,39 @@ impl Server {
         for Mapping { client, .. } in &config.mappings {
             client_addresses.push(resolve(client).map_err(|reason| cannot_listen("clients", client, reason))?);
         }
-        let ports = device_addresses.len() + client_addresses.iter().map(Vec::len).sum::<usize>();
-        let descriptors = Descriptors::of_process(ports, config.clients as usize)?;
+        let for_clients = client_addresses.iter().map(Vec::len).sum::<usize>();
+        let descriptors = Descriptors::of_process(device_addresses.len() + for_clients, config.clients as usize)?;
 
-        let mut device_listeners = hold(&device_addresses, 0).map_err(device_failed)?;
-        let mut client_listeners = Vec::new();
+        // Places of the device's listeners follow those of the clients', which are their numbers.
+        let mut device_listeners = hold(&device_addresses, for_clients).map_err(device_failed)?;
+        let mut client_listeners = Table::default();
         let mut client_ports = Vec::new();
-        for (place, (mapping, addresses)) in config.mappings.iter().zip(&client_addresses).enumerate() {
-            // Places of client listeners follow those of the device's.
-            let listeners = hold(addresses, (place + 1) << 8);
-            let listeners = listeners.map_err(|reason| cannot_listen("clients", &mapping.client, reason))?;
-            client_listeners.extend(listeners.into_iter().map(|listener| (listener, place)));
+        for (port, (mapping, addresses)) in config.mappings.iter().zip(&client_addresses).enumerate() {
+            let listeners = hold(addresses, client_listeners.len());
+            for listener in listeners.map_err(|reason| cannot_listen("clients", &mapping.client, reason))? {
+                let number = client_listeners.reserve();
+                client_listeners.insert(number, (listener, port));
+            }
             client_ports.push(ClientPort { service: Arc::new(mapping.service.clone()), is_announced: false });
         }
         for listener in &mut device_listeners {
             listener.listen(&mut event_loop).map_err(device_failed)?;
             info!(at = %listener.address(), "waiting for a device");
         }
+        let is_local = client_listeners.iter().all(|(_, (listener, _))| listener.address().ip().is_loopback());
         Ok(Self {
             look_for_idle_at: config.idle.map(|_| now),
             config,
+            requests: Mailbox::new(event_loop.waker()),
             event_loop,
-            stop: Arc::default(),
             device_listeners,
             client_listeners,
+            is_local,
             reopen_at: None,
             client_ports,
-            sessions: Vec::new(),
+            sessions: Table::default(),
+            totals: Totals::default(),
+            is_flushing: false,
             active: None,
             waiting: VecDeque::new(),
             connections: 0,
@@ -170,7 +184,7 @@ impl Server {
 
     /// A way to end [`run`](Self::run).
     pub fn stopper(&self) -> Stopper {
-        Stopper { stop: Arc::clone(&self.stop), waker: self.event_loop.waker() }
+        Stopper { requests: self.requests.clone() }
     }
 
     /// Serves until stopped.
@@ -179,42 +193,45 @@ impl Server {
     /// [`Error::System`] if the system's poll fails; nothing that a client or a device does ends it.
     pub fn run(mut self) -> Result<Outcome, Error> {
         let mut buffer = vec![0; LINK_BUFFER];
-        while self.stop.load(Relaxed) == 0 {
-            let busy = self.step(&mut buffer);
-            self.wait(busy, None)?;
+        while !self.requests.has(Request::Stop) {
+            self.step(&mut buffer);
+            self.wait(None)?;
         }
         self.finish(&mut buffer)
     }
 
     fn finish(mut self, buffer: &mut [u8]) -> Result<Outcome, Error> {
         self.close_client_ports(&Reset::Shutdown.into());
-        for mut listener in self.device_listeners.drain(..).chain(self.client_listeners.drain(..).map(|(io, _)| io)) {
-            // It is closed right after.
+        // They are closed right after.
+        for mut listener in self.device_listeners.drain(..) {
             let _ = listener.stop(&mut self.event_loop);
+        }
+        for number in self.client_listeners.numbers() {
+            if let Some((mut listener, _)) = self.client_listeners.remove(number) {
+                let _ = listener.stop(&mut self.event_loop);
+            }
         }
         self.active = None;
         self.drop_pending(Instant::now());
         self.drain(buffer)?;
         let now = Instant::now();
         let clients_cut = self.clients();
-        for peer in self.sessions.iter_mut().flatten() {
-            peer.session.close_idle_link(now, &mut self.event_loop);
-            peer.session.close(now);
+        for number in self.sessions.numbers() {
+            if let Some(peer) = self.sessions.get_mut(number) {
+                peer.session.close_idle_link(now, &mut self.event_loop);
+                peer.session.close(now);
+            }
         }
+        self.is_flushing = true;
         let deadline = now + FLUSH_TIMEOUT;
         while Instant::now() < deadline {
-            let busy = self.step(buffer);
-            for number in 0..self.sessions.len() {
-                if self.sessions[number].as_ref().is_some_and(|peer| !peer.session.connection().has_unsent()) {
-                    self.close_link(number);
-                }
-            }
-            if self.sessions.iter().all(Option::is_none) && self.closing.len() == 0 {
+            self.step(buffer);
+            if self.sessions.is_empty() && self.closing.len() == 0 {
                 break;
             }
-            self.wait(busy, Some(deadline))?;
+            self.wait(Some(deadline))?;
         }
-        for number in 0..self.sessions.len() {
+        for number in self.sessions.numbers() {
             self.cut(Instant::now(), number, Code::Shutdown, "the relay has ended");
         }
         self.log_limits.finish();
@@ -226,30 +243,33 @@ impl Server {
     fn drain(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
         let now = Instant::now();
         let deadline = now + self.config.drain;
-        for peer in self.sessions.iter_mut().flatten() {
-            peer.session.go_away(now, Code::Shutdown, RETRY_AFTER, "the relay is about to end");
+        for number in self.sessions.numbers() {
+            if let Some(peer) = self.sessions.get_mut(number) {
+                peer.session.go_away(now, Code::Shutdown, RETRY_AFTER, "the relay is about to end");
+            }
+            self.recount(number);
         }
         if self.clients() == 0 || self.config.drain.is_zero() {
             return Ok(());
         }
         info!(clients = self.clients(), seconds = self.config.drain.as_secs_f64(), "waiting for clients to end");
-        while Instant::now() < deadline && self.clients() > 0 && self.stop.load(Relaxed) == 1 {
-            let busy = self.step(buffer);
-            self.wait(busy, Some(deadline))?;
+        while Instant::now() < deadline && self.clients() > 0 && !self.requests.has(Request::StopNow) {
+            self.step(buffer);
+            self.wait(Some(deadline))?;
         }
         Ok(())
     }
 
     /// Clients on every link.
     fn clients(&self) -> u64 {
-        self.sessions.iter().flatten().map(|peer| peer.session.connection().clients() as u64).sum()
+        self.totals.clients as u64
     }
 
-    /// Moves bytes, carries out outputs, and keeps time; true if there is more to do at once.
-    fn step(&mut self, buffer: &mut [u8]) -> bool {
+    /// Moves bytes, carries out outputs, and keeps time, of those for which there is something to do.
+    fn step(&mut self, buffer: &mut [u8]) {
         let now = Instant::now();
-        let mut busy = self.accept_devices(now);
-        busy |= self.accept_clients(now);
+        self.accept_devices(now);
+        self.accept_clients(now);
         if self.reopen_at.is_some_and(|at| at <= now) {
             self.open_client_ports(now);
         }
@@ -257,17 +277,18 @@ impl Server {
         self.shortage.handle_timeout(now);
         self.log_limits.handle_timeout(now);
         self.end_long_drains(now);
-        for number in 0..self.sessions.len() {
-            busy |= self.step_session(now, number, buffer);
+        for _ in 0..self.sessions.begin_round(now) {
+            if let Some(number) = self.sessions.next_visit() {
+                self.visit(now, number, buffer);
+            }
         }
         self.bound_retired(now);
         // Last, so that what came while the process was stopped counts.
-        busy |= self.end_idle_clients(now);
-        busy
+        self.end_idle_clients(now);
     }
 
-    fn step_session(&mut self, now: Instant, number: usize, buffer: &mut [u8]) -> bool {
-        let Some(Some(peer)) = self.sessions.get_mut(number) else { return false };
+    fn visit(&mut self, now: Instant, number: usize, buffer: &mut [u8]) {
+        let Some(peer) = self.sessions.get_mut(number) else { return };
         let mut busy = match peer.session.turn(now, &mut self.event_loop, buffer) {
             Ok(busy) => busy,
             Err(reason) => {
@@ -276,31 +297,65 @@ impl Server {
             }
         };
         busy |= self.carry_out_all(now, number);
+        if self.is_flushing && self.sessions.get(number).is_some_and(|peer| !peer.session.connection().has_unsent()) {
+            self.close_link(number);
+            busy |= self.carry_out_all(now, number);
+        }
         self.leave_if_going_away(now, number);
         self.forget_if_over(now, number);
-        busy
+        self.recount(number);
+        let timeout = self.sessions.get(number).and_then(|peer| peer.session.poll_timeout());
+        self.sessions.end_visit(number, busy, timeout);
     }
 
-    fn wait(&mut self, busy: bool, deadline: Option<Instant>) -> Result<(), Error> {
-        let deadline = if busy { Some(Instant::now()) } else { self.next_deadline(deadline) };
+    /// Keeps the totals when something was done to a session; at the latest at the end of the visit that follows.
+    fn recount(&mut self, number: usize) {
+        let Some(peer) = self.sessions.get_mut(number) else { return };
+        let share = Share::of(peer);
+        if share != peer.share {
+            self.totals.subtract(number, &peer.share);
+            self.totals.add(number, &share);
+            peer.share = share;
+        }
+    }
+
+    /// Takes the session out.
+    fn remove(&mut self, number: usize) -> Option<Peer> {
+        let peer = self.sessions.remove(number)?;
+        self.totals.subtract(number, &peer.share);
+        Some(peer)
+    }
+
+    /// Whether there is something to do without an event.
+    fn is_busy(&self, now: Instant) -> bool {
+        self.sessions.has_ready()
+            || self.takes_clients() && self.client_listeners.has_ready()
+            || self.device_listeners.iter().any(|listener| listener.is_ready(now))
+    }
+
+    fn wait(&mut self, deadline: Option<Instant>) -> Result<(), Error> {
+        debug_assert!(self.is_consistent(), "something was done to a session without a visit");
+        let now = Instant::now();
+        let deadline = if self.is_busy(now) { Some(now) } else { self.next_deadline(deadline) };
         let poll_failed = |reason| Error::System { what: "cannot wait for events".into(), reason };
         self.event_loop.wait(deadline).map_err(poll_failed)?;
         let now = Instant::now();
         while let Some(event) = self.event_loop.next_ready() {
             match event.source {
                 Source::Listener(place) => {
-                    for listener in self.all_listeners() {
+                    let of_clients = self.client_listeners.get_mut(place).map(|(listener, _)| listener);
+                    for listener in of_clients.into_iter().chain(&mut self.device_listeners) {
                         listener.handle_event(place);
                     }
                 }
                 Source::Link(number) => {
-                    if let Some(Some(peer)) = self.sessions.get_mut(number) {
+                    if let Some(peer) = self.sessions.get_mut(number) {
                         peer.session.handle_link_event(event);
                     }
                 }
                 Source::Stream(number, key) => {
                     let number = number as usize;
-                    if let Some(Some(peer)) = self.sessions.get_mut(number) {
+                    if let Some(peer) = self.sessions.get_mut(number) {
                         peer.session.handle_stream_event(now, &mut self.event_loop, key, event);
                     }
                 }
@@ -312,26 +367,32 @@ impl Server {
     }
 
     fn next_deadline(&mut self, own: Option<Instant>) -> Option<Instant> {
-        let sessions = self.sessions.iter().flatten().filter_map(|peer| peer.session.poll_timeout()).min();
-        let closing = self.closing.poll_timeout();
-        let listeners = self.all_listeners().filter_map(|listener| listener.paused_until()).min();
+        let (sessions, closing) = (self.sessions.poll_timeout(), self.closing.poll_timeout());
+        let clients = self.client_listeners.poll_timeout().filter(|_| self.takes_clients());
+        let devices = self.device_listeners.iter().filter_map(Listener::paused_until).min();
         let logs = [self.shortage.poll_timeout(), self.log_limits.poll_timeout()].into_iter().flatten().min();
-        let pending = self.waiting.iter().map(|pending| pending.deadline).min();
-        let idle =
-            self.look_for_idle_at.filter(|_| self.sessions.iter().flatten().any(|peer| !peer.clients.is_empty()));
+        // They were given the same time each.
+        let pending = self.waiting.front().map(|pending| pending.deadline);
+        let idle = self.look_for_idle_at.filter(|_| self.totals.unlogged > 0);
         let drains = self.drains_until();
-        let all = [own, sessions, closing, listeners, self.reopen_at, logs, pending, idle, drains];
+        let all = [own, sessions, closing, clients, devices, self.reopen_at, logs, pending, idle, drains];
         all.into_iter().flatten().min()
     }
 
-    fn all_listeners(&mut self) -> impl Iterator<Item = &mut Listener> {
-        let clients = self.client_listeners.iter_mut().map(|(listener, _)| listener);
-        self.device_listeners.iter_mut().chain(clients)
+    /// Whether nothing was forgotten, of which nobody would hear until something else happens. For assertions: it looks at
+    /// everything.
+    fn is_consistent(&self) -> bool {
+        let mut totals = Totals::default();
+        self.sessions.iter().for_each(|(number, peer)| totals.add(number, &peer.share));
+        self.sessions.is_armed(|peer| peer.session.poll_timeout())
+            && self.sessions.idle().all(|(_, peer)| peer.share == Share::of(peer))
+            && self.client_listeners.is_armed(|(listener, _)| listener.paused_until())
+            && self.totals == totals
     }
 
     fn carry_out_all(&mut self, now: Instant, number: usize) -> bool {
         let mut some = false;
-        while let Some(Some(peer)) = self.sessions.get_mut(number) {
+        while let Some(peer) = self.sessions.get_mut(number) {
             let output = peer.session.poll_output(now, &mut self.event_loop, &mut self.closing);
             let Some(output) = output else { break };
             self.carry_out(now, number, output);
@@ -341,7 +402,7 @@ impl Server {
     }
 
     fn carry_out(&mut self, now: Instant, number: usize, output: Output) {
-        let Some(Some(peer)) = self.sessions.get_mut(number) else { return };
+        let Some(peer) = self.sessions.get_mut(number) else { return };
         let link = peer.address;
         let connection = |peer: &Peer, stream| peer.clients.get(&stream).map(|client| client.connection);
         match output {

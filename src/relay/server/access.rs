@@ -119,7 +119,7 @@ impl Client {
 impl Server {
     /// The client of a stream is gone.
     pub(super) fn log_client_end(&mut self, now: Instant, number: usize, stream: StreamKey, ending: &Ending) {
-        let Some(Some(peer)) = self.sessions.get_mut(number) else { return };
+        let Some(peer) = self.sessions.get_mut(number) else { return };
         if let Some(client) = peer.clients.remove(&stream) {
             let traffic = peer.session.traffic(stream);
             client.log_end(now, &mut self.log_limits, Some(peer.address), traffic, ending);
@@ -128,7 +128,7 @@ impl Server {
 
     /// Ends everything that is left of a session with RST.
     pub(super) fn cut(&mut self, now: Instant, number: usize, code: Code, reason: &'static str) {
-        let Some(Some(mut peer)) = self.sessions.get_mut(number).map(Option::take) else { return };
+        let Some(mut peer) = self.remove(number) else { return };
         for (stream, client) in std::mem::take(&mut peer.clients) {
             let traffic = peer.session.traffic(stream);
             client.log_end(now, &mut self.log_limits, Some(peer.address), traffic, &Ending::new(code, reason));

@@ -12,7 +12,7 @@ use super::Server;
 use super::access::{Client, Ending, NO_PLACE};
 use super::log_limits::Kind;
 use super::shares::{Shares, source};
-use crate::connection::{Connection, StreamKey};
+use crate::connection::StreamKey;
 use crate::io::event_loop::Source;
 use crate::io::net;
 use crate::protocol::v2::Code;
@@ -37,41 +37,47 @@ pub(super) struct PendingClient {
 }
 
 impl Server {
-    pub(super) fn accept_clients(&mut self, now: Instant) -> bool {
-        let mut busy = false;
+    pub(super) fn accept_clients(&mut self, now: Instant) {
         // Before others come.
         if !self.waiting.is_empty() {
             self.serve_waiting(now);
         }
-        for place in 0..self.client_listeners.len() {
+        if !self.takes_clients() {
+            return;
+        }
+        for _ in 0..self.client_listeners.begin_round(now) {
+            let Some(place) = self.client_listeners.next_visit() else { continue };
             for _ in 0..ACCEPTS {
                 if !self.accept_client(now, place) {
                     break;
                 }
-                busy = true;
             }
+            let Some((listener, _)) = self.client_listeners.get(place) else { continue };
+            let (again, timeout) = (listener.is_ready(now), listener.paused_until());
+            self.client_listeners.end_visit(place, again, timeout);
         }
-        busy
     }
 
-    /// One client of the port at `place`; false if there is none to take now.
+    /// Whether there is a device for clients. Until its version is fixed they wait in the port's backlog.
+    pub(super) fn takes_clients(&self) -> bool {
+        let active = self.active.and_then(|number| self.sessions.get(number));
+        active.is_some_and(|peer| peer.session.connection().is_ready())
+    }
+
+    /// One client of the listener at `place`; false if there is none to take now.
     fn accept_client(&mut self, now: Instant, place: usize) -> bool {
         let Some(number) = self.active else { return false };
-        if !self.client_listeners.get(place).is_some_and(|(listener, _)| listener.is_ready()) {
+        if !self.client_listeners.get(place).is_some_and(|(listener, _)| listener.is_ready(now)) {
             return false;
         }
         // Clients that have just left have no place any more.
         self.carry_out_all(now, number);
-        // Until then they wait in the port's backlog.
-        if !self.sessions.get(number).and_then(Option::as_ref).is_some_and(|peer| peer.session.connection().is_ready())
-        {
-            return false;
-        }
-        if !self.has_descriptor(now) {
-            self.client_listeners[place].0.pause(now);
-            return false;
-        }
+        let has_descriptor = self.has_descriptor(now);
         let Some((listener, port)) = self.client_listeners.get_mut(place) else { return false };
+        if !has_descriptor {
+            listener.pause(now);
+            return false;
+        }
         let port = *port;
         let Some((io, address)) = listener.accept(now, &mut self.shortage) else { return false };
         // As with the link's: only hastens.
@@ -126,7 +132,7 @@ impl Server {
     fn open_client(&mut self, now: Instant, number: usize, mut io: TcpStream, client: Client) {
         // A stream that is over must have left its slot before a new one takes it, one that made room for this, too.
         self.carry_out_all(now, number);
-        let Some(Some(peer)) = self.sessions.get_mut(number) else { return };
+        let Some(peer) = self.sessions.get_mut(number) else { return };
         let (connection, from) = (client.connection, client.address);
         let Some(key) = peer.session.open(now, &client.service, from) else { return };
         peer.clients.insert(key, client);
@@ -140,6 +146,7 @@ impl Server {
                 peer.session.give_up(now, &mut self.event_loop, key, Code::Internal, reason);
             }
         }
+        self.recount(number);
     }
 
     /// Clients that wait are served where there is a place for them now, and refused when they have waited for long.
@@ -171,7 +178,7 @@ impl Server {
 
     /// The places of the link, and how many of them are free.
     fn places(&self, number: usize) -> (usize, usize) {
-        let Some(Some(peer)) = self.sessions.get(number) else { return (0, 0) };
+        let Some(peer) = self.sessions.get(number) else { return (0, 0) };
         let limit = (self.config.clients as usize).min(self.descriptors.clients);
         let connection = peer.session.connection();
         let places = connection.places().min(limit);
@@ -182,9 +189,8 @@ impl Server {
     /// The places of the link, and who has them; those that only get their last bytes count for a moment longer.
     fn shares(&self, number: usize) -> Shares {
         let (places, free) = self.places(number);
-        let is_local = self.client_listeners.iter().all(|(listener, _)| listener.address().ip().is_loopback());
-        let mut shares = Shares::new(places, free, self.client_ports.len(), is_local);
-        if let Some(Some(peer)) = self.sessions.get(number) {
+        let mut shares = Shares::new(places, free, self.client_ports.len(), self.is_local);
+        if let Some(peer) = self.sessions.get(number) {
             for client in peer.clients.values() {
                 shares.note(client.port, client.address);
             }
@@ -194,8 +200,7 @@ impl Server {
 
     /// Descriptors that are left for clients.
     fn spare_descriptors(&self) -> usize {
-        let streams: usize = self.sessions.iter().flatten().map(|peer| peer.session.connection().streams()).sum();
-        self.descriptors.clients.saturating_sub(streams + self.waiting.len() + self.closing.len())
+        self.descriptors.clients.saturating_sub(self.totals.streams + self.waiting.len() + self.closing.len())
     }
 
     /// Whether a client may have one more of the process's descriptors; the clients of links that drain give theirs up.
@@ -211,15 +216,18 @@ impl Server {
         false
     }
 
-    /// Ends clients that have moved nothing for the time of [`Config::idle`](super::Config::idle); true if there are any.
-    pub(super) fn end_idle_clients(&mut self, now: Instant) -> bool {
-        let Some(limit) = self.config.idle else { return false };
+    /// Ends clients that have moved nothing for the time of [`Config::idle`](super::Config::idle).
+    pub(super) fn end_idle_clients(&mut self, now: Instant) {
+        let Some(limit) = self.config.idle else { return };
         if self.look_for_idle_at.is_some_and(|at| at > now) {
-            return false;
+            return;
         }
-        let mut some = false;
         self.look_for_idle_at = Some(now + LOOK_FOR_IDLE.min(limit));
-        for peer in self.sessions.iter_mut().flatten() {
+        for number in self.sessions.numbers() {
+            if self.sessions.get(number).is_none_or(|peer| peer.clients.is_empty()) {
+                continue;
+            }
+            let Some(peer) = self.sessions.get_mut(number) else { continue };
             let mut idle: Vec<StreamKey> = Vec::new();
             for (&stream, client) in &mut peer.clients {
                 let moved = peer.session.traffic(stream).map_or(0, |traffic| traffic.read + traffic.written);
@@ -232,19 +240,18 @@ impl Server {
             for stream in idle {
                 let reason = format!("nothing was sent either way for {} s", limit.as_secs_f64());
                 peer.session.give_up(now, &mut self.event_loop, stream, Code::Idle, &reason);
-                some = true;
             }
         }
-        some
     }
 
     pub(super) fn open_client_ports(&mut self, now: Instant) {
         self.reopen_at = None;
-        for (listener, place) in &mut self.client_listeners {
+        for number in self.client_listeners.numbers() {
+            let Some((listener, port)) = self.client_listeners.get_mut(number) else { continue };
             if listener.is_listening() {
                 continue;
             }
-            let port = &mut self.client_ports[*place];
+            let port = &mut self.client_ports[*port];
             let (at, service) = (listener.address(), &port.service);
             match listener.listen(&mut self.event_loop) {
                 // Devices come and go as they like; once is enough.
@@ -270,17 +277,25 @@ impl Server {
         for PendingClient { client, .. } in self.waiting.drain(..) {
             client.log_end(now, &mut self.log_limits, None, None, ending);
         }
-        for (listener, _) in &mut self.client_listeners {
-            if let Err(reason) = listener.stop(&mut self.event_loop) {
+        for number in self.client_listeners.numbers() {
+            if let Some((listener, _)) = self.client_listeners.get_mut(number)
+                && let Err(reason) = listener.stop(&mut self.event_loop)
+            {
                 warn!(at = %listener.address(), %reason, "cannot close a client port");
             }
         }
     }
 
+    /// Where clients of the listener with this number connect.
+    #[cfg(test)]
+    pub(super) fn client_addr(&self, number: usize) -> SocketAddr {
+        self.client_listeners.get(number).expect("a listener").0.address()
+    }
+
     /// Whether clients are taken at every port.
     #[cfg(test)]
     pub(super) fn are_client_ports_open(&self) -> bool {
-        self.client_listeners.iter().all(|(listener, _)| listener.is_listening())
+        self.client_listeners.iter().all(|(_, (listener, _))| listener.is_listening())
     }
 }
 

@@ -11,6 +11,7 @@ use super::super::Config;
 use super::access::Ending;
 use super::log_limits::Kind;
 use super::stray::protocol_of;
+use super::totals::{Order, Share};
 use super::{Peer, Server};
 use crate::connection::relay::{Relay, Settings};
 use crate::connection::{Connection, Reset};
@@ -24,21 +25,19 @@ use crate::protocol::v2::Code;
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
 
 impl Server {
-    pub(super) fn accept_devices(&mut self, now: Instant) -> bool {
-        let mut busy = false;
+    pub(super) fn accept_devices(&mut self, now: Instant) {
         for place in 0..self.device_listeners.len() {
             let Some((mut io, address)) = self.device_listeners[place].accept(now, &mut self.shortage) else {
                 continue;
             };
-            busy = true;
             self.drop_oldest_pending(now);
             // The options only hasten what the protocol does without them.
             let _ = net::tune_link(&io);
-            let free = self.sessions.iter().position(Option::is_none);
-            let number = free.unwrap_or(self.sessions.len());
+            let number = self.sessions.reserve();
             let token = match self.event_loop.register(&mut io, Source::Link(number)) {
                 Ok(token) => token,
                 Err(reason) => {
+                    self.sessions.remove(number);
                     if self.log_limits.permits(now, Kind::Stray) {
                         warn!(link = %address, %reason, "cannot watch a connection on the device port");
                     }
@@ -55,20 +54,18 @@ impl Server {
                 since: now,
                 draining_since: None,
                 lost_since: None,
+                share: Share::default(),
             };
-            if number == self.sessions.len() {
-                self.sessions.push(None);
-            }
-            self.sessions[number] = Some(peer);
+            self.sessions.insert(number, peer);
+            self.recount(number);
         }
-        busy
     }
 
     /// The newest device that sent LISTEN is the one that is served, at once; but not one whose link is lost, be it by what
     /// came behind LISTEN, or since it left while the relay was stopped or had much to do. It would take the place of one
     /// that is there, and leave it to nobody.
     pub(super) fn activate(&mut self, now: Instant, number: usize) {
-        let Some(Some(peer)) = self.sessions.get(number) else { return };
+        let Some(peer) = self.sessions.get(number) else { return };
         if !peer.session.has_link() {
             return;
         }
@@ -79,7 +76,7 @@ impl Server {
             info!(link = %peer.address, "a device is here");
         }
         let replaced = self.active.replace(number);
-        if let Some(Some(old)) = replaced.and_then(|old| self.sessions.get_mut(old)) {
+        if let Some(old) = replaced.and_then(|old| self.sessions.get_mut(old)) {
             let clients = old.session.connection().clients();
             if self.log_limits.permits(now, Kind::Departure) {
                 info!(link = %old.address, clients, "a newer device takes the place of this one");
@@ -93,12 +90,13 @@ impl Server {
     /// A link that takes no new clients is not the one to bring them to. The device closes it with its last one; those
     /// that do not must not fill the relay.
     pub(super) fn leave_if_going_away(&mut self, now: Instant, number: usize) {
-        let Some(Some(peer)) = self.sessions.get_mut(number) else { return };
+        let Some(peer) = self.sessions.get_mut(number) else { return };
         if !peer.session.has_link() || !peer.session.connection().is_going_away() {
             return;
         }
         if peer.draining_since.is_none() {
             peer.draining_since = Some(now);
+            self.recount(number);
             self.drop_oldest_draining(now);
         }
         if self.active == Some(number) {
@@ -108,7 +106,7 @@ impl Server {
     }
 
     pub(super) fn lose_link(&mut self, now: Instant, number: usize, reason: &LinkLost) {
-        let Some(Some(peer)) = self.sessions.get_mut(number) else { return };
+        let Some(peer) = self.sessions.get_mut(number) else { return };
         let link = peer.address;
         if peer.session.connection().is_listening() {
             let clients = peer.session.connection().clients();
@@ -137,7 +135,7 @@ impl Server {
     }
 
     pub(super) fn close_link(&mut self, number: usize) {
-        if let Some(Some(peer)) = self.sessions.get_mut(number)
+        if let Some(peer) = self.sessions.get_mut(number)
             && peer.session.has_link()
         {
             peer.session.close_link(Instant::now(), &mut self.event_loop, &mut self.closing);
@@ -146,12 +144,12 @@ impl Server {
 
     /// A session without a link lives until its complete streams have delivered what is left.
     pub(super) fn forget_if_over(&mut self, now: Instant, number: usize) {
-        let Some(slot) = self.sessions.get_mut(number) else { return };
-        let Some(peer) = slot.as_mut().filter(|peer| !peer.session.has_link()) else { return };
+        let Some(peer) = self.sessions.get_mut(number).filter(|peer| !peer.session.has_link()) else { return };
         if peer.session.connection().streams() == 0 {
-            *slot = None;
+            self.remove(number);
         } else if peer.lost_since.is_none() {
             peer.lost_since = Some(now);
+            self.recount(number);
             // At the relay's own end all links are gone at once, for a second.
             if !self.is_ending() {
                 self.drop_oldest_lost(now);
@@ -161,19 +159,18 @@ impl Server {
 
     /// The relay ends: connections that have not sent LISTEN are not to become links any more.
     pub(super) fn drop_pending(&mut self, now: Instant) {
-        for number in 0..self.sessions.len() {
-            if self.sessions[number].as_ref().is_some_and(is_pending) {
-                self.cut(now, number, Code::Shutdown, "the relay is about to end");
-            }
+        while let Some(&(_, number)) = self.totals.pending.first() {
+            self.cut(now, number, Code::Shutdown, "the relay is about to end");
         }
     }
 
     /// Makes room for one more connection without LISTEN. A device sends it at once, so the oldest is the least likely
     /// to be one.
     fn drop_oldest_pending(&mut self, now: Instant) {
-        let pending = self.numbered().filter(|(_, peer)| is_pending(peer));
-        let oldest = pending.clone().min_by_key(|(_, peer)| peer.since);
-        let Some((number, peer)) = oldest.filter(|_| pending.count() >= self.descriptors.pending) else { return };
+        if self.totals.pending.len() < self.descriptors.pending {
+            return;
+        }
+        let Some((number, peer)) = self.first(&self.totals.pending) else { return };
         let (link, others) = (peer.address, self.descriptors.pending);
         if self.log_limits.permits(now, Kind::Stray) {
             warn!(%link, others, "dropped a connection on the device port: too many others have not sent LISTEN yet");
@@ -183,45 +180,47 @@ impl Server {
 
     /// Makes room for one more link that drains: of those without clients, if there are any, the oldest goes.
     fn drop_oldest_draining(&mut self, now: Instant) {
-        let draining = self.numbered().filter(|(_, peer)| is_draining(peer));
-        let worth = |(_, peer): &(usize, &Peer)| (peer.session.connection().streams() > 0, peer.draining_since);
-        let oldest = draining.clone().min_by_key(worth);
-        if let Some((number, _)) = oldest.filter(|_| draining.count() > MAX_DRAINING) {
+        if self.totals.draining.len() <= MAX_DRAINING {
+            return;
+        }
+        if let Some(number) = self.oldest_drain(false).or_else(|| self.oldest_drain(true)) {
             self.cut_draining(now, number, "too many others do, too");
         }
     }
 
     /// The link that has drained for the longest time makes room; false if none drains.
     pub(super) fn cut_oldest_drain(&mut self, now: Instant, reason: &str) -> bool {
-        let draining = self.numbered().filter(|(_, peer)| is_draining(peer) && peer.session.connection().streams() > 0);
-        let oldest = draining.min_by_key(|(_, peer)| peer.draining_since).map(|(number, _)| number);
+        let oldest = self.oldest_drain(true);
         if let Some(number) = oldest {
             self.cut_draining(now, number, reason);
         }
         oldest.is_some()
     }
 
+    /// The link that has drained for the longest time, of those that have clients or of those that have none.
+    fn oldest_drain(&self, has_clients: bool) -> Option<usize> {
+        let numbers = self.totals.draining.iter().map(|&(_, number)| number);
+        let has_streams = |peer: &Peer| peer.session.connection().streams() > 0;
+        numbers.into_iter().find(|&number| self.sessions.get(number).map(has_streams) == Some(has_clients))
+    }
+
     /// Links that have had their time are cut, but not while the relay ends, which has a time of its own.
     pub(super) fn end_long_drains(&mut self, now: Instant) {
-        if self.drains_until().is_none_or(|at| at > now) {
-            return;
-        }
-        for number in 0..self.sessions.len() {
-            let is_due = |peer: &Peer| is_draining(peer) && drain_deadline(peer).is_some_and(|at| at <= now);
-            if self.sessions[number].as_ref().is_some_and(is_due) {
-                self.cut_draining(now, number, "it has had 300 s");
-            }
+        while self.drains_until().is_some_and(|at| at <= now)
+            && let Some(&(_, number)) = self.totals.draining.first()
+        {
+            self.cut_draining(now, number, "it has had 300 s");
         }
     }
 
     /// When [`end_long_drains`](Self::end_long_drains) is due.
     pub(super) fn drains_until(&self) -> Option<Instant> {
-        let draining = self.sessions.iter().flatten().filter(|peer| !self.is_ending() && is_draining(peer));
-        draining.filter_map(drain_deadline).min()
+        let oldest = self.totals.draining.first().filter(|_| !self.is_ending());
+        oldest.map(|&(since, _)| since + DRAIN_TIMEOUT)
     }
 
     fn cut_draining(&mut self, now: Instant, number: usize, reason: &str) {
-        let Some(Some(peer)) = self.sessions.get_mut(number) else { return };
+        let Some(peer) = self.sessions.get_mut(number) else { return };
         let clients = peer.session.connection().streams();
         if self.log_limits.permits(now, Kind::Departure) {
             warn!(link = %peer.address, clients, %reason, "cut a link that drains");
@@ -229,14 +228,16 @@ impl Server {
         peer.session.abort_link(now, &mut self.event_loop);
         self.carry_out_all(now, number);
         self.forget_if_over(now, number);
+        self.recount(number);
     }
 
     /// Makes room for the last bytes of one more link that is gone: the one that has had the longest time for them is
     /// reset.
     fn drop_oldest_lost(&mut self, now: Instant) {
-        let lost = self.numbered().filter(|(_, peer)| peer.lost_since.is_some());
-        let oldest = lost.clone().min_by_key(|(_, peer)| peer.lost_since);
-        let Some((number, peer)) = oldest.filter(|_| lost.count() > MAX_LOST) else { return };
+        if self.totals.lost.len() <= MAX_LOST {
+            return;
+        }
+        let Some((number, peer)) = self.first(&self.totals.lost) else { return };
         let (link, clients) = (peer.address, peer.session.connection().streams());
         if self.log_limits.permits(now, Kind::Departure) {
             warn!(%link, clients, others = MAX_LOST, "reset clients of a link that is gone: too many others are, too");
@@ -248,11 +249,12 @@ impl Server {
     /// relay's own end there are none in use, nor any new ones.
     pub(super) fn bound_retired(&mut self, now: Instant) {
         while !self.is_ending() {
-            let retired = self.numbered().filter(|(number, _)| self.active != Some(*number));
-            let since = |peer: &Peer| peer.draining_since.or(peer.lost_since).unwrap_or(now);
+            let retired = self.totals.draining.iter().chain(&self.totals.lost);
+            let retired = retired.filter_map(|&(_, number)| Some((number, self.sessions.get(number)?)));
+            let since = |peer: &Peer| peer.draining_since.or(peer.lost_since);
             let sessions = retired.map(|(number, peer)| (since(peer), number, &peer.session));
             let Some(number) = retired::excess(sessions, self.config.limits.budget) else { return };
-            if let Some(Some(peer)) = self.sessions.get(number)
+            if let Some(peer) = self.sessions.get(number)
                 && self.log_limits.permits(now, Kind::Departure)
             {
                 let (link, clients) = (peer.address, peer.session.connection().streams());
@@ -267,21 +269,10 @@ impl Server {
         self.device_listeners.is_empty()
     }
 
-    fn numbered(&self) -> impl Iterator<Item = (usize, &Peer)> + Clone {
-        self.sessions.iter().enumerate().filter_map(|(number, peer)| Some((number, peer.as_ref()?)))
+    fn first(&self, order: &Order) -> Option<(usize, &Peer)> {
+        let &(_, number) = order.first()?;
+        Some((number, self.sessions.get(number)?))
     }
-}
-
-fn is_pending(peer: &Peer) -> bool {
-    peer.session.has_link() && !peer.session.connection().is_listening()
-}
-
-fn is_draining(peer: &Peer) -> bool {
-    peer.session.has_link() && peer.draining_since.is_some()
-}
-
-fn drain_deadline(peer: &Peer) -> Option<Instant> {
-    peer.draining_since.map(|since| since + DRAIN_TIMEOUT)
 }
 
 /// A load balancer that looks whether the port is open does this, every few seconds.

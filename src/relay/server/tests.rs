@@ -40,8 +40,8 @@ impl Bench {
         let began = Instant::now();
         while !holds(&mut self.server) {
             assert!(began.elapsed() < DEADLINE, "not in time: {what}");
-            let busy = self.server.step(&mut self.buffer);
-            self.server.wait(busy, Some(Instant::now() + MS)).expect("wait");
+            self.server.step(&mut self.buffer);
+            self.server.wait(Some(Instant::now() + MS)).expect("wait");
         }
     }
 
@@ -55,7 +55,7 @@ impl Bench {
 
     /// So many clients of the port at `place`, all on the link.
     fn clients(&mut self, place: usize, count: usize) -> Vec<TcpStream> {
-        let port = self.server.client_listeners[place].0.address();
+        let port = self.server.client_addr(place);
         let before = self.server.clients();
         let mut clients = Vec::new();
         while clients.len() < count {
@@ -70,7 +70,7 @@ impl Bench {
     }
 
     fn connection(&self, number: usize) -> &Relay {
-        self.server.sessions[number].as_ref().expect("a session").session.connection()
+        self.server.sessions.get(number).expect("a session").session.connection()
     }
 
     /// A client of the device in use that reads nothing, and for which bytes wait when the device of version 1 has
@@ -79,7 +79,7 @@ impl Bench {
         let number = self.server.active.expect("a device");
         let slow = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
         slow.set_recv_buffer_size(4096).expect("size");
-        slow.connect(&self.server.client_listeners[0].0.address().into()).expect("connect");
+        slow.connect(&self.server.client_addr(0).into()).expect("connect");
         slow.set_nonblocking(true).expect("mode");
         self.run_until("a client", |server| server.clients() == 1);
         let key = StreamKey { index: 0, generation: 0 };
@@ -90,7 +90,7 @@ impl Bench {
             left += 16 * 1024;
             let sent = self.connection(number).counters().received;
             self.run_until("the frame is here", |server| {
-                let peer = server.sessions[number].as_ref().expect("a session");
+                let peer = server.sessions.get(number).expect("a session");
                 peer.session.connection().counters().received >= sent + 16 * 1024
             });
         }
@@ -115,7 +115,7 @@ fn a_place_that_becomes_free_is_for_the_address_that_has_the_fewest_of_those_tha
     bench.server.config.clients = 2;
     let _device = bench.device(LISTEN);
     let mut hogs = bench.clients(0, 2);
-    let port = bench.server.client_listeners[0].0.address();
+    let port = bench.server.client_addr(0);
     let mut waiting = Vec::new();
     for count in 1..=MAX_WAITING + 1 {
         // The last one comes from elsewhere, and there is no room for one more.
@@ -131,7 +131,7 @@ fn a_place_that_becomes_free_is_for_the_address_that_has_the_fewest_of_those_tha
     assert_eq!(bench.server.waiting.len(), MAX_WAITING);
     SockRef::from(&hogs.remove(0)).set_linger(Some(Duration::ZERO)).expect("RST");
     bench.run_until("it has the place", |server| {
-        let mut clients = server.sessions.iter().flatten().flat_map(|peer| peer.clients.values());
+        let mut clients = server.sessions.iter().flat_map(|(_, peer)| peer.clients.values());
         clients.any(|client| client.address.ip().to_string() == "127.0.0.2")
     });
 }
@@ -142,7 +142,7 @@ fn places_that_become_free_together_do_not_all_go_to_one_address() {
     let mut bench = Bench::new(Protocol::V1);
     bench.server.config.clients = 8;
     let _device = bench.device(LISTEN);
-    let port = bench.server.client_listeners[0].0.address();
+    let port = bench.server.client_addr(0);
     let mut clients = Vec::new();
     for (count, host) in [9, 9, 9, 9, 9, 9, 9, 2, 1, 1, 1, 1, 1, 1, 2].into_iter().enumerate() {
         clients.push(client_from(host, port));
@@ -155,9 +155,9 @@ fn places_that_become_free_together_do_not_all_go_to_one_address() {
     for hog in clients.drain(..4) {
         SockRef::from(&hog).set_linger(Some(Duration::ZERO)).expect("RST");
     }
-    bench.server.wait(false, Some(Instant::now() + 100 * MS)).expect("wait");
+    bench.server.wait(Some(Instant::now() + 100 * MS)).expect("wait");
     bench.run_until("four have a place", |server| server.waiting.len() == 3);
-    let clients = bench.server.sessions.iter().flatten().flat_map(|peer| peer.clients.values());
+    let clients = bench.server.sessions.iter().flat_map(|(_, peer)| peer.clients.values());
     assert_eq!(clients.filter(|client| client.address.ip().to_string() == "127.0.0.2").count(), 2);
 }
 
@@ -167,7 +167,7 @@ const LISTEN: &[u8] = b"\x00\x00\x04\x00";
 fn a_client_that_comes_when_another_has_just_got_its_last_bytes_harms_it_not() {
     let mut bench = Bench::new(Protocol::V1);
     let mut device = bench.device(LISTEN);
-    let port = bench.server.client_listeners[0].0.address();
+    let port = bench.server.client_addr(0);
     let (mut slow, left) = bench.slow_client(&mut device);
 
     // Its last bytes are written where its event is taken, and the next client is accepted right after that.
@@ -176,10 +176,10 @@ fn a_client_that_comes_when_another_has_just_got_its_last_bytes_harms_it_not() {
     while bench.connection(0).streams() > 0 {
         assert!(began.elapsed() < DEADLINE);
         let _ = slow.read_to_end(&mut read);
-        bench.server.wait(false, Some(Instant::now() + MS)).expect("wait");
+        bench.server.wait(Some(Instant::now() + MS)).expect("wait");
     }
     let _next = TcpStream::connect(port).expect("connect");
-    bench.server.wait(false, Some(Instant::now() + 100 * MS)).expect("wait");
+    bench.server.wait(Some(Instant::now() + 100 * MS)).expect("wait");
     let mut closed_with_fin = false;
     bench.run_until("the next client", |server| {
         // It may be over before the next is there.
@@ -211,7 +211,7 @@ fn of_too_many_links_that_are_gone_and_still_deliver_the_oldest_is_cut() {
             match client.read_to_end(&mut read) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     bench.server.step(&mut bench.buffer);
-                    bench.server.wait(false, Some(Instant::now() + MS)).expect("wait");
+                    bench.server.wait(Some(Instant::now() + MS)).expect("wait");
                 }
                 end => break end,
             }
@@ -249,7 +249,7 @@ fn links_that_are_gone_hold_no_more_bytes_than_one_link_and_the_oldest_is_cut() 
         held.push(bench.connection(bench.server.active.expect("a device")).held());
         drop(device);
         bench.run_until("its link is gone", |server| server.active.is_none());
-        let all: u64 = bench.server.sessions.iter().flatten().map(|peer| peer.session.connection().held()).sum();
+        let all: u64 = bench.server.sessions.iter().map(|(_, peer)| peer.session.connection().held()).sum();
         assert!(all <= budget, "{all} bytes are held of {held:?}");
     }
     assert!(held.iter().sum::<u64>() > budget, "{held:?} would fit");
@@ -257,7 +257,7 @@ fn links_that_are_gone_hold_no_more_bytes_than_one_link_and_the_oldest_is_cut() 
     let mut read = Vec::new();
     bench.run_until("the newest link delivers", |server| {
         let _ = client.read_to_end(&mut read);
-        server.sessions.iter().flatten().count() == 0
+        server.sessions.len() == 0
     });
     client.set_nonblocking(false).expect("mode");
     client.set_read_timeout(Some(DEADLINE)).expect("timeout");
@@ -298,14 +298,14 @@ fn links_that_drain_hold_no_more_bytes_than_one_link_and_the_oldest_is_cut() {
         device.set_nonblocking(true).expect("mode");
         bench.run_until("all is here", |server| {
             written += device.write(&bytes[written..]).unwrap_or(0);
-            let peer = server.sessions[number].as_ref().expect("a session");
+            let peer = server.sessions.get(number).expect("a session");
             peer.session.connection().counters().received == 16 * 17 * 0xf000
         });
         held.push(bench.connection(number).held());
         assert_eq!(device.write(LEAVING_ALL).expect("sent"), LEAVING_ALL.len());
         bench.run_until("it drains", |server| server.active.is_none() && !server.are_client_ports_open());
         devices.push(device);
-        let all: u64 = bench.server.sessions.iter().flatten().map(|peer| peer.session.connection().held()).sum();
+        let all: u64 = bench.server.sessions.iter().map(|(_, peer)| peer.session.connection().held()).sum();
         assert!(all <= limits.budget, "{all} bytes are held of {held:?}");
     }
     assert!(held[0] + held[1] > limits.budget, "{held:?} would fit");
@@ -342,7 +342,7 @@ fn at_the_relays_own_end_no_link_is_one_too_many() {
             bench.server.step(&mut bench.buffer);
         }
     }
-    assert_eq!(bench.server.sessions.iter().flatten().count(), MAX_LOST + 1);
+    assert_eq!(bench.server.sessions.len(), MAX_LOST + 1);
 }
 
 /// LISTEN, HELLO, SETTINGS and GOAWAY.
@@ -360,9 +360,9 @@ fn of_too_many_links_that_drain_those_without_clients_are_cut_and_then_the_oldes
     for place in 0..MAX_DRAINING + 3 {
         let mut device = bench.device(&LEAVING[..16]);
         if place != 5 {
-            clients.push(TcpStream::connect(bench.server.client_listeners[0].0.address()).expect("connect"));
+            clients.push(TcpStream::connect(bench.server.client_addr(0)).expect("connect"));
             bench.run_until("it has a client", |server| {
-                let peer = server.active.and_then(|number| server.sessions[number].as_ref());
+                let peer = server.active.and_then(|number| server.sessions.get(number));
                 peer.is_some_and(|peer| peer.session.connection().clients() == 1)
             });
         }
@@ -370,10 +370,10 @@ fn of_too_many_links_that_drain_those_without_clients_are_cut_and_then_the_oldes
         bench.run_until("it drains", |server| server.active.is_none() && !server.are_client_ports_open());
         devices.push(device);
     }
-    bench.run_until("three are gone", |server| server.sessions.iter().flatten().count() == MAX_DRAINING);
+    bench.run_until("three are gone", |server| server.sessions.len() == MAX_DRAINING);
     let is_there = |device: &TcpStream| {
         let address = device.local_addr().expect("address");
-        bench.server.sessions.iter().flatten().any(|peer| peer.address == address)
+        bench.server.sessions.iter().any(|(_, peer)| peer.address == address)
     };
     let cut: Vec<usize> = (0..devices.len()).filter(|&place| !is_there(&devices[place])).collect();
     assert_eq!(cut, [0, 1, 5]);
@@ -383,12 +383,12 @@ fn of_too_many_links_that_drain_those_without_clients_are_cut_and_then_the_oldes
 fn a_link_that_drains_for_too_long_is_cut_with_its_clients_unless_the_relay_ends() {
     let mut bench = Bench::new(Protocol::V2);
     let mut device = bench.device(&LEAVING[..16]);
-    let mut client = TcpStream::connect(bench.server.client_listeners[0].0.address()).expect("connect");
+    let mut client = TcpStream::connect(bench.server.client_addr(0)).expect("connect");
     bench.run_until("it has a client", |server| server.clients() == 1);
     device.write_all(&LEAVING[16..]).expect("sent");
     bench.run_until("it drains", |server| server.active.is_none());
     let age = |bench: &mut Bench, by: Duration| {
-        let peer = bench.server.sessions[0].as_mut().expect("a session");
+        let peer = bench.server.sessions.get_mut(0).expect("a session");
         peer.draining_since = peer.draining_since.and_then(|since| since.checked_sub(by));
     };
     age(&mut bench, DRAIN_TIMEOUT - DEADLINE);
@@ -400,7 +400,7 @@ fn a_link_that_drains_for_too_long_is_cut_with_its_clients_unless_the_relay_ends
     assert_eq!(bench.server.clients(), 1, "the relay's own end has a time of its own");
     bench.server.device_listeners = listeners;
     assert!(bench.server.next_deadline(None).is_some_and(|at| at <= Instant::now()));
-    bench.run_until("it is cut", |server| server.sessions.iter().flatten().count() == 0);
+    bench.run_until("it is cut", |server| server.sessions.len() == 0);
     client.set_read_timeout(Some(DEADLINE)).expect("timeout");
     let end = client.read(&mut [0]).expect_err("its client is reset");
     assert_eq!(end.kind(), io::ErrorKind::ConnectionReset);
@@ -411,7 +411,7 @@ fn of_half_closed_clients_that_make_room_for_others_all_at_once_each_gets_its_en
     let mut bench = Bench::new(Protocol::V1);
     let _device = bench.device(LISTEN);
     let mut clients = bench.clients(0, 256);
-    let port = bench.server.client_listeners[0].0.address();
+    let port = bench.server.client_addr(0);
     let _more: Vec<TcpStream> = (0..10).map(|_| TcpStream::connect(port).expect("connect")).collect();
     bench.run_until("ten more are here", |server| server.connections == 256 + 10);
     for client in &clients[..10] {
@@ -439,9 +439,7 @@ fn a_device_that_left_before_its_listen_was_read_does_not_take_the_place_of_one_
         drop(gone);
         // A reset one may come and go in one turn.
         let mut turns = 0..50;
-        bench.run_until("it has come and gone", |server| {
-            turns.next().is_none() && server.sessions.iter().flatten().count() == 1
-        });
+        bench.run_until("it has come and gone", |server| turns.next().is_none() && server.sessions.len() == 1);
         assert_eq!(bench.server.active, active);
         assert!(bench.server.are_client_ports_open());
     }
@@ -455,17 +453,17 @@ fn of_too_many_connections_that_are_no_link_yet_the_oldest_is_dropped_and_not_th
     for _ in 1..bench.server.descriptors.pending {
         silent.push(TcpStream::connect(address).expect("connect"));
         let count = silent.len();
-        bench.run_until("one more", |server| server.sessions.iter().flatten().count() == count);
+        bench.run_until("one more", |server| server.sessions.len() == count);
     }
     let mut device = TcpStream::connect(address).expect("connect");
     device.write_all(LISTEN).expect("sent");
     bench.run_until("LISTEN is here", |server| {
-        server.sessions.iter().flatten().any(|peer| peer.session.connection().has_input())
+        server.sessions.iter().any(|(_, peer)| peer.session.connection().has_input())
     });
     silent.push(TcpStream::connect(address).expect("connect"));
     let (first, all) = (silent[0].local_addr().expect("address"), silent.len());
     bench.run_until("the oldest is dropped", |server| {
-        let mut peers = server.sessions.iter().flatten();
+        let mut peers = server.sessions.iter().map(|(_, peer)| peer);
         peers.clone().count() == all && peers.all(|peer| peer.address != first)
     });
     device.write_all(&GREETING[4..]).expect("sent");
@@ -485,7 +483,7 @@ fn a_device_that_breaks_the_protocol_right_behind_its_listen_takes_no_place() {
                 peer.write_all(&[LISTEN, behind].concat()).expect("sent");
                 let mut turns = 0..50;
                 bench.run_until("it has come and gone", |server| {
-                    turns.next().is_none() && server.sessions.iter().flatten().count() == usize::from(is_one_there)
+                    turns.next().is_none() && server.sessions.len() == usize::from(is_one_there)
                 });
                 assert_eq!(bench.server.active, active);
                 assert_eq!(bench.server.are_client_ports_open(), is_one_there);
@@ -503,9 +501,35 @@ fn a_port_that_is_hammered_takes_no_place_that_is_kept_for_another_one() {
     let mut bench = Bench::with_ports(Protocol::V1, 2);
     let _device = bench.device(LISTEN);
     let _clients = bench.clients(0, 240);
-    let port = bench.server.client_listeners[0].0.address();
+    let port = bench.server.client_addr(0);
     let _hammer: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(port).expect("connect")).collect();
     bench.run_until("they are here", |server| server.connections == 240 + 300);
     bench.clients(1, 1);
     assert_eq!(bench.server.clients(), 241);
+}
+
+#[test]
+fn a_wake_visits_the_link_and_the_port_that_have_an_event_and_none_of_those_that_are_idle() {
+    let mut bench = Bench::with_ports(Protocol::V2, 50);
+    let mut device = bench.device(GREETING);
+    let address = bench.server.device_addr();
+    let idle: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(address).expect("connect")).collect();
+    bench.run_until("all are here", |server| server.sessions.len() == 1 + idle.len());
+    let visits = |server: &Server| (server.sessions.visits, server.client_listeners.visits);
+    let rest = |bench: &mut Bench| {
+        let mut last = None;
+        bench.run_until("it has nothing to do", |server| last.replace(visits(server)) == Some(visits(server)));
+        last.expect("visits")
+    };
+    let (sessions, ports) = rest(&mut bench);
+    // A PING, and its answer.
+    device.write_all(b"\0\x08\x09\0\0\0\0\0\0\0\0\0\0\0\x01").expect("sent");
+    bench.run_until("it is here", |server| server.sessions.visits > sessions);
+    let (after_ping, of_ports) = rest(&mut bench);
+    assert!((1..=3).contains(&(after_ping - sessions)) && of_ports == ports, "{} visits", after_ping - sessions);
+    let _client = TcpStream::connect(bench.server.client_addr(7)).expect("connect");
+    bench.run_until("it is here", |server| server.clients() == 1);
+    let (after_client, of_ports) = rest(&mut bench);
+    assert!((1..=3).contains(&(of_ports - ports)), "{} visits of ports", of_ports - ports);
+    assert!((1..=6).contains(&(after_client - after_ping)), "{} visits", after_client - after_ping);
 }
