@@ -11,7 +11,7 @@ LUA_FEATURE = $(shell scripts/lua-name "$(LUA)" 2>/dev/null | tr -d .)
 CARGO_TARGET_DIR ?= target
 MODULE_DIR = $(CARGO_TARGET_DIR)/$(LUA_FEATURE)
 
-.PHONY: help test soak flakes lint build demo bench bench-peers packages module install-module install-tree fresh
+.PHONY: help test soak flakes lint build demo bench bench-wake bench-peers packages module install-module install-tree fresh
 
 help:
 	@scripts/help
@@ -48,6 +48,12 @@ bench:
 	@scripts/need-packages haproxy socat iproute2 lua5.4 gcc libc6-dev
 	$(MAKE) module LUA=lua5.4
 	cargo bench --bench tunnel -- $(ARGS)
+
+# What one wake of the relay's loop costs beside 10, 1,000 and 10,000 links that are idle; it is to be the same.
+bench-wake:
+	@scripts/need-cargo
+	@scripts/need-packages gcc libc6-dev
+	cargo test --release --lib a_wake_costs -- --ignored --nocapture
 
 # Other tunnels, which the benchmark measures where it finds them. The lock file of rathole 0.5.0 holds a crate that no
 # Rust since 1.80 compiles, so it is built without; its features leave out encryption, and so OpenSSL. Beware: Debian's

@@ -141,6 +141,10 @@ impl Dials {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
+
+    use socket2::{Domain, Socket, Type};
+
     use super::*;
 
     fn key(index: usize) -> StreamKey {
@@ -171,6 +175,28 @@ mod tests {
             assert!(matches!(dials.remove(key(index)), Some(Pending::Dialling(_))));
         }
         assert_eq!(started(&mut dials), [MOST, MOST + 1]);
+    }
+
+    #[test]
+    fn a_connection_that_is_not_answered_is_due_when_its_next_address_is_and_no_more_once_it_is_given_up() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bind");
+        socket.listen(0).expect("listen");
+        let silent = socket.local_addr().expect("address").as_socket().expect("of TCP");
+        let _fills_the_queue = TcpStream::connect(silent).expect("connect");
+        let mut event_loop = EventLoop::new().expect("poll");
+        let mut dials = Dials::new();
+        let now = Instant::now();
+        dials.add(key(0), "silent:1".into(), vec![silent; 2]);
+        let started = dials.start_next(now, 0).expect("its turn");
+        assert!(matches!(dials.poll(now, &mut event_loop, started), Progress::Pending));
+        let next = dials.poll_timeout().expect("the next address");
+        assert!(next > now && next < now + CONNECT_TIMEOUT && dials.pop_due(now).is_none());
+        assert_eq!((dials.pop_due(next), dials.pop_due(next)), (Some(started), None));
+        assert!(matches!(dials.poll(next, &mut event_loop, started), Progress::Pending));
+        assert_eq!(dials.poll_timeout(), Some(now + CONNECT_TIMEOUT));
+        dials.remove(started);
+        assert_eq!(dials.poll_timeout(), None);
     }
 
     #[test]

@@ -219,7 +219,7 @@ impl Server {
     /// Ends clients that have moved nothing for the time of [`Config::idle`](super::Config::idle).
     pub(super) fn end_idle_clients(&mut self, now: Instant) {
         let Some(limit) = self.config.idle else { return };
-        if self.look_for_idle_at.is_some_and(|at| at > now) {
+        if self.totals.unlogged == 0 || self.look_for_idle_at.is_some_and(|at| at > now) {
             return;
         }
         self.look_for_idle_at = Some(now + LOOK_FOR_IDLE.min(limit));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tracing::field::display;
@@ -47,18 +48,22 @@ impl Server {
             debug!(link = %address, "a connection on the device port");
             let Config { protocol, min_protocol, half_close, limits, .. } = self.config;
             let connection = Relay::new(now, Settings { protocol, min_protocol, half_close, limits });
-            let peer = Peer {
-                session: Session::new(connection, number, io, token),
-                address,
-                clients: BTreeMap::new(),
-                since: now,
-                draining_since: None,
-                lost_since: None,
-                share: Share::default(),
-            };
-            self.sessions.insert(number, peer);
-            self.recount(number);
+            self.add_session(now, number, Session::new(connection, number, io, token), address);
         }
+    }
+
+    pub(super) fn add_session(&mut self, now: Instant, number: usize, session: Session<Relay>, address: SocketAddr) {
+        let peer = Peer {
+            session,
+            address,
+            clients: BTreeMap::new(),
+            since: now,
+            draining_since: None,
+            lost_since: None,
+            share: Share::default(),
+        };
+        self.sessions.insert(number, peer);
+        self.recount(number);
     }
 
     /// The newest device that sent LISTEN is the one that is served, at once; but not one whose link is lost, be it by what
@@ -228,7 +233,6 @@ impl Server {
         peer.session.abort_link(now, &mut self.event_loop);
         self.carry_out_all(now, number);
         self.forget_if_over(now, number);
-        self.recount(number);
     }
 
     /// Makes room for the last bytes of one more link that is gone: the one that has had the longest time for them is

@@ -1,3 +1,5 @@
+mod wake;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
@@ -509,6 +511,25 @@ fn a_port_that_is_hammered_takes_no_place_that_is_kept_for_another_one() {
 }
 
 #[test]
+fn clients_that_come_all_at_once_have_no_more_descriptors_than_there_are() {
+    let mut bench = Bench::new(Protocol::V2);
+    let mut old = bench.device(GREETING);
+    let _cut = bench.clients(0, 3);
+    old.write_all(LEAVING_ALL).expect("sent");
+    bench.run_until("it drains", |server| server.active.is_none() && !server.are_client_ports_open());
+    let _device = bench.device(GREETING);
+    bench.server.descriptors.clients = 5;
+    let port = bench.server.client_addr(0);
+    let _clients: Vec<TcpStream> = (0..4).map(|_| TcpStream::connect(port).expect("connect")).collect();
+    bench.run_until("they are served", |server| {
+        let streams: usize = server.sessions.iter().map(|(_, peer)| peer.session.connection().streams()).sum();
+        assert!(streams <= 5, "{streams} streams");
+        server.connections == 3 + 4
+    });
+    assert_eq!(bench.server.clients(), 4, "the link that drains has made room");
+}
+
+#[test]
 fn a_wake_visits_the_link_and_the_port_that_have_an_event_and_none_of_those_that_are_idle() {
     let mut bench = Bench::with_ports(Protocol::V2, 50);
     let mut device = bench.device(GREETING);
@@ -523,7 +544,7 @@ fn a_wake_visits_the_link_and_the_port_that_have_an_event_and_none_of_those_that
     };
     let (sessions, ports) = rest(&mut bench);
     // A PING, and its answer.
-    device.write_all(b"\0\x08\x09\0\0\0\0\0\0\0\0\0\0\0\x01").expect("sent");
+    device.write_all(b"\0\x08\x09\0\0\0\0\0\0\0\0\0\0\0\0\x01").expect("sent");
     bench.run_until("it is here", |server| server.sessions.visits > sessions);
     let (after_ping, of_ports) = rest(&mut bench);
     assert!((1..=3).contains(&(after_ping - sessions)) && of_ports == ports, "{} visits", after_ping - sessions);

@@ -1,4 +1,4 @@
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use super::super::super::Config;
@@ -119,4 +119,59 @@ fn of_links_that_drain_for_ever_the_oldest_is_cut() {
     }
     let there: Vec<bool> = driver.links.iter().map(|(_, link)| link.session.has_link()).collect();
     assert_eq!(there, [&[false; 2][..], &[true; MAX_DRAINING]].concat());
+}
+
+#[test]
+fn a_link_that_is_lost_and_has_nothing_left_to_deliver_is_forgotten() {
+    let (listener, config, event_loop, shared) = bench();
+    let mut driver = Driver::new(&config, event_loop, &shared);
+    let mut link = link(&mut driver, 0, listener.local_addr().expect("address"));
+    link.stage = Stage::Announced;
+    insert(&mut driver, 0, link);
+    drop(listener.accept().expect("accept"));
+    let began = Instant::now();
+    while !driver.links.is_empty() {
+        assert!(began.elapsed() < DEADLINE, "nobody would look at it again");
+        driver.step(&mut [0; 1024]).expect("a step");
+        driver.wait(Some(Instant::now() + Duration::from_millis(1))).expect("wait");
+    }
+}
+
+#[test]
+fn a_wake_visits_the_link_that_has_an_event_and_none_of_those_that_are_idle() {
+    let (listener, config, event_loop, shared) = bench();
+    let mut driver = Driver::new(&config, event_loop, &shared);
+    let mut peers = Vec::new();
+    for number in 0..MAX_DRAINING {
+        let mut link = link(&mut driver, number, listener.local_addr().expect("address"));
+        link.stage = Stage::Announced;
+        insert(&mut driver, number, link);
+        let (mut peer, _) = listener.accept().expect("accept");
+        peer.set_read_timeout(Some(DEADLINE)).expect("deadline");
+        driver.step(&mut [0; 1024]).expect("a step");
+        peer.read_exact(&mut [0; 8]).expect("LISTEN and HELLO");
+        peers.push(peer);
+    }
+    let mut step = || {
+        driver.step(&mut [0; 1024]).expect("a step");
+        driver.wait(Some(Instant::now() + Duration::from_millis(1))).expect("wait");
+        driver.links.visits
+    };
+    let (began, mut before) = (Instant::now(), 0);
+    loop {
+        let visits = step();
+        if std::mem::replace(&mut before, visits) == visits {
+            break;
+        }
+        assert!(began.elapsed() < DEADLINE, "they are idle");
+    }
+    peers[3].write_all(&[0]).expect("a byte");
+    let visits = loop {
+        let visits = step() - before;
+        if visits > 0 {
+            break visits;
+        }
+        assert!(began.elapsed() < DEADLINE, "the byte is here");
+    };
+    assert_eq!(visits, 1);
 }
