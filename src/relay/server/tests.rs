@@ -259,7 +259,7 @@ fn links_that_are_gone_hold_no_more_bytes_than_one_link_and_the_oldest_is_cut() 
     let mut read = Vec::new();
     bench.run_until("the newest link delivers", |server| {
         let _ = client.read_to_end(&mut read);
-        server.sessions.len() == 0
+        server.sessions.is_empty()
     });
     client.set_nonblocking(false).expect("mode");
     client.set_read_timeout(Some(DEADLINE)).expect("timeout");
@@ -402,7 +402,7 @@ fn a_link_that_drains_for_too_long_is_cut_with_its_clients_unless_the_relay_ends
     assert_eq!(bench.server.clients(), 1, "the relay's own end has a time of its own");
     bench.server.device_listeners = listeners;
     assert!(bench.server.next_deadline(None).is_some_and(|at| at <= Instant::now()));
-    bench.run_until("it is cut", |server| server.sessions.len() == 0);
+    bench.run_until("it is cut", |server| server.sessions.is_empty());
     client.set_read_timeout(Some(DEADLINE)).expect("timeout");
     let end = client.read(&mut [0]).expect_err("its client is reset");
     assert_eq!(end.kind(), io::ErrorKind::ConnectionReset);
@@ -553,4 +553,29 @@ fn a_wake_visits_the_link_and_the_port_that_have_an_event_and_none_of_those_that
     let (after_client, of_ports) = rest(&mut bench);
     assert!((1..=3).contains(&(of_ports - ports)), "{} visits of ports", of_ports - ports);
     assert!((1..=6).contains(&(after_client - after_ping)), "{} visits", after_client - after_ping);
+}
+
+#[test]
+fn a_relay_that_is_told_twice_to_end_gives_its_clients_no_more_time() {
+    let mut bench = Bench::with(1, |config| config.drain = 2 * DEADLINE);
+    let _device = bench.device(GREETING);
+    let _clients = bench.clients(0, 1);
+    let stopper = bench.server.stopper();
+    stopper.stop();
+    assert!(!bench.server.requests.has(Request::StopNow));
+    stopper.stop();
+    let began = Instant::now();
+    let outcome = bench.server.finish(&mut bench.buffer).expect("its end");
+    assert!(began.elapsed() < DEADLINE);
+    assert_eq!(outcome, Outcome { clients_cut: 1 });
+}
+
+#[test]
+fn a_relay_that_ends_closes_a_link_behind_its_last_bytes() {
+    let mut bench = Bench::with(1, |config| config.drain = Duration::ZERO);
+    let mut device = bench.device(GREETING);
+    let _clients = bench.clients(0, 1);
+    bench.server.finish(&mut bench.buffer).expect("its end");
+    device.set_read_timeout(Some(DEADLINE)).expect("timeout");
+    device.read_to_end(&mut Vec::new()).expect("FIN, not RST");
 }
