@@ -15,7 +15,7 @@ use super::shared::Shared;
 use crate::Error;
 use crate::connection::device::Device;
 use crate::connection::{Connection, Counters};
-use crate::io::closing::ClosingSockets;
+use crate::io::Io;
 use crate::io::event_loop::{EventLoop, Source};
 use crate::io::session::LINK_BUFFER;
 
@@ -57,13 +57,8 @@ struct Driver<'a> {
 impl<'a> Driver<'a> {
     fn new(config: &'a Config, event_loop: EventLoop, shared: &'a Shared) -> Self {
         let relay_name = RelayName::new(config.server.host(), event_loop.waker());
-        let context = Context {
-            names: Names::new(event_loop.waker()),
-            event_loop,
-            shared,
-            access: &config.access,
-            closing: ClosingSockets::default(),
-        };
+        let context =
+            Context { names: Names::new(event_loop.waker()), io: Io::new(event_loop), shared, access: &config.access };
         Self {
             config,
             context,
@@ -95,33 +90,32 @@ impl<'a> Driver<'a> {
         let now = Instant::now();
         let deadline = now + FLUSH_TIMEOUT;
         if let Some(attempt) = self.attempt.take() {
-            attempt.cancel(&mut self.context.event_loop);
+            attempt.cancel(&mut self.context.io.event_loop);
         }
         for link in self.links.values_mut() {
             if closed_by_owner && link.stage != Stage::Silent {
-                link.session.close_idle_link(now, &mut self.context.event_loop);
+                link.session.close_idle_link(now, &mut self.context.io);
                 link.session.close(now);
             } else {
-                link.session.abort_link(now, &mut self.context.event_loop);
+                link.session.abort_link(now, &mut self.context.io);
             }
         }
         while Instant::now() < deadline {
             let now = Instant::now();
             let mut busy = false;
-            self.context.closing.handle_timeout(now, &mut self.context.event_loop);
+            self.context.io.closing.handle_timeout(now, &mut self.context.io.event_loop);
             for link in self.links.values_mut() {
                 match link.step(now, &mut self.context, buffer) {
                     Ok(more) => busy |= more,
-                    Err(_) => link.session.abort_link(now, &mut self.context.event_loop),
+                    Err(_) => link.session.abort_link(now, &mut self.context.io),
                 }
-                let Context { event_loop, closing, .. } = &mut self.context;
                 if link.session.has_link() && !link.session.connection().has_unsent() {
-                    link.session.close_link(now, event_loop, closing);
+                    link.session.close_link(now, &mut self.context.io);
                 }
                 link.carry_out_all(now, &mut self.context);
             }
             self.links.retain(|_, link| !link.is_over());
-            if self.links.is_empty() && self.context.closing.len() == 0 {
+            if self.links.is_empty() && self.context.io.closing.len() == 0 {
                 return;
             }
             if self.wait(busy, Some(deadline)).is_err() {
@@ -130,14 +124,14 @@ impl<'a> Driver<'a> {
         }
         let now = Instant::now();
         for link in self.links.values_mut() {
-            link.abort(now, &mut self.context.event_loop);
+            link.abort(now, &mut self.context.io);
         }
     }
 
     /// Moves bytes, carries out what is asked for, and keeps time; true if there is more to do at once.
     fn step(&mut self, buffer: &mut [u8]) -> Result<bool, Error> {
         let now = Instant::now();
-        self.context.closing.handle_timeout(now, &mut self.context.event_loop);
+        self.context.io.closing.handle_timeout(now, &mut self.context.io.event_loop);
         if self.context.shared.take_reconnect() {
             self.reconnect(now);
         }
@@ -183,7 +177,7 @@ impl<'a> Driver<'a> {
 
     fn poll_attempt(&mut self, now: Instant) -> Result<(), Error> {
         let Some(attempt) = &mut self.attempt else { return Ok(()) };
-        match attempt.poll(self.config, now, &mut self.context.event_loop) {
+        match attempt.poll(self.config, now, &mut self.context.io.event_loop) {
             None => Ok(()),
             Some(Ok(reached)) => {
                 let number = attempt.number;
@@ -231,9 +225,9 @@ impl<'a> Driver<'a> {
         let poll_failed = |reason| Error::System { what: "cannot wait for events".into(), reason };
         self.context.shared.ring();
         let deadline = if busy { Some(Instant::now()) } else { self.next_deadline(deadline) };
-        self.context.event_loop.wait(deadline).map_err(poll_failed)?;
+        self.context.io.event_loop.wait(deadline).map_err(poll_failed)?;
         let now = Instant::now();
-        while let Some(event) = self.context.event_loop.next_ready() {
+        while let Some(event) = self.context.io.event_loop.next_ready() {
             match event.source {
                 Source::Link(number) => {
                     if let Some(link) = self.links.get_mut(&number) {
@@ -246,7 +240,7 @@ impl<'a> Driver<'a> {
                     }
                 }
                 Source::Closing(place) => {
-                    self.context.closing.handle_event(&mut self.context.event_loop, place);
+                    self.context.io.closing.handle_event(&mut self.context.io.event_loop, place);
                 }
                 Source::Waker | Source::Listener(_) => {}
             }
@@ -259,7 +253,7 @@ impl<'a> Driver<'a> {
         let attempt = self.attempt.as_ref().and_then(Attempt::poll_timeout);
         let is_held = |link: &Link| link.stage == Stage::Silent && link.silent_until.is_none();
         let held = if self.links.values().any(is_held) { self.context.shared.held_until() } else { None };
-        let others = [own, links, attempt, held, self.retry_at, self.context.closing.poll_timeout()];
+        let others = [own, links, attempt, held, self.retry_at, self.context.io.closing.poll_timeout()];
         others.into_iter().flatten().min()
     }
 

@@ -27,7 +27,7 @@ use crate::Error;
 use crate::address::Address;
 use crate::connection::relay::Relay;
 use crate::connection::{Connection, Output, Reset, StreamKey};
-use crate::io::closing::ClosingSockets;
+use crate::io::Io;
 use crate::io::event_loop::{EventLoop, Source};
 use crate::io::session::{LINK_BUFFER, Session};
 use crate::protocol::v2::Code;
@@ -41,7 +41,7 @@ const RETRY_AFTER: u16 = 1;
 #[derive(Debug)]
 pub struct Server {
     config: Config,
-    event_loop: EventLoop,
+    io: Io,
     /// How often the relay was told to end.
     stop: Arc<AtomicUsize>,
     device_listeners: Vec<Listener>,
@@ -59,7 +59,6 @@ pub struct Server {
     connections: u64,
     /// When clients that move nothing are looked for, where there is a limit for them.
     look_for_idle_at: Option<Instant>,
-    closing: ClosingSockets,
     descriptors: Descriptors,
     shortage: Shortage,
     log_limits: LogLimits,
@@ -146,7 +145,7 @@ impl Server {
         Ok(Self {
             look_for_idle_at: config.idle.map(|_| now),
             config,
-            event_loop,
+            io: Io::new(event_loop),
             stop: Arc::default(),
             device_listeners,
             client_listeners,
@@ -156,7 +155,6 @@ impl Server {
             active: None,
             waiting: VecDeque::new(),
             connections: 0,
-            closing: ClosingSockets::default(),
             descriptors,
             shortage: Shortage::default(),
             log_limits: LogLimits::new(now),
@@ -170,7 +168,7 @@ impl Server {
 
     /// A way to end [`run`](Self::run).
     pub fn stopper(&self) -> Stopper {
-        Stopper { stop: Arc::clone(&self.stop), waker: self.event_loop.waker() }
+        Stopper { stop: Arc::clone(&self.stop), waker: self.io.event_loop.waker() }
     }
 
     /// Serves until stopped.
@@ -190,7 +188,7 @@ impl Server {
         self.close_client_ports(&Reset::Shutdown.into());
         for mut listener in self.device_listeners.drain(..).chain(self.client_listeners.drain(..).map(|(io, _)| io)) {
             // It is closed right after.
-            let _ = listener.stop(&mut self.event_loop);
+            let _ = listener.stop(&mut self.io.event_loop);
         }
         self.active = None;
         self.drop_pending(Instant::now());
@@ -198,7 +196,7 @@ impl Server {
         let now = Instant::now();
         let clients_cut = self.clients();
         for peer in self.sessions.iter_mut().flatten() {
-            peer.session.close_idle_link(now, &mut self.event_loop);
+            peer.session.close_idle_link(now, &mut self.io);
             peer.session.close(now);
         }
         let deadline = now + FLUSH_TIMEOUT;
@@ -209,7 +207,7 @@ impl Server {
                     self.close_link(number);
                 }
             }
-            if self.sessions.iter().all(Option::is_none) && self.closing.len() == 0 {
+            if self.sessions.iter().all(Option::is_none) && self.io.closing.len() == 0 {
                 break;
             }
             self.wait(busy, Some(deadline))?;
@@ -253,7 +251,7 @@ impl Server {
         if self.reopen_at.is_some_and(|at| at <= now) {
             self.open_client_ports(now);
         }
-        self.closing.handle_timeout(now, &mut self.event_loop);
+        self.io.closing.handle_timeout(now, &mut self.io.event_loop);
         self.shortage.handle_timeout(now);
         self.log_limits.handle_timeout(now);
         self.end_long_drains(now);
@@ -268,7 +266,7 @@ impl Server {
 
     fn step_session(&mut self, now: Instant, number: usize, buffer: &mut [u8]) -> bool {
         let Some(Some(peer)) = self.sessions.get_mut(number) else { return false };
-        let mut busy = match peer.session.turn(now, &mut self.event_loop, buffer) {
+        let mut busy = match peer.session.turn(now, &mut self.io, buffer) {
             Ok(busy) => busy,
             Err(reason) => {
                 self.lose_link(now, number, &reason);
@@ -284,9 +282,9 @@ impl Server {
     fn wait(&mut self, busy: bool, deadline: Option<Instant>) -> Result<(), Error> {
         let deadline = if busy { Some(Instant::now()) } else { self.next_deadline(deadline) };
         let poll_failed = |reason| Error::System { what: "cannot wait for events".into(), reason };
-        self.event_loop.wait(deadline).map_err(poll_failed)?;
+        self.io.event_loop.wait(deadline).map_err(poll_failed)?;
         let now = Instant::now();
-        while let Some(event) = self.event_loop.next_ready() {
+        while let Some(event) = self.io.event_loop.next_ready() {
             match event.source {
                 Source::Listener(place) => {
                     for listener in self.all_listeners() {
@@ -301,10 +299,10 @@ impl Server {
                 Source::Stream(number, key) => {
                     let number = number as usize;
                     if let Some(Some(peer)) = self.sessions.get_mut(number) {
-                        peer.session.handle_stream_event(now, &mut self.event_loop, key, event);
+                        peer.session.handle_stream_event(now, &mut self.io, key, event);
                     }
                 }
-                Source::Closing(place) => self.closing.handle_event(&mut self.event_loop, place),
+                Source::Closing(place) => self.io.closing.handle_event(&mut self.io.event_loop, place),
                 Source::Waker => {}
             }
         }
@@ -313,7 +311,7 @@ impl Server {
 
     fn next_deadline(&mut self, own: Option<Instant>) -> Option<Instant> {
         let sessions = self.sessions.iter().flatten().filter_map(|peer| peer.session.poll_timeout()).min();
-        let closing = self.closing.poll_timeout();
+        let closing = self.io.closing.poll_timeout();
         let listeners = self.all_listeners().filter_map(|listener| listener.paused_until()).min();
         let logs = [self.shortage.poll_timeout(), self.log_limits.poll_timeout()].into_iter().flatten().min();
         let pending = self.waiting.iter().map(|pending| pending.deadline).min();
@@ -332,7 +330,7 @@ impl Server {
     fn carry_out_all(&mut self, now: Instant, number: usize) -> bool {
         let mut some = false;
         while let Some(Some(peer)) = self.sessions.get_mut(number) {
-            let output = peer.session.poll_output(now, &mut self.event_loop, &mut self.closing);
+            let output = peer.session.poll_output(now, &mut self.io);
             let Some(output) = output else { break };
             self.carry_out(now, number, output);
             some = true;

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::super::backoff::Backoff;
-use super::super::link::{Context, Link, Stage};
+use super::super::link::{Link, Stage};
 use super::Driver;
 use crate::Error;
 use crate::connection::Connection;
@@ -22,7 +22,7 @@ impl Driver<'_> {
     /// anew. A link in use stays until the relay has answered on the next one.
     pub(super) fn reconnect(&mut self, now: Instant) {
         if let Some(attempt) = self.attempt.take() {
-            attempt.cancel(&mut self.context.event_loop);
+            attempt.cancel(&mut self.context.io.event_loop);
         }
         self.retry_at = None;
         self.backoff.reset();
@@ -134,7 +134,7 @@ impl Driver<'_> {
     /// The attempt is over: the next one is planned, unless there is a link or this was to be the only one.
     pub(super) fn fail_attempt(&mut self, now: Instant, error: Error) -> Result<(), Error> {
         if let Some(attempt) = self.attempt.take() {
-            attempt.cancel(&mut self.context.event_loop);
+            attempt.cancel(&mut self.context.io.event_loop);
         }
         if self.takes_clients() {
             self.context.shared.kept(&error);
@@ -186,7 +186,7 @@ impl Driver<'_> {
         }
         // Their numbers tell their age.
         if let Some(oldest) = self.links.values_mut().find(is_draining) {
-            oldest.session.abort_link(now, &mut self.context.event_loop);
+            oldest.session.abort_link(now, &mut self.context.io);
             oldest.carry_out_all(now, &mut self.context);
         }
     }
@@ -214,8 +214,7 @@ impl Driver<'_> {
         let Some(link) = self.links.get_mut(&number) else { return Ok(()) };
         let sent_all = link.session.connection().streams() == 0 && !link.session.connection().has_unsent();
         if link.go_away.is_some() && sent_all && link.session.has_link() {
-            let Context { event_loop, closing, .. } = &mut self.context;
-            link.session.close_link(now, event_loop, closing);
+            link.session.close_link(now, &mut self.context.io);
             let (address, reason) = (self.config.server.clone(), "its last client is gone".into());
             self.lose_if_needed(now, number, Error::Lost { address, reason })?;
         }
@@ -239,7 +238,7 @@ impl Driver<'_> {
 
     fn abort_link(&mut self, now: Instant, number: usize) {
         if let Some(link) = self.links.get_mut(&number) {
-            link.session.abort_link(now, &mut self.context.event_loop);
+            link.session.abort_link(now, &mut self.context.io);
             link.carry_out_all(now, &mut self.context);
         }
     }

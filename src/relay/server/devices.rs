@@ -36,7 +36,7 @@ impl Server {
             let _ = net::tune_link(&io);
             let free = self.sessions.iter().position(Option::is_none);
             let number = free.unwrap_or(self.sessions.len());
-            let token = match self.event_loop.register(&mut io, Source::Link(number)) {
+            let token = match self.io.event_loop.register(&mut io, Source::Link(number)) {
                 Ok(token) => token,
                 Err(reason) => {
                     if self.log_limits.permits(now, Kind::Stray) {
@@ -85,7 +85,7 @@ impl Server {
                 info!(link = %old.address, clients, "a newer device takes the place of this one");
             }
             old.session.go_away(now, Code::Replaced, 0, "a newer link took the place of this one");
-            old.session.abort_link(now, &mut self.event_loop);
+            old.session.abort_link(now, &mut self.io);
         }
         self.open_client_ports(now);
     }
@@ -129,7 +129,7 @@ impl Server {
                 info!(%link, %reason, "dropped a connection on the device port");
             }
         }
-        peer.session.abort_link(now, &mut self.event_loop);
+        peer.session.abort_link(now, &mut self.io);
         if self.active == Some(number) {
             self.active = None;
             self.close_client_ports(&Reset::LinkLost.into());
@@ -140,7 +140,7 @@ impl Server {
         if let Some(Some(peer)) = self.sessions.get_mut(number)
             && peer.session.has_link()
         {
-            peer.session.close_link(Instant::now(), &mut self.event_loop, &mut self.closing);
+            peer.session.close_link(Instant::now(), &mut self.io);
         }
     }
 
@@ -226,7 +226,7 @@ impl Server {
         if self.log_limits.permits(now, Kind::Departure) {
             warn!(link = %peer.address, clients, %reason, "cut a link that drains");
         }
-        peer.session.abort_link(now, &mut self.event_loop);
+        peer.session.abort_link(now, &mut self.io);
         self.carry_out_all(now, number);
         self.forget_if_over(now, number);
     }
