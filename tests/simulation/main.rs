@@ -13,6 +13,7 @@ mod pipe;
 mod random;
 mod run;
 mod shell;
+mod socket;
 mod wire;
 mod world;
 
