@@ -487,11 +487,8 @@ impl<C: Connection, R: Registry> Session<C, R> {
             match self.connection.reserve(key, contended) {
                 Room::Full => return false,
                 Room::Unwanted => None,
-                // A RST is not to wait for credit that may never come: what was sent before it is cut with it.
-                Room::Blocked if socket.reading == Reading::HungUp => {
-                    socket.tcp.take_error().map(|error| (Err(error), 0))
-                }
-                Room::Blocked => None,
+                // What has failed is not to wait for credit that may never come: what was sent before is cut with it.
+                Room::Blocked => socket.take_error().map(|error| (Err(error), 0)),
                 Room::Free(mut room) => {
                     let room = &mut room[..frames];
                     Some((socket.tcp.read_vectored(room), room.iter().map(|payload| payload.len()).sum()))
@@ -508,9 +505,9 @@ impl<C: Connection, R: Registry> Session<C, R> {
             None => {}
             Some((Ok(0), _)) => {
                 // The edge of a RST may have come before the end was read.
-                let failure = if socket.reading == Reading::HungUp { socket.tcp.take_error() } else { None };
+                let error = socket.take_error();
                 socket.reading = Reading::Ended;
-                match socket.writing.take_error().or(failure) {
+                match error {
                     Some(error) => self.fail(now, io, key, &error),
                     None => self.connection.handle_end(now, key),
                 }
@@ -526,7 +523,7 @@ impl<C: Connection, R: Registry> Session<C, R> {
             Some((Err(error), _)) if error.kind() == io::ErrorKind::WouldBlock => {
                 // One that cannot be written has nothing more to come; any other tells at the next event.
                 socket.reading = Reading::Empty;
-                if let Some(error) = socket.writing.take_error() {
+                if let Some(error) = socket.take_error() {
                     self.fail(now, io, key, &error);
                 }
             }

@@ -45,6 +45,12 @@ impl<S: Socket> StreamSocket<S> {
         }
     }
 
+    /// Why it is of no more use, where that is known: it could not be written, or it hung up.
+    pub(super) fn take_error(&mut self) -> Option<io::Error> {
+        let hung_up = self.reading == Reading::HungUp;
+        self.writing.take_error().or_else(|| if hung_up { self.tcp.take_error() } else { None })
+    }
+
     /// Writes the pieces in one call, as far as it goes; what comes for a peer that takes no more is dropped.
     pub(super) fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         match self.writing {

@@ -127,7 +127,11 @@ struct Bench {
 impl Bench {
     /// Two streams have these sockets, and credit for a MiB each way.
     fn new(sockets: [impl Into<OwnedFd>; 2]) -> Self {
-        let window = 1024 * 1024;
+        Self::with_window(sockets, 1024 * 1024)
+    }
+
+    /// The same, with that much credit each way.
+    fn with_window(sockets: [impl Into<OwnedFd>; 2], window: u32) -> Self {
         let mut io = Io::new(EventLoop::new().expect("poll"));
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let mut link = net::connect(listener.local_addr().expect("address")).expect("connect");
@@ -286,4 +290,33 @@ fn a_stream_alone_fills_the_link_with_one_read_and_beside_another_has_a_frame_at
     }
     assert_eq!(frames[..3], [1; 3], "{frames:?}");
     assert!(frames[3..9].windows(2).all(|pair| pair[0] != pair[1]), "{frames:?}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_socket_that_could_not_be_written_does_not_wait_for_credit() {
+    const WINDOW: usize = 16 * 1024;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let [(one, mut one_peer), (other, _other_peer)] = [(); 2].map(|()| {
+        let io = std::net::TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        (io, listener.accept().expect("accept").0)
+    });
+    let mut bench = Bench::with_window([one, other], WINDOW as u32);
+    one_peer.write_all(&[1; 2 * WINDOW]).expect("sent");
+    net::reset(&one_peer);
+    // The session knows of the reset by its write, before an event tells.
+    bench.tell(&data(1, b"lost", false));
+    while bench.session.connection.counters().received < 4 {
+        assert!(bench.began.elapsed() < DEADLINE, "not in time");
+        let source = Source::Link(0);
+        let event = Readiness { source, readable: true, writable: false, more_behind: false, hung_up: false };
+        bench.session.handle_link_event(event);
+        bench.turn();
+    }
+    while bench.session.connection.counters().sent < WINDOW as u64 {
+        bench.turn();
+    }
+    while !matches!(bench.session.connection.poll_output(), Some(Output::Gone { .. })) {
+        bench.step();
+    }
 }
