@@ -1,9 +1,30 @@
-//! The mio half that device and relay share.
+//! What device and relay share of moving bytes between sockets. It is public for the simulator, whose sockets and event
+//! loop take the place of mio's.
 
-pub(crate) mod closing;
-pub(crate) mod event_loop;
+pub mod closing;
+pub mod event_loop;
 pub(crate) mod mailbox;
 pub(crate) mod net;
 pub(crate) mod retired;
-pub(crate) mod session;
+pub mod session;
+pub mod socket;
 pub(crate) mod table;
+
+use closing::ClosingSockets;
+use event_loop::{EventLoop, Registry};
+
+/// What all sessions of one thread share.
+#[derive(Debug)]
+pub struct Io<R: Registry = EventLoop> {
+    /// It watches their sockets.
+    pub event_loop: R,
+    /// Those that were ended, and wait for their peers.
+    pub closing: ClosingSockets<R::Socket>,
+}
+
+impl<R: Registry> Io<R> {
+    /// With this loop, and no socket yet.
+    pub fn new(event_loop: R) -> Self {
+        Self { event_loop, closing: ClosingSockets::default() }
+    }
+}

@@ -8,7 +8,7 @@
 //! | [`address`] | `host:port` | everybody |
 //! | [`protocol`] | the wire: the only code that knows byte order, and no state; `v1`, `v2` | `connection`, `io` and the two sides |
 //! | [`connection`] | one end of a link, sans-IO: which version is spoken (`device`, `relay`), and each version (`v1`, `v2`) | `io` and the two sides |
-//! | `io` | the mio half that device and relay share: event loop, session, socket options | the two sides |
+//! | [`io`] | the mio half that device and relay share: event loop, session, socket options | the two sides |
 //! | [`device`] | `Config` and `Handle`; behind them the thread that dials, resolves, permits and reconnects | `lua`, tests |
 //! | [`relay`] | `Config` and `Server`; behind them ports, clients, devices and the log | the relay binary, tests |
 //! | `lua` | arguments and results of the Lua module | Lua |
@@ -20,7 +20,7 @@ pub mod address;
 pub mod connection;
 pub mod device;
 mod error;
-mod io;
+pub mod io;
 #[cfg(any(
     feature = "lua51",
     feature = "lua52",

@@ -14,7 +14,7 @@ use super::shared::Shared;
 use crate::Error;
 use crate::connection::device::Device;
 use crate::connection::{Connection, Counters};
-use crate::io::closing::ClosingSockets;
+use crate::io::Io;
 use crate::io::event_loop::{EventLoop, Source};
 use crate::io::session::LINK_BUFFER;
 use crate::io::table::Table;
@@ -58,13 +58,8 @@ struct Driver<'a> {
 impl<'a> Driver<'a> {
     fn new(config: &'a Config, event_loop: EventLoop, shared: &'a Shared) -> Self {
         let relay_name = RelayName::new(config.server.host(), event_loop.waker());
-        let context = Context {
-            names: Names::new(event_loop.waker()),
-            event_loop,
-            shared,
-            access: &config.access,
-            closing: ClosingSockets::default(),
-        };
+        let context =
+            Context { names: Names::new(event_loop.waker()), io: Io::new(event_loop), shared, access: &config.access };
         Self {
             config,
             context,
@@ -100,21 +95,21 @@ impl<'a> Driver<'a> {
         for number in self.links.numbers() {
             let Some(link) = self.links.get_mut(number) else { continue };
             if closed_by_owner && link.stage != Stage::Silent {
-                link.session.close_idle_link(now, &mut self.context.event_loop);
+                link.session.close_idle_link(now, &mut self.context.io);
                 link.session.close(now);
             } else {
-                link.session.abort_link(now, &mut self.context.event_loop);
+                link.session.abort_link(now, &mut self.context.io);
             }
         }
         while Instant::now() < deadline {
             let now = Instant::now();
-            self.context.closing.handle_timeout(now, &mut self.context.event_loop);
+            self.context.io.closing.handle_timeout(now, &mut self.context.io.event_loop);
             for _ in 0..self.links.begin_round(now) {
                 if let Some(number) = self.links.next_visit() {
                     self.flush_link(now, number, buffer);
                 }
             }
-            if self.links.is_empty() && self.context.closing.len() == 0 {
+            if self.links.is_empty() && self.context.io.closing.len() == 0 {
                 return;
             }
             if self.wait(Some(deadline)).is_err() {
@@ -124,7 +119,7 @@ impl<'a> Driver<'a> {
         let now = Instant::now();
         for number in self.links.numbers() {
             if let Some(link) = self.links.get_mut(number) {
-                link.abort(now, &mut self.context.event_loop);
+                link.abort(now, &mut self.context.io);
             }
         }
     }
@@ -133,12 +128,11 @@ impl<'a> Driver<'a> {
     fn flush_link(&mut self, now: Instant, number: usize, buffer: &mut [u8]) {
         let Some(link) = self.links.get_mut(number) else { return };
         let mut busy = link.step(now, &mut self.context, buffer).unwrap_or_else(|_| {
-            link.session.abort_link(now, &mut self.context.event_loop);
+            link.session.abort_link(now, &mut self.context.io);
             false
         });
-        let Context { event_loop, closing, .. } = &mut self.context;
         if link.session.has_link() && !link.session.connection().has_unsent() {
-            link.session.close_link(now, event_loop, closing);
+            link.session.close_link(now, &mut self.context.io);
         }
         busy |= link.carry_out_all(now, &mut self.context);
         let (is_over, timeout) = (link.is_over(), link.poll_timeout());
@@ -152,7 +146,7 @@ impl<'a> Driver<'a> {
     /// Moves bytes, carries out what is asked for, and keeps time, of the links for which there is something to do.
     fn step(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
         let now = Instant::now();
-        self.context.closing.handle_timeout(now, &mut self.context.event_loop);
+        self.context.io.closing.handle_timeout(now, &mut self.context.io.event_loop);
         if self.context.shared.take_reconnect() {
             self.reconnect(now);
         }
@@ -190,7 +184,7 @@ impl<'a> Driver<'a> {
     fn drop_attempt(&mut self) {
         if let Some(attempt) = self.attempt.take() {
             self.links.remove(attempt.number);
-            attempt.cancel(&mut self.context.event_loop);
+            attempt.cancel(&mut self.context.io.event_loop);
         }
     }
 
@@ -214,7 +208,7 @@ impl<'a> Driver<'a> {
 
     fn poll_attempt(&mut self, now: Instant) -> Result<(), Error> {
         let Some(attempt) = &mut self.attempt else { return Ok(()) };
-        match attempt.poll(self.config, now, &mut self.context.event_loop) {
+        match attempt.poll(self.config, now, &mut self.context.io.event_loop) {
             None => Ok(()),
             Some(Ok(reached)) => {
                 let number = attempt.number;
@@ -275,9 +269,9 @@ impl<'a> Driver<'a> {
         self.context.shared.ring();
         debug_assert!(self.links.is_armed(Link::poll_timeout), "a link's deadline was moved without a visit");
         let deadline = if self.links.has_ready() { Some(Instant::now()) } else { self.next_deadline(deadline) };
-        self.context.event_loop.wait(deadline).map_err(poll_failed)?;
+        self.context.io.event_loop.wait(deadline).map_err(poll_failed)?;
         let now = Instant::now();
-        while let Some(event) = self.context.event_loop.next_ready() {
+        while let Some(event) = self.context.io.event_loop.next_ready() {
             match event.source {
                 Source::Link(number) => {
                     if let Some(link) = self.links.get_mut(number) {
@@ -290,7 +284,7 @@ impl<'a> Driver<'a> {
                     }
                 }
                 Source::Closing(place) => {
-                    self.context.closing.handle_event(&mut self.context.event_loop, place);
+                    self.context.io.closing.handle_event(&mut self.context.io.event_loop, place);
                 }
                 Source::Waker | Source::Listener(_) => {}
             }
@@ -300,7 +294,7 @@ impl<'a> Driver<'a> {
 
     fn next_deadline(&mut self, own: Option<Instant>) -> Option<Instant> {
         let attempt = self.attempt.as_ref().and_then(Attempt::poll_timeout);
-        let all = [own, self.links.poll_timeout(), attempt, self.retry_at, self.context.closing.poll_timeout()];
+        let all = [own, self.links.poll_timeout(), attempt, self.retry_at, self.context.io.closing.poll_timeout()];
         all.into_iter().flatten().min()
     }
 

@@ -17,19 +17,18 @@ use super::shared::Shared;
 use crate::address::Address;
 use crate::connection::device::Device;
 use crate::connection::{Connection, Counters, Output, Reset, StreamKey};
-use crate::io::closing::ClosingSockets;
-use crate::io::event_loop::{EventLoop, Readiness};
+use crate::io::Io;
+use crate::io::event_loop::Readiness;
 use crate::io::net;
 use crate::io::session::{LinkLost, Session};
 use crate::protocol::v2::{Code, GoAway};
 
 /// What all links of a tunnel share.
 pub(super) struct Context<'a> {
-    pub(super) event_loop: EventLoop,
+    pub(super) io: Io,
     pub(super) names: Names,
     pub(super) shared: &'a Shared,
     pub(super) access: &'a Access,
-    pub(super) closing: ClosingSockets,
 }
 
 /// One link.
@@ -161,22 +160,22 @@ impl Link {
     ) -> Result<bool, LinkLost> {
         self.poll_dials(now, context);
         self.start_dials(now, context);
-        let mut busy = self.session.turn(now, &mut context.event_loop, buffer)?;
+        let mut busy = self.session.turn(now, &mut context.io, buffer)?;
         busy |= self.carry_out_all(now, context);
         Ok(busy)
     }
 
     /// Ends everything that is left with RST, and gives up connections that are being made.
-    pub(super) fn abort(&mut self, now: Instant, event_loop: &mut EventLoop) {
-        self.session.abort(now, event_loop);
-        self.dials.cancel(event_loop);
+    pub(super) fn abort(&mut self, now: Instant, io: &mut Io) {
+        self.session.abort(now, io);
+        self.dials.cancel(&mut io.event_loop);
     }
 
     /// Ends everything that is left with RST, and tells the owner: links that are not in use any more hold too much.
     pub(super) fn cut(&mut self, now: Instant, context: &mut Context<'_>) {
-        self.session.abort_link(now, &mut context.event_loop);
+        self.session.abort_link(now, &mut context.io);
         self.carry_out_all(now, context);
-        self.abort(now, &mut context.event_loop);
+        self.abort(now, &mut context.io);
         for key in self.services.keys().copied().collect::<Vec<_>>() {
             self.withdraw(context, key);
             let text = "was cut: links that are not in use any more hold too much";
@@ -187,7 +186,7 @@ impl Link {
     /// Whatever the connection asks for, be there a link or not any more; true if there was something.
     pub(super) fn carry_out_all(&mut self, now: Instant, context: &mut Context<'_>) -> bool {
         let mut some = false;
-        while let Some(output) = self.session.poll_output(now, &mut context.event_loop, &mut context.closing) {
+        while let Some(output) = self.session.poll_output(now, &mut context.io) {
             self.carry_out(now, context, output);
             some = true;
         }
@@ -202,13 +201,13 @@ impl Link {
         event: Readiness,
     ) {
         if !self.dials.is_dialling(key) {
-            return self.session.handle_stream_event(now, &mut context.event_loop, key, event);
+            return self.session.handle_stream_event(now, &mut context.io, key, event);
         }
         self.poll_dial(now, context, key);
         self.start_dials(now, context);
         if !self.dials.is_dialling(key) {
             // The edge that tells of the connection may tell of bytes and of the end behind them, too.
-            self.session.handle_stream_event(now, &mut context.event_loop, key, event);
+            self.session.handle_stream_event(now, &mut context.io, key, event);
         }
     }
 
@@ -325,7 +324,7 @@ impl Link {
                     (None, Some(Pending::Ready(_) | Pending::Dialling(_)) | None) => "it did not answer in 10 s",
                 };
                 if let Some(Pending::Dialling(dial)) = pending {
-                    dial.cancel(&mut context.event_loop);
+                    dial.cancel(&mut context.io.event_loop);
                 }
                 self.tell_reset(context, stream, &reason, unanswered);
                 self.start_dials(now, context);
@@ -387,12 +386,12 @@ impl Link {
     }
 
     fn poll_dial(&mut self, now: Instant, context: &mut Context<'_>, key: StreamKey) {
-        match self.dials.poll(now, &mut context.event_loop, key) {
+        match self.dials.poll(now, &mut context.io.event_loop, key) {
             Progress::Pending => {}
             Progress::Connected { io, token, .. } => {
                 // As with the link's: only hastens.
                 let _ = net::tune_stream(&io);
-                self.session.handle_connected(now, &mut context.event_loop, key, io, token);
+                self.session.handle_connected(now, &mut context.io, key, io, token);
             }
             Progress::Failed(error) => {
                 self.connect_failed(now, context, key, &Failure::unreachable(&error));
@@ -402,7 +401,7 @@ impl Link {
 
     fn connect_failed(&mut self, now: Instant, context: &mut Context<'_>, key: StreamKey, failure: &Failure) {
         self.tell_failed(context, key, failure);
-        self.session.give_up(now, &mut context.event_loop, key, failure.code, &failure.reason);
+        self.session.give_up(now, &mut context.io, key, failure.code, &failure.reason);
     }
 
     fn tell_failed(&mut self, context: &Context<'_>, key: StreamKey, failure: &Failure) {

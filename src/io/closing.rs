@@ -6,15 +6,13 @@
 //! there it would be too late.
 
 use std::collections::VecDeque;
-use std::io::{self, Read};
-use std::net::Shutdown;
+use std::io;
 use std::time::{Duration, Instant};
 
 use mio::Token;
-use mio::net::TcpStream;
 
-use crate::io::event_loop::{EventLoop, Source};
-use crate::io::net;
+use crate::io::event_loop::{Registry, Source};
+use crate::io::socket::Socket;
 
 /// How long the peer has to finish.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -24,25 +22,31 @@ const MOST: usize = 256;
 const READS: usize = 4;
 
 /// The waiting sockets of one loop.
-#[derive(Debug, Default)]
-pub(crate) struct ClosingSockets {
+#[derive(Debug)]
+pub struct ClosingSockets<S> {
     /// In the order of their deadlines; entries of sockets that are gone are skipped.
     order: VecDeque<(Instant, usize, Token)>,
-    sockets: Vec<Option<Socket>>,
+    sockets: Vec<Option<Closing<S>>>,
     free: Vec<usize>,
 }
 
 #[derive(Debug)]
-struct Socket {
-    io: TcpStream,
+struct Closing<S> {
+    tcp: S,
     token: Token,
 }
 
-impl ClosingSockets {
-    /// Ends `io` with FIN and keeps it until its peer has done the same.
-    pub(crate) fn add(&mut self, now: Instant, event_loop: &mut EventLoop, mut io: TcpStream, token: Token) {
-        if io.shutdown(Shutdown::Write).is_err() {
-            event_loop.deregister(&mut io, token);
+impl<S> Default for ClosingSockets<S> {
+    fn default() -> Self {
+        Self { order: VecDeque::new(), sockets: Vec::new(), free: Vec::new() }
+    }
+}
+
+impl<S: Socket> ClosingSockets<S> {
+    /// Ends the socket with FIN and keeps it until its peer has done the same.
+    pub(crate) fn add(&mut self, now: Instant, event_loop: &mut impl Registry<Socket = S>, mut tcp: S, token: Token) {
+        if tcp.shutdown_write().is_err() {
+            event_loop.deregister(&mut tcp, token);
             return;
         }
         if self.len() == MOST {
@@ -56,18 +60,18 @@ impl ClosingSockets {
             self.sockets.push(None);
         }
         event_loop.rename(token, Source::Closing(place));
-        self.sockets[place] = Some(Socket { io, token });
+        self.sockets[place] = Some(Closing { tcp, token });
         self.order.push_back((now + TIMEOUT, place, token));
         // The edge that told of readable bytes may have come before.
         self.handle_event(event_loop, place);
     }
 
     /// The socket at `place` is readable, or at its end.
-    pub(crate) fn handle_event(&mut self, event_loop: &mut EventLoop, place: usize) {
+    pub fn handle_event(&mut self, event_loop: &mut impl Registry<Socket = S>, place: usize) {
         let mut buffer = [0; 16 * 1024];
         for _ in 0..READS {
             let Some(Some(socket)) = self.sockets.get_mut(place) else { return };
-            match socket.io.read(&mut buffer) {
+            match socket.tcp.read(&mut buffer) {
                 Ok(0) => return self.close(event_loop, place),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -77,14 +81,14 @@ impl ClosingSockets {
         }
         // There may be more, and no edge to tell of it.
         if let Some(Some(socket)) = self.sockets.get_mut(place)
-            && event_loop.renew(&mut socket.io, socket.token).is_err()
+            && event_loop.renew(&mut socket.tcp, socket.token).is_err()
         {
             self.close(event_loop, place);
         }
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
-    pub(crate) fn poll_timeout(&mut self) -> Option<Instant> {
+    pub fn poll_timeout(&mut self) -> Option<Instant> {
         while let Some(&(at, place, token)) = self.order.front() {
             if self.is_there(place, token) {
                 return Some(at);
@@ -95,7 +99,7 @@ impl ClosingSockets {
     }
 
     /// Closes what has had its time.
-    pub(crate) fn handle_timeout(&mut self, now: Instant, event_loop: &mut EventLoop) {
+    pub fn handle_timeout(&mut self, now: Instant, event_loop: &mut impl Registry<Socket = S>) {
         while self.poll_timeout().is_some_and(|at| at <= now) {
             if let Some((_, place, _)) = self.order.pop_front() {
                 self.close(event_loop, place);
@@ -112,10 +116,10 @@ impl ClosingSockets {
         self.sockets[place].as_ref().is_some_and(|socket| socket.token == token)
     }
 
-    fn close(&mut self, event_loop: &mut EventLoop, place: usize) {
+    fn close(&mut self, event_loop: &mut impl Registry<Socket = S>, place: usize) {
         if let Some(mut socket) = self.sockets[place].take() {
-            net::finish(&socket.io);
-            event_loop.deregister(&mut socket.io, socket.token);
+            socket.tcp.finish();
+            event_loop.deregister(&mut socket.tcp, socket.token);
             self.free.push(place);
         }
     }
@@ -123,18 +127,20 @@ impl ClosingSockets {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::net::{TcpListener, TcpStream as Peer};
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpListener, TcpStream as Peer};
 
+    use mio::net::TcpStream;
     use socket2::{Domain, SockRef, Socket as Builder, Type};
 
     use super::*;
+    use crate::io::event_loop::EventLoop;
 
     const DEADLINE: Duration = Duration::from_secs(30);
 
     struct Bench {
         event_loop: EventLoop,
-        closing: ClosingSockets,
+        closing: ClosingSockets<TcpStream>,
     }
 
     impl Bench {

@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::event::Source as IoSource;
+use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::connection::StreamKey;
+use crate::io::socket::Socket;
 
 /// What a token stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
+pub enum Source {
     /// Another thread wants the loop's attention.
     Waker,
     /// A listening socket, by its place in the shell.
-    #[cfg_attr(not(feature = "relay"), expect(dead_code, reason = "only the relay listens"))]
     Listener(usize),
     /// The link of a session.
     Link(usize),
@@ -27,20 +28,41 @@ pub(crate) enum Source {
 
 /// One readiness event, already translated from its token.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Readiness {
-    pub(crate) source: Source,
-    pub(crate) readable: bool,
-    pub(crate) writable: bool,
+pub struct Readiness {
+    /// What it is about.
+    pub source: Source,
+    /// There is something to read.
+    pub readable: bool,
+    /// There is room to write again.
+    pub writable: bool,
     /// The peer will send no more, the socket failed, or it has an urgent byte, before which a read stops: there may be
     /// more to read behind a short read.
-    pub(crate) ended: bool,
-    /// The socket failed in both directions.
-    pub(crate) failed: bool,
+    pub more_behind: bool,
+    /// Both directions are over, by FIN or by RST.
+    pub hung_up: bool,
+}
+
+/// What sessions ask of the event loop that watches their sockets.
+pub trait Registry {
+    /// What it watches.
+    type Socket: Socket;
+
+    /// Gives a registered socket another meaning.
+    fn rename(&mut self, token: Token, source: Source);
+
+    /// Has the socket's state told once more: what is left unread for now gives no edge of its own.
+    ///
+    /// # Errors
+    /// The system cannot.
+    fn renew(&mut self, socket: &mut Self::Socket, token: Token) -> io::Result<()>;
+
+    /// Ends the watch; events of `token` that are still on their way are dropped.
+    fn deregister(&mut self, socket: &mut Self::Socket, token: Token);
 }
 
 /// A mio poll whose tokens know when they are out of date.
 #[derive(Debug)]
-pub(crate) struct EventLoop {
+pub struct EventLoop {
     poll: Poll,
     events: Events,
     batch: Vec<Edge>,
@@ -56,8 +78,8 @@ struct Edge {
     token: Token,
     readable: bool,
     writable: bool,
-    ended: bool,
-    failed: bool,
+    more_behind: bool,
+    hung_up: bool,
 }
 
 #[derive(Debug)]
@@ -114,16 +136,6 @@ impl EventLoop {
         Ok(token)
     }
 
-    /// Gives a registered socket another meaning.
-    pub(crate) fn rename(&mut self, token: Token, source: Source) {
-        self.slots[token.0 & INDEX_MASK].source = Some(source);
-    }
-
-    /// Has the socket's state told once more: what is left unread for now gives no edge of its own.
-    pub(crate) fn renew(&mut self, io: &mut impl IoSource, token: Token) -> io::Result<()> {
-        self.poll.registry().reregister(io, token, interest())
-    }
-
     /// Ends the watch; events of `token` that are still on their way are dropped.
     pub(crate) fn deregister(&mut self, io: &mut impl IoSource, token: Token) {
         // It was registered here, so the only failure is a descriptor that the kernel already forgot.
@@ -162,8 +174,8 @@ impl EventLoop {
             token: event.token(),
             readable: event.is_readable(),
             writable: event.is_writable(),
-            ended: event.is_read_closed() || event.is_write_closed() || event.is_error() || event.is_priority(),
-            failed: event.is_write_closed() || event.is_error(),
+            more_behind: event.is_read_closed() || event.is_write_closed() || event.is_error() || event.is_priority(),
+            hung_up: event.is_write_closed() || event.is_error(),
         }));
         Ok(())
     }
@@ -173,8 +185,8 @@ impl EventLoop {
         while let Some(&edge) = self.batch.get(self.taken) {
             self.taken += 1;
             if let Some(source) = self.source(edge.token) {
-                let Edge { readable, writable, ended, failed, .. } = edge;
-                return Some(Readiness { source, readable, writable, ended, failed });
+                let Edge { readable, writable, more_behind, hung_up, .. } = edge;
+                return Some(Readiness { source, readable, writable, more_behind, hung_up });
             }
         }
         None
@@ -186,6 +198,22 @@ impl EventLoop {
         }
         let slot = self.slots.get(token.0 & INDEX_MASK)?;
         if slot.generation as usize & INDEX_MASK == token.0 >> HALF { slot.source } else { None }
+    }
+}
+
+impl Registry for EventLoop {
+    type Socket = TcpStream;
+
+    fn rename(&mut self, token: Token, source: Source) {
+        self.slots[token.0 & INDEX_MASK].source = Some(source);
+    }
+
+    fn renew(&mut self, socket: &mut TcpStream, token: Token) -> io::Result<()> {
+        self.poll.registry().reregister(socket, token, interest())
+    }
+
+    fn deregister(&mut self, socket: &mut TcpStream, token: Token) {
+        Self::deregister(self, socket, token);
     }
 }
 

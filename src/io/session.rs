@@ -5,10 +5,11 @@
 
 mod scheduler;
 mod socket;
+mod state;
 mod user_timeout;
 
+use std::borrow::BorrowMut;
 use std::io::{self, IoSlice, Read};
-use std::net::Shutdown;
 #[cfg(feature = "relay")]
 use std::net::SocketAddr;
 #[cfg(feature = "relay")]
@@ -16,10 +17,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::Token;
-use mio::net::TcpStream;
 use scheduler::Scheduler;
 pub(crate) use socket::Traffic;
-use socket::{Socket, code_of, write};
+use socket::{StreamSocket, code_of, total, write};
+use state::{Reading, Writing};
 use user_timeout::UserTimeout;
 
 #[cfg(feature = "relay")]
@@ -28,9 +29,9 @@ use crate::connection::device::Device;
 #[cfg(feature = "relay")]
 use crate::connection::relay::Relay;
 use crate::connection::{Connection, Delivery, FRAMES_A_READ, Output, Room, StreamKey};
-use crate::io::closing::ClosingSockets;
-use crate::io::event_loop::{EventLoop, LATE, Readiness, Source};
-use crate::io::net;
+use crate::io::Io;
+use crate::io::event_loop::{EventLoop, LATE, Readiness, Registry, Source};
+use crate::io::socket::Socket;
 use crate::protocol::ProtocolError;
 use crate::protocol::v2::Code;
 
@@ -49,12 +50,12 @@ const GRACE: Duration = Duration::from_millis(500);
 
 /// One link, its connection, and the sockets of its streams.
 #[derive(Debug)]
-pub(crate) struct Session<C> {
+pub struct Session<C, R: Registry = EventLoop> {
     connection: C,
     number: usize,
-    link: Option<Link>,
+    link: Option<Link<R::Socket>>,
     /// By the index of their stream's key.
-    sockets: Vec<Option<Socket>>,
+    sockets: Vec<Option<StreamSocket<R::Socket>>>,
     /// What went through those that are over, until the next stream takes the index.
     over: Vec<Option<(StreamKey, Traffic)>>,
     scheduler: Scheduler,
@@ -64,39 +65,40 @@ pub(crate) struct Session<C> {
 
 /// Why there is no link any more.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum LinkLost {
+pub enum LinkLost {
+    /// Its other end has ended it with FIN.
     #[error("the other end closed it")]
     Ended,
+    /// Its socket failed.
     #[error("{0}")]
     Failed(#[from] io::Error),
+    /// The peer broke the protocol.
     #[error("{0}")]
     Protocol(#[from] ProtocolError),
 }
 
 #[derive(Debug)]
-struct Link {
-    io: TcpStream,
+struct Link<S> {
+    tcp: S,
     token: Token,
-    readable: bool,
-    writable: bool,
-    /// There may be more behind a short read: the end, or what follows an urgent byte.
-    ended: bool,
+    reading: Reading,
+    writing: Writing,
     user_timeout: UserTimeout,
 }
 
-impl<C: Connection> Session<C> {
+impl<C: Connection, R: Registry> Session<C, R> {
     /// A session on a connected link, registered as [`Source::Link`] of `number`.
-    pub(crate) fn new(connection: C, number: usize, io: TcpStream, token: Token) -> Self {
+    pub fn new(connection: C, number: usize, tcp: R::Socket, token: Token) -> Self {
         // An edge may have come before the session was there to see it: try both first.
-        let user_timeout = UserTimeout::Off;
-        let link = Some(Link { io, token, readable: true, writable: true, ended: false, user_timeout });
+        let (reading, writing) = (Reading::Readable, Writing::Writable);
+        let link = Some(Link { tcp, token, reading, writing, user_timeout: UserTimeout::Off });
         let (sockets, over, scheduler) = (Vec::new(), Vec::new(), Scheduler::default());
         Self { connection, number, link, sockets, over, scheduler, grace: None }
     }
 
     /// The connected socket of a stream, registered under `token`.
-    pub(crate) fn attach(&mut self, event_loop: &mut EventLoop, key: StreamKey, io: TcpStream, token: Token) {
-        event_loop.rename(token, Source::Stream(self.number as u32, key));
+    pub fn attach(&mut self, io: &mut Io<R>, key: StreamKey, tcp: R::Socket, token: Token) {
+        io.event_loop.rename(token, Source::Stream(self.number as u32, key));
         let index = key.index as usize;
         if index >= self.sockets.len() {
             self.sockets.resize_with(index + 1, || None);
@@ -104,30 +106,25 @@ impl<C: Connection> Session<C> {
         }
         debug_assert!(self.sockets[index].is_none(), "outputs are carried out before a slot is used again");
         if let Some(old) = self.sockets[index].as_ref().map(|socket| socket.key) {
-            self.reset(event_loop, old);
+            self.reset(io, old);
         }
-        self.sockets[index] = Some(Socket::new(key, io, token));
+        self.sockets[index] = Some(StreamSocket::new(key, tcp, token));
     }
 
     /// What the session's connection knows.
-    pub(crate) fn connection(&self) -> &C {
+    pub fn connection(&self) -> &C {
         &self.connection
     }
 
     /// The next output of the connection, for the owner to know of: what it asks of sockets is done.
-    pub(crate) fn poll_output(
-        &mut self,
-        now: Instant,
-        event_loop: &mut EventLoop,
-        closing: &mut ClosingSockets,
-    ) -> Option<Output> {
+    pub fn poll_output(&mut self, now: Instant, io: &mut Io<R>) -> Option<Output> {
         let output = self.connection.poll_output()?;
         match output {
             Output::Version(version) if version >= 2 => self.tune_link_v2(),
-            Output::Opened { stream, .. } => self.start(now, event_loop, stream),
+            Output::Opened { stream, .. } => self.start(now, io, stream),
             Output::ShutdownWrite { stream } => self.shutdown_write(stream),
-            Output::Finish { stream } => self.finish(now, event_loop, closing, stream),
-            Output::Reset { stream, .. } => self.reset(event_loop, stream),
+            Output::Finish { stream } => self.finish(now, io, stream),
+            Output::Reset { stream, .. } => self.reset(io, stream),
             Output::Version(_)
             | Output::Listening
             | Output::Introduced(_)
@@ -147,99 +144,88 @@ impl<C: Connection> Session<C> {
     }
 
     /// See [`Connection::close`].
-    pub(crate) fn close(&mut self, now: Instant) {
+    pub fn close(&mut self, now: Instant) {
         self.connection.close(now);
     }
 
     /// The stream's socket may be read from now on; what waits for it is written.
-    fn start(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey) {
+    fn start(&mut self, now: Instant, io: &mut Io<R>, key: StreamKey) {
         self.enqueue(key);
-        self.flush_stream(now, event_loop, key);
+        self.flush_stream(now, io, key);
     }
 
     /// Ends the sending side of the stream's socket with FIN; what its peer sends is still read.
     fn shutdown_write(&mut self, key: StreamKey) {
         if let Some(socket) = self.socket(key) {
             // It fails only where the socket has failed, which its next event tells.
-            let _ = socket.io.shutdown(Shutdown::Write);
+            let _ = socket.tcp.shutdown_write();
+            socket.writing.handle_shutdown();
         }
     }
 
     /// Ends the stream's socket with FIN; its peer is given a little time to do the same.
-    fn finish(&mut self, now: Instant, event_loop: &mut EventLoop, closing: &mut ClosingSockets, key: StreamKey) {
+    fn finish(&mut self, now: Instant, io: &mut Io<R>, key: StreamKey) {
         let Some(mut socket) = self.take(key) else { return };
-        net::clear_linger(&socket.io);
-        if socket.at_end || socket.write_error.is_some() {
-            net::finish(&socket.io);
-            event_loop.deregister(&mut socket.io, socket.token);
+        socket.tcp.clear_linger();
+        if socket.reading == Reading::Ended || matches!(socket.writing, Writing::Failed(_)) {
+            socket.tcp.finish();
+            io.event_loop.deregister(&mut socket.tcp, socket.token);
         } else {
-            closing.add(now, event_loop, socket.io, socket.token);
+            io.closing.add(now, &mut io.event_loop, socket.tcp, socket.token);
         }
     }
 
     /// Ends the stream's socket with RST.
-    fn reset(&mut self, event_loop: &mut EventLoop, key: StreamKey) {
+    fn reset(&mut self, io: &mut Io<R>, key: StreamKey) {
         if let Some(mut socket) = self.take(key) {
-            event_loop.deregister(&mut socket.io, socket.token);
-            net::reset(&socket.io);
+            io.event_loop.deregister(&mut socket.tcp, socket.token);
+            socket.tcp.reset();
         }
     }
 
     /// Takes the link's event; [`turn`](Self::turn) acts on it.
-    pub(crate) fn handle_link_event(&mut self, event: Readiness) {
+    pub fn handle_link_event(&mut self, event: Readiness) {
         if let Some(link) = &mut self.link {
-            link.readable |= event.readable || event.ended;
-            link.writable |= event.writable || event.failed;
-            link.ended |= event.ended;
+            link.reading.handle_event(event);
+            link.writing.handle_event(event);
         }
     }
 
     /// Takes the event of a stream's socket, and writes what waits for it.
-    pub(crate) fn handle_stream_event(
-        &mut self,
-        now: Instant,
-        event_loop: &mut EventLoop,
-        key: StreamKey,
-        event: Readiness,
-    ) {
+    pub fn handle_stream_event(&mut self, now: Instant, io: &mut Io<R>, key: StreamKey, event: Readiness) {
         let Some(socket) = self.socket(key) else { return };
-        socket.writable |= event.writable || event.failed;
-        if event.readable || event.ended {
-            socket.readable = true;
-            socket.ended |= event.ended;
-            socket.failed |= event.failed;
-            if event.failed && socket.at_end {
-                let error = socket.io.take_error().ok().flatten();
-                self.fail(now, event_loop, key, &error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
-                return;
-            }
+        socket.writing.handle_event(event);
+        if event.hung_up && socket.reading == Reading::Ended {
+            let error = socket.tcp.take_error();
+            self.fail(now, io, key, &error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
+            return;
+        }
+        if socket.reading.handle_event(event) {
             self.enqueue(key);
         }
-        self.flush_stream(now, event_loop, key);
+        self.flush_stream(now, io, key);
     }
 
     /// One read of the link, some of the streams, one write, what they carry, and what is due; true if there is more
     /// to move at once. It is that little so that a keystroke, whose event the loop has not seen yet, does not wait for
     /// many of somebody else's reads.
-    pub(crate) fn turn(
-        &mut self,
-        now: Instant,
-        event_loop: &mut EventLoop,
-        buffer: &mut [u8],
-    ) -> Result<bool, LinkLost> {
+    ///
+    /// # Errors
+    /// The link is lost, or is to be: [`abort_link`](Self::abort_link).
+    pub fn turn(&mut self, now: Instant, io: &mut Io<R>, buffer: &mut [u8]) -> Result<bool, LinkLost> {
         let most = if self.scheduler.is_interactive(now) { INTERACTIVE_READ.min(buffer.len()) } else { buffer.len() };
-        self.read_link(now, event_loop, &mut buffer[..most])?;
+        self.read_link(now, io, &mut buffer[..most])?;
         while let Some(key) = self.connection.poll_unblocked() {
             self.enqueue(key);
         }
-        let mut more = self.read_streams(now, event_loop);
+        let mut more = self.read_streams(now, io);
         for _ in 1..ROUNDS_A_WRITE {
             if more && self.scheduler.len() > 1 && !self.scheduler.is_interactive(now) {
-                more = self.read_streams(now, event_loop);
+                more = self.read_streams(now, io);
             }
         }
         if let Err(error) = self.flush_link(now) {
-            self.read_rest_of_link(now, event_loop, buffer);
+            self.read_rest_of_link(now, io, buffer);
             return Err(error.into());
         }
         // Only now: a loop that was stopped for long would take what waits to be read, or written, for silence.
@@ -248,7 +234,7 @@ impl<C: Connection> Session<C> {
     }
 
     /// When the next [`turn`](Self::turn) is due though nothing has come.
-    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+    pub fn poll_timeout(&self) -> Option<Instant> {
         let user_timeout = self.link.as_ref().and_then(|link| link.user_timeout.poll_timeout());
         let connection = self.grace.or_else(|| self.connection.poll_timeout());
         [user_timeout, connection].into_iter().flatten().min()
@@ -256,7 +242,7 @@ impl<C: Connection> Session<C> {
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
         if let Some(link) = &mut self.link {
-            link.user_timeout.handle_timeout(now, &link.io);
+            link.user_timeout.handle_timeout(now, &link.tcp);
         }
         if self.waits_for_what_came(now) || self.connection.poll_timeout().is_none_or(|at| at > now) {
             return Ok(());
@@ -275,10 +261,11 @@ impl<C: Connection> Session<C> {
     /// Whether [`turn`](Self::turn) would find something to do without a new event.
     fn has_work(&self) -> bool {
         let Some(link) = &self.link else { return false };
-        let input = link.readable && self.connection.wants_input();
-        let output = link.writable && self.connection.has_unsent();
+        let is_writable = matches!(link.writing, Writing::Writable);
+        let input = link.reading.is_readable() && self.connection.wants_input();
+        let output = is_writable && self.connection.has_unsent();
         // Streams wait for the link to be writable, unless it is.
-        let streams = link.writable && self.scheduler.len() > 0;
+        let streams = is_writable && self.scheduler.len() > 0;
         input || output || streams
     }
 
@@ -287,19 +274,19 @@ impl<C: Connection> Session<C> {
         if let Some(link) = &mut self.link {
             link.user_timeout = UserTimeout::Unwatched;
             // The options only hasten what the protocol does without them.
-            let _ = net::tune_link_v2(&link.io);
+            let _ = link.tcp.tune_link_v2();
         }
     }
 
     /// Whether the link is still there.
-    pub(crate) fn has_link(&self) -> bool {
+    pub fn has_link(&self) -> bool {
         self.link.is_some()
     }
 
     /// How the other end of the link has ended it, if that is what stands behind what was read so far.
     #[cfg(feature = "relay")]
     pub(crate) fn link_end(&self) -> Option<LinkLost> {
-        match self.link.as_ref()?.io.peek(&mut [0]) {
+        match self.link.as_ref()?.tcp.peek(&mut [0]) {
             Ok(0) => Some(LinkLost::Ended),
             Ok(_) => None,
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
@@ -317,17 +304,10 @@ impl<C: Connection> Session<C> {
     }
 
     /// Ends a stream by the owner's wish: its socket, if it has one, with RST. The peer is told why.
-    pub(crate) fn give_up(
-        &mut self,
-        now: Instant,
-        event_loop: &mut EventLoop,
-        key: StreamKey,
-        code: Code,
-        reason: &str,
-    ) {
+    pub fn give_up(&mut self, now: Instant, io: &mut Io<R>, key: StreamKey, code: Code, reason: &str) {
         if let Some(mut socket) = self.take(key) {
-            event_loop.deregister(&mut socket.io, socket.token);
-            net::reset(&socket.io);
+            io.event_loop.deregister(&mut socket.tcp, socket.token);
+            socket.tcp.reset();
             if let Some(Some((_, traffic))) = self.over.get_mut(key.index as usize) {
                 traffic.failure = Some((code, reason.into()));
             }
@@ -336,16 +316,16 @@ impl<C: Connection> Session<C> {
     }
 
     /// Ends the link with FIN, so that what was written still arrives.
-    pub(crate) fn close_link(&mut self, now: Instant, event_loop: &mut EventLoop, closing: &mut ClosingSockets) {
+    pub fn close_link(&mut self, now: Instant, io: &mut Io<R>) {
         if let Some(link) = self.link.take() {
-            closing.add(now, event_loop, link.io, link.token);
+            io.closing.add(now, &mut io.event_loop, link.tcp, link.token);
         }
         self.connection.handle_link_lost(now);
     }
 
     /// Ends a link that carries nothing, without a wait: there is nothing that a RST could destroy. The peer is told,
     /// in one try, where the protocol has a word for it.
-    pub(crate) fn close_idle_link(&mut self, now: Instant, event_loop: &mut EventLoop) {
+    pub(crate) fn close_idle_link(&mut self, now: Instant, io: &mut Io<R>) {
         if self.connection.streams() > 0 || self.connection.has_unsent() {
             return;
         }
@@ -353,60 +333,60 @@ impl<C: Connection> Session<C> {
         // If it fails the link is lost, and over all the same.
         let _ = self.flush_link(now);
         if let Some(mut link) = self.link.take() {
-            net::finish(&link.io);
-            event_loop.deregister(&mut link.io, link.token);
+            link.tcp.finish();
+            io.event_loop.deregister(&mut link.tcp, link.token);
         }
         self.connection.handle_link_lost(now);
     }
 
     /// Ends the link with RST: it is lost, or its other end is not to have it any more. The last word has one try, and
     /// waits for nothing.
-    pub(crate) fn abort_link(&mut self, now: Instant, event_loop: &mut EventLoop) {
+    pub fn abort_link(&mut self, now: Instant, io: &mut Io<R>) {
         if self.connection.has_last_word() {
             // If it fails the link was lost before.
             let _ = self.flush_link(now);
         }
         if let Some(mut link) = self.link.take() {
-            event_loop.deregister(&mut link.io, link.token);
-            net::reset(&link.io);
+            io.event_loop.deregister(&mut link.tcp, link.token);
+            link.tcp.reset();
         }
         self.connection.handle_link_lost(now);
     }
 
     /// Ends everything that is left with RST: its time is up, and no peer is to take it for complete.
-    pub(crate) fn abort(&mut self, now: Instant, event_loop: &mut EventLoop) {
-        self.abort_link(now, event_loop);
+    pub fn abort(&mut self, now: Instant, io: &mut Io<R>) {
+        self.abort_link(now, io);
         for mut socket in self.sockets.drain(..).flatten() {
-            event_loop.deregister(&mut socket.io, socket.token);
-            net::reset(&socket.io);
+            io.event_loop.deregister(&mut socket.tcp, socket.token);
+            socket.tcp.reset();
         }
     }
 
     /// One read of the link and what follows from it; false if there is nothing more to read now.
-    fn read_link(&mut self, now: Instant, event_loop: &mut EventLoop, buffer: &mut [u8]) -> Result<bool, LinkLost> {
+    fn read_link(&mut self, now: Instant, io: &mut Io<R>, buffer: &mut [u8]) -> Result<bool, LinkLost> {
         let Some(link) = &mut self.link else { return Ok(false) };
-        if !link.readable || !self.connection.wants_input() {
+        if !link.reading.is_readable() || !self.connection.wants_input() {
             return Ok(false);
         }
         let most = self.connection.read_size(buffer.len());
         let buffer = &mut buffer[..most];
-        let count = match link.io.read(buffer) {
+        let count = match link.tcp.read(buffer) {
             Ok(0) => return Err(LinkLost::Ended),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                link.readable = false;
-                link.user_timeout.handle_read(&link.io);
+                link.reading = Reading::Empty;
+                link.user_timeout.handle_read(&link.tcp);
                 return Ok(false);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
             Err(error) => return Err(error.into()),
         };
-        // A short read has emptied a stream socket (epoll(7)), unless more may stand behind.
-        link.readable = count == buffer.len() || link.ended;
-        if count < buffer.len() {
-            link.user_timeout.handle_read(&link.io);
+        let is_short = count < buffer.len();
+        link.reading.handle_read(is_short);
+        if is_short {
+            link.user_timeout.handle_read(&link.tcp);
         }
-        let more = link.readable;
+        let more = link.reading.is_readable();
         let mut input = &buffer[..count];
         while let Some(Delivery { stream, bytes }) = self.connection.receive(now, &mut input)? {
             let (mut pieces, mut count) = ([IoSlice::new(&[]); PIECES], 1);
@@ -426,30 +406,25 @@ impl<C: Connection> Session<C> {
                     }
                 }
             }
-            self.deliver(now, event_loop, stream, &pieces[..count]);
+            self.deliver(now, io, stream, &pieces[..count]);
             result?;
         }
         Ok(more)
     }
 
     /// The link takes no more. What its other end sent before that is there to be read, such as why.
-    fn read_rest_of_link(&mut self, now: Instant, event_loop: &mut EventLoop, buffer: &mut [u8]) {
+    fn read_rest_of_link(&mut self, now: Instant, io: &mut Io<R>, buffer: &mut [u8]) {
         if let Some(link) = &mut self.link {
-            (link.readable, link.ended) = (true, true);
+            link.reading = link.reading.max(Reading::MoreBehind);
         }
-        while let Ok(true) = self.read_link(now, event_loop, buffer) {}
+        while let Ok(true) = self.read_link(now, io, buffer) {}
     }
 
     /// Writes what came for a stream to its socket.
-    fn deliver(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey, pieces: &[IoSlice<'_>]) {
-        let all = pieces.iter().map(|piece| piece.len()).sum();
-        let taken = match self.socket(key) {
-            // Nobody is there to take them.
-            None => Ok(all),
-            Some(socket) if socket.write_error.is_some() => Ok(all),
-            Some(socket) if !socket.writable => Ok(0),
-            Some(socket) => socket.write(pieces),
-        };
+    fn deliver(&mut self, now: Instant, io: &mut Io<R>, key: StreamKey, pieces: &[IoSlice<'_>]) {
+        let all = total(pieces);
+        // Without a socket nobody is there to take them.
+        let taken = self.socket(key).map_or(Ok(all), |socket| socket.write(pieces));
         let mut left = *taken.as_ref().unwrap_or(&all);
         for piece in pieces {
             let taken = left.min(piece.len());
@@ -457,47 +432,45 @@ impl<C: Connection> Session<C> {
             self.connection.delivered(now, key, piece, taken);
         }
         if let Err(error) = taken {
-            self.handle_write_failure(now, event_loop, key, error);
+            self.handle_write_failure(now, io, key, error);
         }
     }
 
     /// Writes what waits for the stream's socket.
-    fn flush_stream(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey) {
+    fn flush_stream(&mut self, now: Instant, io: &mut Io<R>, key: StreamKey) {
         loop {
             let Some(socket) = find(&mut self.sockets, key) else { return };
             let pending = self.connection.pending(key);
-            if pending.is_empty() || !socket.writable {
+            if pending.is_empty() || matches!(socket.writing, Writing::Full) {
                 return;
             }
-            let result =
-                if socket.write_error.is_some() { Ok(pending.len()) } else { socket.write(&[IoSlice::new(pending)]) };
-            match result {
+            match socket.write(&[IoSlice::new(pending)]) {
                 Ok(count) => self.connection.advance(now, key, count),
-                Err(error) => return self.handle_write_failure(now, event_loop, key, error),
+                Err(error) => return self.handle_write_failure(now, io, key, error),
             }
         }
     }
 
     /// The peer takes no more. What it sent before is read first, then the stream fails.
-    fn handle_write_failure(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey, error: io::Error) {
+    fn handle_write_failure(&mut self, now: Instant, io: &mut Io<R>, key: StreamKey, error: io::Error) {
         let Some(socket) = self.socket(key) else { return };
-        if socket.at_end || matches!(self.connection.reserve(key, false), Room::Unwanted | Room::Blocked) {
-            self.fail(now, event_loop, key, &error);
+        let has_ended = socket.reading == Reading::Ended;
+        if has_ended || matches!(self.connection.reserve(key, false), Room::Unwanted | Room::Blocked) {
+            self.fail(now, io, key, &error);
         } else {
             let Some(socket) = self.socket(key) else { return };
-            socket.write_error = Some(error);
-            socket.readable = true;
-            socket.ended = true;
+            socket.writing = Writing::Failed(error);
+            socket.reading = socket.reading.max(Reading::MoreBehind);
             self.enqueue(key);
-            self.flush_stream(now, event_loop, key);
+            self.flush_stream(now, io, key);
         }
     }
 
     /// One read of each readable stream; true if some have more and the link has room.
-    fn read_streams(&mut self, now: Instant, event_loop: &mut EventLoop) -> bool {
+    fn read_streams(&mut self, now: Instant, io: &mut Io<R>) -> bool {
         for _ in 0..self.scheduler.len() {
             let Some(key) = self.scheduler.front() else { break };
-            if !self.read_stream(now, event_loop, key) {
+            if !self.read_stream(now, io, key) {
                 return false;
             }
         }
@@ -505,24 +478,20 @@ impl<C: Connection> Session<C> {
     }
 
     /// One read of the stream whose turn it is; false if the link must be written first.
-    fn read_stream(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey) -> bool {
+    fn read_stream(&mut self, now: Instant, io: &mut Io<R>, key: StreamKey) -> bool {
         let Some(socket) = find(&mut self.sockets, key) else { return true };
         let contended = self.scheduler.is_contended(now, &socket.activity);
         // Where others wait each has a frame at a time.
         let frames = if self.scheduler.len() > 1 || contended { 1 } else { FRAMES_A_READ };
-        let result = if socket.readable {
+        let result = if socket.reading.is_readable() {
             match self.connection.reserve(key, contended) {
                 Room::Full => return false,
                 Room::Unwanted => None,
-                // A RST is not to wait for credit that may never come: what was sent before it is cut with it.
-                Room::Blocked if socket.failed => match socket.io.take_error() {
-                    Ok(Some(error)) => Some((Err(error), 0)),
-                    Ok(None) | Err(_) => None,
-                },
-                Room::Blocked => None,
+                // What has failed is not to wait for credit that may never come: what was sent before is cut with it.
+                Room::Blocked => socket.take_error().map(|error| (Err(error), 0)),
                 Room::Free(mut room) => {
                     let room = &mut room[..frames];
-                    Some((socket.io.read_vectored(room), room.iter().map(|payload| payload.len()).sum()))
+                    Some((socket.tcp.read_vectored(room), room.iter().map(|payload| payload.len()).sum()))
                 }
             }
         } else {
@@ -535,46 +504,45 @@ impl<C: Connection> Session<C> {
         match result {
             None => {}
             Some((Ok(0), _)) => {
-                socket.readable = false;
-                socket.at_end = true;
                 // The edge of a RST may have come before the end was read.
-                let failure = if socket.failed { socket.io.take_error().ok().flatten() } else { None };
-                match socket.write_error.take().or(failure) {
-                    Some(error) => self.fail(now, event_loop, key, &error),
+                let error = socket.take_error();
+                socket.reading = Reading::Ended;
+                match error {
+                    Some(error) => self.fail(now, io, key, &error),
                     None => self.connection.handle_end(now, key),
                 }
             }
             Some((Ok(count), room)) => {
-                socket.readable = count == room || socket.ended;
+                socket.reading.handle_read(count < room);
                 socket.traffic.read += count as u64;
-                if socket.readable {
+                if socket.reading.is_readable() {
                     self.enqueue(key);
                 }
                 self.connection.commit(now, key, count);
             }
             Some((Err(error), _)) if error.kind() == io::ErrorKind::WouldBlock => {
-                // A socket that failed has nothing more to come; an ended one tells so at the next event.
-                socket.readable = false;
-                if let Some(error) = socket.write_error.take() {
-                    self.fail(now, event_loop, key, &error);
+                // One that cannot be written has nothing more to come; any other tells at the next event.
+                socket.reading = Reading::Empty;
+                if let Some(error) = socket.take_error() {
+                    self.fail(now, io, key, &error);
                 }
             }
             Some((Err(error), _)) if error.kind() == io::ErrorKind::Interrupted => self.enqueue(key),
-            Some((Err(error), _)) => self.fail(now, event_loop, key, &error),
+            Some((Err(error), _)) => self.fail(now, io, key, &error),
         }
         true
     }
 
     /// The stream's socket is of no more use.
-    fn fail(&mut self, now: Instant, event_loop: &mut EventLoop, key: StreamKey, error: &io::Error) {
-        self.give_up(now, event_loop, key, code_of(error), &error.to_string());
+    fn fail(&mut self, now: Instant, io: &mut Io<R>, key: StreamKey, error: &io::Error) {
+        self.give_up(now, io, key, code_of(error), &error.to_string());
     }
 
     fn flush_link(&mut self, now: Instant) -> io::Result<()> {
         let Some(link) = &mut self.link else { return Ok(()) };
-        while link.writable && self.connection.has_unsent() {
-            let count = write(&mut link.io, &mut link.writable, &[IoSlice::new(self.connection.unsent())])?;
-            link.user_timeout.handle_write(now, &link.io);
+        while matches!(link.writing, Writing::Writable) && self.connection.has_unsent() {
+            let count = write(&mut link.tcp, &mut link.writing, &[IoSlice::new(self.connection.unsent())])?;
+            link.user_timeout.handle_write(now, &link.tcp);
             self.connection.advance_link(now, count);
         }
         Ok(())
@@ -586,11 +554,11 @@ impl<C: Connection> Session<C> {
         }
     }
 
-    fn socket(&mut self, key: StreamKey) -> Option<&mut Socket> {
+    fn socket(&mut self, key: StreamKey) -> Option<&mut StreamSocket<R::Socket>> {
         find(&mut self.sockets, key)
     }
 
-    fn take(&mut self, key: StreamKey) -> Option<Socket> {
+    fn take(&mut self, key: StreamKey) -> Option<StreamSocket<R::Socket>> {
         let socket = self.sockets.get_mut(key.index as usize)?.take_if(|socket| socket.key == key)?;
         self.scheduler.forget(key, &socket.activity);
         if let Some(over) = self.over.get_mut(key.index as usize) {
@@ -601,41 +569,34 @@ impl<C: Connection> Session<C> {
 }
 
 /// What a device's session does.
-impl Session<Device> {
+impl<C: Connection + BorrowMut<Device>, R: Registry> Session<C, R> {
     /// The service of a stream is connected, by a socket that is registered under `token`.
-    pub(crate) fn handle_connected(
-        &mut self,
-        now: Instant,
-        event_loop: &mut EventLoop,
-        key: StreamKey,
-        io: TcpStream,
-        token: Token,
-    ) {
-        self.attach(event_loop, key, io, token);
-        self.connection.handle_connected(now, key);
-        self.start(now, event_loop, key);
+    pub fn handle_connected(&mut self, now: Instant, io: &mut Io<R>, key: StreamKey, tcp: R::Socket, token: Token) {
+        self.attach(io, key, tcp, token);
+        self.connection.borrow_mut().handle_connected(now, key);
+        self.start(now, io, key);
     }
 }
 
 /// What a relay's session does.
 #[cfg(feature = "relay")]
-impl Session<Relay> {
-    /// A client came: see [`Relay::open`]. Its socket is [attached](Self::attach) next.
-    pub(crate) fn open(&mut self, now: Instant, service: &Arc<Address>, from: SocketAddr) -> Option<StreamKey> {
-        self.connection.open(now, service, Some(from))
+impl<C: Connection + BorrowMut<Relay>, R: Registry> Session<C, R> {
+    /// A client came. Its socket is [attached](Self::attach) next.
+    pub fn open(&mut self, now: Instant, service: &Arc<Address>, from: SocketAddr) -> Option<StreamKey> {
+        self.connection.borrow_mut().open(now, service, Some(from))
     }
 }
 
 /// Nothing is left here but where the loop has panicked: then, too, no peer waits for a forked child's copy.
-impl<C> Drop for Session<C> {
+impl<C, R: Registry> Drop for Session<C, R> {
     fn drop(&mut self) {
-        let links = self.link.iter().map(|link| &link.io);
-        links.chain(self.sockets.iter().flatten().map(|socket| &socket.io)).for_each(net::reset);
+        let links = self.link.iter().map(|link| &link.tcp);
+        links.chain(self.sockets.iter().flatten().map(|socket| &socket.tcp)).for_each(Socket::reset);
     }
 }
 
 /// The stream's socket, while the rest of the session is in use.
-fn find(sockets: &mut [Option<Socket>], key: StreamKey) -> Option<&mut Socket> {
+fn find<S>(sockets: &mut [Option<StreamSocket<S>>], key: StreamKey) -> Option<&mut StreamSocket<S>> {
     sockets.get_mut(key.index as usize)?.as_mut().filter(|socket| socket.key == key)
 }
 

@@ -27,7 +27,7 @@ use crate::Error;
 use crate::address::Address;
 use crate::connection::relay::Relay;
 use crate::connection::{Connection, Output, Reset, StreamKey};
-use crate::io::closing::ClosingSockets;
+use crate::io::Io;
 use crate::io::event_loop::{EventLoop, Source};
 use crate::io::mailbox::{Mailbox, Request};
 use crate::io::session::{LINK_BUFFER, Session};
@@ -43,7 +43,7 @@ const RETRY_AFTER: u16 = 1;
 #[derive(Debug)]
 pub struct Server {
     config: Config,
-    event_loop: EventLoop,
+    io: Io,
     /// What other threads ask for.
     requests: Mailbox,
     device_listeners: Vec<Listener>,
@@ -66,7 +66,6 @@ pub struct Server {
     connections: u64,
     /// When clients that move nothing are looked for, where there is a limit for them.
     look_for_idle_at: Option<Instant>,
-    closing: ClosingSockets,
     descriptors: Descriptors,
     shortage: Shortage,
     log_limits: LogLimits,
@@ -158,7 +157,7 @@ impl Server {
             look_for_idle_at: config.idle.map(|_| now),
             config,
             requests: Mailbox::new(event_loop.waker()),
-            event_loop,
+            io: Io::new(event_loop),
             device_listeners,
             client_listeners,
             is_local,
@@ -170,7 +169,6 @@ impl Server {
             active: None,
             waiting: VecDeque::new(),
             connections: 0,
-            closing: ClosingSockets::default(),
             descriptors,
             shortage: Shortage::default(),
             log_limits: LogLimits::new(now),
@@ -204,11 +202,11 @@ impl Server {
         self.close_client_ports(&Reset::Shutdown.into());
         // They are closed right after.
         for mut listener in self.device_listeners.drain(..) {
-            let _ = listener.stop(&mut self.event_loop);
+            let _ = listener.stop(&mut self.io.event_loop);
         }
         for number in self.client_listeners.numbers() {
             if let Some((mut listener, _)) = self.client_listeners.remove(number) {
-                let _ = listener.stop(&mut self.event_loop);
+                let _ = listener.stop(&mut self.io.event_loop);
             }
         }
         self.active = None;
@@ -218,7 +216,7 @@ impl Server {
         let clients_cut = self.clients();
         for number in self.sessions.numbers() {
             if let Some(peer) = self.sessions.get_mut(number) {
-                peer.session.close_idle_link(now, &mut self.event_loop);
+                peer.session.close_idle_link(now, &mut self.io);
                 peer.session.close(now);
             }
         }
@@ -226,7 +224,7 @@ impl Server {
         let deadline = now + FLUSH_TIMEOUT;
         while Instant::now() < deadline {
             self.step(buffer);
-            if self.sessions.is_empty() && self.closing.len() == 0 {
+            if self.sessions.is_empty() && self.io.closing.len() == 0 {
                 break;
             }
             self.wait(Some(deadline))?;
@@ -273,7 +271,7 @@ impl Server {
         if self.reopen_at.is_some_and(|at| at <= now) {
             self.open_client_ports(now);
         }
-        self.closing.handle_timeout(now, &mut self.event_loop);
+        self.io.closing.handle_timeout(now, &mut self.io.event_loop);
         self.shortage.handle_timeout(now);
         self.log_limits.handle_timeout(now);
         self.end_long_drains(now);
@@ -289,7 +287,7 @@ impl Server {
 
     fn visit(&mut self, now: Instant, number: usize, buffer: &mut [u8]) {
         let Some(peer) = self.sessions.get_mut(number) else { return };
-        let mut busy = match peer.session.turn(now, &mut self.event_loop, buffer) {
+        let mut busy = match peer.session.turn(now, &mut self.io, buffer) {
             Ok(busy) => busy,
             Err(reason) => {
                 self.lose_link(now, number, &reason);
@@ -338,9 +336,9 @@ impl Server {
         let now = Instant::now();
         let deadline = if self.is_busy(now) { Some(now) } else { self.next_deadline(deadline) };
         let poll_failed = |reason| Error::System { what: "cannot wait for events".into(), reason };
-        self.event_loop.wait(deadline).map_err(poll_failed)?;
+        self.io.event_loop.wait(deadline).map_err(poll_failed)?;
         let now = Instant::now();
-        while let Some(event) = self.event_loop.next_ready() {
+        while let Some(event) = self.io.event_loop.next_ready() {
             match event.source {
                 Source::Listener(place) => {
                     let of_clients = self.client_listeners.get_mut(place).map(|(listener, _)| listener);
@@ -356,10 +354,10 @@ impl Server {
                 Source::Stream(number, key) => {
                     let number = number as usize;
                     if let Some(peer) = self.sessions.get_mut(number) {
-                        peer.session.handle_stream_event(now, &mut self.event_loop, key, event);
+                        peer.session.handle_stream_event(now, &mut self.io, key, event);
                     }
                 }
-                Source::Closing(place) => self.closing.handle_event(&mut self.event_loop, place),
+                Source::Closing(place) => self.io.closing.handle_event(&mut self.io.event_loop, place),
                 Source::Waker => {}
             }
         }
@@ -367,7 +365,7 @@ impl Server {
     }
 
     fn next_deadline(&mut self, own: Option<Instant>) -> Option<Instant> {
-        let (sessions, closing) = (self.sessions.poll_timeout(), self.closing.poll_timeout());
+        let (sessions, closing) = (self.sessions.poll_timeout(), self.io.closing.poll_timeout());
         let clients = self.client_listeners.poll_timeout().filter(|_| self.takes_clients());
         let devices = self.device_listeners.iter().filter_map(Listener::paused_until).min();
         let logs = [self.shortage.poll_timeout(), self.log_limits.poll_timeout()].into_iter().flatten().min();
@@ -393,7 +391,7 @@ impl Server {
     fn carry_out_all(&mut self, now: Instant, number: usize) -> bool {
         let mut some = false;
         while let Some(peer) = self.sessions.get_mut(number) {
-            let output = peer.session.poll_output(now, &mut self.event_loop, &mut self.closing);
+            let output = peer.session.poll_output(now, &mut self.io);
             let Some(output) = output else { break };
             self.carry_out(now, number, output);
             some = true;

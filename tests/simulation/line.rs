@@ -57,7 +57,7 @@ fn download(seed: u64, clients: usize, phases: &[Phase]) -> Seen {
     world.version = 2;
     world.wire.version_2 = true;
     world.limits = Limits::RELAY;
-    let (mut relay, mut device) = (relay(&world, V2), device(&world, V2));
+    let (mut relay, mut device) = (relay(&mut world, V2), device(&mut world, V2));
     let mut seen = Seen::default();
     let mut end = Duration::ZERO;
     for phase in phases {

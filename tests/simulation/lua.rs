@@ -233,7 +233,7 @@ impl LuaDevice {
 /// How many bytes a service took; what one takes that is gone, vanishes.
 fn write(world: &mut World, conversation: usize, bytes: &[u8]) -> usize {
     match &mut world.conversations[conversation].connections[SERVICE] {
-        Some(io) if !io.released && !io.inward.is_reset(world.now) => {
+        Some(io) if !io.is_released() && !io.inward.is_reset(world.now) => {
             io.outward.write(&mut world.random, world.now, bytes)
         }
         _ => bytes.len(),

@@ -1,4 +1,5 @@
-//! Real cores on a virtual clock, over pipes that do to bytes whatever TCP may do, with every fault drawn from a seed.
+//! Real cores and their real sessions on a virtual clock, over sockets that do whatever TCP and the kernel may do, with
+//! every fault drawn from a seed.
 //!
 //! `SIM_SEED=7 cargo test --test simulation NAME -- --nocapture` replays one seed of one test and prints what
 //! happens; `SIM_SEEDS=10000` tries so many, instead of 256 in all.
@@ -13,6 +14,7 @@ mod pipe;
 mod random;
 mod run;
 mod shell;
+mod socket;
 mod wire;
 mod world;
 

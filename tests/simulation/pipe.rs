@@ -1,6 +1,8 @@
 //! One direction of a TCP connection: latency, rate, capacity, any segmentation, FIN and RST.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::random::Random;
@@ -23,22 +25,35 @@ pub(crate) enum Ending {
     Rst,
 }
 
+/// A handle of it: one end writes, the other reads.
+#[derive(Clone, Debug)]
+pub(crate) struct Pipe(Rc<RefCell<State>>);
+
 #[derive(Debug)]
-pub(crate) struct Pipe {
+struct State {
     segments: VecDeque<Segment>,
     held: usize,
+    /// Bytes that were ever written, and read.
+    written: u64,
+    taken: u64,
     capacity: usize,
     latency: Duration,
     /// Bytes a second that pass the narrowest place on the way, and until when it is busy.
     rate: Option<u64>,
     busy_until: Duration,
-    /// No write and no read moves more than this at once.
+    /// No write moves more than this at once, nor does a program's read.
     grain: usize,
     newest: Duration,
     blocked_until: Duration,
-    end: Option<(Duration, Ending)>,
+    /// When FIN arrives, and RST, perhaps behind it.
+    fin: Option<Duration>,
+    rst: Option<Duration>,
+    /// Where urgent bytes stand, if there are any: a socket's read stops before one that is not its first.
+    urgent: Option<VecDeque<u64>>,
     /// The reader is gone: what is written vanishes.
     sink: bool,
+    /// What had arrived when it went.
+    lost: u64,
 }
 
 #[derive(Debug)]
@@ -46,13 +61,17 @@ struct Segment {
     arrival: Duration,
     bytes: Vec<u8>,
     head: usize,
+    /// What was written up to its last byte.
+    end: u64,
 }
 
 impl Pipe {
     pub(crate) fn new(capacity: usize, latency: Duration, grain: usize) -> Self {
-        Self {
+        Self(Rc::new(RefCell::new(State {
             segments: VecDeque::new(),
             held: 0,
+            written: 0,
+            taken: 0,
             capacity,
             latency,
             rate: None,
@@ -60,137 +79,226 @@ impl Pipe {
             grain,
             newest: Duration::ZERO,
             blocked_until: Duration::ZERO,
-            end: None,
+            fin: None,
+            rst: None,
+            urgent: None,
             sink: false,
-        }
+            lost: 0,
+        })))
+    }
+
+    /// Urgent bytes may stand among what is written.
+    pub(crate) fn with_urgent_bytes(self) -> Self {
+        self.0.borrow_mut().urgent = Some(VecDeque::new());
+        self
     }
 
     /// From now on the way is so long and so wide. What was written before is not affected, and never overtaken.
-    pub(crate) fn set_line(&mut self, latency: Duration, rate: u64) {
-        self.latency = latency;
-        self.rate = Some(rate);
+    pub(crate) fn set_line(&self, latency: Duration, rate: u64) {
+        let mut state = self.0.borrow_mut();
+        state.latency = latency;
+        state.rate = Some(rate);
     }
 
     /// Bytes that were written and not read.
     pub(crate) fn held(&self) -> usize {
-        self.held
+        self.0.borrow().held
     }
 
     /// How many bytes a write may move now.
     pub(crate) fn room(&self, now: Duration) -> usize {
+        let state = self.0.borrow();
         match now {
-            _ if self.sink => usize::MAX,
-            now if now < self.blocked_until => 0,
-            _ => self.capacity - self.held,
+            _ if state.sink => usize::MAX,
+            now if now < state.blocked_until => 0,
+            _ => state.capacity - state.held,
         }
     }
 
     /// How many of `bytes` were taken; 0 is "would block".
-    pub(crate) fn write(&mut self, random: &mut Random, now: Duration, bytes: &[u8]) -> usize {
-        assert!(self.end.is_none(), "nobody writes behind the end");
-        if self.sink {
+    pub(crate) fn write(&self, random: &mut Random, now: Duration, bytes: &[u8]) -> usize {
+        let state = &mut *self.0.borrow_mut();
+        assert!(state.fin.is_none() && state.rst.is_none(), "nobody writes behind the end");
+        if state.sink {
             return bytes.len();
         }
-        let free = (self.capacity - self.held).min(bytes.len());
-        if free == 0 || now < self.blocked_until {
+        let free = (state.capacity - state.held).min(bytes.len());
+        if free == 0 || now < state.blocked_until {
             return 0;
         }
-        let count = if random.chance(20) { random.between(1, free as u64) as usize } else { free }.min(self.grain);
+        let count = if random.chance(20) { random.between(1, free as u64) as usize } else { free }.min(state.grain);
         if count < bytes.len() && random.chance(30) {
-            self.blocked_until = now + Duration::from_micros(random.magnitude(20_000));
+            state.blocked_until = now + Duration::from_micros(random.magnitude(20_000));
         }
-        match self.rate {
+        match state.rate {
             None => {
-                let jitter = Duration::from_nanos(random.below(self.latency.as_nanos() as u64 / 4 + 1));
-                self.send(now + self.latency + jitter, &bytes[..count]);
+                let jitter = Duration::from_nanos(random.below(state.latency.as_nanos() as u64 / 4 + 1));
+                state.send(now + state.latency + jitter, &bytes[..count]);
             }
             Some(rate) => {
                 for packet in bytes[..count].chunks(PACKET) {
                     let time = Duration::from_secs_f64(packet.len() as f64 / rate as f64);
-                    self.busy_until = self.busy_until.max(now) + time;
-                    self.send(self.busy_until + self.latency, packet);
+                    state.busy_until = state.busy_until.max(now) + time;
+                    state.send(state.busy_until + state.latency, packet);
                 }
             }
         }
-        self.held += count;
+        state.held += count;
+        if let Some(urgent) = &mut state.urgent
+            && random.chance(3)
+        {
+            urgent.push_back(state.written);
+        }
         count
     }
 
-    fn send(&mut self, arrival: Duration, bytes: &[u8]) {
-        self.newest = self.newest.max(arrival);
-        self.segments.push_back(Segment { arrival: self.newest, bytes: bytes.to_vec(), head: 0 });
+    /// Takes what has arrived, at most a buffer full, at times less.
+    pub(crate) fn read(&self, random: &mut Random, now: Duration, buffer: &mut [u8]) -> Read {
+        let state = &mut *self.0.borrow_mut();
+        let most = buffer.len().min(state.grain);
+        let most = if random.chance(10) { random.between(1, most as u64) as usize } else { most };
+        state.take(now, &mut buffer[..most])
     }
 
-    /// Takes what has arrived, at most a buffer full, at times less.
-    pub(crate) fn read(&mut self, random: &mut Random, now: Duration, buffer: &mut [u8]) -> Read {
-        let most = buffer.len().min(self.grain);
-        let most = if random.chance(10) { random.between(1, most as u64) as usize } else { most };
+    /// Takes what has arrived as a kernel's socket does: less than a buffer full only where there is no more, or before an
+    /// urgent byte.
+    pub(crate) fn read_fully(&self, now: Duration, buffer: &mut [u8]) -> Read {
+        let state = &mut *self.0.borrow_mut();
+        let mut most = buffer.len();
+        if let Some(urgent) = &mut state.urgent {
+            while urgent.front().is_some_and(|&at| at <= state.taken) {
+                urgent.pop_front();
+            }
+            if let Some(at) = urgent.front() {
+                most = most.min((at - state.taken) as usize);
+            }
+        }
+        state.take(now, &mut buffer[..most])
+    }
+
+    pub(crate) fn finish(&self, now: Duration) {
+        let state = &mut *self.0.borrow_mut();
+        if state.fin.is_none() && state.rst.is_none() {
+            state.fin = Some(state.newest.max(now + state.latency));
+        }
+    }
+
+    /// A RST may destroy what its receiver has not read, unless it has FIN behind it already.
+    pub(crate) fn reset(&self, random: &mut Random, now: Duration) {
+        let state = &mut *self.0.borrow_mut();
+        if state.rst.is_none() {
+            state.rst = Some(state.newest.max(now + state.latency));
+            if state.fin.is_none() && random.chance(50) {
+                state.clear();
+            }
+        }
+    }
+
+    /// The reader reads no more, and everything that is written vanishes.
+    pub(crate) fn sink(&self) {
+        let state = &mut *self.0.borrow_mut();
+        state.sink = true;
+        state.clear();
+    }
+
+    /// The same, and what has arrived by then is counted.
+    pub(crate) fn leave(&self, now: Duration) {
+        if !self.is_sunk() {
+            let lost = self.arrived(now) - self.0.borrow().taken;
+            self.0.borrow_mut().lost = lost;
+        }
+        self.sink();
+    }
+
+    /// Bytes that were there to be read when the reader left.
+    pub(crate) fn lost(&self) -> u64 {
+        self.0.borrow().lost
+    }
+
+    pub(crate) fn is_sunk(&self) -> bool {
+        self.0.borrow().sink
+    }
+
+    /// Bytes that ever arrived.
+    pub(crate) fn arrived(&self, now: Duration) -> u64 {
+        let state = self.0.borrow();
+        let count = state.segments.partition_point(|segment| segment.arrival <= now);
+        if count == 0 { state.taken } else { state.segments[count - 1].end }
+    }
+
+    pub(crate) fn has_arrived(&self, now: Duration) -> bool {
+        self.0.borrow().segments.front().is_some_and(|segment| segment.arrival <= now)
+    }
+
+    /// Whether an urgent byte is there that no read has passed.
+    pub(crate) fn is_urgent(&self, now: Duration) -> bool {
+        let arrived = self.arrived(now);
+        self.0.borrow().urgent.iter().flatten().any(|&at| at <= arrived)
+    }
+
+    pub(crate) fn is_finished(&self, now: Duration) -> bool {
+        self.0.borrow().fin.is_some_and(|at| at <= now)
+    }
+
+    pub(crate) fn is_reset(&self, now: Duration) -> bool {
+        self.0.borrow().rst.is_some_and(|at| at <= now)
+    }
+
+    /// Whether its writer has reset it.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.0.borrow().rst.is_some()
+    }
+
+    pub(crate) fn is_ended(&self) -> bool {
+        let state = self.0.borrow();
+        state.fin.is_some() || state.rst.is_some()
+    }
+
+    /// When something changes by itself.
+    pub(crate) fn next_event(&self, now: Duration) -> Option<Duration> {
+        let state = self.0.borrow();
+        let arrived = state.segments.partition_point(|segment| segment.arrival <= now);
+        let arrival = state.segments.get(arrived).map(|segment| segment.arrival);
+        [arrival, state.fin, state.rst, Some(state.blocked_until)].into_iter().flatten().filter(|&at| at > now).min()
+    }
+}
+
+impl State {
+    fn send(&mut self, arrival: Duration, bytes: &[u8]) {
+        self.newest = self.newest.max(arrival);
+        self.written += bytes.len() as u64;
+        self.segments.push_back(Segment { arrival: self.newest, bytes: bytes.to_vec(), head: 0, end: self.written });
+    }
+
+    fn take(&mut self, now: Duration, buffer: &mut [u8]) -> Read {
         let mut count = 0;
-        while let Some(segment) = self.segments.front_mut().filter(|segment| segment.arrival <= now) {
+        while count < buffer.len()
+            && let Some(segment) = self.segments.front_mut().filter(|segment| segment.arrival <= now)
+        {
             let bytes = &segment.bytes[segment.head..];
-            let taken = bytes.len().min(most - count);
+            let taken = bytes.len().min(buffer.len() - count);
             buffer[count..count + taken].copy_from_slice(&bytes[..taken]);
             segment.head += taken;
             count += taken;
             if segment.head == segment.bytes.len() {
                 self.segments.pop_front();
             }
-            if count == most {
-                break;
-            }
         }
         self.held -= count;
-        match self.end {
-            _ if count > 0 => Read::Bytes(count),
-            Some((at, end)) if at <= now && self.segments.is_empty() => match end {
-                Ending::Fin => Read::End,
-                Ending::Rst => Read::Reset,
-            },
-            _ => Read::Blocked,
+        self.taken += count as u64;
+        let has_come = |at: Option<Duration>| at.is_some_and(|at| at <= now) && self.segments.is_empty();
+        match count {
+            0 if has_come(self.rst) => Read::Reset,
+            0 if has_come(self.fin) => Read::End,
+            0 => Read::Blocked,
+            _ => Read::Bytes(count),
         }
     }
 
-    pub(crate) fn finish(&mut self, now: Duration) {
-        if self.end.is_none() {
-            self.end = Some((self.newest.max(now + self.latency), Ending::Fin));
-        }
-    }
-
-    /// A RST may destroy what its receiver has not read.
-    pub(crate) fn reset(&mut self, random: &mut Random, now: Duration) {
-        if !matches!(self.end, Some((_, Ending::Rst))) {
-            self.end = Some((self.newest.max(now + self.latency), Ending::Rst));
-            if random.chance(50) {
-                self.segments.clear();
-                self.held = 0;
-            }
-        }
-    }
-
-    /// The reader reads no more, and everything that is written vanishes.
-    pub(crate) fn sink(&mut self) {
-        self.sink = true;
+    fn clear(&mut self) {
         self.segments.clear();
+        self.taken = self.written;
         self.held = 0;
-    }
-
-    pub(crate) fn has_arrived(&self, now: Duration) -> bool {
-        self.segments.front().is_some_and(|segment| segment.arrival <= now)
-    }
-
-    pub(crate) fn is_reset(&self, now: Duration) -> bool {
-        matches!(self.end, Some((at, Ending::Rst)) if at <= now)
-    }
-
-    pub(crate) fn is_ended(&self) -> bool {
-        self.end.is_some()
-    }
-
-    /// When something changes by itself.
-    pub(crate) fn next_event(&self, now: Duration) -> Option<Duration> {
-        let arrival = self.segments.front().map(|segment| segment.arrival);
-        let end = self.end.map(|(at, _)| at);
-        [arrival, end, Some(self.blocked_until)].into_iter().flatten().filter(|&at| at > now).min()
     }
 }
 
@@ -200,30 +308,25 @@ pub(crate) struct Connection {
     /// From the client or service to the shell.
     pub(crate) inward: Pipe,
     pub(crate) outward: Pipe,
-    /// The shell has ended it.
-    pub(crate) released: bool,
 }
 
 impl Connection {
     pub(crate) fn new(inward: Pipe, outward: Pipe) -> Self {
-        Self { inward, outward, released: false }
+        Self { inward, outward }
     }
 
     pub(crate) fn next_event(&self, now: Duration) -> Option<Duration> {
         [self.inward.next_event(now), self.outward.next_event(now)].into_iter().flatten().min()
     }
 
-    /// The shell ends it with FIN and reads no more.
-    pub(crate) fn finish(&mut self, now: Duration) {
-        self.outward.finish(now);
-        self.inward.sink();
-        self.released = true;
+    /// The shell has ended it, and reads no more.
+    pub(crate) fn is_released(&self) -> bool {
+        self.outward.is_ended() && self.inward.is_sunk()
     }
 
-    /// The shell ends it with RST.
-    pub(crate) fn reset(&mut self, random: &mut Random, now: Duration) {
-        self.outward.reset(random, now);
+    /// The shell ends it with FIN and reads no more.
+    pub(crate) fn finish(&self, now: Duration) {
+        self.outward.finish(now);
         self.inward.sink();
-        self.released = true;
     }
 }

@@ -59,7 +59,7 @@ pub(crate) fn for_each_seed(name: &str, share: u64, simulate: fn(u64, bool) -> O
 pub(crate) fn pair(seed: u64, loud: bool) -> Outcome {
     let mut world = draw(seed, loud);
     let (relay_speaks, device_speaks) = world.random.pick(&[(V1, V1), (V1, V2), (V2, V1)]);
-    let (relay, device) = (relay(&world, relay_speaks), device(&world, device_speaks));
+    let (relay, device) = (relay(&mut world, relay_speaks), device(&mut world, device_speaks));
     run(world, relay, device)
 }
 
@@ -67,7 +67,7 @@ pub(crate) fn pair(seed: u64, loud: bool) -> Outcome {
 pub(crate) fn pair_v2(seed: u64, loud: bool) -> Outcome {
     let mut world = draw(seed, loud);
     world.use_version_2();
-    let (relay, device) = (relay(&world, V2), device(&world, V2));
+    let (relay, device) = (relay(&mut world, V2), device(&mut world, V2));
     run(world, relay, device)
 }
 
@@ -100,7 +100,7 @@ pub(crate) fn slow_readers(seed: u64, loud: bool) -> Outcome {
     world.limits.open_rate = 10_000;
     world.limits.budget = world.limits.budget.max(64 * u64::from(world.limits.window));
     world.in_no_hurry = slow;
-    let (relay, device) = (relay(&world, V2), device(&world, V2));
+    let (relay, device) = (relay(&mut world, V2), device(&mut world, V2));
     run(world, relay, device)
 }
 
@@ -123,7 +123,7 @@ pub(crate) fn steady_readers(seed: u64, loud: bool) -> Outcome {
     let conversation = Conversation::new(0, Duration::ZERO, Dial::Connects(Duration::ZERO), client, service);
     let mut world = World::new(random, weather, vec![conversation], loud);
     world.nobody_is_reset = true;
-    let (relay, device) = (relay(&world, V1), device(&world, V1));
+    let (relay, device) = (relay(&mut world, V1), device(&mut world, V1));
     run(world, relay, device)
 }
 
@@ -133,7 +133,7 @@ pub(crate) fn old_relay(seed: u64, loud: bool) -> Outcome {
     world.wire.old_relay = true;
     let relay = JavaRelay::new(world.random.pick(&[3, 12, 256, 256]));
     let speaks = world.random.pick(&[V1, V2]);
-    let device = device(&world, speaks);
+    let device = device(&mut world, speaks);
     run(world, relay, device)
 }
 
@@ -165,7 +165,7 @@ pub(crate) fn half_closed_clients(seed: u64, loud: bool) -> Outcome {
     world.wire.old_relay = true;
     world.answered = true;
     let speaks = world.random.pick(&[V1, V2]);
-    let device = device(&world, speaks);
+    let device = device(&mut world, speaks);
     run(world, JavaRelay::new(256), device)
 }
 
@@ -173,18 +173,18 @@ pub(crate) fn half_closed_clients(seed: u64, loud: bool) -> Outcome {
 pub(crate) fn old_device(seed: u64, loud: bool) -> Outcome {
     let mut world = draw(seed, loud);
     let speaks = world.random.pick(&[V1, V2]);
-    let relay = relay(&world, speaks);
+    let relay = relay(&mut world, speaks);
     run(world, relay, LuaDevice::new())
 }
 
-pub(crate) fn relay(world: &World, protocol: Protocol) -> Shell<Relay> {
+pub(crate) fn relay(world: &mut World, protocol: Protocol) -> Shell<Relay> {
     let half_close = world.weather.half_close;
     let settings = Settings { protocol, min_protocol: Protocol::V1, half_close, limits: world.limits };
-    Shell::new(Relay::new(world.instant(), settings))
+    Shell::new(Relay::new(world.instant(), settings), world)
 }
 
-pub(crate) fn device(world: &World, protocol: Protocol) -> Shell<Device> {
-    Shell::new(Device::new(protocol, world.limits))
+pub(crate) fn device(world: &mut World, protocol: Protocol) -> Shell<Device> {
+    Shell::new(Device::new(protocol, world.limits), world)
 }
 
 /// Any weather, and some clients.
@@ -246,7 +246,7 @@ pub(crate) fn pressure(seed: u64, loud: bool) -> Outcome {
     if speaks == V2 {
         world.use_version_2();
     }
-    let (relay, device) = (relay(&world, speaks), device(&world, speaks));
+    let (relay, device) = (relay(&mut world, speaks), device(&mut world, speaks));
     run(world, relay, device)
 }
 

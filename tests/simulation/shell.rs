@@ -1,118 +1,143 @@
-//! The shell of a core: what `session.rs` does with sockets, done with pipes, and watched.
+//! The owner of a session under test: it accepts clients, connects to services, and watches what the session does.
 
 use std::collections::BTreeMap;
-use std::io::IoSliceMut;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tcpremote::address::Address;
-use tcpremote::connection::{Room, StreamKey};
+use tcpremote::connection::{Connection, Output, Reset, StreamKey};
+use tcpremote::io::Io;
+use tcpremote::io::event_loop::{Readiness, Source};
+use tcpremote::io::session::{LinkLost, Session};
 use tcpremote::protocol::v2::Code;
 
-use crate::core::{CLOSED_BY_PEER, Core, Task};
-use crate::pipe::Read;
+use crate::core::{Core, Seen, Tested, Watched};
+use crate::random::Random;
 use crate::run::Party;
+use crate::socket::SimLoop;
 use crate::wire::{self, Queued};
 use crate::world::{CLIENT, Dial, SERVICE, World};
 
 /// Bytes that one read of the link takes at most.
 const LINK_BUFFER: usize = 128 * 1024;
+/// Turns in a row that may say that there is more to do, and move nothing: calls can be interrupted.
+const MOST_IDLE_TURNS: usize = 20;
 
+/// A session and its owner.
 #[derive(Debug)]
-struct Socket {
-    conversation: usize,
-    connected: bool,
-    at_end: bool,
-    write_failed: bool,
-}
-
-/// A core and its sockets.
-#[derive(Debug)]
-pub(crate) struct Shell<E> {
-    core: E,
-    sockets: BTreeMap<StreamKey, Socket>,
+pub(crate) struct Shell<C: Core> {
+    session: Tested<C>,
+    io: Io<SimLoop>,
+    /// The conversations of the streams that there are.
+    streams: BTreeMap<StreamKey, Stream>,
     /// Conversations whose sockets failed, until the core confirms it.
     failed: BTreeMap<StreamKey, usize>,
     dials: BTreeMap<StreamKey, (Duration, bool)>,
     /// Once it is fixed.
     version: Option<u8>,
-    has_link: bool,
-    closing: bool,
+    is_closing: bool,
+    /// When a socket that is closing has had its time.
+    closing_due: Option<Duration>,
+    idle_turns: usize,
     buffer: Vec<u8>,
-    /// How much of what is unsent was shown to the wire's rules.
-    observed: usize,
+    /// What passed over the link, until the outputs that belong to it are known.
+    passed: Vec<Seen>,
 }
 
-impl<E: Core> Party for Shell<E> {
+#[derive(Debug)]
+struct Stream {
+    conversation: usize,
+    has_socket: bool,
+}
+
+impl<C: Core> Party for Shell<C> {
     fn turn(&mut self, world: &mut World) -> bool {
-        let mut moved = E::SIDE == CLIENT && self.accept(world);
-        if self.core.poll_timeout().is_some_and(|at| at <= world.instant()) {
-            self.core.handle_timeout(world.instant()).expect("the peer is in time");
-            let next = self.core.poll_timeout();
-            assert!(next.is_none_or(|at| at > world.instant()), "what was due is done");
+        let now = world.instant();
+        self.io.event_loop.set_now(world.now);
+        let moved_before = self.io.event_loop.moved();
+        let mut moved = C::SIDE == CLIENT && self.accept(world);
+        moved |= self.answer_dials(world);
+        moved |= self.handle_events(world);
+        let most = if world.random.chance(10) { world.random.between(1, 5000) as usize } else { LINK_BUFFER };
+        let most = most.min(world.weather.grain);
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let turned = self.session.turn(now, &mut self.io, &mut buffer[..most]);
+        self.buffer = buffer;
+        let has_more = match turned {
+            Ok(has_more) => has_more,
+            Err(LinkLost::Protocol(error)) => panic!("{} thinks that the protocol is broken: {error}", name::<C>()),
+            Err(LinkLost::Ended | LinkLost::Failed(_)) => {
+                self.session.abort_link(now, &mut self.io);
+                world.note(format_args!("{} has no link any more", name::<C>()));
+                true
+            }
+        };
+        moved |= self.carry_out(world);
+        if self.is_closing && self.session.has_link() && !self.session.connection().has_unsent() {
+            self.session.close_link(now, &mut self.io);
+            world.note(format_args!("{} has closed the link", name::<C>()));
             self.carry_out(world);
             moved = true;
         }
-        moved |= self.answer_dials(world);
-        let first = world.random.below(3);
-        for step in 0..3 {
-            moved |= match (first + step) % 3 {
-                0 => self.read_link(world),
-                1 => self.turn_streams(world),
-                _ => self.write_link(world),
-            };
-            moved |= self.carry_out(world);
-        }
-        if self.closing && self.has_link && !self.core.has_unsent() {
-            world.link[E::SIDE].finish(world.now);
-            world.link[1 - E::SIDE].sink();
-            self.lose_link(world);
-            moved = true;
-        }
+        self.io.closing.handle_timeout(now, &mut self.io.event_loop);
+        self.closing_due = self.io.closing.poll_timeout().map(|at| world.time(at));
+        moved |= self.io.event_loop.moved() > moved_before;
+        self.idle_turns = if moved || !has_more { 0 } else { self.idle_turns + 1 };
+        assert!(self.idle_turns <= MOST_IDLE_TURNS, "{} spins: {:?}", name::<C>(), self.session);
         self.check_marks(world);
-        moved
+        moved || has_more
     }
 
     fn shut(&mut self, world: &mut World) {
-        world.note(format_args!("{} closes", name::<E>()));
-        self.closing = true;
-        self.core.shut(world.instant());
-        for socket in self.sockets.values() {
-            world.conversations[socket.conversation].cut[E::SIDE].get_or_insert("closed");
+        world.note(format_args!("{} closes", name::<C>()));
+        self.io.event_loop.set_now(world.now);
+        self.is_closing = true;
+        self.session.close(world.instant());
+        for stream in self.streams.values() {
+            world.conversations[stream.conversation].cut[C::SIDE].get_or_insert("closed");
         }
         self.carry_out(world);
     }
 
     fn next_event(&self, world: &World) -> Option<Duration> {
-        let core = self.core.poll_timeout().map(|at| world.time(at));
-        core.into_iter().chain(self.dials.values().map(|(at, _)| *at)).min()
+        let session = self.session.poll_timeout().map(|at| world.time(at));
+        session.into_iter().chain(self.closing_due).chain(self.dials.values().map(|(at, _)| *at)).min()
     }
 
     fn has_link(&self) -> bool {
-        self.has_link
+        self.session.has_link()
     }
 
     fn check_empty(&self) {
-        assert_eq!(self.core.streams(), 0, "no stream is left");
-        assert_eq!(self.core.counters().open, 0, "none is open");
-        assert_eq!(self.core.poll_timeout(), None, "nothing is due");
-        assert!(!self.core.has_unsent(), "nothing is unsent");
-        assert!(self.core.wants_input(), "nothing holds up the link");
+        let core = self.session.connection();
+        assert_eq!(core.streams(), 0, "no stream is left");
+        assert_eq!(core.counters().open, 0, "none is open");
+        assert_eq!(self.session.poll_timeout(), None, "nothing is due");
+        assert!(!core.has_unsent(), "nothing is unsent");
+        assert!(core.wants_input(), "nothing holds up the link");
+        assert_eq!(self.closing_due, None, "no socket is closing");
+        assert!(self.failed.is_empty(), "every end is told: {:?}", self.failed);
     }
 }
 
-impl<E: Core> Shell<E> {
-    pub(crate) fn new(core: E) -> Self {
+impl<C: Core> Shell<C> {
+    pub(crate) fn new(core: C, world: &mut World) -> Self {
+        let mut event_loop = SimLoop::new(Random::new(world.random.next()));
+        let (inward, outward) = (&world.link[1 - C::SIDE], &world.link[C::SIDE]);
+        let (socket, token) = event_loop.connect(Source::Link(0), inward, outward);
+        let core = Watched::new(core, Random::new(world.random.next()), world.wire.watches());
         Self {
-            core,
-            sockets: BTreeMap::new(),
+            session: Session::new(core, 0, socket, token),
+            io: Io::new(event_loop),
+            streams: BTreeMap::new(),
             failed: BTreeMap::new(),
             dials: BTreeMap::new(),
             version: None,
-            has_link: true,
-            closing: false,
+            is_closing: false,
+            closing_due: None,
+            idle_turns: 0,
             buffer: vec![0; LINK_BUFFER],
-            observed: 0,
+            passed: Vec::new(),
         }
     }
 
@@ -124,13 +149,17 @@ impl<E: Core> Shell<E> {
             if conversation.arrived || conversation.arrives > world.now {
                 continue;
             }
-            if !self.has_link || self.closing {
+            if !self.session.has_link() || self.is_closing {
                 conversation.arrived = true;
             } else if self.version.is_some() {
-                world.connect(number, CLIENT);
+                self.carry_out(world);
                 let service = Address::new(&format!("c{number}"), 1).expect("an address");
-                let key = self.core.open(world.instant(), Arc::new(service));
-                self.insert(key, number, false);
+                let key = C::open(&mut self.session, world.instant(), Arc::new(service));
+                self.insert(key, number);
+                let (inward, outward) = world.connect(number, CLIENT);
+                let (socket, token) = self.io.event_loop.connect(Source::Stream(0, key), &inward, &outward);
+                self.session.attach(&mut self.io, key, socket, token);
+                self.streams.get_mut(&key).expect("it was inserted").has_socket = true;
                 self.carry_out(world);
             } else {
                 continue;
@@ -140,258 +169,112 @@ impl<E: Core> Shell<E> {
         moved
     }
 
-    fn lose_link(&mut self, world: &mut World) {
-        world.note(format_args!("{} has no link any more", name::<E>()));
-        self.has_link = false;
-        self.core.handle_link_lost(world.instant());
-        self.observed = 0;
-        self.carry_out(world);
-        assert!(!self.core.has_unsent() && self.core.counters().open == 0, "nothing is left of the link");
-    }
-
-    fn read_link(&mut self, world: &mut World) -> bool {
-        if !self.has_link || !self.core.wants_input() {
-            return false;
-        }
-        let most = if world.random.chance(10) { world.random.between(1, 5000) as usize } else { LINK_BUFFER };
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let read = world.link[1 - E::SIDE].read(&mut world.random, world.now, &mut buffer[..most]);
-        match read {
-            Read::Blocked => {}
-            Read::End | Read::Reset => self.lose_link(world),
-            Read::Bytes(count) => self.receive(world, &buffer[..count]),
-        }
-        self.buffer = buffer;
-        read != Read::Blocked
-    }
-
-    fn receive(&mut self, world: &mut World, mut input: &[u8]) {
-        world.wire.read(if E::SIDE == CLIENT { wire::From::Device } else { wire::From::Relay }, input);
-        while let Some(delivery) = self.core.receive(world.instant(), &mut input).expect("the protocol is kept") {
-            let key = delivery.stream;
-            let mut pieces = vec![delivery.bytes];
-            while self.core.goes_on(key, input) && world.random.chance(90) {
-                let next = self.core.receive(world.instant(), &mut input).expect("the protocol is kept");
-                let next = next.expect("it goes on");
-                assert_eq!(next.stream, key, "it goes on");
-                pieces.push(next.bytes);
-            }
-            assert!(pieces.iter().all(|piece| !piece.is_empty()));
-            let bytes = &pieces.concat();
-            let socket = self.sockets.get_mut(&key).expect("bytes are delivered to streams that exist");
-            assert!(socket.connected, "bytes wait for the connection");
-            let taken =
-                if socket.write_failed { Some(bytes.len()) } else { write(world, socket.conversation, E::SIDE, bytes) };
-            let mut left = taken.unwrap_or(bytes.len());
-            for piece in pieces {
-                let taken = left.min(piece.len());
-                left -= taken;
-                self.core.delivered(world.instant(), key, piece, taken);
-            }
-            if taken.is_none() {
-                // What came behind may have ended the stream.
-                self.carry_out(world);
-                if self.sockets.contains_key(&key) {
-                    self.handle_write_failure(world, key);
+    /// Hands on what the event loop has found; true if there was something, or is to be.
+    fn handle_events(&mut self, world: &mut World) -> bool {
+        let mut moved = self.io.event_loop.poll();
+        while let Some(event) = self.io.event_loop.next_ready() {
+            match event {
+                Readiness { source: Source::Link(_), .. } => self.session.handle_link_event(event),
+                Readiness { source: Source::Stream(_, key), .. } => {
+                    self.session.handle_stream_event(world.instant(), &mut self.io, key, event);
                 }
+                Readiness { source: Source::Closing(place), .. } => {
+                    self.io.closing.handle_event(&mut self.io.event_loop, place);
+                }
+                Readiness { source: Source::Waker | Source::Listener(_), .. } => unreachable!("there is none"),
             }
-        }
-        assert!(input.is_empty(), "all input is taken");
-    }
-
-    fn turn_streams(&mut self, world: &mut World) -> bool {
-        let mut keys: Vec<StreamKey> = self.sockets.keys().copied().collect();
-        if !keys.is_empty() {
-            let middle = world.random.below(keys.len() as u64) as usize;
-            keys.rotate_left(middle);
-        }
-        let mut moved = false;
-        for key in keys {
-            moved |= self.flush_stream(world, key) | self.read_stream(world, key);
             moved |= self.carry_out(world);
         }
         moved
     }
 
-    fn flush_stream(&mut self, world: &mut World, key: StreamKey) -> bool {
-        let Some(socket) = self.sockets.get(&key).filter(|socket| socket.connected) else { return false };
-        let pending = self.core.pending(key);
-        if pending.is_empty() {
-            return false;
-        }
-        let result =
-            if socket.write_failed { Some(pending.len()) } else { write(world, socket.conversation, E::SIDE, pending) };
-        match result {
-            Some(0) => false,
-            Some(count) => {
-                self.core.advance(world.instant(), key, count);
-                true
-            }
-            None => {
-                self.handle_write_failure(world, key);
-                true
-            }
-        }
-    }
-
-    fn read_stream(&mut self, world: &mut World, key: StreamKey) -> bool {
-        let Some(socket) = self.sockets.get_mut(&key).filter(|socket| socket.connected) else { return false };
-        let now = world.instant();
-        let conversation = &mut world.conversations[socket.conversation];
-        let io = conversation.connections[E::SIDE].as_mut().expect("a socket");
-        if socket.at_end {
-            // It closed after its end of stream, and answers what it gets with RST.
-            let failed = io.inward.is_reset(world.now);
-            if failed {
-                self.fail(world, key);
-            }
-            return failed;
-        }
-        let contended = world.random.chance(30);
-        let Room::Free(mut room) = self.core.reserve(key, contended) else { return false };
-        let fits = |payload: &IoSliceMut<'_>| payload.len() <= usize::from(u16::MAX);
-        assert!(!room[0].is_empty() && room.iter().all(fits), "a frame's worth of room each");
-        let mut read = io.inward.read(&mut world.random, world.now, &mut room[0]);
-        let mut filled = room[0].len();
-        for payload in &mut room[1..] {
-            if let Read::Bytes(count) = &mut read
-                && *count == filled
-                && !payload.is_empty()
-                && let Read::Bytes(more) = io.inward.read(&mut world.random, world.now, payload)
-            {
-                *count += more;
-                filled += payload.len();
-            }
-        }
-        match read {
-            Read::Blocked if socket.write_failed => self.fail(world, key),
-            Read::Blocked => return false,
-            Read::Bytes(count) => {
-                self.core.commit(now, key, count);
-                conversation.committed[E::SIDE] += count as u64;
-            }
-            Read::End if socket.write_failed => self.fail(world, key),
-            Read::End => {
-                socket.at_end = true;
-                conversation.ended[E::SIDE] = Some(world.now);
-                self.core.handle_end(now, key);
-            }
-            Read::Reset => self.fail(world, key),
-        }
-        true
-    }
-
-    fn handle_write_failure(&mut self, world: &mut World, key: StreamKey) {
-        let socket = self.sockets.get_mut(&key).expect("it was written to");
-        socket.write_failed = true;
-        if socket.at_end || matches!(self.core.reserve(key, false), Room::Unwanted) {
-            self.fail(world, key);
-        }
-    }
-
-    fn fail(&mut self, world: &mut World, key: StreamKey) {
-        let socket = self.sockets.remove(&key).expect("a socket fails once");
-        self.failed.insert(key, socket.conversation);
-        let conversation = &mut world.conversations[socket.conversation];
-        conversation.cut[E::SIDE].get_or_insert("failed");
-        let io = conversation.connections[E::SIDE].as_mut().expect("a socket");
-        io.reset(&mut world.random, world.now);
-        self.core.handle_failure(world.instant(), key, Code::Normal, "failed");
-    }
-
-    fn write_link(&mut self, world: &mut World) -> bool {
-        self.observe(world);
-        let unsent = self.core.unsent();
-        if !self.has_link || unsent.is_empty() || world.link[E::SIDE].is_ended() {
-            return false;
-        }
-        let count = world.link[E::SIDE].write(&mut world.random, world.now, unsent);
-        self.core.advance_link(world.instant(), count);
-        if world.wire.watches() {
-            self.observed -= count;
-        }
-        count > 0
-    }
-
-    /// Shows what was queued for the link to whoever keeps its rules.
-    fn observe(&mut self, world: &mut World) {
-        if !world.wire.watches() {
-            return;
-        }
-        let from = if E::SIDE == CLIENT { wire::From::Relay } else { wire::From::Device };
-        let more = &self.core.unsent()[self.observed..];
-        self.observed += more.len();
-        for Queued { command, id, size, close } in world.wire.queue(world.now, from, more) {
-            let command = ["?", "CONNECT", "CLOSE", "DATA", "LISTEN"][usize::from(command).min(4)];
-            world.note(format_args!("{} {command} {id} of {size} bytes", name::<E>()));
-            if let Some((number, true)) = close {
-                check_reason::<E>(world, number);
-            }
-        }
-    }
-
-    /// Everything that the core asks for; true if there was something.
+    /// Everything that the session asks for; true if there was something.
     fn carry_out(&mut self, world: &mut World) -> bool {
         let mut moved = false;
-        while let Some(output) = self.core.poll_output() {
+        self.handle_seen(world);
+        while let Some(output) = self.session.poll_output(world.instant(), &mut self.io) {
             moved = true;
-            self.carry_out_one(world, E::task(output));
+            self.handle_seen(world);
+            self.carry_out_one(world, output);
         }
-        self.observe(world);
+        self.handle_seen(world);
+        self.check_passed(world);
         moved
     }
 
-    fn carry_out_one(&mut self, world: &mut World, task: Task) {
-        match task {
-            Task::Version(version) => {
-                world.note(format_args!("{} speaks version {version}", name::<E>()));
+    fn carry_out_one(&mut self, world: &mut World, output: Output) {
+        match output {
+            Output::Version(version) => {
+                world.note(format_args!("{} speaks version {version}", name::<C>()));
                 assert_eq!(version, world.version, "the version that both speak");
                 self.version = Some(version);
             }
-            Task::Opened(key) => {
-                self.sockets.get_mut(&key).expect("what was opened came before").connected = true;
+            Output::Opened { stream, .. } => {
+                self.find_connected(stream);
             }
-            Task::Connect(key, number) => self.connect(world, key, number),
-            Task::ShutdownWrite(key) => {
-                let number = self.sockets[&key].conversation;
-                world.note(format_args!("{} conversation {number}: no more for its socket", name::<E>()));
-                let io = world.conversations[number].connections[E::SIDE].as_mut();
-                io.expect("a connected socket").outward.finish(world.now);
+            Output::Connect { stream, service, .. } => {
+                let number = service.host().strip_prefix('c').and_then(|number| number.parse().ok());
+                self.connect(world, stream, number.expect("a simulated service"));
             }
-            Task::Finish(key) => {
-                let number = self.end(world, key, "finishes");
-                let io = world.conversations[number].connections[E::SIDE].as_mut();
-                io.expect("a connected socket").finish(world.now);
-            }
-            Task::Reset(key, reason) => {
-                assert!(!world.nobody_is_reset, "{} resets a stream: {reason}", name::<E>());
-                let number = self.end(world, key, reason);
-                let conversation = &mut world.conversations[number];
-                let peer_cut = conversation.cut[1 - E::SIDE];
-                assert!(reason != CLOSED_BY_PEER || peer_cut.is_some(), "conversation {number}: CLOSE has a reason");
-                conversation.cut[E::SIDE].get_or_insert(reason);
-                if let Some(io) = &mut conversation.connections[E::SIDE] {
-                    io.reset(&mut world.random, world.now);
+            Output::ShutdownWrite { stream } => {
+                let number = self.find_connected(stream);
+                world.note(format_args!("{} conversation {number}: no more for its socket", name::<C>()));
+                if let Some(io) = &world.conversations[number].connections[C::SIDE] {
+                    assert!(
+                        io.outward.is_ended() || io.inward.is_reset(world.now),
+                        "conversation {number}: FIN is sent"
+                    );
                 }
             }
-            Task::Gone(key) => {
-                let number = self.failed.remove(&key).expect("a stream that failed, once");
-                world.note(format_args!("{} conversation {number}: gone", name::<E>()));
+            Output::Finish { stream } => {
+                let number = self.end(world, stream, "finishes");
+                if let Some(io) = &world.conversations[number].connections[C::SIDE] {
+                    let (is_reset, lost) = (io.inward.is_reset(world.now), io.inward.lost());
+                    assert!(io.outward.is_ended() || is_reset, "conversation {number}: FIN is sent");
+                    assert!(lost == 0 || is_reset, "conversation {number}: {lost} bytes are answered with RST");
+                }
             }
-            Task::Note(text) => world.note(format_args!("{} {text}", name::<E>())),
+            Output::Reset { stream, reason } => {
+                let (is_closed, reason) = (matches!(reason, Reset::Closed(_)), reason_name(&reason));
+                assert!(!world.nobody_is_reset, "{} resets a stream: {reason}", name::<C>());
+                let number = self.end(world, stream, reason);
+                let conversation = &mut world.conversations[number];
+                let peer_cut = conversation.cut[1 - C::SIDE];
+                assert!(!is_closed || peer_cut.is_some(), "conversation {number}: CLOSE has a reason");
+                conversation.cut[C::SIDE].get_or_insert(reason);
+                if let Some(io) = &conversation.connections[C::SIDE] {
+                    assert!(io.outward.is_cut() && io.inward.is_sunk(), "conversation {number}: RST is sent");
+                }
+            }
+            Output::Gone { stream } => {
+                let number = self.failed.remove(&stream).expect("a stream that failed, once");
+                world.note(format_args!("{} conversation {number}: gone", name::<C>()));
+            }
+            Output::Malformed { .. } => panic!("no relay here sends a malformed CONNECT"),
+            Output::EarlyDropped { .. }
+            | Output::Listening
+            | Output::Introduced(_)
+            | Output::Connected { .. }
+            | Output::GoAway(_) => world.note(format_args!("{} {output:?}", name::<C>())),
         }
+    }
+
+    /// The conversation of a stream that has a socket, or had one which has failed meanwhile.
+    fn find_connected(&self, key: StreamKey) -> usize {
+        let stream = self.streams.get(&key).filter(|stream| stream.has_socket).map(|stream| stream.conversation);
+        stream.or_else(|| self.failed.get(&key).copied()).expect("a stream with a socket")
     }
 
     fn end(&mut self, world: &mut World, key: StreamKey, how: &str) -> usize {
         self.dials.remove(&key);
-        let Socket { conversation, .. } = self.sockets.remove(&key).expect("a stream ends once");
-        world.note(format_args!("{} conversation {conversation}: {how}", name::<E>()));
+        let Stream { conversation, .. } = self.streams.remove(&key).expect("a stream ends once");
+        world.note(format_args!("{} conversation {conversation}: {how}", name::<C>()));
         conversation
     }
 
     fn connect(&mut self, world: &mut World, key: StreamKey, number: usize) {
         world.note(format_args!("device connects to {number}"));
-        self.insert(key, number, false);
+        self.insert(key, number);
         match world.conversations[number].dial {
             Dial::Connects(after) => self.dials.insert(key, (world.now + after, true)),
             Dial::Refuses(after) => self.dials.insert(key, (world.now + after, false)),
@@ -399,9 +282,9 @@ impl<E: Core> Shell<E> {
         };
     }
 
-    fn insert(&mut self, key: StreamKey, conversation: usize, connected: bool) {
-        let socket = Socket { conversation, connected, at_end: false, write_failed: false };
-        assert!(self.sockets.insert(key, socket).is_none(), "a key is one stream's for ever");
+    fn insert(&mut self, key: StreamKey, conversation: usize) {
+        let stream = Stream { conversation, has_socket: false };
+        assert!(self.streams.insert(key, stream).is_none(), "a key is one stream's for ever");
     }
 
     fn answer_dials(&mut self, world: &mut World) -> bool {
@@ -410,64 +293,134 @@ impl<E: Core> Shell<E> {
         let moved = !due.is_empty();
         for key in due {
             let Some((_, connects)) = self.dials.remove(&key) else { continue };
-            let number = self.sockets[&key].conversation;
-            if !connects {
-                self.sockets.remove(&key);
-                self.failed.insert(key, number);
-            }
+            let stream = self.streams.get_mut(&key).expect("its dial ends with it");
+            let number = stream.conversation;
             world.note(format_args!("service {number} {}", if connects { "accepts" } else { "refuses" }));
             if connects {
-                world.connect(number, SERVICE);
-                if let Some(socket) = self.sockets.get_mut(&key) {
-                    socket.connected = true;
-                }
+                stream.has_socket = true;
+                let (inward, outward) = world.connect(number, SERVICE);
+                let (socket, token) = self.io.event_loop.connect(Source::Stream(0, key), &inward, &outward);
+                C::handle_connected(&mut self.session, world.instant(), &mut self.io, key, socket, token);
             } else {
                 world.conversations[number].cut[SERVICE] = Some("refused");
+                self.session.give_up(world.instant(), &mut self.io, key, Code::Refused, "refused");
             }
-            self.core.answer(world.instant(), key, connects);
             self.carry_out(world);
         }
         moved
     }
 
+    /// Takes note of what the session told its core of sockets.
+    fn handle_seen(&mut self, world: &mut World) {
+        let mut blocked = Vec::new();
+        for seen in self.session.connection().take_seen() {
+            match seen {
+                Seen::Read(_) | Seen::Queued(_) => self.passed.push(seen),
+                Seen::Blocked(key) => blocked.push(key),
+                Seen::Committed(key, count) => {
+                    let number = self.streams[&key].conversation;
+                    world.conversations[number].committed[C::SIDE] += count as u64;
+                }
+                Seen::Ended(key) => {
+                    let number = self.streams[&key].conversation;
+                    let before = world.conversations[number].ended[C::SIDE].replace(world.now);
+                    assert!(before.is_none(), "conversation {number}: the end is read once");
+                    let is_reset = self.io.event_loop.is_reset_told(key);
+                    assert!(!is_reset, "conversation {number}: an end with a RST behind it is a failure");
+                }
+                Seen::Failed(key, is_wanted) => {
+                    let Stream { conversation, .. } = self.streams.remove(&key).expect("a socket fails once");
+                    self.dials.remove(&key);
+                    self.failed.insert(key, conversation);
+                    let conversation = &mut world.conversations[conversation];
+                    conversation.cut[C::SIDE].get_or_insert("failed");
+                    let lost = conversation.connections[C::SIDE].as_ref().map_or(0, |io| io.inward.lost());
+                    assert!(!is_wanted || lost == 0, "{lost} bytes before a failure are not read: {conversation:?}");
+                }
+            }
+        }
+        for key in blocked {
+            let waits = self.streams.contains_key(&key) && self.io.event_loop.is_reset_told(key);
+            assert!(!waits, "{} has a socket that was reset, and waits for credit: {key:?}", name::<C>());
+        }
+    }
+
+    /// Shows what passed over the link to whoever keeps its rules.
+    fn check_passed(&mut self, world: &mut World) {
+        let (own, peer) = match C::SIDE {
+            CLIENT => (wire::From::Relay, wire::From::Device),
+            _ => (wire::From::Device, wire::From::Relay),
+        };
+        for seen in std::mem::take(&mut self.passed) {
+            match seen {
+                Seen::Read(bytes) => world.wire.read(peer, &bytes),
+                Seen::Queued(bytes) => {
+                    for Queued { command, id, size, close } in world.wire.queue(world.now, own, &bytes) {
+                        let command = ["?", "CONNECT", "CLOSE", "DATA", "LISTEN"][usize::from(command).min(4)];
+                        world.note(format_args!("{} {command} {id} of {size} bytes", name::<C>()));
+                        if let Some((number, true)) = close {
+                            check_reason::<C>(world, number);
+                        }
+                    }
+                }
+                Seen::Committed(..) | Seen::Ended(_) | Seen::Blocked(_) | Seen::Failed(..) => {}
+            }
+        }
+    }
+
     fn check_marks(&mut self, world: &World) {
-        let queue = world.weather.queue.max(E::EXTRA) + LINK_BUFFER;
-        let unsent = self.core.unsent().len();
-        assert!(unsent <= 384 * 1024, "{unsent} bytes wait for the link");
-        let pending: usize = self.sockets.keys().map(|&key| self.core.pending(key).len()).sum();
+        let core = self.session.connection();
+        let queue = world.weather.queue.max(C::EXTRA) + LINK_BUFFER;
+        let pending: usize = self.streams.keys().map(|&key| core.pending(key).len()).sum();
+        let sockets = self.streams.values().filter(|stream| stream.has_socket).count();
+        let is_streams = |source: &Source| matches!(source, Source::Stream(..));
+        let watched = self.io.event_loop.sources().filter(is_streams).count();
+        assert_eq!(watched, sockets, "the sockets of streams that are over are not watched");
+        let links = self.io.event_loop.sources().filter(|source| matches!(source, Source::Link(_))).count();
+        assert_eq!(links, usize::from(self.session.has_link()), "nor is a link that is");
+        assert!(!self.io.event_loop.is_end_forgotten(), "a socket that is closing has read its peer's end");
         if world.version == 2 {
             assert!(pending as u64 <= world.limits.budget, "{pending} bytes wait for sockets");
-            assert!(self.core.counters().open <= u64::from(world.limits.streams));
+            assert!(core.counters().open <= u64::from(world.limits.streams));
             return;
         }
-        let most = world.limits.budget as usize + LINK_BUFFER + E::EXTRA;
+        let most = world.limits.budget as usize + LINK_BUFFER + C::EXTRA;
         assert!(pending <= most, "{pending} bytes wait for sockets");
-        for &key in self.sockets.keys() {
-            assert!(self.core.pending(key).len() <= queue, "{} bytes wait for a socket", self.core.pending(key).len());
+        for &key in self.streams.keys() {
+            assert!(core.pending(key).len() <= queue, "{} bytes wait for a socket", core.pending(key).len());
         }
-        assert!(self.core.streams() <= E::MOST_STREAMS, "{} streams", self.core.streams());
-        assert_eq!(self.core.streams(), self.sockets.len(), "the core's streams are the shell's sockets");
-        assert!(self.core.counters().open <= 256);
+        assert!(core.streams() <= C::MOST_STREAMS, "{} streams", core.streams());
+        assert_eq!(core.streams(), self.streams.len(), "the core's streams are the shell's");
+        assert!(core.counters().open <= 256);
     }
 }
 
-/// Bytes that a conversation's side took; `None` if it is gone.
-fn write(world: &mut World, conversation: usize, side: usize, bytes: &[u8]) -> Option<usize> {
-    let io = world.conversations[conversation].connections[side].as_mut().expect("a connected socket");
-    if io.inward.is_reset(world.now) { None } else { Some(io.outward.write(&mut world.random, world.now, bytes)) }
+fn name<C: Core>() -> &'static str {
+    ["relay", "device"][C::SIDE]
 }
 
-fn name<E: Core>() -> &'static str {
-    ["relay", "device"][E::SIDE]
+/// The reasons, as the trace has them.
+fn reason_name(reason: &Reset) -> &'static str {
+    match reason {
+        Reset::NoPlace => "no place",
+        Reset::PeerLeaves => "peer leaves",
+        Reset::ConnectTimeout => "connect timeout",
+        Reset::TooSlow => "too slow",
+        Reset::Stalled => "stalled",
+        Reset::Replaced => "replaced",
+        Reset::LinkLost => "link lost",
+        Reset::Shutdown => "shutdown",
+        Reset::Closed(_) => "closed by the peer",
+    }
 }
 
 /// Who sends CLOSE first has a reason.
-fn check_reason<E: Core>(world: &mut World, number: usize) {
+fn check_reason<C: Core>(world: &mut World, number: usize) {
     let pressed = world.conversations.len() > 256;
     let conversation = &mut world.conversations[number];
-    conversation.closed_by_relay |= E::SIDE == CLIENT;
-    let patience = if E::SIDE == CLIENT && !pressed { world.weather.half_close } else { Duration::ZERO };
-    let ended = conversation.ended[E::SIDE].is_some_and(|at| at + patience <= world.now);
-    let reason = ended || conversation.cut[E::SIDE].is_some();
-    assert!(reason, "conversation {number}: {} has no reason for CLOSE", name::<E>());
+    conversation.closed_by_relay |= C::SIDE == CLIENT;
+    let patience = if C::SIDE == CLIENT && !pressed { world.weather.half_close } else { Duration::ZERO };
+    let ended = conversation.ended[C::SIDE].is_some_and(|at| at + patience <= world.now);
+    let reason = ended || conversation.cut[C::SIDE].is_some();
+    assert!(reason, "conversation {number}: {} has no reason for CLOSE", name::<C>());
 }

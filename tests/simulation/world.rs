@@ -144,14 +144,17 @@ impl World {
         self.trace.note(self.now, what);
     }
 
-    /// A connection between a shell and one side of a conversation.
-    pub(crate) fn connect(&mut self, conversation: usize, side: usize) {
+    /// A connection between a shell and one side of a conversation: what the shell reads from, and what it writes to.
+    pub(crate) fn connect(&mut self, conversation: usize, side: usize) -> (Pipe, Pipe) {
         let capacity = self.weather.capacity;
         let latency = Duration::from_micros(self.random.magnitude(2_000));
         let pipe = || Pipe::new(capacity, latency, usize::MAX);
-        self.conversations[conversation].connections[side] = Some(Connection::new(pipe(), pipe()));
+        let (inward, outward) = (pipe().with_urgent_bytes(), pipe());
+        let connection = Connection::new(inward.clone(), outward.clone());
+        self.conversations[conversation].connections[side] = Some(connection);
         self.conversations[conversation].arrived = true;
         self.active.insert(conversation);
+        (inward, outward)
     }
 
     /// All clients and services do what they can; true if something moved.
@@ -164,7 +167,7 @@ impl World {
             }
             let conversation = &mut self.conversations[index];
             for (app, io) in conversation.apps.iter().zip(&mut conversation.connections) {
-                io.take_if(|io| app.is_over() && io.released);
+                io.take_if(|io| app.is_over() && io.is_released());
             }
             if conversation.arrived && conversation.connections.iter().all(Option::is_none) {
                 done.push(index);

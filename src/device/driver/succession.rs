@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::super::backoff::Backoff;
-use super::super::link::{Context, Link, Stage};
+use super::super::link::{Link, Stage};
 use super::Driver;
 use crate::Error;
 use crate::connection::Connection;
@@ -208,8 +208,7 @@ impl Driver<'_> {
         let Some(link) = self.links.get_mut(number) else { return Ok(()) };
         let sent_all = link.session.connection().streams() == 0 && !link.session.connection().has_unsent();
         if link.go_away.is_some() && sent_all && link.session.has_link() {
-            let Context { event_loop, closing, .. } = &mut self.context;
-            link.session.close_link(now, event_loop, closing);
+            link.session.close_link(now, &mut self.context.io);
             let (address, reason) = (self.config.server.clone(), "its last client is gone".into());
             self.lose_if_needed(now, number, Error::Lost { address, reason })?;
         }
@@ -230,7 +229,7 @@ impl Driver<'_> {
 
     fn abort_link(&mut self, now: Instant, number: usize) {
         if let Some(link) = self.links.get_mut(number) {
-            link.session.abort_link(now, &mut self.context.event_loop);
+            link.session.abort_link(now, &mut self.context.io);
             link.carry_out_all(now, &mut self.context);
         }
     }

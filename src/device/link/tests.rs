@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::device::Config;
-use crate::io::event_loop::Source;
+use crate::io::event_loop::{EventLoop, Source};
 
 const DEADLINE: Duration = Duration::from_secs(15);
 
@@ -34,8 +34,7 @@ fn a_name_that_hangs_and_one_that_waits_for_others_are_told_apart_after_10_s() {
     let device = Device::new(config.protocol, config.limits);
     let mut link = Link::new(device, 0, Reached { io, token, peer });
     let names = Names::with_lookup(event_loop.waker(), silent);
-    let (access, closing) = (&config.access, ClosingSockets::default());
-    let mut context = Context { event_loop, names, shared: &shared, access, closing };
+    let mut context = Context { io: Io::new(event_loop), names, shared: &shared, access: &config.access };
     let (mut relay, _) = listener.accept().expect("accept");
 
     let mut frames = vec![0, 0, 2, 0xf2];
@@ -52,8 +51,8 @@ fn a_name_that_hangs_and_one_that_waits_for_others_are_told_apart_after_10_s() {
             source: Source::Link(0),
             readable: true,
             writable: true,
-            failed: false,
-            ended: false,
+            more_behind: false,
+            hung_up: false,
         });
         link.step(now, &mut context, &mut buffer).expect("the link is there");
     }
@@ -94,8 +93,7 @@ fn what_a_service_answered_while_the_device_was_stopped_is_read_before_its_silen
     let token = event_loop.register(&mut io, Source::Link(0)).expect("register");
     let mut link = Link::new(Device::new(config.protocol, config.limits), 0, Reached { io, token, peer });
     let names = Names::with_lookup(event_loop.waker(), silent);
-    let (access, closing) = (&config.access, ClosingSockets::default());
-    let mut context = Context { event_loop, names, shared: &shared, access, closing };
+    let mut context = Context { io: Io::new(event_loop), names, shared: &shared, access: &config.access };
     let (mut relay, _) = listener.accept().expect("accept");
     relay.set_read_timeout(Some(DEADLINE)).expect("deadline");
 
@@ -107,9 +105,9 @@ fn what_a_service_answered_while_the_device_was_stopped_is_read_before_its_silen
     let (began, mut buffer) = (Instant::now(), vec![0; 1024]);
     let mut step = |link: &mut Link, late: Duration| {
         assert!(began.elapsed() < DEADLINE, "not in time");
-        context.event_loop.wait(Some(Instant::now() + Duration::from_millis(1))).expect("wait");
+        context.io.event_loop.wait(Some(Instant::now() + Duration::from_millis(1))).expect("wait");
         let now = Instant::now() + late;
-        while let Some(event) = context.event_loop.next_ready() {
+        while let Some(event) = context.io.event_loop.next_ready() {
             match event.source {
                 Source::Link(_) => link.session.handle_link_event(event),
                 Source::Stream(_, key) => link.handle_stream_event(now, &mut context, key, event),

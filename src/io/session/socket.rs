@@ -1,31 +1,23 @@
 //! The socket of one stream.
 
-use std::io::{self, IoSlice, Write};
+use std::io::{self, IoSlice};
 
 use mio::Token;
-use mio::net::TcpStream;
 
 use super::scheduler::Activity;
+use super::state::{Reading, Writing};
 use crate::connection::StreamKey;
-use crate::io::net;
+use crate::io::socket::Socket;
 use crate::protocol::v2::Code;
 
 #[derive(Debug)]
-pub(super) struct Socket {
+pub(super) struct StreamSocket<S> {
     pub(super) key: StreamKey,
-    pub(super) io: TcpStream,
+    pub(super) tcp: S,
     pub(super) token: Token,
     pub(super) activity: Activity,
-    pub(super) readable: bool,
-    pub(super) writable: bool,
-    /// There may be more behind a short read: the end, or what follows an urgent byte.
-    pub(super) ended: bool,
-    /// The peer's end of stream was read.
-    pub(super) at_end: bool,
-    /// Both directions are over, by FIN or by RST.
-    pub(super) failed: bool,
-    /// The peer takes no more bytes, and why; what it sent before may still be there to read.
-    pub(super) write_error: Option<io::Error>,
+    pub(super) reading: Reading,
+    pub(super) writing: Writing,
     pub(super) traffic: Traffic,
 }
 
@@ -39,29 +31,37 @@ pub(crate) struct Traffic {
     pub(crate) failure: Option<(Code, String)>,
 }
 
-impl Socket {
+impl<S: Socket> StreamSocket<S> {
     /// A connected one, registered under `token`. It may have been readable before it was.
-    pub(super) fn new(key: StreamKey, io: TcpStream, token: Token) -> Self {
+    pub(super) fn new(key: StreamKey, tcp: S, token: Token) -> Self {
         Self {
             key,
-            io,
+            tcp,
             token,
             activity: Activity::default(),
-            readable: true,
-            writable: true,
-            ended: false,
-            at_end: false,
-            failed: false,
-            write_error: None,
+            reading: Reading::Readable,
+            writing: Writing::Writable,
             traffic: Traffic::default(),
         }
     }
 
-    /// Writes the pieces in one call, as far as it goes.
+    /// Why it is of no more use, where that is known: it could not be written, or it hung up.
+    pub(super) fn take_error(&mut self) -> Option<io::Error> {
+        let hung_up = self.reading == Reading::HungUp;
+        self.writing.take_error().or_else(|| if hung_up { self.tcp.take_error() } else { None })
+    }
+
+    /// Writes the pieces in one call, as far as it goes; what comes for a peer that takes no more is dropped.
     pub(super) fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        let count = write(&mut self.io, &mut self.writable, pieces)?;
-        self.traffic.written += count as u64;
-        Ok(count)
+        match self.writing {
+            Writing::Full => Ok(0),
+            Writing::Finished | Writing::Failed(_) => Ok(total(pieces)),
+            Writing::Writable => {
+                let count = write(&mut self.tcp, &mut self.writing, pieces)?;
+                self.traffic.written += count as u64;
+                Ok(count)
+            }
+        }
     }
 }
 
@@ -73,24 +73,21 @@ pub(super) fn code_of(error: &io::Error) -> Code {
 }
 
 /// Writes once; a socket that took less than it was given is full.
-pub(super) fn write(io: &mut TcpStream, writable: &mut bool, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-    let mut once = || if let [piece] = pieces { io.write(piece) } else { net::write_together(io, pieces) };
-    let result = loop {
-        match once() {
+pub(super) fn write(tcp: &mut impl Socket, writing: &mut Writing, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    let count = loop {
+        match tcp.send(pieces) {
             // No event would tell that it can be written still.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => break result,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break 0,
+            result => break result?,
         }
     };
-    match result {
-        Ok(count) => {
-            *writable = count == pieces.iter().map(|piece| piece.len()).sum();
-            Ok(count)
-        }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            *writable = false;
-            Ok(0)
-        }
-        Err(error) => Err(error),
+    if count < total(pieces) {
+        *writing = Writing::Full;
     }
+    Ok(count)
+}
+
+pub(super) fn total(pieces: &[IoSlice<'_>]) -> usize {
+    pieces.iter().map(|piece| piece.len()).sum()
 }

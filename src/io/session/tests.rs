@@ -3,10 +3,12 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use mio::net::TcpStream;
 use socket2::{Domain, SockRef, Type};
 
 use super::*;
 use crate::connection::{Limits, Mux, Role};
+use crate::io::net;
 use crate::protocol::v2::{Close, Connect, Decoder, GoAway, Header, Item, Settings};
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -14,15 +16,15 @@ const DEADLINE: Duration = Duration::from_secs(30);
 #[test]
 fn what_the_other_end_said_last_is_heard_though_the_link_takes_no_more() {
     let now = Instant::now();
-    let mut event_loop = EventLoop::new().expect("poll");
+    let mut io = Io::new(EventLoop::new().expect("poll"));
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-    let mut io = net::connect(listener.local_addr().expect("address")).expect("connect");
+    let mut link = net::connect(listener.local_addr().expect("address")).expect("connect");
     let (mut relay, _) = listener.accept().expect("accept");
-    let token = event_loop.register(&mut io, Source::Link(0)).expect("register");
+    let token = io.event_loop.register(&mut link, Source::Link(0)).expect("register");
     let device = Mux::new(now, Role::Device, Limits::DEVICE, &[]);
-    let mut session = Session::new(device, 0, io, token);
+    let mut session = Session::new(device, 0, link, token);
     let mut buffer = [0; 1024];
-    session.turn(now, &mut event_loop, &mut buffer).expect("SETTINGS leave");
+    session.turn(now, &mut io, &mut buffer).expect("SETTINGS leave");
     let reason = String::from("a newer link took the place of this one");
     let away = GoAway { code: Code::Replaced, retry_after: 0, last_stream: 0, reason };
     relay.write_all(&Settings::default().frame()).expect("sent");
@@ -32,7 +34,7 @@ fn what_the_other_end_said_last_is_heard_though_the_link_takes_no_more() {
     // The event that would tell has not come, and there is something to write.
     loop {
         session.connection.go_away(now, Code::Normal, 0, "");
-        if session.turn(now, &mut event_loop, &mut buffer).is_err() {
+        if session.turn(now, &mut io, &mut buffer).is_err() {
             break;
         }
     }
@@ -42,50 +44,51 @@ fn what_the_other_end_said_last_is_heard_though_the_link_takes_no_more() {
 
 /// A session with one stream, whose socket has a copy as a forked child would hold it, and the socket's other end.
 #[cfg(target_os = "linux")]
-fn with_copied_socket(event_loop: &mut EventLoop) -> (Session<Mux>, StreamKey, [std::net::TcpStream; 3]) {
+fn with_copied_socket(io: &mut Io) -> (Session<Mux>, StreamKey, [std::net::TcpStream; 3]) {
     let now = Instant::now();
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = listener.local_addr().expect("address");
     let mut link = net::connect(address).expect("connect");
     let (relay, _) = listener.accept().expect("accept");
-    let token = event_loop.register(&mut link, Source::Link(0)).expect("register");
+    let token = io.event_loop.register(&mut link, Source::Link(0)).expect("register");
     let device = Mux::new(now, Role::Device, Limits::DEVICE, &[]);
     let mut session = Session::new(device, 0, link, token);
-    let io = std::net::TcpStream::connect(address).expect("connect");
-    let copy = io.try_clone().expect("a copy");
-    io.set_nonblocking(true).expect("mode");
-    let mut io = TcpStream::from_std(io);
-    net::tune_stream(&io).expect("options");
+    let tcp = std::net::TcpStream::connect(address).expect("connect");
+    let copy = tcp.try_clone().expect("a copy");
+    tcp.set_nonblocking(true).expect("mode");
+    let mut tcp = TcpStream::from_std(tcp);
+    net::tune_stream(&tcp).expect("options");
     let (peer, _) = listener.accept().expect("accept");
     peer.set_read_timeout(Some(std::time::Duration::from_secs(15))).expect("deadline");
     let key = StreamKey { index: 0, generation: 0 };
-    let token = event_loop.register(&mut io, Source::Stream(0, key)).expect("register");
-    session.attach(event_loop, key, io, token);
+    let token = io.event_loop.register(&mut tcp, Source::Stream(0, key)).expect("register");
+    session.attach(io, key, tcp, token);
     (session, key, [relay, copy, peer])
 }
 
 #[test]
 #[cfg(target_os = "linux")]
 fn a_stream_ends_on_its_connection_though_a_child_has_a_copy_of_its_socket() {
-    let mut event_loop = EventLoop::new().expect("poll");
-    let (mut session, key, [_relay, _copy, mut peer]) = with_copied_socket(&mut event_loop);
-    session.reset(&mut event_loop, key);
+    let mut io = Io::new(EventLoop::new().expect("poll"));
+    let (mut session, key, [_relay, _copy, mut peer]) = with_copied_socket(&mut io);
+    session.reset(&mut io, key);
     assert_eq!(peer.read(&mut [0]).expect_err("a reset").kind(), io::ErrorKind::ConnectionReset);
 
-    for at_end in [true, false] {
-        let (mut session, key, [_relay, _copy, mut peer]) = with_copied_socket(&mut event_loop);
-        session.socket(key).expect("it is there").at_end = at_end;
-        session.finish(Instant::now(), &mut event_loop, &mut ClosingSockets::default(), key);
+    for reading in [Reading::Ended, Reading::Empty] {
+        let (mut session, key, [_relay, _copy, mut peer]) = with_copied_socket(&mut io);
+        session.socket(key).expect("it is there").reading = reading;
+        session.finish(Instant::now(), &mut io, key);
         assert_eq!(peer.read(&mut [0]).expect("an end"), 0);
     }
 
-    let (mut session, _, [_relay, _copy, mut peer]) = with_copied_socket(&mut event_loop);
-    session.abort(Instant::now(), &mut event_loop);
+    let (mut session, _, [_relay, _copy, mut peer]) = with_copied_socket(&mut io);
+    session.abort(Instant::now(), &mut io);
     assert_eq!(peer.read(&mut [0]).expect_err("a reset").kind(), io::ErrorKind::ConnectionReset);
 
     // As in a panic of the loop.
-    let (session, _, [mut relay, _copy, mut peer]) = with_copied_socket(&mut event_loop);
-    let _copy_of_link = socket2::SockRef::from(&session.link.as_ref().expect("a link").io).try_clone().expect("a copy");
+    let (session, _, [mut relay, _copy, mut peer]) = with_copied_socket(&mut io);
+    let _copy_of_link =
+        socket2::SockRef::from(&session.link.as_ref().expect("a link").tcp).try_clone().expect("a copy");
     relay.set_read_timeout(Some(std::time::Duration::from_secs(15))).expect("deadline");
     drop(session);
     for end in [&mut peer, &mut relay] {
@@ -97,15 +100,15 @@ fn a_stream_ends_on_its_connection_though_a_child_has_a_copy_of_its_socket() {
 #[cfg(target_os = "linux")]
 fn a_peer_that_has_vanished_is_told_from_one_that_resets() {
     use io::ErrorKind::{ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut};
-    let mut event_loop = EventLoop::new().expect("poll");
+    let mut io = Io::new(EventLoop::new().expect("poll"));
     for (kind, code) in [
         (TimedOut, Code::Idle),
         (HostUnreachable, Code::Idle),
         (NetworkUnreachable, Code::Idle),
         (ConnectionReset, Code::Normal),
     ] {
-        let (mut session, key, _others) = with_copied_socket(&mut event_loop);
-        session.fail(Instant::now(), &mut event_loop, key, &kind.into());
+        let (mut session, key, _others) = with_copied_socket(&mut io);
+        session.fail(Instant::now(), &mut io, key, &kind.into());
         let failure = session.traffic(key).and_then(|traffic| traffic.failure.clone());
         assert_eq!(failure.map(|(code, _)| code), Some(code));
     }
@@ -114,7 +117,7 @@ fn a_peer_that_has_vanished_is_told_from_one_that_resets() {
 /// A device's session with two streams and all that drives it.
 struct Bench {
     session: Session<Mux>,
-    event_loop: EventLoop,
+    io: Io,
     buffer: Vec<u8>,
     relay: std::net::TcpStream,
     keys: Vec<StreamKey>,
@@ -124,17 +127,21 @@ struct Bench {
 impl Bench {
     /// Two streams have these sockets, and credit for a MiB each way.
     fn new(sockets: [impl Into<OwnedFd>; 2]) -> Self {
-        let window = 1024 * 1024;
-        let mut event_loop = EventLoop::new().expect("poll");
+        Self::with_window(sockets, 1024 * 1024)
+    }
+
+    /// The same, with that much credit each way.
+    fn with_window(sockets: [impl Into<OwnedFd>; 2], window: u32) -> Self {
+        let mut io = Io::new(EventLoop::new().expect("poll"));
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let mut link = net::connect(listener.local_addr().expect("address")).expect("connect");
         let (relay, _) = listener.accept().expect("accept");
-        let token = event_loop.register(&mut link, Source::Link(0)).expect("register");
+        let token = io.event_loop.register(&mut link, Source::Link(0)).expect("register");
         let limits = Limits { window, streams: 16, budget: 32 * 1024 * 1024, ..Limits::DEVICE };
         let device = Mux::new(Instant::now(), Role::Device, limits, &[]);
         let session = Session::new(device, 0, link, token);
         let buffer = vec![0; LINK_BUFFER];
-        let mut bench = Self { session, event_loop, buffer, relay, keys: Vec::new(), began: Instant::now() };
+        let mut bench = Self { session, io, buffer, relay, keys: Vec::new(), began: Instant::now() };
         bench.tell(&Settings { window, streams: 16, ..Settings::default() }.frame());
         for (number, socket) in (1..).zip(sockets) {
             let connect = Connect { service: "127.0.0.1:22".parse().expect("an address"), client: None };
@@ -145,11 +152,11 @@ impl Bench {
                     break stream;
                 }
             };
-            let io = std::net::TcpStream::from(socket.into());
-            io.set_nonblocking(true).expect("mode");
-            let mut io = TcpStream::from_std(io);
-            let token = bench.event_loop.register(&mut io, Source::Stream(0, key)).expect("register");
-            bench.session.attach(&mut bench.event_loop, key, io, token);
+            let tcp = std::net::TcpStream::from(socket.into());
+            tcp.set_nonblocking(true).expect("mode");
+            let mut tcp = TcpStream::from_std(tcp);
+            let token = bench.io.event_loop.register(&mut tcp, Source::Stream(0, key)).expect("register");
+            bench.session.attach(&mut bench.io, key, tcp, token);
             bench.session.connection.handle_connected(Instant::now(), key);
             bench.keys.push(key);
         }
@@ -162,7 +169,7 @@ impl Bench {
     }
 
     fn turn(&mut self) {
-        let turned = self.session.turn(Instant::now(), &mut self.event_loop, &mut self.buffer);
+        let turned = self.session.turn(Instant::now(), &mut self.io, &mut self.buffer);
         turned.expect("the link is there");
     }
 
@@ -174,11 +181,11 @@ impl Bench {
     fn wait(&mut self) {
         assert!(self.began.elapsed() < DEADLINE, "not in time");
         let now = Instant::now();
-        self.event_loop.wait(Some(now + Duration::from_millis(1))).expect("wait");
-        while let Some(event) = self.event_loop.next_ready() {
+        self.io.event_loop.wait(Some(now + Duration::from_millis(1))).expect("wait");
+        while let Some(event) = self.io.event_loop.next_ready() {
             match event.source {
                 Source::Link(_) => self.session.handle_link_event(event),
-                Source::Stream(_, key) => self.session.handle_stream_event(now, &mut self.event_loop, key, event),
+                Source::Stream(_, key) => self.session.handle_stream_event(now, &mut self.io, key, event),
                 Source::Waker | Source::Listener(_) | Source::Closing(_) => {}
             }
         }
@@ -257,7 +264,7 @@ fn a_stream_alone_fills_the_link_with_one_read_and_beside_another_has_a_frame_at
     let [(one, mut one_peer), (other, mut other_peer)] = pairs(Type::STREAM);
     let mut bench = Bench::new([one, other]);
     one_peer.write_all(&[1; BYTES]).expect("sent");
-    bench.session.start(Instant::now(), &mut bench.event_loop, bench.keys[0]);
+    bench.session.start(Instant::now(), &mut bench.io, bench.keys[0]);
     bench.turn();
     assert_eq!(bench.session.connection.counters().sent, BYTES as u64, "three frames");
 
@@ -283,4 +290,33 @@ fn a_stream_alone_fills_the_link_with_one_read_and_beside_another_has_a_frame_at
     }
     assert_eq!(frames[..3], [1; 3], "{frames:?}");
     assert!(frames[3..9].windows(2).all(|pair| pair[0] != pair[1]), "{frames:?}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_socket_that_could_not_be_written_does_not_wait_for_credit() {
+    const WINDOW: usize = 16 * 1024;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let [(one, mut one_peer), (other, _other_peer)] = [(); 2].map(|()| {
+        let io = std::net::TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        (io, listener.accept().expect("accept").0)
+    });
+    let mut bench = Bench::with_window([one, other], WINDOW as u32);
+    one_peer.write_all(&[1; 2 * WINDOW]).expect("sent");
+    net::reset(&one_peer);
+    // The session knows of the reset by its write, before an event tells.
+    bench.tell(&data(1, b"lost", false));
+    while bench.session.connection.counters().received < 4 {
+        assert!(bench.began.elapsed() < DEADLINE, "not in time");
+        let source = Source::Link(0);
+        let event = Readiness { source, readable: true, writable: false, more_behind: false, hung_up: false };
+        bench.session.handle_link_event(event);
+        bench.turn();
+    }
+    while bench.session.connection.counters().sent < WINDOW as u64 {
+        bench.turn();
+    }
+    while !matches!(bench.session.connection.poll_output(), Some(Output::Gone { .. })) {
+        bench.step();
+    }
 }

@@ -3,9 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use mio::net::TcpStream;
-
-use crate::io::net;
+use crate::io::socket::Socket;
 
 /// How often a link that was written is asked whether all has arrived.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
@@ -23,19 +21,19 @@ pub(super) enum UserTimeout {
 
 impl UserTimeout {
     /// Bytes were written.
-    pub(super) fn handle_write(&mut self, now: Instant, link: &TcpStream) {
+    pub(super) fn handle_write(&mut self, now: Instant, link: &impl Socket) {
         if matches!(self, Self::Off) {
             *self = Self::On(now + CHECK_EVERY);
             // The options only hasten what TCP finds without them.
-            let _ = net::set_in_flight(link, true);
+            let _ = link.set_in_flight(true);
         }
     }
 
     /// The link was read until it was empty.
-    pub(super) fn handle_read(&self, link: &TcpStream) {
+    pub(super) fn handle_read(&self, link: &impl Socket) {
         if !matches!(self, Self::Unwatched) {
             // The option only hastens what TCP does without it.
-            let _ = net::acknowledge(link);
+            let _ = link.acknowledge();
         }
     }
 
@@ -45,13 +43,13 @@ impl UserTimeout {
     }
 
     /// The time may have come.
-    pub(super) fn handle_timeout(&mut self, now: Instant, link: &TcpStream) {
+    pub(super) fn handle_timeout(&mut self, now: Instant, link: &impl Socket) {
         if self.poll_timeout().is_none_or(|at| at > now) {
             return;
         }
-        if net::is_acknowledged(link) {
+        if link.is_acknowledged() {
             *self = Self::Off;
-            let _ = net::set_in_flight(link, false);
+            let _ = link.set_in_flight(false);
         } else {
             *self = Self::On(now + CHECK_EVERY);
         }
@@ -64,6 +62,7 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
 
+    use mio::net::TcpStream;
     use socket2::SockRef;
 
     use super::*;

@@ -133,6 +133,6 @@ impl Server {
             let traffic = peer.session.traffic(stream);
             client.log_end(now, &mut self.log_limits, Some(peer.address), traffic, &Ending::new(code, reason));
         }
-        peer.session.abort(now, &mut self.event_loop);
+        peer.session.abort(now, &mut self.io);
     }
 }

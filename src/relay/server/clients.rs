@@ -136,14 +136,14 @@ impl Server {
         let (connection, from) = (client.connection, client.address);
         let Some(key) = peer.session.open(now, &client.service, from) else { return };
         peer.clients.insert(key, client);
-        match self.event_loop.register(&mut io, Source::Stream(number as u32, key)) {
-            Ok(token) => peer.session.attach(&mut self.event_loop, key, io, token),
+        match self.io.event_loop.register(&mut io, Source::Stream(number as u32, key)) {
+            Ok(token) => peer.session.attach(&mut self.io, key, io, token),
             Err(reason) => {
                 if self.log_limits.permits(now, Kind::Refusal) {
                     warn!(connection, client = %from, %reason, "cannot watch a client");
                 }
                 let reason = "the relay cannot watch its socket";
-                peer.session.give_up(now, &mut self.event_loop, key, Code::Internal, reason);
+                peer.session.give_up(now, &mut self.io, key, Code::Internal, reason);
             }
         }
         self.recount(number);
@@ -200,7 +200,7 @@ impl Server {
 
     /// Descriptors that are left for clients.
     fn spare_descriptors(&self) -> usize {
-        self.descriptors.clients.saturating_sub(self.totals.streams + self.waiting.len() + self.closing.len())
+        self.descriptors.clients.saturating_sub(self.totals.streams + self.waiting.len() + self.io.closing.len())
     }
 
     /// Whether a client may have one more of the process's descriptors; the clients of links that drain give theirs up.
@@ -239,7 +239,7 @@ impl Server {
             }
             for stream in idle {
                 let reason = format!("nothing was sent either way for {} s", limit.as_secs_f64());
-                peer.session.give_up(now, &mut self.event_loop, stream, Code::Idle, &reason);
+                peer.session.give_up(now, &mut self.io, stream, Code::Idle, &reason);
             }
         }
     }
@@ -253,7 +253,7 @@ impl Server {
             }
             let port = &mut self.client_ports[*port];
             let (at, service) = (listener.address(), &port.service);
-            match listener.listen(&mut self.event_loop) {
+            match listener.listen(&mut self.io.event_loop) {
                 // Devices come and go as they like; once is enough.
                 Ok(()) if port.is_announced => debug!(%service, %at, "clients may connect"),
                 Ok(()) => info!(%service, %at, "clients may connect"),
@@ -279,7 +279,7 @@ impl Server {
         }
         for number in self.client_listeners.numbers() {
             if let Some((listener, _)) = self.client_listeners.get_mut(number)
-                && let Err(reason) = listener.stop(&mut self.event_loop)
+                && let Err(reason) = listener.stop(&mut self.io.event_loop)
             {
                 warn!(at = %listener.address(), %reason, "cannot close a client port");
             }

@@ -35,7 +35,7 @@ impl Server {
             // The options only hasten what the protocol does without them.
             let _ = net::tune_link(&io);
             let number = self.sessions.reserve();
-            let token = match self.event_loop.register(&mut io, Source::Link(number)) {
+            let token = match self.io.event_loop.register(&mut io, Source::Link(number)) {
                 Ok(token) => token,
                 Err(reason) => {
                     self.sessions.remove(number);
@@ -87,7 +87,7 @@ impl Server {
                 info!(link = %old.address, clients, "a newer device takes the place of this one");
             }
             old.session.go_away(now, Code::Replaced, 0, "a newer link took the place of this one");
-            old.session.abort_link(now, &mut self.event_loop);
+            old.session.abort_link(now, &mut self.io);
         }
         self.open_client_ports(now);
     }
@@ -132,7 +132,7 @@ impl Server {
                 info!(%link, %reason, "dropped a connection on the device port");
             }
         }
-        peer.session.abort_link(now, &mut self.event_loop);
+        peer.session.abort_link(now, &mut self.io);
         if self.active == Some(number) {
             self.active = None;
             self.close_client_ports(&Reset::LinkLost.into());
@@ -143,7 +143,7 @@ impl Server {
         if let Some(peer) = self.sessions.get_mut(number)
             && peer.session.has_link()
         {
-            peer.session.close_link(Instant::now(), &mut self.event_loop, &mut self.closing);
+            peer.session.close_link(Instant::now(), &mut self.io);
         }
     }
 
@@ -230,7 +230,7 @@ impl Server {
         if self.log_limits.permits(now, Kind::Departure) {
             warn!(link = %peer.address, clients, %reason, "cut a link that drains");
         }
-        peer.session.abort_link(now, &mut self.event_loop);
+        peer.session.abort_link(now, &mut self.io);
         self.carry_out_all(now, number);
         self.forget_if_over(now, number);
     }

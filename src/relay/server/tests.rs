@@ -185,7 +185,7 @@ fn a_client_that_comes_when_another_has_just_got_its_last_bytes_harms_it_not() {
     let mut closed_with_fin = false;
     bench.run_until("the next client", |server| {
         // It may be over before the next is there.
-        closed_with_fin |= server.closing.len() == 1;
+        closed_with_fin |= server.io.closing.len() == 1;
         server.clients() == 1
     });
     slow.set_nonblocking(false).expect("mode");

@@ -34,7 +34,7 @@ fn add_idle(bench: &mut Bench, count: usize) -> Vec<Socket> {
         let mut io = Link::from_std(io);
         let _ = net::tune_link(&io);
         let number = server.sessions.reserve();
-        let token = server.event_loop.register(&mut io, Source::Link(number)).expect("register");
+        let token = server.io.event_loop.register(&mut io, Source::Link(number)).expect("register");
         let now = Instant::now();
         let Config { protocol, min_protocol, half_close, limits, .. } = server.config;
         let mut connection = Relay::new(now, Settings { protocol, min_protocol, half_close, limits });
