@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn each_mistake_is_told_with_its_value() {
+    fn each_error_shows_the_value() {
         let error = |text: &str| text.parse::<Address>().expect_err(text).to_string();
         assert!(error("relay").starts_with("'relay' has no port"));
         assert!(error("::1:22").contains("in brackets"));

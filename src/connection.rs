@@ -1,7 +1,7 @@
 //! What both ends of a link are built on: no sockets, no threads, no clock.
 //!
-//! An [`Connection`] is one end of one link. Its shell (or a simulator) feeds it bytes and time and carries out
-//! what it asks for. The grammar, from the shell's side:
+//! A [`Connection`] is one end of one link. Its driver (or a simulator) feeds it bytes and time and carries out
+//! what it asks for. The grammar, from the driver's side:
 //!
 //! 1. Bytes from the link: [`receive`](Connection::receive) until it gives `None`, while
 //!    [`wants_input`](Connection::wants_input); each [`Delivery`] is written to its stream's socket, alone or with those
@@ -98,7 +98,7 @@ pub enum Output {
         client: u32,
         /// Where to.
         service: Address,
-        /// The client's own address, where the relay tells it.
+        /// The client's own address, where the relay passes it on.
         from: Option<SocketAddr>,
     },
     /// A device's: the relay sent a CONNECT that cannot be read; it was answered with CLOSE.
@@ -170,7 +170,7 @@ pub enum Reset {
     LinkLost,
     /// This end is about to end.
     Shutdown,
-    /// The peer ended it, and told why.
+    /// The peer ended it, and said why.
     Closed(Close),
 }
 
@@ -200,7 +200,7 @@ impl QueueRule {
     }
 
     /// The same beside streams that are held up. By default it is about what the kernels of both ends keep of a link that
-    /// is not read, so that nobody waits behind that for much longer than `stall`.
+    /// is not read, so that no stream waits behind that for much longer than `stall`.
     pub(crate) fn progress_beside_others(self) -> usize {
         self.queue.saturating_mul(4)
     }
@@ -302,7 +302,7 @@ pub trait Connection {
     /// The stream's socket is at its end: its peer sends no more.
     fn handle_end(&mut self, now: Instant, stream: StreamKey);
 
-    /// The stream's socket failed; the shell has closed it, or will. The key is void from here on. Version 2 tells
+    /// The stream's socket failed; the driver has closed it, or will. The key is void from here on. Version 2 sends
     /// the peer the code and the reason.
     fn handle_failure(&mut self, now: Instant, stream: StreamKey, code: Code, reason: &str);
 
@@ -324,7 +324,7 @@ pub trait Connection {
     /// The link took `count` bytes of [`unsent`](Self::unsent).
     fn advance_link(&mut self, now: Instant, count: usize);
 
-    /// No new streams from here on; the peer is told, where the protocol can. Open ones go on.
+    /// No new streams from here on; the peer is sent GOAWAY, in version 2. Open streams go on.
     fn go_away(&mut self, now: Instant, code: Code, retry_after: u16, reason: &str);
 
     /// This end is about to end: every stream is closed behind what was read of it, and what is left for its socket

@@ -22,7 +22,7 @@ pub enum Error {
         /// What the resolver said.
         reason: String,
     },
-    /// The server answered that nobody listens there.
+    /// The server answered that no socket listens there.
     #[error("the link to {0} was refused; start the relay there, or correct the address")]
     Refused(Address),
     /// There is no way to the server.

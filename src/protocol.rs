@@ -32,7 +32,7 @@ pub enum ProtocolError {
     BadListen(v1::Header),
     /// A device's LISTEN and HELLO were never answered.
     #[error(
-        "nobody answered the greeting within 20 s; check that a relay listens at this port, and has no other device"
+        "the greeting was not answered within 20 s; check that a relay listens at this port, and has no other device"
     )]
     NoAnswer,
     /// The answer to a device's LISTEN and HELLO is a frame that no relay sends.
@@ -103,7 +103,7 @@ pub enum ProtocolError {
 }
 
 impl ProtocolError {
-    /// What a GOAWAY tells the peer of it.
+    /// The code of the GOAWAY that the peer is sent for it.
     pub(crate) fn code(&self) -> v2::Code {
         if matches!(self, Self::FlowControl(_) | Self::CreditBackwards(_)) {
             v2::Code::FlowControl

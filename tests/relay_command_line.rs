@@ -58,7 +58,7 @@ fn help_explains_the_four_parties_with_an_example_the_exit_status_and_the_missin
         "Minimum level to log on standard error",
         "--log-format <FORMAT>",
         "  3  ended by a signal, and clients that were open had to be cut",
-        "knows neither passwords nor encryption",
+        "has neither passwords nor encryption",
         "loopback (127.0.0.1) unless the service is meant to be public",
     ] {
         assert!(text.contains(part), "{part}: {text}");

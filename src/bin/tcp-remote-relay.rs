@@ -43,7 +43,7 @@ struct CommandLine {
     /// Where the device connects, host:port
     ///
     /// [::] means every interface, 0.0.0.0 those of IPv4 alone; for IPv6 alone name the address. Port 0 lets the system
-    /// choose a port; the log tells which. An IPv6 address stands in brackets: [::1]:2065.
+    /// choose a port, which the log has. An IPv6 address stands in brackets: [::1]:2065.
     #[arg(value_parser = Address::listen)]
     server: Address,
 
@@ -101,8 +101,8 @@ Lets clients reach TCP services on a device that has no public address.
   client ----> CLIENT [relay] SERVER <---- device ----> SERVICE
 
 The device connects out to SERVER and keeps that one connection. While it
-is there, the relay listens at every CLIENT address; who connects to one is
-carried through the device to the SERVICE that stands beside it.";
+is there, the relay listens at every CLIENT address; a client that connects
+to one is carried through the device to the SERVICE that stands beside it.";
 
 const GUIDE: &str = "\
 Example:
@@ -121,9 +121,9 @@ Exit status:
   3  ended by a signal, and clients that were open had to be cut
 
 Security:
-  The protocol knows neither passwords nor encryption. Who
-  reaches SERVER can pose as the device; who reaches CLIENT reaches the
-  service; who sits between can read and change what passes. Bind CLIENT to
+  The protocol has neither passwords nor encryption. Any host that reaches
+  SERVER can pose as the device, any host that reaches CLIENT reaches the
+  service, and any host between can read and change the traffic. Bind CLIENT to
   loopback (127.0.0.1) unless the service is meant to be public, and let a
   firewall guard SERVER.";
 

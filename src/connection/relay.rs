@@ -105,7 +105,7 @@ impl Relay {
         with_version!(&self.speaking, end => end.clients(), else 0)
     }
 
-    /// A client, who is at `from`, was accepted for `service`. Its socket is not read before [`Output::Opened`]. To be
+    /// A client at `from` was accepted for `service`. Its socket is not read before [`Output::Opened`]. To be
     /// called only when the end [is ready](Relay::is_ready).
     pub fn open(&mut self, now: Instant, service: &Arc<Address>, from: Option<SocketAddr>) -> Option<StreamKey> {
         match &mut self.speaking {
@@ -185,7 +185,7 @@ impl Negotiation for Greeting {
 
     fn begin_v1(&mut self, now: Instant) -> Result<v1::Relay, ProtocolError> {
         let mut relay = v1::Relay::new(self.settings.half_close, self.settings.limits);
-        // Fewer bytes than a header are for nobody yet, and a header alone for no client.
+        // Fewer bytes than a header are no frame yet, and a header alone has no payload.
         let delivery = relay.receive(now, &mut &self.bytes[..self.have])?;
         debug_assert!(delivery.is_none());
         Ok(relay)

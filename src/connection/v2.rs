@@ -277,7 +277,7 @@ impl Mux {
         }
     }
 
-    /// On an error, tells the peer why the link ends: there is one try to send it.
+    /// On an error, queues a GOAWAY that says why the link ends: there is one try to send it.
     fn say_why<T>(&mut self, now: Instant, result: Result<T, ProtocolError>) -> Result<T, ProtocolError> {
         if let Err(error) = &result {
             self.go_away(now, error.code(), 0, &error.to_string());

@@ -66,7 +66,7 @@ impl Access {
 
     /// The addresses of `host` that may be connected to, in the resolver's order; never an empty list.
     ///
-    /// IPv4 addresses in IPv6 clothes (`::ffff:10.0.0.1`) are checked, and given back, as IPv4.
+    /// IPv4-mapped IPv6 addresses (`::ffff:10.0.0.1`) are checked, and returned, as IPv4.
     pub(crate) fn permit(&self, host: &str, port: u16, lookup: Lookup<'_>) -> Result<Vec<SocketAddr>, Refusal> {
         if port == 0 {
             let service = format!("port 0 of '{}'", shown(host));
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn link_local_addresses_are_told_apart_by_interface() {
+    fn link_local_addresses_differ_by_interface() {
         let mut dns =
             names(&[("fe80::1%eth0", &["fe80::1%2"]), ("fe80::1%eth1", &["fe80::1%3"]), ("fe80::1%2", &["fe80::1%2"])]);
         let access = only(&["[fe80::1%eth0]:22"]);
@@ -473,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_tells_the_line_that_would_permit_the_service() {
+    fn a_refusal_shows_the_rule_that_would_permit_the_service() {
         assert_eq!(
             refusal(&Access::Device, "10.1.2.3", 80),
             "10.1.2.3:80 is not permitted; allow = { \"1-65535\", \"10.1.2.3:80\" } would permit it beside the device's \
@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_told_is_a_rule_that_permits_just_the_service() {
+    fn the_rule_in_a_refusal_permits_just_the_service() {
         for (host, port) in [("10.1.2.3", 80), ("2001:db8::1", 443), ("::ffff:10.0.0.1", 22)] {
             let told = refusal(&only(&[]), host, port);
             let rule = told.split('"').nth(1).expect("a quoted rule");

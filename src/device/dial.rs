@@ -148,7 +148,7 @@ impl Dial {
         Some(oldest.map_or(next_at, |oldest| next_at.max(oldest.began + self.share)))
     }
 
-    /// Keeps what tells most: that there is no way from here to one family says nothing where the other was tried.
+    /// Keeps what says most: that there is no way from here to one family says nothing where the other was tried.
     fn note(&mut self, error: io::Error) {
         let no_way = matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::NetworkUnreachable);
         if self.error.is_none() || !no_way {

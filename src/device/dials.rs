@@ -33,7 +33,7 @@ pub(super) enum Pending {
     Dialling(Dial),
 }
 
-/// Who connects to a service.
+/// The streams that connect to a service.
 #[derive(Debug, Default)]
 struct Service {
     /// Streams that are ready or dialling.

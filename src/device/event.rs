@@ -1,4 +1,4 @@
-//! What a tunnel tells its owner: its status, and events as they happen.
+//! What a tunnel's owner sees: its status, and events as they happen.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ pub struct Status {
     pub bytes_received: u64,
     /// Frames that a peer of ours would not have sent and that were skipped.
     pub ignored_frames: u64,
-    /// Events that were dropped because nobody took them (1,024 are kept).
+    /// Events that were dropped because they were not taken in time (1,024 are kept).
     pub events_dropped: u64,
     /// How long the state has lasted.
     pub since: Duration,
@@ -159,7 +159,7 @@ pub struct Event {
 impl Event {
     /// An event that happens now.
     pub(crate) fn new(kind: EventKind, severity: Severity, mut message: String) -> Self {
-        // A thousand may wait for an owner who takes none.
+        // A thousand may wait for an owner that takes none.
         message.shrink_to_fit();
         let time = SystemTime::now();
         Self { kind, severity, time, message, client: None, service: None, code: None }

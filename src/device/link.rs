@@ -1,4 +1,4 @@
-//! One link of a device with its sockets: what its core asks for is carried out here, and told to the owner.
+//! One link of a device with its sockets: what its connection asks for is carried out here, and becomes the owner's events.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -51,7 +51,7 @@ pub(super) struct Link {
     resolving: BTreeMap<StreamKey, Resolving>,
     /// Connections to services that are being made, or are to be.
     dials: Dials,
-    /// What the owner is told of a stream: the client's number, and the service.
+    /// What events say of a stream: the client's number, and the service.
     services: BTreeMap<StreamKey, (u32, Arc<str>)>,
 }
 

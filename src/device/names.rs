@@ -1,6 +1,6 @@
-//! Which names are looked up next, and for whom: no sockets, no threads, no clock.
+//! Which names are looked up next, and for which streams: no sockets, no threads, no clock.
 //!
-//! A name is looked up once for all that wait for it, and not at all once nobody does. A lookup that has begun cannot be
+//! A name is looked up once for all that wait for it, and not at all once none does. A lookup that has begun cannot be
 //! interrupted, so few run at once: names that were slow may have half of the places, and two are for names that were
 //! quick, since any other may hang.
 
@@ -41,7 +41,7 @@ pub(super) struct LookupError {
 /// The lookups of a tunnel. `W` names one that waits.
 #[derive(Debug)]
 pub(super) struct Lookups<W> {
-    /// Every name that somebody waits for, or whose lookup runs.
+    /// Every name that a stream waits for, or whose lookup runs.
     names: BTreeMap<Arc<str>, Lookup<W>>,
     /// Those whose lookup has not begun, in the order in which they were asked for.
     queue: VecDeque<Arc<str>>,
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lookup_that_nobody_waits_for_any_more_does_not_begin() {
+    fn a_lookup_without_a_waiter_does_not_begin() {
         let mut bench = Bench::new();
         for waiter in 0..MAX_UNPROVEN as u32 {
             bench.request(&format!("running{waiter}"), waiter);
@@ -279,7 +279,7 @@ mod tests {
         for waiter in 0..MAX_UNPROVEN as u32 {
             bench.request(&format!("slow{waiter}"), waiter);
         }
-        assert_eq!(bench.starts().len(), MAX_UNPROVEN, "nobody knows yet");
+        assert_eq!(bench.starts().len(), MAX_UNPROVEN, "none is known to be slow yet");
         bench.pass(10.0);
         for waiter in 0..MAX_UNPROVEN as u32 {
             bench.complete(&format!("slow{waiter}"), &failed());

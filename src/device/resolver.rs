@@ -2,7 +2,7 @@
 //!
 //! The system's resolver blocks, for half a minute where DNS is down, and cannot be interrupted. So lookups run on a
 //! few threads of their own, which nothing ever waits for: a [`Pool`] that is dropped leaves a blocked thread behind,
-//! whose answer is then for nobody. The services' names share one pool, the relay's own name has another.
+//! whose answer is then dropped. The services' names share one pool, the relay's own name has another.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
@@ -140,7 +140,7 @@ struct State {
     threads: usize,
     /// Of these, the ones without work.
     idle: usize,
-    /// `None` once the pool was dropped and nobody wants answers.
+    /// `None` once the pool was dropped and answers have no receiver.
     waker: Option<Arc<Waker>>,
 }
 
@@ -228,11 +228,11 @@ impl Shared {
 }
 
 impl State {
-    /// Hands an answer to the loop; false if nobody wants any.
+    /// Hands an answer to the loop; false if it takes none any more.
     fn finish(&mut self, name: Arc<str>, found: Found) -> bool {
         let Some(waker) = self.waker.clone() else { return false };
         self.done.push_back((name, found));
-        // Fails only where the loop's poll is gone, and with it everybody who would ask.
+        // Fails only where the loop's poll is gone, and with it all that would ask.
         let _ = waker.wake();
         true
     }

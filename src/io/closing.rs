@@ -62,7 +62,7 @@ impl<S: Socket> ClosingSockets<S> {
         event_loop.rename(token, Source::Closing(place));
         self.sockets[place] = Some(Closing { tcp, token });
         self.order.push_back((now + TIMEOUT, place, token));
-        // The edge that told of readable bytes may have come before.
+        // The event for readable bytes may have come before.
         self.handle_event(event_loop, place);
     }
 

@@ -1,4 +1,4 @@
-//! Poll, tokens with generations, and a waker: what both mio shells stand on.
+//! Poll, tokens with generations, and a waker: the base of both mio drivers.
 
 use std::io;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::io::socket::Socket;
 pub enum Source {
     /// Another thread wants the loop's attention.
     Waker,
-    /// A listening socket, by its place in the shell.
+    /// A listening socket, by its place in the driver.
     Listener(usize),
     /// The link of a session.
     Link(usize),
@@ -50,7 +50,7 @@ pub trait Registry {
     /// Gives a registered socket another meaning.
     fn rename(&mut self, token: Token, source: Source);
 
-    /// Has the socket's state told once more: what is left unread for now gives no edge of its own.
+    /// Asks for an event with the socket's present state: bytes that are left unread give no edge of their own.
     ///
     /// # Errors
     /// The system cannot.
@@ -117,7 +117,7 @@ impl EventLoop {
         Arc::clone(&self.waker)
     }
 
-    /// Watches `io` for reading and writing, edge-triggered; what becomes of it is told as `source`.
+    /// Watches `io` for reading and writing, edge-triggered; its events carry `source`.
     pub(crate) fn register(&mut self, io: &mut impl IoSource, source: Source) -> io::Result<Token> {
         let index = self.free.pop().unwrap_or(self.slots.len());
         if index >= INDEX_MASK {

@@ -39,7 +39,7 @@ impl Mailbox {
     /// Asks for it; true if it waited already.
     pub(crate) fn post(&self, request: Request) -> bool {
         let before = self.waiting.fetch_or(bit(request), Relaxed);
-        // A waker fails only where its loop's poll is gone, and then nobody is there to ask.
+        // A waker fails only where its loop's poll is gone, and then there is nothing to ask.
         let _ = self.waker.wake();
         before & bit(request) != 0
     }

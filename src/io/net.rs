@@ -22,12 +22,12 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
 /// After this time without a byte a client or a service is asked whether it is there; it is gone after 90 s in all.
 const STREAM_IDLE: Duration = Duration::from_secs(60);
-/// A version 2 link that does not move answers PING; bytes that nobody acknowledges for so long are lost.
+/// A version 2 link that does not move answers PING; bytes without an acknowledgement for so long are lost.
 const USER_TIMEOUT_V2: Duration = Duration::from_secs(45);
 /// What the kernel may hold of a version 2 link before it is on its way: what comes later may still pass it here.
 const NOTSENT_LOWAT: u32 = 128 * 1024;
 /// The same for a client or a service, beyond what it has room for: one that stops reading must not fill the kernel with
-/// megabytes that nobody counts.
+/// megabytes that are counted nowhere.
 #[cfg(any(target_os = "android", target_os = "linux"))]
 const STREAM_NOTSENT_LOWAT: u32 = 256 * 1024;
 /// A version 1 link may stand still for two stalls of 30 s; bytes unacknowledged for longer mean that it is dead.
@@ -42,7 +42,7 @@ pub(crate) fn tune_link(stream: &impl AsFd) -> io::Result<()> {
 }
 
 /// Whether a version 1 link has bytes in flight, which may take as long as a link may stand still. While it has none the
-/// keepalive probes rule: with TCP_USER_TIMEOUT set nobody counts them (tcp(7)).
+/// keepalive probes rule: with TCP_USER_TIMEOUT set they are not counted (tcp(7)).
 pub(crate) fn set_in_flight(stream: &impl AsFd, in_flight: bool) -> io::Result<()> {
     #[cfg(any(target_os = "android", target_os = "linux"))]
     SockRef::from(stream).set_tcp_user_timeout(in_flight.then_some(USER_TIMEOUT_V1))?;
@@ -59,7 +59,7 @@ pub(crate) fn acknowledge(stream: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the peer has acknowledged everything that was written, as far as the system tells; where it does not,
+/// Whether the peer has acknowledged everything that was written, as far as the system says; where it does not,
 /// [`set_in_flight`] stays `true` if it means anything there.
 pub(crate) fn is_acknowledged(stream: &impl AsFd) -> bool {
     #[cfg(target_os = "linux")]
@@ -86,8 +86,8 @@ pub(crate) fn tune_link_v2(stream: &impl AsFd) -> io::Result<()> {
 pub(crate) fn tune_stream(stream: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
-    // Whoever ends us in the midst of things, the kernel then ends the connection with RST, which nobody takes for a
-    // complete one; see `clear_linger`.
+    // Where the process is killed the kernel ends the connection with RST, so that the peer does not take it for
+    // complete; see `clear_linger`.
     socket.set_linger(Some(Duration::ZERO))?;
     #[cfg(any(target_os = "android", target_os = "linux"))]
     socket.set_tcp_notsent_lowat(STREAM_NOTSENT_LOWAT)?;
@@ -135,7 +135,7 @@ pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// How a connection that [`connect`] began has ended: `None` while it has not. One that has reached itself, as can be
-/// where nobody listens at a port that the system gives to clients, has found nobody.
+/// without a listener at a port that the system gives to clients, is refused.
 pub(crate) fn connected(stream: &TcpStream) -> Option<io::Result<()>> {
     if let Err(error) | Ok(Some(error)) = stream.take_error() {
         return Some(Err(error));
@@ -178,14 +178,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_that_has_reached_itself_has_found_nobody_and_keeps_no_port() {
+    fn a_connection_to_itself_is_refused_and_keeps_no_port() {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
         socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bind");
         let own = socket.local_addr().expect("address");
         socket.connect(&own).expect("TCP opens simultaneously");
         socket.set_nonblocking(true).expect("non-blocking");
         let stream = TcpStream::from_std(socket.into());
-        let error = connected(&stream).expect("it has ended").expect_err("with nobody");
+        let error = connected(&stream).expect("it has ended").expect_err("refused");
         assert_eq!(error.to_string(), "Connection refused (os error 111)");
         drop(stream);
         TcpListener::bind(own.as_socket().expect("of TCP")).expect("the service can have its port");
@@ -226,7 +226,7 @@ mod tests {
         (TcpStream::from_std(io), copy, peer)
     }
 
-    /// Whether the peer is told that what it sends is not read any more, before all buffers are full.
+    /// Whether the peer gets an error for what is not read any more, before all buffers are full.
     fn is_refused(peer: &mut std::net::TcpStream) -> bool {
         peer.set_write_timeout(Some(Duration::from_secs(1))).expect("deadline");
         let error = std::iter::repeat_with(|| peer.write(&[0; 64 * 1024])).find_map(Result::err).expect("an error");
@@ -249,7 +249,7 @@ mod tests {
         finish(&io);
         drop(io);
         assert_eq!(peer.read(&mut [0]).expect("an end"), 0);
-        assert!(is_refused(&mut peer), "nobody reads any more");
+        assert!(is_refused(&mut peer), "it is not read any more");
         drop(copy);
     }
 }

@@ -1,7 +1,7 @@
 //! One link and the sockets of its streams: the mio half that device and relay share.
 //!
 //! The session moves bytes between sockets and a [`Connection`], and ends sockets as that asks for. Its owner brings it
-//! connected sockets ([`attach`](Session::attach)), and is told of everything ([`poll_output`](Session::poll_output)).
+//! connected sockets ([`attach`](Session::attach)), and takes its outputs ([`poll_output`](Session::poll_output)).
 
 mod scheduler;
 mod socket;
@@ -37,11 +37,11 @@ use crate::protocol::v2::Code;
 
 /// Bytes that one read of the link takes at most.
 pub(crate) const LINK_BUFFER: usize = 256 * 1024;
-/// The same, while somebody may be waiting for an answer.
+/// The same, while a client may be waiting for an answer.
 const INTERACTIVE_READ: usize = 32 * 1024;
 /// Neighbouring pieces of one stream that one write to its socket carries.
 const PIECES: usize = 16;
-/// Rounds over the readable streams that one write of the link carries, while nobody waits for an answer. A stream alone
+/// Rounds over the readable streams that one write of the link carries, while no client waits for an answer. A stream alone
 /// fills the link with one read.
 const ROUNDS_A_WRITE: usize = 3;
 
@@ -208,7 +208,7 @@ impl<C: Connection, R: Registry> Session<C, R> {
 
     /// One read of the link, some of the streams, one write, what they carry, and what is due; true if there is more
     /// to move at once. It is that little so that a keystroke, whose event the loop has not seen yet, does not wait for
-    /// many of somebody else's reads.
+    /// many reads of others.
     ///
     /// # Errors
     /// The link is lost, or is to be: [`abort_link`](Self::abort_link).
@@ -303,7 +303,7 @@ impl<C: Connection, R: Registry> Session<C, R> {
         self.over.get(index)?.as_ref().filter(|(over, _)| *over == key).map(|(_, traffic)| traffic)
     }
 
-    /// Ends a stream by the owner's wish: its socket, if it has one, with RST. The peer is told why.
+    /// Ends a stream by the owner's wish: its socket, if it has one, with RST. The peer gets the reason.
     pub fn give_up(&mut self, now: Instant, io: &mut Io<R>, key: StreamKey, code: Code, reason: &str) {
         if let Some(mut socket) = self.take(key) {
             io.event_loop.deregister(&mut socket.tcp, socket.token);
@@ -323,8 +323,8 @@ impl<C: Connection, R: Registry> Session<C, R> {
         self.connection.handle_link_lost(now);
     }
 
-    /// Ends a link that carries nothing, without a wait: there is nothing that a RST could destroy. The peer is told,
-    /// in one try, where the protocol has a word for it.
+    /// Ends a link that carries nothing, without a wait: there is nothing that a RST could destroy. GOAWAY is sent
+    /// in one try, in version 2.
     pub(crate) fn close_idle_link(&mut self, now: Instant, io: &mut Io<R>) {
         if self.connection.streams() > 0 || self.connection.has_unsent() {
             return;
@@ -423,7 +423,7 @@ impl<C: Connection, R: Registry> Session<C, R> {
     /// Writes what came for a stream to its socket.
     fn deliver(&mut self, now: Instant, io: &mut Io<R>, key: StreamKey, pieces: &[IoSlice<'_>]) {
         let all = total(pieces);
-        // Without a socket nobody is there to take them.
+        // Without a socket they are dropped.
         let taken = self.socket(key).map_or(Ok(all), |socket| socket.write(pieces));
         let mut left = *taken.as_ref().unwrap_or(&all);
         for piece in pieces {

@@ -49,7 +49,7 @@ const fn hello(version: u8) -> v1::Header {
     v1::Header { size: 0, command: v1::Command::Other(HELLO_COMMAND), client: HELLO_ID | version }
 }
 
-/// The version that a HELLO tells: the highest its sender speaks. `None` if it is another frame.
+/// The version in a HELLO: the highest that its sender speaks. `None` if it is another frame.
 pub fn version_in(header: v1::Header) -> Option<u8> {
     let v1::Header { size, command, client } = header;
     let is_hello = size == 0 && command.number() == HELLO_COMMAND && client & HELLO_ID == HELLO_ID;

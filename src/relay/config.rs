@@ -16,7 +16,7 @@ pub struct Config {
     pub mappings: Vec<Mapping>,
     /// How long a service may be silent once its client has ended its sending side; then the client is closed.
     pub half_close: Duration,
-    /// How long clients that are open may go on once the relay is told to end.
+    /// How long clients that are open may go on once the relay is to end.
     pub drain: Duration,
     /// Clients at once, from 1 to [`MAX_CLIENTS`](Self::MAX_CLIENTS).
     pub clients: u32,

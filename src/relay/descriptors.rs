@@ -1,4 +1,4 @@
-//! The descriptors of the process: who may have how many, and how a shortage is logged.
+//! The descriptors of the process: how many devices and clients may have, and how a shortage is logged.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ const MAX_PENDING: usize = 64;
 /// A shortage is over when nothing was refused for so long.
 const OVER_AFTER: Duration = Duration::from_secs(10);
 
-/// What the limit of the process leaves for whom.
+/// What the limit of the process leaves for devices and for clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Descriptors {
     /// Connections on the device port that may be without LISTEN.
@@ -30,7 +30,7 @@ impl Descriptors {
     /// Of the process, beside `ports` that listen; `clients` are wanted.
     ///
     /// # Errors
-    /// [`Error::System`] if nobody could be served.
+    /// [`Error::System`] if no client could be served.
     pub(super) fn of_process(ports: usize, clients: usize) -> Result<Self, Error> {
         // Where the system does not tell there may be any number.
         let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(usize::MAX, |(soft, _)| soft as usize);
@@ -103,7 +103,7 @@ mod tests {
     fn the_device_port_keeps_its_part_and_the_rest_is_for_clients() {
         assert_eq!(Descriptors::divide(1024, 2), Some(Descriptors { pending: 64, clients: 932 }));
         assert_eq!(Descriptors::divide(64, 2), Some(Descriptors { pending: 9, clients: 27 }));
-        assert_eq!(Descriptors::divide(1024, 998), None, "nobody could be served");
+        assert_eq!(Descriptors::divide(1024, 998), None, "no client could be served");
         assert_eq!(Descriptors::divide(1024, 3001), None);
         assert!(Descriptors::divide(usize::MAX, 2).is_some_and(|all| all.pending == 64));
     }

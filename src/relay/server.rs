@@ -1,4 +1,4 @@
-//! The mio shell around the relay's cores: the device port, the client ports, and the links between.
+//! The mio driver of the relay's cores: the device port, the client ports, and the links between.
 
 mod access;
 mod clients;
@@ -108,8 +108,8 @@ struct Peer {
 }
 
 impl Stopper {
-    /// Makes [`Server::run`] end: nobody new is taken, and who is there has the time of [`Config::drain`]. Called once
-    /// more, it ends that time. What was read is delivered, within a second.
+    /// Makes [`Server::run`] end: no client is accepted any more, and open ones have the time of [`Config::drain`]. A
+    /// second call ends that time. What was read is delivered, within a second.
     pub fn stop(&self) {
         if self.requests.post(Request::Stop) {
             self.requests.post(Request::StopNow);
@@ -122,7 +122,7 @@ impl Server {
     ///
     /// # Errors
     /// [`Error::System`] with the address that cannot be bound, and the reason; or if the process may not have enough
-    /// descriptors to serve anybody.
+    /// descriptors to serve a client.
     pub fn bind(config: Config) -> Result<Self, Error> {
         let now = Instant::now();
         let loop_failed = |reason| Error::System { what: "cannot make the event loop".into(), reason };
@@ -236,8 +236,8 @@ impl Server {
         Ok(Outcome { clients_cut })
     }
 
-    /// No new clients, and devices are told; until the last client is gone, the time is up, or the relay is told to
-    /// end once more.
+    /// Accepts no new clients, and sends devices GOAWAY; until the last client is gone, the time is up, or
+    /// [`Stopper::stop`] is called again.
     fn drain(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
         let now = Instant::now();
         let deadline = now + self.config.drain;
@@ -377,7 +377,7 @@ impl Server {
         all.into_iter().flatten().min()
     }
 
-    /// Whether nothing was forgotten, of which nobody would hear until something else happens. For assertions: it looks at
+    /// Whether nothing was forgotten, which would show only when something else happens. For assertions: it looks at
     /// everything.
     fn is_consistent(&self) -> bool {
         let mut totals = Totals::default();

@@ -7,13 +7,13 @@
 
 mod app;
 mod core;
+mod driver;
 mod java;
 mod line;
 mod lua;
 mod pipe;
 mod random;
 mod run;
-mod shell;
 mod socket;
 mod wire;
 mod world;

@@ -118,7 +118,7 @@ impl Pipe {
     /// How many of `bytes` were taken; 0 is "would block".
     pub(crate) fn write(&self, random: &mut Random, now: Duration, bytes: &[u8]) -> usize {
         let state = &mut *self.0.borrow_mut();
-        assert!(state.fin.is_none() && state.rst.is_none(), "nobody writes behind the end");
+        assert!(state.fin.is_none() && state.rst.is_none(), "no write behind the end");
         if state.sink {
             return bytes.len();
         }
@@ -302,10 +302,10 @@ impl State {
     }
 }
 
-/// Both directions between a shell and a client or a service.
+/// Both directions between a driver and a client or a service.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    /// From the client or service to the shell.
+    /// From the client or service to the driver.
     pub(crate) inward: Pipe,
     pub(crate) outward: Pipe,
 }
@@ -319,12 +319,12 @@ impl Connection {
         [self.inward.next_event(now), self.outward.next_event(now)].into_iter().flatten().min()
     }
 
-    /// The shell has ended it, and reads no more.
+    /// The driver has ended it, and reads no more.
     pub(crate) fn is_released(&self) -> bool {
         self.outward.is_ended() && self.inward.is_sunk()
     }
 
-    /// The shell ends it with FIN and reads no more.
+    /// The driver ends it with FIN and reads no more.
     pub(crate) fn finish(&self, now: Duration) {
         self.outward.finish(now);
         self.inward.sink();

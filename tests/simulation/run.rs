@@ -9,10 +9,10 @@ use tcpremote::connection::device::Device;
 use tcpremote::connection::relay::{Relay, Settings};
 
 use crate::app::{End, Plan};
+use crate::driver::Driver;
 use crate::java::JavaRelay;
 use crate::lua::LuaDevice;
 use crate::random::Random;
-use crate::shell::Shell;
 use crate::world::{CLIENT, Conversation, Dial, SERVICE, Weather, World};
 
 /// After the last fault everything that is alive must end within this time: two stalls and the slowest timers.
@@ -122,7 +122,7 @@ pub(crate) fn steady_readers(seed: u64, loud: bool) -> Outcome {
     slow.end = End::Last;
     let conversation = Conversation::new(0, Duration::ZERO, Dial::Connects(Duration::ZERO), client, service);
     let mut world = World::new(random, weather, vec![conversation], loud);
-    world.nobody_is_reset = true;
+    world.none_is_reset = true;
     let (relay, device) = (relay(&mut world, V1), device(&mut world, V1));
     run(world, relay, device)
 }
@@ -177,14 +177,14 @@ pub(crate) fn old_device(seed: u64, loud: bool) -> Outcome {
     run(world, relay, LuaDevice::new())
 }
 
-pub(crate) fn relay(world: &mut World, protocol: Protocol) -> Shell<Relay> {
+pub(crate) fn relay(world: &mut World, protocol: Protocol) -> Driver<Relay> {
     let half_close = world.weather.half_close;
     let settings = Settings { protocol, min_protocol: Protocol::V1, half_close, limits: world.limits };
-    Shell::new(Relay::new(world.instant(), settings), world)
+    Driver::new(Relay::new(world.instant(), settings), world)
 }
 
-pub(crate) fn device(world: &mut World, protocol: Protocol) -> Shell<Device> {
-    Shell::new(Device::new(protocol, world.limits), world)
+pub(crate) fn device(world: &mut World, protocol: Protocol) -> Driver<Device> {
+    Driver::new(Device::new(protocol, world.limits), world)
 }
 
 /// Any weather, and some clients.

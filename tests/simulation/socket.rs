@@ -32,19 +32,19 @@ struct Ends {
     is_noisy: bool,
     /// A write took less than it was given: an edge is to tell when there is room.
     is_full: bool,
-    /// The error of a RST was told.
+    /// The error of a RST was read.
     is_error_taken: bool,
     /// Its program sends no more.
     is_shut: bool,
     /// A close of it sends RST.
     is_abortive: bool,
-    /// What edges have told.
-    told: Told,
+    /// The state that edges have shown.
+    shown: Shown,
 }
 
 /// What of the inward direction, and of both, is there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Told {
+struct Shown {
     arrived: u64,
     finished: bool,
     reset: bool,
@@ -59,7 +59,7 @@ struct Shared {
     moved: Rc<Cell<u64>>,
 }
 
-/// The sockets of one shell.
+/// The sockets of one driver.
 #[derive(Debug)]
 pub(crate) struct SimLoop {
     watched: BTreeMap<Token, Watched>,
@@ -104,7 +104,7 @@ impl SimLoop {
             is_error_taken: false,
             is_shut: false,
             is_abortive: matches!(source, Source::Stream(..)),
-            told: Told::default(),
+            shown: Shown::default(),
         };
         let socket = Rc::new(RefCell::new(ends));
         let token = Token(self.next);
@@ -118,23 +118,23 @@ impl SimLoop {
         self.watched.values().map(|watched| watched.source)
     }
 
-    /// Whether a socket still waits for its peer's end, which an edge has told.
+    /// Whether a socket still waits for its peer's end, which an edge has shown.
     pub(crate) fn is_end_forgotten(&self) -> bool {
         let mut closing = self.watched.values().filter(|watched| matches!(watched.source, Source::Closing(_)));
         closing.any(|watched| {
             let ends = watched.socket.borrow();
-            ends.told.finished && ends.told == ends.there()
+            ends.shown.finished && ends.shown == ends.there()
         })
     }
 
-    /// Whether an edge has told that the stream's socket is reset.
+    /// Whether an edge has shown that the stream's socket is reset.
     pub(crate) fn is_reset_told(&self, key: StreamKey) -> bool {
         let mut watched = self.watched.values();
         let socket = watched.find(|watched| matches!(watched.source, Source::Stream(_, stream) if stream == key));
-        socket.is_some_and(|watched| watched.socket.borrow().told.reset)
+        socket.is_some_and(|watched| watched.socket.borrow().shown.reset)
     }
 
-    /// Looks for what is new, in any order; true if some of it will be told later.
+    /// Looks for what is new, in any order; true if some of it will be shown later.
     pub(crate) fn poll(&mut self) -> bool {
         let mut is_late = false;
         for (&token, Watched { source, socket }) in &self.watched {
@@ -171,7 +171,7 @@ impl Registry for SimLoop {
 
     fn renew(&mut self, socket: &mut SimSocket, token: Token) -> io::Result<()> {
         assert!(self.watched.contains_key(&token), "a watched socket");
-        socket.0.borrow_mut().told = Told::default();
+        socket.0.borrow_mut().shown = Shown::default();
         Ok(())
     }
 
@@ -194,7 +194,7 @@ impl Ends {
     fn poll(&mut self, source: Source) -> Edge {
         let now = self.now();
         let is = self.there();
-        let is_news = is != self.told;
+        let is_news = is != self.shown;
         let has_room = self.outward.room(now) > 0 || is.reset;
         let is_writable_again = self.is_full && has_room;
         let is_due = is_news || is_writable_again;
@@ -207,7 +207,7 @@ impl Ends {
         }
         let writable = is_writable_again || self.random.chance(50);
         self.is_full &= !has_room;
-        self.told = is;
+        self.shown = is;
         Edge::Now(Readiness {
             source,
             readable: is_news || self.random.chance(50),
@@ -217,11 +217,11 @@ impl Ends {
         })
     }
 
-    fn there(&self) -> Told {
+    fn there(&self) -> Shown {
         let now = self.now();
         let (finished, reset) = (self.inward.is_finished(now), self.inward.is_reset(now));
         let hung_up = reset || (finished && self.outward.is_ended());
-        Told { arrived: self.inward.arrived(now), finished, reset, hung_up }
+        Shown { arrived: self.inward.arrived(now), finished, reset, hung_up }
     }
 
     fn note_moved(&self) {

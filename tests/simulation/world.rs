@@ -11,7 +11,7 @@ use crate::pipe::{Connection, Ending, Pipe};
 use crate::random::{Random, mix};
 use crate::wire::Wire;
 
-/// How long nobody may stand still.
+/// How long no conversation may stand still.
 const STALL: Duration = Duration::from_secs(30);
 
 /// Indices of a conversation's two sides.
@@ -36,11 +36,11 @@ pub(crate) struct Conversation {
     pub(crate) connections: [Option<Connection>; 2],
     /// It came, or will not come any more.
     pub(crate) arrived: bool,
-    /// Bytes that each side's shell read from its app and put on the link.
+    /// Bytes that each side's driver read from its app and put on the link.
     pub(crate) committed: [u64; 2],
-    /// What each side's shell has seen of its app's end.
+    /// What each side's driver has seen of its app's end.
     pub(crate) ended: [Option<Duration>; 2],
-    /// Each side's shell had reason to cut it: failure, stall, number taken, tunnel closed.
+    /// Each side's driver had reason to cut it: failure, stall, number taken, tunnel closed.
     pub(crate) cut: [Option<&'static str>; 2],
     /// The relay sent CLOSE before it saw the device's: what the service sends after that is lost.
     pub(crate) closed_by_relay: bool,
@@ -61,7 +61,7 @@ pub(crate) struct Weather {
     pub(crate) link_loss: Option<Duration>,
     pub(crate) close: Option<(usize, Duration)>,
     pub(crate) jump: Option<(Duration, Duration)>,
-    /// From here on nobody misbehaves any more.
+    /// From here on no app misbehaves.
     pub(crate) heals: Duration,
 }
 
@@ -80,10 +80,10 @@ pub(crate) struct World {
     /// The version that both ends will speak, and what they then take.
     pub(crate) version: u8,
     pub(crate) limits: Limits,
-    /// So many of the first conversations are with somebody who does not read; the others must not mind. 0: no matter.
+    /// So many of the first conversations are with an app that does not read; the others must not suffer. 0: no matter.
     pub(crate) in_no_hurry: usize,
-    /// Nobody gives a reason to be reset.
-    pub(crate) nobody_is_reset: bool,
+    /// No app gives a reason to be reset.
+    pub(crate) none_is_reset: bool,
     /// Every client gets all that its service has to say.
     pub(crate) answered: bool,
     pub(crate) healed: bool,
@@ -112,7 +112,7 @@ impl World {
             version: 1,
             limits: Limits { rule, budget, ..Limits::RELAY },
             in_no_hurry: 0,
-            nobody_is_reset: false,
+            none_is_reset: false,
             answered: false,
             healed: false,
         }
@@ -144,7 +144,7 @@ impl World {
         self.trace.note(self.now, what);
     }
 
-    /// A connection between a shell and one side of a conversation: what the shell reads from, and what it writes to.
+    /// A connection between a driver and one side of a conversation: what the driver reads from, and what it writes to.
     pub(crate) fn connect(&mut self, conversation: usize, side: usize) -> (Pipe, Pipe) {
         let capacity = self.weather.capacity;
         let latency = Duration::from_micros(self.random.magnitude(2_000));
@@ -233,7 +233,7 @@ impl World {
         }
     }
 
-    /// From here on everybody reads, and ends.
+    /// From here on every app reads, and ends.
     pub(crate) fn heal(&mut self) {
         self.healed = true;
         self.note(format_args!("healed"));

@@ -1,5 +1,5 @@
 //! The relay's log: lines wait in a bounded queue for a thread of their own, so that a reader of standard error that
-//! stands still holds up nobody.
+//! stands still does not hold up the relay.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, OnceLock, mpsc};
@@ -47,13 +47,13 @@ impl Log {
         let writer = Writer { counter: Arc::clone(&counter), reported: 0 };
         let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).thread_name("log");
         let (queue, guard) = builder.finish(writer);
-        // Nobody else sets it.
+        // It is set here alone.
         let _ = counter.set(queue.error_counter());
         let log = tracing_subscriber::fmt()
             .with_max_level(level)
             .with_target(false)
             .with_ansi(io::stderr().is_terminal())
-            // Complaining about a standard error that nobody reads any more would panic, and end every client.
+            // An error about a standard error without a reader would panic, and end every client.
             .log_internal_errors(false)
             .with_writer(queue);
         match format {
@@ -69,7 +69,7 @@ impl Log {
         // The guard prints where the queue stays full, which may block, too.
         thread::spawn(move || {
             drop(self.guard);
-            // Nobody waits any more when it took too long.
+            // The receiver is gone where it took too long.
             let _ = done.send(());
         });
         let _ = is_done.recv_timeout(FLUSH_TIMEOUT);

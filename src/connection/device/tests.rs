@@ -66,7 +66,7 @@ fn a_relay_that_does_not_answer_within_20_s_of_listen_is_none() {
         assert_eq!(device.handle_timeout(due), Err(ProtocolError::NoAnswer));
     }
     let text = ProtocolError::NoAnswer.to_string();
-    assert!(text.starts_with("nobody answered the greeting within 20 s; check that "), "{text}");
+    assert!(text.starts_with("the greeting was not answered within 20 s; check that "), "{text}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ const MS: Duration = Duration::from_millis(1);
 const LISTEN: [u8; 4] = [0, 0, 4, 0];
 const HELLO: [u8; 4] = [0, 0, 5, 0xf2];
 
-/// A relay's end of a connection that was just made, on a clock that only moves when told.
+/// A relay's end of a connection that was just made, on a clock that the test moves.
 struct Bench {
     relay: Relay,
     now: Instant,
@@ -73,7 +73,7 @@ fn a_relay_that_insists_on_version_2_takes_no_device_before_its_hello() {
 }
 
 #[test]
-fn frames_that_cannot_be_the_first_end_the_link_and_are_told_by_their_bytes() {
+fn a_frame_that_cannot_be_the_first_ends_the_link_with_an_error_that_shows_its_bytes() {
     for protocol in [Protocol::V1, Protocol::V2] {
         assert_eq!(
             Bench::new(protocol).violation(b"GET / HTTP/1.0"),
@@ -119,7 +119,7 @@ fn a_device_that_sends_no_hello_within_250_ms_is_one_of_2012() {
         assert_eq!(bench.receive(early), []);
         assert!(!bench.relay.is_ready() && bench.pass(249 * MS).is_empty());
         assert_eq!(bench.pass(MS), [Output::Version(1)]);
-        assert_eq!(bench.sent(), b"", "a device of 2012 is told nothing");
+        assert_eq!(bench.sent(), b"", "a device of 2012 is sent nothing");
         bench.receive(&HELLO[early.len()..]);
         assert_eq!(bench.sent(), [0, 0, 2, 0xf2], "a late HELLO has the answer of 2012");
         assert!(bench.relay.is_ready());

@@ -22,7 +22,7 @@ pub(super) struct Link<S, T> {
     pub(super) queue: SendQueue,
     pub(super) streams: Streams<S>,
     rule: QueueRule,
-    /// When something last kept the link unread: before that, nobody can tell what has not come.
+    /// When something last kept the link unread: silence before then proves nothing.
     unread_until: Option<Instant>,
     pub(super) timers: Timers<T>,
     pub(super) outputs: VecDeque<Output>,

@@ -55,7 +55,7 @@ impl StallMeter {
         }
     }
 
-    /// Where the socket took enough for a stream that holds up nobody: the time may [begin anew](Self::restart) unless
+    /// Where the socket took enough for a stream that holds up no other: the time may [begin anew](Self::restart) unless
     /// others wait since then. A full queue of a reader that is only slower than the link is how TCP slows down a
     /// sender.
     pub(super) fn progress_since(&self) -> Option<Instant> {
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn an_eighth_of_the_queue_is_progress_where_nobody_else_waits_and_four_queues_are_in_any_case() {
+    fn an_eighth_of_the_queue_is_progress_where_no_other_waits_and_four_queues_are_in_any_case() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut meter = StallMeter::new(start, RULE);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::round_trip::LEAST_ROUND_TRIP;
 
 /// A window holds what moves in so many round trips. Credit comes when a quarter of it is consumed, so with less than
-/// four thirds the peer would wait for it; with more, bytes wait on their way, and somebody's keystroke behind them.
+/// four thirds the peer would wait for it; with more, bytes wait on their way, and a keystroke behind them.
 const GAIN: u64 = 2;
 /// The same while the rate still grows, by a quarter in three round trips: then it is the windows that hold it back, and
 /// the sooner they do not the better.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 const ASK_AFTER: Duration = Duration::from_secs(15);
 /// How long it may then stay silent: 45 s in all.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// Who looks later than this after the time may have slept meanwhile, and what the peer sent may wait to be read.
+/// A process that looks later than this may have been stopped, and the peer's bytes may wait to be read.
 const LATE: Duration = Duration::from_secs(1);
 
 /// The clock of one link.
@@ -38,7 +38,7 @@ impl Liveness {
         self.last_byte_at = now;
     }
 
-    /// The answer to a PING came: how long it took; `None` if nobody had asked.
+    /// The answer to a PING came: how long it took; `None` if no PING was out.
     #[must_use]
     pub(super) fn handle_answer(&mut self, now: Instant, payload: [u8; 8]) -> Option<Duration> {
         let (asked_at, _) = self.asked.take_if(|(_, number)| payload == number.to_be_bytes())?;
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn who_slept_while_a_question_was_out_gives_the_answer_its_time_once_more() {
+    fn a_process_that_was_stopped_gives_the_answer_its_time_once_more() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut liveness = Liveness::new(start);

@@ -74,7 +74,7 @@ impl Mux {
                 self.pending_pong = Some(payload);
             }
             Item::GoAway(go_away) => {
-                // Each is told to the owner, and one or two are all that a link needs.
+                // Each is an output for the owner, and a link needs one or two.
                 self.note_abuse(now)?;
                 self.handle_go_away(now, go_away);
             }

@@ -9,7 +9,7 @@ use crate::protocol::v2::{Close, Flags, Type};
 const KIB: usize = 1024;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Both ends of a link, on a clock that only moves when told. Sockets are the test's.
+/// Both ends of a link, on a clock that the test moves. Sockets are the test's.
 struct Pair {
     device: Mux,
     relay: Mux,
@@ -241,15 +241,15 @@ fn a_service_that_is_connected_and_over_in_one_turn_was_connected_first() {
 }
 
 #[test]
-fn a_service_that_cannot_be_had_is_told_with_code_and_reason_and_nothing_is_answered() {
+fn a_failed_service_is_a_close_with_code_and_reason_that_has_no_answer() {
     let mut pair = Pair::new();
     let open = pair.announce();
-    pair.device.handle_failure(pair.now, open.device, Code::Refused, "nobody listens there");
+    pair.device.handle_failure(pair.now, open.device, Code::Refused, "no listener");
     pair.run();
     let Some(Output::Reset { reason: Reset::Closed(close), .. }) = pair.relay_outputs().pop() else {
         panic!("not told")
     };
-    assert_eq!(close, Close { code: Code::Refused, reason: "nobody listens there".into() });
+    assert_eq!(close, Close { code: Code::Refused, reason: "no listener".into() });
     pair.assert_empty();
 }
 
@@ -287,7 +287,7 @@ fn a_socket_that_takes_nothing_of_its_last_bytes_is_reset_after_the_stall_time()
 }
 
 #[test]
-fn a_client_that_reads_nothing_holds_up_nobody_and_holds_no_more_than_its_window() {
+fn a_client_that_reads_nothing_holds_no_more_than_its_window_and_the_others_go_on() {
     let mut pair = Pair::new();
     let [stuck, other] = [pair.open(), pair.open()];
     pair.stuck.push(stuck.relay);
@@ -314,7 +314,7 @@ fn control_frames_pass_the_bytes_that_are_queued_and_close_does_not() {
     let mut pair = Pair::new();
     let [bulk, other] = [pair.open(), pair.open()];
     send(pair.now, &mut pair.device, bulk.device, &[b'x'; 20 * KIB]);
-    pair.hand_device(&v2::ping(*b"somebody", Flags::NONE)).expect("a PING");
+    pair.hand_device(&v2::ping(*b"anything", Flags::NONE)).expect("a PING");
     pair.device.handle_failure(pair.now, bulk.device, Code::Normal, "");
     pair.device.handle_end(pair.now, other.device);
     let (ping, data, close) = (Type::Ping.number(), Type::Data.number(), Type::Close.number());
@@ -367,7 +367,7 @@ fn a_stream_goes_on_where_nothing_lies_between_its_bytes() {
 }
 
 #[test]
-fn a_close_that_is_owed_is_dropped_when_the_peers_comes_first() {
+fn a_pending_close_is_dropped_when_the_peers_comes_first() {
     let mut pair = Pair::new();
     let open = pair.announce();
     pair.device.handle_failure(pair.now, open.device, Code::Refused, "");

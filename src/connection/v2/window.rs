@@ -76,7 +76,7 @@ impl Window {
         self.settle(budget);
     }
 
-    /// Whether the peer is to be told a new [`limit`](Self::limit). `wanted` is the window that a stream needs on this
+    /// Whether the peer is to be sent a new [`limit`](Self::limit). `wanted` is the window that a stream needs on this
     /// link.
     #[must_use]
     pub(super) fn renew(&mut self, now: Instant, wanted: u64, budget: &mut Budget) -> bool {
@@ -89,7 +89,7 @@ impl Window {
         if self.consumed < self.received {
             self.resize(wanted.min(self.size), budget);
         } else {
-            // Who has said little may never say more, and what it was given is gone from the budget until it does.
+            // A stream that has brought little may never bring more, and its credit is gone from the budget until it does.
             self.resize(wanted.min(TRUST * self.consumed), budget);
         }
         let before = self.limit;
@@ -104,7 +104,7 @@ impl Window {
         self.size = budget.initial + beyond.min(self.borrowed);
     }
 
-    /// The credit that was given, to be told in CREDIT.
+    /// The credit that was given, as CREDIT says it.
     pub(super) fn limit(&self) -> u64 {
         self.limit
     }
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_brought_little_is_given_little() {
+    fn a_stream_that_has_brought_little_gets_a_small_window() {
         let (mut budget, now) = (budget(), Instant::now());
         let mut window = Window::new(now, &budget);
         assert!(window.receive(now, 9 * 1024, &mut budget));
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn credit_is_told_when_a_quarter_of_the_window_is_consumed() {
+    fn credit_is_sent_when_a_quarter_of_the_window_is_consumed() {
         let (mut budget, now) = (budget(), Instant::now());
         let mut window = Window::new(now, &budget);
         assert!(window.receive(now, 20 * 1024, &mut budget));

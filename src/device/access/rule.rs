@@ -55,7 +55,7 @@ impl Rule {
         }
     }
 
-    /// Whether the address is meant, as far as can be told without a resolver.
+    /// Whether the address matches, as far as that is known without a resolver.
     pub(super) fn holds(&self, address: &SocketAddr) -> bool {
         match &self.target {
             Target::Any => true,

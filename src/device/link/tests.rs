@@ -22,7 +22,7 @@ fn connect(client: u8, host: &str, port: u16) -> Vec<u8> {
 }
 
 #[test]
-fn a_name_that_hangs_and_one_that_waits_for_others_are_told_apart_after_10_s() {
+fn a_name_that_hangs_and_one_that_waits_for_others_have_different_errors_after_10_s() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let peer = listener.local_addr().expect("address");
     let mut config = Config::new(peer.to_string().parse().expect("an address"));
@@ -71,7 +71,7 @@ fn a_name_that_hangs_and_one_that_waits_for_others_are_told_apart_after_10_s() {
 }
 
 #[test]
-fn a_service_that_has_vanished_is_told_from_one_that_resets() {
+fn a_service_that_has_vanished_and_one_that_resets_have_different_events() {
     let reset = io::Error::from_raw_os_error(104).to_string();
     let text = "is done: its service reset it: Connection reset by peer (os error 104)";
     assert_eq!(failed_service(Code::Normal, &reset), text);

@@ -141,7 +141,7 @@ fn a_panic_in_a_lookup_is_a_failure_and_costs_no_thread() {
 }
 
 #[test]
-fn dropping_the_pool_waits_for_nobody_and_drops_what_nobody_wants() {
+fn dropping_the_pool_does_not_block_and_drops_its_answers() {
     let owner = start();
     let (begun, starts) = mpsc::channel();
     let ran = Arc::new(AtomicUsize::new(0));
@@ -188,7 +188,7 @@ fn silent_about_the_dead(name: &str) -> io::Result<Vec<SocketAddr>> {
 }
 
 #[test]
-fn clients_of_a_name_that_nobody_answers_for_hold_up_no_other_name_and_are_forgotten_when_they_go() {
+fn clients_of_a_name_without_an_answer_hold_up_no_other_name_and_are_forgotten_when_they_go() {
     let mut poll = Poll::new().expect("poll");
     let mut names = Names::with_lookup(waker(&poll), silent_about_the_dead);
     let now = Instant::now();

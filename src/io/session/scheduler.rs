@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn bulk_is_contended_while_somebody_with_little_to_say_waits_and_10_ms_more() {
+    fn bulk_is_contended_while_an_interactive_stream_waits_and_10_ms_more() {
         let now = Instant::now();
         let (mut scheduler, mut bulk, mut interactive) =
             (Scheduler::default(), Activity::default(), Activity::default());
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn who_fills_the_little_room_there_is_has_much_to_say() {
+    fn a_stream_that_fills_a_small_room_is_bulk() {
         let now = Instant::now();
         let (mut scheduler, mut activity) = (Scheduler::default(), Activity::default());
         scheduler.note(now, &mut activity, 8 * 1024, 8 * 1024);

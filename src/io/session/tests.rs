@@ -98,7 +98,7 @@ fn a_stream_ends_on_its_connection_though_a_child_has_a_copy_of_its_socket() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_peer_that_has_vanished_is_told_from_one_that_resets() {
+fn a_peer_that_has_vanished_and_one_that_resets_have_different_codes() {
     use io::ErrorKind::{ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut};
     let mut io = Io::new(EventLoop::new().expect("poll"));
     for (kind, code) in [

@@ -74,7 +74,7 @@ fn a_deadline_that_was_moved_without_a_visit_is_noticed() {
     let mut table = table(2);
     round(&mut table, start);
     assert!(table.is_armed(|_| None));
-    assert!(!table.is_armed(|_| Some(start)), "nobody would wake for it");
+    assert!(!table.is_armed(|_| Some(start)), "nothing would wake for it");
     table.get_mut(0);
     table.get_mut(1);
     assert!(table.is_armed(|_| Some(start)), "they are visited first");

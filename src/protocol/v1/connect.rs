@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_told_with_its_bytes() {
+    fn an_error_shows_the_bytes_that_cannot_be_read() {
         let error = |payload: &[u8]| Connect::decode(payload).expect_err("malformed").to_string();
         assert_eq!(error(b""), "CONNECT is cut short (payload )");
         assert_eq!(error(b"\x00\x091274"), "CONNECT is cut short (payload 00 09 31 32 37 34)");

@@ -29,7 +29,7 @@ pub enum Item<'a> {
     },
     /// CLOSE; a payload, which it must not have, is skipped.
     Close {
-        /// Who is gone.
+        /// The client that is gone.
         client: u8,
     },
     /// LISTEN; a payload, which it must not have, is skipped.

@@ -7,7 +7,7 @@ use std::fmt;
 pub enum Code {
     /// The peer's own peer ended it.
     Normal,
-    /// Nobody listens at the service's address.
+    /// No socket listens at the service's address.
     Refused,
     /// There is no way to the service.
     Unreachable,
@@ -21,7 +21,7 @@ pub enum Code {
     UnknownService,
     /// More was sent than credit was given for.
     FlowControl,
-    /// Somebody stood still for too long.
+    /// A peer stood still for too long.
     Stalled,
     /// Half of it was over and the other half did not move.
     Idle,

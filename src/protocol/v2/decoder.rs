@@ -267,7 +267,7 @@ mod tests {
             let connect = Connect { service: service.clone(), client };
             assert_eq!(one(&connect.frame(7)), Item::Connect { stream: 7, connect: Ok(connect) });
         }
-        let close = Close { code: Code::Refused, reason: "nobody listens there".into() };
+        let close = Close { code: Code::Refused, reason: "no listener".into() };
         assert_eq!(one(&close.frame(9)), Item::Close { stream: 9, close });
         let away = GoAway { code: Code::Shutdown, retry_after: 5, last_stream: 77, reason: "bye".into() };
         assert_eq!(one(&away.frame()), Item::GoAway(away));
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_no_frame_is_told_with_its_bytes() {
+    fn an_error_shows_the_bytes_of_an_impossible_frame() {
         let error = |bytes: &[u8]| Decoder::default().next(&mut &bytes[..]).expect_err("an error").to_string();
         assert!(error(b"\0\0\x03\0\0\0\0\x01").starts_with("DATA without a byte"), "empty");
         assert!(error(b"\0\0\x03\x01\0\0\0\0").contains("00 00 03 01 00 00 00 00"), "DATA of the link");

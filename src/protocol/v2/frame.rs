@@ -11,7 +11,7 @@ use crate::protocol::{Malformed, ProtocolError, v1};
 /// The longest reason that is sent or kept, in bytes.
 const MAX_REASON: usize = 200;
 
-/// Of CONNECT: who the client is. 1 is kept free for the name of a service.
+/// Of CONNECT: the client's address. 1 is kept free for the name of a service.
 const CLIENT_FIELD: u16 = 2;
 
 /// The payload of CONNECT.

@@ -41,7 +41,7 @@ impl Type {
         }
     }
 
-    /// Whether a frame of this type is about a stream, which then has a number above 0. Of others nobody knows.
+    /// Whether a frame of this type is about a stream, which then has a number above 0. `None` for unknown types.
     pub(super) fn names_a_stream(self) -> Option<bool> {
         match self {
             Self::Connect | Self::Close | Self::Data | Self::Connected | Self::Credit => Some(true),
@@ -78,7 +78,7 @@ impl Flags {
     pub const FIN: Self = Self(1);
     /// Of PING: the answer.
     pub const ACK: Self = Self(1);
-    /// Of an unknown type: whoever does not know it must give up the link.
+    /// Of an unknown type: an end that does not know it must give up the link.
     pub const CRITICAL: Self = Self(0x80);
 
     /// Whether every flag of `other` is set.

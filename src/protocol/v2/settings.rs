@@ -9,9 +9,9 @@ use crate::protocol::ProtocolError;
 pub struct Settings {
     /// Bytes that the peer may send on a new stream before the first CREDIT.
     pub window: u32,
-    /// Streams that the relay may have open at once; told by the device.
+    /// Streams that the relay may have open at once; sent by the device.
     pub streams: u32,
-    /// Streams that the relay may open in a second, and at once; told by the device.
+    /// Streams that the relay may open in a second, and at once; sent by the device.
     pub open_rate: u32,
     /// Name and version of the sender, for logs. At most 64 bytes are kept.
     pub software: String,

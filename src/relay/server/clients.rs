@@ -1,4 +1,4 @@
-//! The client ports, which are open while there is a device, and who gets a place on its link.
+//! The client ports, which are open while there is a device, and which client gets a place on its link.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -186,7 +186,7 @@ impl Server {
         if free == 0 && connection.places() <= limit { (places, connection.yielding()) } else { (places, free) }
     }
 
-    /// The places of the link, and who has them; those that only get their last bytes count for a moment longer.
+    /// The places of the link, and which clients have them; those that only get their last bytes count for a moment longer.
     fn shares(&self, number: usize) -> Shares {
         let (places, free) = self.places(number);
         let mut shares = Shares::new(places, free, self.client_ports.len(), self.is_local);

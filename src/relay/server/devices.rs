@@ -68,7 +68,7 @@ impl Server {
 
     /// The newest device that sent LISTEN is the one that is served, at once; but not one whose link is lost, be it by what
     /// came behind LISTEN, or since it left while the relay was stopped or had much to do. It would take the place of one
-    /// that is there, and leave it to nobody.
+    /// that is there, and leave the place empty.
     pub(super) fn activate(&mut self, now: Instant, number: usize) {
         let Some(peer) = self.sessions.get(number) else { return };
         if !peer.session.has_link() {
@@ -268,7 +268,7 @@ impl Server {
         }
     }
 
-    /// Nobody new is taken.
+    /// No new device or client is taken.
     fn is_ending(&self) -> bool {
         self.device_listeners.is_empty()
     }

@@ -1,4 +1,4 @@
-//! Who gets a place on the link when few are left.
+//! Which client gets a place on the link when few are left.
 //!
 //! Every port is sure of a few places, as far as an eighth of all suffices. Another eighth is kept for clients from
 //! addresses that have few. All others go to those that come first, and once they are gone to those of the addresses
@@ -12,7 +12,7 @@ const KEPT: usize = 8;
 /// Places with which an address has few.
 const FEW: usize = 4;
 
-/// The places of a link, and who has them.
+/// The places of a link, and which clients have them.
 #[derive(Debug)]
 pub(super) struct Shares {
     free: usize,
@@ -48,7 +48,7 @@ impl Shares {
         }
     }
 
-    /// Whether there are places enough for everybody.
+    /// Whether there are places enough for all.
     pub(super) fn are_plenty(places: usize, free: usize) -> bool {
         free > 2 * kept(places)
     }
@@ -86,7 +86,7 @@ impl Shares {
         self.by_source.get(&source(from)).copied().unwrap_or_default()
     }
 
-    /// Whether there is no place for anybody.
+    /// Whether there is no place left.
     pub(super) fn is_full(&self) -> bool {
         self.free == 0
     }
@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(fill(&mut shares, [(0, 1); 300]), 236);
         assert_eq!(fill(&mut shares, [(1, 1); 300]), 10);
         assert_eq!(fill(&mut shares, [(2, 1); 300]), 10);
-        assert!(shares.is_full(), "no place is kept for nobody");
+        assert!(shares.is_full(), "no place is kept in vain");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::io::retired::{MAX_DRAINING, MAX_LOST};
 const DEADLINE: Duration = Duration::from_secs(30);
 const MS: Duration = Duration::from_millis(1);
 
-/// A relay whose loop turns only when told.
+/// A relay whose loop the test steps.
 struct Bench {
     server: Server,
     buffer: Vec<u8>,

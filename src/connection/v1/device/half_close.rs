@@ -1,7 +1,7 @@
 //! What a service may still say to a client that has ended its sending.
 //!
 //! The relay of 2012 sends CLOSE for it, and for one that is gone, and keeps it until ours is there: what comes before
-//! is still written to it. Every other relay throws that away. Which it is the answer to [`Header::PROBE`] tells.
+//! is still written to it. Every other relay throws that away. The answer to [`Header::PROBE`] tells the one from the other.
 
 use std::time::{Duration, Instant};
 
@@ -65,7 +65,7 @@ impl Device {
     }
 
     /// The client sends no more: its service gets what is left, then its end of stream, and may answer if that can reach
-    /// anybody.
+    /// the client.
     pub(super) fn half_close(&mut self, now: Instant, client: u8, key: StreamKey) {
         self.ids[usize::from(client)] = Id::HalfClosed(key);
         if !self.keeps_clients || self.latest.wrapping_sub(client) >= LEAD {

@@ -9,7 +9,7 @@ use crate::connection::{Connection, Delivery, QueueRule, Room};
 use crate::protocol::v1::Header;
 use crate::protocol::v2::Code;
 
-/// A device past its LISTEN, on a clock that only moves when told.
+/// A device past its LISTEN, on a clock that the test moves.
 struct Bench {
     device: Device,
     now: Instant,
@@ -320,7 +320,7 @@ fn connect_on_an_open_number_ends_the_old_service_silently() {
 }
 
 #[test]
-fn connect_on_an_open_number_resets_a_service_that_was_owed_bytes() {
+fn connect_on_an_open_number_resets_a_service_with_pending_bytes() {
     let mut bench = Bench::new();
     let old = bench.open(1);
     bench.device.delivered(bench.now, old, b"undelivered", 0);
@@ -433,7 +433,7 @@ fn data_whose_connect_waits_for_the_rate_is_kept() {
 }
 
 #[test]
-fn what_a_service_is_owed_is_delivered_after_the_client_has_closed() {
+fn pending_bytes_of_a_service_are_delivered_after_the_client_has_closed() {
     let mut bench = Bench::new();
     let stream = bench.open(1);
     bench.device.delivered(bench.now, stream, b"the last words", 0);

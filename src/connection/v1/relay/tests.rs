@@ -3,7 +3,7 @@ use crate::connection::{Connection, Delivery, Room};
 use crate::protocol::v1::Header;
 use crate::protocol::v2::Code;
 
-/// A relay whose device has sent LISTEN, on a clock that only moves when told.
+/// A relay whose device has sent LISTEN, on a clock that the test moves.
 struct Bench {
     relay: Relay,
     now: Instant,
@@ -311,7 +311,7 @@ fn data_behind_the_devices_close_is_skipped() {
 }
 
 #[test]
-fn frames_that_cannot_be_end_the_link_and_are_told_by_their_bytes() {
+fn an_impossible_frame_ends_the_link_with_an_error_that_shows_its_bytes() {
     assert_eq!(Bench::new().violation(&[0, 0, 4, 0]), "LISTEN came twice (00 00 04 00)");
     assert!(
         Bench::new()
@@ -353,7 +353,7 @@ fn read_now_and_then(mut meanwhile: impl FnMut(&mut Bench, StreamKey)) -> Vec<Ou
 
 #[test]
 fn a_client_that_reads_little_now_and_then_is_reset_where_another_waits_for_an_answer_or_gets_one() {
-    assert_eq!(read_now_and_then(|_, _| {}), [], "nobody waits");
+    assert_eq!(read_now_and_then(|_, _| {}), [], "no other waits");
     let asks = read_now_and_then(|bench, other| bench.client_sends(other, b"?"));
     assert!(matches!(asks[..], [Output::Reset { reason: Reset::TooSlow, .. }]), "{asks:?}");
     let gets = read_now_and_then(|bench, other| bench.relay.delivered(bench.now, other, b"!", 1));
@@ -399,7 +399,7 @@ fn a_link_that_stands_still_is_not_a_silent_service() {
 }
 
 #[test]
-fn an_echo_that_waits_in_an_unread_link_closes_nobody() {
+fn an_echo_that_waits_in_an_unread_link_closes_no_client() {
     let mut bench = Bench::new();
     let clients = bench.fill();
     bench.relay.handle_failure(bench.now, clients[4], Code::Normal, "");

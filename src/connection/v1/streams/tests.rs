@@ -104,7 +104,7 @@ fn stalls_beside(mut other: impl FnMut(&mut Streams<()>, Instant, StreamKey)) ->
 
 #[test]
 fn a_reader_that_takes_little_is_reset_where_another_stream_waits_and_only_there() {
-    assert_eq!(stalls_beside(|_, _, _| {}).map(|at| at.as_secs()), None, "nobody waits");
+    assert_eq!(stalls_beside(|_, _, _| {}).map(|at| at.as_secs()), None, "no other waits");
     let sends = stalls_beside(|streams, now, other| streams.note_sent(now, other, 1));
     assert_eq!(sends, Some(RULE.stall), "a keystroke whose answer cannot come");
     let uploads = stalls_beside(|streams, now, other| streams.note_sent(now, other, QUESTION + 1));
@@ -128,7 +128,7 @@ fn a_reader_that_takes_little_is_reset_where_another_stream_waits_and_only_there
             streams.remove(now, other);
         }
     });
-    assert_eq!(leaves, None, "nobody is left that waits");
+    assert_eq!(leaves, None, "no stream is left that waits");
 }
 
 #[test]

@@ -155,7 +155,7 @@ fn after_goaway_open_streams_finish_and_no_new_ones_come() {
 }
 
 #[test]
-fn a_connect_that_crosses_the_devices_goaway_is_not_taken_and_its_client_is_told() {
+fn a_connect_that_crosses_the_devices_goaway_is_not_taken_and_its_client_gets_the_reason() {
     let mut pair = Pair::new();
     pair.open();
     pair.device.go_away(pair.now, Code::Shutdown, 0, "");
@@ -172,7 +172,7 @@ fn a_connect_that_crosses_the_devices_goaway_is_not_taken_and_its_client_is_told
 }
 
 #[test]
-fn clients_that_wait_when_the_device_leaves_or_come_later_are_told_that_it_does() {
+fn clients_that_wait_when_the_device_leaves_or_come_later_get_that_as_reason() {
     let mut pair = Pair::with_limits(Limits { open_rate: 20, ..limits() });
     let clients: Vec<_> = (0..21).map(|_| pair.arrive()).collect();
     assert_eq!(pair.relay_outputs().len(), 20, "the last one waits");

@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn each_mistake_is_told_with_the_rule_and_how_to_write_it() {
+    fn each_error_shows_the_rule_and_how_to_write_it() {
         let error = |text: &str| text.parse::<Rule>().expect_err(text).to_string();
         for (text, told) in [
             ("", "rule '': it is empty; write for example \"127.0.0.1:22\""),

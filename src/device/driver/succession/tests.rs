@@ -131,7 +131,7 @@ fn a_link_that_is_lost_and_has_nothing_left_to_deliver_is_forgotten() {
     drop(listener.accept().expect("accept"));
     let began = Instant::now();
     while !driver.links.is_empty() {
-        assert!(began.elapsed() < DEADLINE, "nobody would look at it again");
+        assert!(began.elapsed() < DEADLINE, "it would not be visited again");
         driver.step(&mut [0; 1024]).expect("a step");
         driver.wait(Some(Instant::now() + Duration::from_millis(1))).expect("wait");
     }

@@ -25,7 +25,7 @@ const MOST_IDLE_TURNS: usize = 20;
 
 /// A session and its owner.
 #[derive(Debug)]
-pub(crate) struct Shell<C: Core> {
+pub(crate) struct Driver<C: Core> {
     session: Tested<C>,
     io: Io<SimLoop>,
     /// The conversations of the streams that there are.
@@ -50,7 +50,7 @@ struct Stream {
     has_socket: bool,
 }
 
-impl<C: Core> Party for Shell<C> {
+impl<C: Core> Party for Driver<C> {
     fn turn(&mut self, world: &mut World) -> bool {
         let now = world.instant();
         self.io.event_loop.set_now(world.now);
@@ -116,11 +116,11 @@ impl<C: Core> Party for Shell<C> {
         assert!(!core.has_unsent(), "nothing is unsent");
         assert!(core.wants_input(), "nothing holds up the link");
         assert_eq!(self.closing_due, None, "no socket is closing");
-        assert!(self.failed.is_empty(), "every end is told: {:?}", self.failed);
+        assert!(self.failed.is_empty(), "every end is an output: {:?}", self.failed);
     }
 }
 
-impl<C: Core> Shell<C> {
+impl<C: Core> Driver<C> {
     pub(crate) fn new(core: C, world: &mut World) -> Self {
         let mut event_loop = SimLoop::new(Random::new(world.random.next()));
         let (inward, outward) = (&world.link[1 - C::SIDE], &world.link[C::SIDE]);
@@ -236,7 +236,7 @@ impl<C: Core> Shell<C> {
             }
             Output::Reset { stream, reason } => {
                 let (is_closed, reason) = (matches!(reason, Reset::Closed(_)), reason_name(&reason));
-                assert!(!world.nobody_is_reset, "{} resets a stream: {reason}", name::<C>());
+                assert!(!world.none_is_reset, "{} resets a stream: {reason}", name::<C>());
                 let number = self.end(world, stream, reason);
                 let conversation = &mut world.conversations[number];
                 let peer_cut = conversation.cut[1 - C::SIDE];
@@ -310,7 +310,7 @@ impl<C: Core> Shell<C> {
         moved
     }
 
-    /// Takes note of what the session told its core of sockets.
+    /// Takes note of what the session's core learns of sockets.
     fn handle_seen(&mut self, world: &mut World) {
         let mut blocked = Vec::new();
         for seen in self.session.connection().take_seen() {
@@ -390,7 +390,7 @@ impl<C: Core> Shell<C> {
             assert!(core.pending(key).len() <= queue, "{} bytes wait for a socket", core.pending(key).len());
         }
         assert!(core.streams() <= C::MOST_STREAMS, "{} streams", core.streams());
-        assert_eq!(core.streams(), self.streams.len(), "the core's streams are the shell's");
+        assert_eq!(core.streams(), self.streams.len(), "the core's streams are the driver's");
         assert!(core.counters().open <= 256);
     }
 }
