@@ -223,7 +223,7 @@ impl<'a> Driver<'a> {
     }
 
     fn visit(&mut self, now: Instant, number: usize, buffer: &mut [u8]) -> Result<(), Error> {
-        let result = if self.may_speak(now, number) { self.step_link(now, number, buffer) } else { Ok(false) };
+        let result = if self.try_announce(now, number) { self.step_link(now, number, buffer) } else { Ok(false) };
         let timeout = match self.links.get(number) {
             Some(link) if link.is_over() => {
                 self.forget(number);

@@ -244,14 +244,14 @@ impl<C: Connection, R: Registry> Session<C, R> {
         if let Some(link) = &mut self.link {
             link.user_timeout.handle_timeout(now, &link.tcp);
         }
-        if self.waits_for_what_came(now) || self.connection.poll_timeout().is_none_or(|at| at > now) {
+        if self.prolong_grace(now) || self.connection.poll_timeout().is_none_or(|at| at > now) {
             return Ok(());
         }
         self.connection.handle_timeout(now)
     }
 
-    /// Whether what is due is not acted on yet: what came while the loop was stopped is to be read before.
-    fn waits_for_what_came(&mut self, now: Instant) -> bool {
+    /// Puts off what is due, if the loop was stopped: what came meanwhile is to be read before. True while it is put off.
+    fn prolong_grace(&mut self, now: Instant) -> bool {
         let is_late = self.has_link() && self.connection.poll_timeout().is_some_and(|at| at + LATE <= now);
         let until = self.grace.or_else(|| is_late.then(|| now + GRACE));
         self.grace = until.filter(|&until| is_late && now < until);

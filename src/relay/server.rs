@@ -406,7 +406,7 @@ impl Server {
         match output {
             Output::Listening => self.activate(now, number),
             Output::Version(version) => {
-                if self.log_limits.permits(now, Kind::Arrival) {
+                if self.log_limits.admit(now, Kind::Arrival) {
                     info!(%link, version, "the version of the protocol is agreed");
                 }
             }
@@ -420,7 +420,7 @@ impl Server {
             Output::Finish { stream } => self.log_client_end(now, number, stream, &Ending::FINISHED),
             Output::Reset { stream, reason } => self.log_client_end(now, number, stream, &Ending::from(reason)),
             Output::GoAway(go_away) => {
-                if self.log_limits.permits(now, Kind::Departure) {
+                if self.log_limits.admit(now, Kind::Departure) {
                     let reason = go_away.reason;
                     info!(%link, code = %go_away.code, %reason, "the device takes no new clients on this link");
                 }

@@ -55,9 +55,9 @@ impl Driver<'_> {
         self.links.insert(number, link);
     }
 
-    /// Whether the link may send, LISTEN first: not while the relay is to read something else before, nor while the owner
+    /// Lets the link send, LISTEN first; false if it may not yet: not while the relay is to read something else before, nor while the owner
     /// holds the tunnel back, nor once it has closed it.
-    pub(super) fn may_speak(&mut self, now: Instant, number: usize) -> bool {
+    pub(super) fn try_announce(&mut self, now: Instant, number: usize) -> bool {
         let Some(link) = self.links.get_mut(number) else { return false };
         if link.stage == Stage::Silent {
             if link.silent_until.is_some_and(|until| now < until) {

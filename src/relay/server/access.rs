@@ -102,11 +102,11 @@ impl Client {
     ) {
         let Self { connection, address, service, .. } = self;
         if let Some(warning) = ending.warning
-            && limits.permits(now, Kind::Refusal)
+            && limits.admit(now, Kind::Refusal)
         {
             warn!(connection, client = %address, %service, "{warning}");
         }
-        if limits.permits(now, Kind::ClientEnd) {
+        if limits.admit(now, Kind::ClientEnd) {
             let seconds = (now.saturating_duration_since(self.since).as_secs_f64() * 1000.0).round() / 1000.0;
             let (received, sent) = traffic.map_or((0, 0), |traffic| (traffic.read, traffic.written));
             let (link, code) = (link.map(display), display(&ending.code));

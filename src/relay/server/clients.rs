@@ -72,7 +72,7 @@ impl Server {
         }
         // Clients that have just left have no place any more.
         self.carry_out_all(now, number);
-        let has_descriptor = self.has_descriptor(now);
+        let has_descriptor = self.claim_descriptor(now);
         let Some((listener, port)) = self.client_listeners.get_mut(place) else { return false };
         if !has_descriptor {
             listener.pause(now);
@@ -89,7 +89,7 @@ impl Server {
         // Those that wait have no claim to this place: they were asked first.
         if self.has_place(number, port, address) {
             self.open_client(now, number, io, client);
-        } else if self.may_wait(now, number, port, address) {
+        } else if self.make_room_to_wait(now, number, port, address) {
             self.waiting.push_back(PendingClient { io, client, deadline: now + PLACE_TIMEOUT });
         } else {
             self.refuse(now, number, &client);
@@ -97,9 +97,9 @@ impl Server {
         true
     }
 
-    /// Whether one more client of this port, from this address, may wait for a place. Where no more may, the newest of the
-    /// address that has the most waiting makes room for one that has fewer.
-    fn may_wait(&mut self, now: Instant, number: usize, port: usize, from: SocketAddr) -> bool {
+    /// Lets one more client of this port, from this address, wait for a place; false if it may not. Where no more may wait,
+    /// the newest of the address that has the most makes room for one that has fewer.
+    fn make_room_to_wait(&mut self, now: Instant, number: usize, port: usize, from: SocketAddr) -> bool {
         // Those that wait must not take the descriptors of places that are kept for others.
         if self.spare_descriptors() <= self.places(number).1 {
             return false;
@@ -139,7 +139,7 @@ impl Server {
         match self.io.event_loop.register(&mut io, Source::Stream(number as u32, key)) {
             Ok(token) => peer.session.attach(&mut self.io, key, io, token),
             Err(reason) => {
-                if self.log_limits.permits(now, Kind::Refusal) {
+                if self.log_limits.admit(now, Kind::Refusal) {
                     warn!(connection, client = %from, %reason, "cannot watch a client");
                 }
                 let reason = "the relay cannot watch its socket";
@@ -203,8 +203,8 @@ impl Server {
         self.descriptors.clients.saturating_sub(self.totals.streams + self.waiting.len() + self.io.closing.len())
     }
 
-    /// Whether a client may have one more of the process's descriptors; the clients of links that drain give theirs up.
-    fn has_descriptor(&mut self, now: Instant) -> bool {
+    /// Sees to a descriptor for one more client; false if there is none. The clients of links that drain give theirs up.
+    fn claim_descriptor(&mut self, now: Instant) -> bool {
         if self.spare_descriptors() > 0 {
             return true;
         }
@@ -258,7 +258,7 @@ impl Server {
                 Ok(()) if port.is_announced => debug!(%service, %at, "clients may connect"),
                 Ok(()) => info!(%service, %at, "clients may connect"),
                 Err(reason) => {
-                    if self.log_limits.permits(now, Kind::Arrival) {
+                    if self.log_limits.admit(now, Kind::Arrival) {
                         warn!(%service, %at, %reason, "cannot listen for clients; trying again in 1 s");
                     }
                     self.reopen_at = Some(now + REOPEN);

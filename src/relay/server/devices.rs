@@ -39,7 +39,7 @@ impl Server {
                 Ok(token) => token,
                 Err(reason) => {
                     self.sessions.remove(number);
-                    if self.log_limits.permits(now, Kind::Stray) {
+                    if self.log_limits.admit(now, Kind::Stray) {
                         warn!(link = %address, %reason, "cannot watch a connection on the device port");
                     }
                     continue;
@@ -77,13 +77,13 @@ impl Server {
         if let Some(reason) = peer.session.link_end() {
             return self.lose_link(now, number, &reason);
         }
-        if self.log_limits.permits(now, Kind::Arrival) {
+        if self.log_limits.admit(now, Kind::Arrival) {
             info!(link = %peer.address, "a device is here");
         }
         let replaced = self.active.replace(number);
         if let Some(old) = replaced.and_then(|old| self.sessions.get_mut(old)) {
             let clients = old.session.connection().clients();
-            if self.log_limits.permits(now, Kind::Departure) {
+            if self.log_limits.admit(now, Kind::Departure) {
                 info!(link = %old.address, clients, "a newer device takes the place of this one");
             }
             old.session.go_away(now, Code::Replaced, 0, "a newer link took the place of this one");
@@ -115,7 +115,7 @@ impl Server {
         let link = peer.address;
         if peer.session.connection().is_listening() {
             let clients = peer.session.connection().clients();
-            if self.log_limits.permits(now, Kind::Departure) {
+            if self.log_limits.admit(now, Kind::Departure) {
                 if !matches!(reason, LinkLost::Protocol(_)) && peer.session.connection().is_going_away() {
                     info!(%link, clients, "the link to the device has ended, as was announced");
                 } else {
@@ -124,7 +124,7 @@ impl Server {
             }
         } else if !peer.session.connection().has_input() && is_silent_end(reason) {
             debug!(%link, %reason, "a connection on the device port has ended without a byte");
-        } else if self.log_limits.permits(now, Kind::Stray) {
+        } else if self.log_limits.admit(now, Kind::Stray) {
             let looks_like = protocol_of(reason).map(display);
             if peer.session.connection().has_input() {
                 warn!(%link, looks_like, %reason, "dropped a connection on the device port");
@@ -177,7 +177,7 @@ impl Server {
         }
         let Some((number, peer)) = self.first(&self.totals.pending) else { return };
         let (link, others) = (peer.address, self.descriptors.pending);
-        if self.log_limits.permits(now, Kind::Stray) {
+        if self.log_limits.admit(now, Kind::Stray) {
             warn!(%link, others, "dropped a connection on the device port: too many others have not sent LISTEN yet");
         }
         self.cut(now, number, Code::Overload, "");
@@ -227,7 +227,7 @@ impl Server {
     fn cut_draining(&mut self, now: Instant, number: usize, reason: &str) {
         let Some(peer) = self.sessions.get_mut(number) else { return };
         let clients = peer.session.connection().streams();
-        if self.log_limits.permits(now, Kind::Departure) {
+        if self.log_limits.admit(now, Kind::Departure) {
             warn!(link = %peer.address, clients, %reason, "cut a link that drains");
         }
         peer.session.abort_link(now, &mut self.io);
@@ -243,7 +243,7 @@ impl Server {
         }
         let Some((number, peer)) = self.first(&self.totals.lost) else { return };
         let (link, clients) = (peer.address, peer.session.connection().streams());
-        if self.log_limits.permits(now, Kind::Departure) {
+        if self.log_limits.admit(now, Kind::Departure) {
             warn!(%link, clients, others = MAX_LOST, "reset clients of a link that is gone: too many others are, too");
         }
         self.cut(now, number, Code::Overload, "too many links that are gone have last bytes to deliver");
@@ -259,7 +259,7 @@ impl Server {
             let sessions = retired.map(|(number, peer)| (since(peer), number, &peer.session));
             let Some(number) = retired::excess(sessions, self.config.limits.budget) else { return };
             if let Some(peer) = self.sessions.get(number)
-                && self.log_limits.permits(now, Kind::Departure)
+                && self.log_limits.admit(now, Kind::Departure)
             {
                 let (link, clients) = (peer.address, peer.session.connection().streams());
                 warn!(%link, clients, "cut a link that is not in use any more: all of these together hold too much");

@@ -59,8 +59,8 @@ impl LogLimits {
         Self { kinds: KINDS.map(limit) }
     }
 
-    /// Whether a line of this kind may be logged now; one that may not is counted.
-    pub(super) fn permits(&mut self, now: Instant, kind: Kind) -> bool {
+    /// Takes a line of this kind, which may then be logged; false if it may not, and is counted.
+    pub(super) fn admit(&mut self, now: Instant, kind: Kind) -> bool {
         let Some(place) = KINDS.iter().position(|&(of, ..)| of == kind) else { return true };
         let limit = &mut self.kinds[place];
         let permitted = limit.bucket.take(now);
@@ -106,10 +106,10 @@ mod tests {
     fn a_flood_of_one_kind_is_cut_and_counted_and_takes_no_line_from_another() {
         let start = Instant::now() + Duration::from_secs(1000);
         let mut limits = LogLimits::new(start);
-        let lines = (0..10_000).filter(|_| limits.permits(start, Kind::Stray)).count();
+        let lines = (0..10_000).filter(|_| limits.admit(start, Kind::Stray)).count();
         assert_eq!((lines, limits.poll_timeout()), (20, Some(start + REPORT_AFTER)));
         assert_eq!(limits.kinds[0].left_out, 9980);
-        assert!(limits.permits(start, Kind::Refusal));
+        assert!(limits.admit(start, Kind::Refusal));
         limits.handle_timeout(start + REPORT_AFTER);
         assert_eq!((limits.kinds[0].left_out, limits.poll_timeout()), (0, None));
     }
