@@ -159,6 +159,10 @@ impl<N: Negotiation> Connection for Negotiated<N> {
         with_version!(&mut self.speaking, end => end.advance(now, stream, count), else ());
     }
 
+    fn may_read(&self, stream: StreamKey) -> bool {
+        with_version!(&self.speaking, end => end.may_read(stream), else false)
+    }
+
     fn reserve(&mut self, stream: StreamKey, contended: bool) -> Room<'_> {
         with_version!(&mut self.speaking, end => end.reserve(stream, contended), else Room::Unwanted)
     }

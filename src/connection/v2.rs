@@ -357,17 +357,20 @@ impl Connection for Mux {
         self.consume(now, key, count);
     }
 
+    fn may_read(&self, key: StreamKey) -> bool {
+        let stream = self.streams.get(key).filter(|stream| stream.is_sending(self.role));
+        stream.is_some_and(|stream| stream.sent < stream.credit)
+    }
+
     fn reserve(&mut self, key: StreamKey, contended: bool) -> Room<'_> {
         if self.send_buffer.len() == 0 {
             // Made before there is DATA they leave in one write with it.
             self.make_control_frames();
         }
-        let Some(stream) = self.streams.get_mut(key) else { return Room::Unwanted };
-        // A relay may send before CONNECTED, a device has nothing to read from before it.
-        let is_sending = stream.open().is_some_and(|open| open.sending == Sending::Open);
-        if !is_sending || !stream.has_socket(self.role) {
+        let role = self.role;
+        let Some(stream) = self.streams.get_mut(key).filter(|stream| stream.is_sending(role)) else {
             return Room::Unwanted;
-        }
+        };
         let credit = stream.credit - stream.sent;
         if credit == 0 {
             stream.blocked = true;

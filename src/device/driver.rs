@@ -12,8 +12,8 @@ use super::link::{Context, Link, Stage};
 use super::resolver::{Names, RelayName};
 use super::shared::Shared;
 use crate::Error;
+use crate::connection::Counters;
 use crate::connection::device::Device;
-use crate::connection::{Connection, Counters};
 use crate::io::Io;
 use crate::io::event_loop::{EventLoop, Source};
 use crate::io::session::LINK_BUFFER;
@@ -131,7 +131,7 @@ impl<'a> Driver<'a> {
             link.session.abort_link(now, &mut self.context.io);
             false
         });
-        if link.session.has_link() && !link.session.connection().has_unsent() {
+        if link.session.has_link() && !link.session.has_unsent() {
             link.session.close_link(now, &mut self.context.io);
         }
         busy |= link.carry_out_all(now, &mut self.context);

@@ -3,34 +3,36 @@
 //! The session moves bytes between sockets and a [`Connection`], and ends sockets as that asks for. Its owner brings it
 //! connected sockets ([`attach`](Session::attach)), and takes its outputs ([`poll_output`](Session::poll_output)).
 
+mod link;
 mod scheduler;
 mod socket;
 mod state;
+mod streams;
 mod user_timeout;
 
 use std::borrow::BorrowMut;
-use std::io::{self, IoSlice, Read};
+use std::io::{self, IoSlice};
 #[cfg(feature = "relay")]
 use std::net::SocketAddr;
 #[cfg(feature = "relay")]
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use link::Link;
+pub use link::LinkLost;
 use mio::Token;
 use scheduler::Scheduler;
+use socket::StreamSocket;
 pub(crate) use socket::Traffic;
-use socket::{StreamSocket, code_of, total, write};
-use state::{Reading, Writing};
-use user_timeout::UserTimeout;
 
 #[cfg(feature = "relay")]
 use crate::address::Address;
 use crate::connection::device::Device;
 #[cfg(feature = "relay")]
 use crate::connection::relay::Relay;
-use crate::connection::{Connection, Delivery, FRAMES_A_READ, Output, Room, StreamKey};
+use crate::connection::{Connection, Delivery, Output, StreamKey};
 use crate::io::Io;
-use crate::io::event_loop::{EventLoop, LATE, Readiness, Registry, Source};
+use crate::io::event_loop::{EventLoop, LATE, Readiness, Registry};
 use crate::io::socket::Socket;
 use crate::protocol::ProtocolError;
 use crate::protocol::v2::Code;
@@ -63,52 +65,11 @@ pub struct Session<C, R: Registry = EventLoop> {
     grace: Option<Instant>,
 }
 
-/// Why there is no link any more.
-#[derive(Debug, thiserror::Error)]
-pub enum LinkLost {
-    /// Its other end has ended it with FIN.
-    #[error("the other end closed it")]
-    Ended,
-    /// Its socket failed.
-    #[error("{0}")]
-    Failed(#[from] io::Error),
-    /// The peer broke the protocol.
-    #[error("{0}")]
-    Protocol(#[from] ProtocolError),
-}
-
-#[derive(Debug)]
-struct Link<S> {
-    tcp: S,
-    token: Token,
-    reading: Reading,
-    writing: Writing,
-    user_timeout: UserTimeout,
-}
-
 impl<C: Connection, R: Registry> Session<C, R> {
-    /// A session on a connected link, registered as [`Source::Link`] of `number`.
+    /// A session on a connected link, registered as [`Source::Link`](crate::io::event_loop::Source::Link) of `number`.
     pub fn new(connection: C, number: usize, tcp: R::Socket, token: Token) -> Self {
-        // An edge may have come before the session was there to see it: try both first.
-        let (reading, writing) = (Reading::Readable, Writing::Writable);
-        let link = Some(Link { tcp, token, reading, writing, user_timeout: UserTimeout::Off });
         let (sockets, over, scheduler) = (Vec::new(), Vec::new(), Scheduler::default());
-        Self { connection, number, link, sockets, over, scheduler, grace: None }
-    }
-
-    /// The connected socket of a stream, registered under `token`.
-    pub fn attach(&mut self, io: &mut Io<R>, key: StreamKey, tcp: R::Socket, token: Token) {
-        io.event_loop.rename(token, Source::Stream(self.number as u32, key));
-        let index = key.index as usize;
-        if index >= self.sockets.len() {
-            self.sockets.resize_with(index + 1, || None);
-            self.over.resize_with(index + 1, || None);
-        }
-        debug_assert!(self.sockets[index].is_none(), "outputs are carried out before a slot is used again");
-        if let Some(old) = self.sockets[index].as_ref().map(|socket| socket.key) {
-            self.reset(io, old);
-        }
-        self.sockets[index] = Some(StreamSocket::new(key, tcp, token));
+        Self { connection, number, link: Some(Link::new(tcp, token)), sockets, over, scheduler, grace: None }
     }
 
     /// What the session's connection knows.
@@ -120,7 +81,11 @@ impl<C: Connection, R: Registry> Session<C, R> {
     pub fn poll_output(&mut self, now: Instant, io: &mut Io<R>) -> Option<Output> {
         let output = self.connection.poll_output()?;
         match output {
-            Output::Version(version) if version >= 2 => self.tune_link_v2(),
+            Output::Version(version) if version >= 2 => {
+                if let Some(link) = &mut self.link {
+                    link.tune_v2();
+                }
+            }
             Output::Opened { stream, .. } => self.start(now, io, stream),
             Output::ShutdownWrite { stream } => self.shutdown_write(stream),
             Output::Finish { stream } => self.finish(now, io, stream),
@@ -148,62 +113,11 @@ impl<C: Connection, R: Registry> Session<C, R> {
         self.connection.close(now);
     }
 
-    /// The stream's socket may be read from now on; what waits for it is written.
-    fn start(&mut self, now: Instant, io: &mut Io<R>, key: StreamKey) {
-        self.enqueue(key);
-        self.flush_stream(now, io, key);
-    }
-
-    /// Ends the sending side of the stream's socket with FIN; what its peer sends is still read.
-    fn shutdown_write(&mut self, key: StreamKey) {
-        if let Some(socket) = self.socket(key) {
-            // It fails only where the socket has failed, which its next event tells.
-            let _ = socket.tcp.shutdown_write();
-            socket.writing.handle_shutdown();
-        }
-    }
-
-    /// Ends the stream's socket with FIN; its peer is given a little time to do the same.
-    fn finish(&mut self, now: Instant, io: &mut Io<R>, key: StreamKey) {
-        let Some(mut socket) = self.take(key) else { return };
-        socket.tcp.clear_linger();
-        if socket.reading == Reading::Ended || matches!(socket.writing, Writing::Failed(_)) {
-            socket.tcp.finish();
-            io.event_loop.deregister(&mut socket.tcp, socket.token);
-        } else {
-            io.closing.add(now, &mut io.event_loop, socket.tcp, socket.token);
-        }
-    }
-
-    /// Ends the stream's socket with RST.
-    fn reset(&mut self, io: &mut Io<R>, key: StreamKey) {
-        if let Some(mut socket) = self.take(key) {
-            io.event_loop.deregister(&mut socket.tcp, socket.token);
-            socket.tcp.reset();
-        }
-    }
-
     /// Takes the link's event; [`turn`](Self::turn) acts on it.
     pub fn handle_link_event(&mut self, event: Readiness) {
         if let Some(link) = &mut self.link {
-            link.reading.handle_event(event);
-            link.writing.handle_event(event);
+            link.handle_event(event);
         }
-    }
-
-    /// Takes the event of a stream's socket, and writes what waits for it.
-    pub fn handle_stream_event(&mut self, now: Instant, io: &mut Io<R>, key: StreamKey, event: Readiness) {
-        let Some(socket) = self.socket(key) else { return };
-        socket.writing.handle_event(event);
-        if event.hung_up && socket.reading == Reading::Ended {
-            let error = socket.tcp.take_error();
-            self.fail(now, io, key, &error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
-            return;
-        }
-        if socket.reading.handle_event(event) {
-            self.enqueue(key);
-        }
-        self.flush_stream(now, io, key);
     }
 
     /// One read of the link, some of the streams, one write, what they carry, and what is due; true if there is more
@@ -235,14 +149,14 @@ impl<C: Connection, R: Registry> Session<C, R> {
 
     /// When the next [`turn`](Self::turn) is due though nothing has come.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let user_timeout = self.link.as_ref().and_then(|link| link.user_timeout.poll_timeout());
+        let link = self.link.as_ref().and_then(Link::poll_timeout);
         let connection = self.grace.or_else(|| self.connection.poll_timeout());
-        [user_timeout, connection].into_iter().flatten().min()
+        [link, connection].into_iter().flatten().min()
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
         if let Some(link) = &mut self.link {
-            link.user_timeout.handle_timeout(now, &link.tcp);
+            link.handle_timeout(now);
         }
         if self.prolong_grace(now) || self.connection.poll_timeout().is_none_or(|at| at > now) {
             return Ok(());
@@ -261,21 +175,17 @@ impl<C: Connection, R: Registry> Session<C, R> {
     /// Whether [`turn`](Self::turn) would find something to do without a new event.
     fn has_work(&self) -> bool {
         let Some(link) = &self.link else { return false };
-        let is_writable = matches!(link.writing, Writing::Writable);
-        let input = link.reading.is_readable() && self.connection.wants_input();
+        let is_writable = link.is_writable();
+        let input = link.is_readable() && self.connection.wants_input();
         let output = is_writable && self.connection.has_unsent();
         // Streams wait for the link to be writable, unless it is.
         let streams = is_writable && self.scheduler.len() > 0;
         input || output || streams
     }
 
-    /// Version 2 is spoken from here on.
-    fn tune_link_v2(&mut self) {
-        if let Some(link) = &mut self.link {
-            link.user_timeout = UserTimeout::Unwatched;
-            // The options only hasten what the protocol does without them.
-            let _ = link.tcp.tune_link_v2();
-        }
+    /// Whether something is to leave by the link that it has not taken.
+    pub fn has_unsent(&self) -> bool {
+        self.connection.has_unsent()
     }
 
     /// Whether the link is still there.
@@ -286,33 +196,7 @@ impl<C: Connection, R: Registry> Session<C, R> {
     /// How the other end of the link has ended it, if that is what stands behind what was read so far.
     #[cfg(feature = "relay")]
     pub(crate) fn link_end(&self) -> Option<LinkLost> {
-        match self.link.as_ref()?.tcp.peek(&mut [0]) {
-            Ok(0) => Some(LinkLost::Ended),
-            Ok(_) => None,
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
-            Err(error) => Some(error.into()),
-        }
-    }
-
-    /// What went through a stream's socket, be it over or not.
-    pub(crate) fn traffic(&self, key: StreamKey) -> Option<&Traffic> {
-        let index = key.index as usize;
-        if let Some(socket) = self.sockets.get(index)?.as_ref().filter(|socket| socket.key == key) {
-            return Some(&socket.traffic);
-        }
-        self.over.get(index)?.as_ref().filter(|(over, _)| *over == key).map(|(_, traffic)| traffic)
-    }
-
-    /// Ends a stream by the owner's wish: its socket, if it has one, with RST. The peer gets the reason.
-    pub fn give_up(&mut self, now: Instant, io: &mut Io<R>, key: StreamKey, code: Code, reason: &str) {
-        if let Some(mut socket) = self.take(key) {
-            io.event_loop.deregister(&mut socket.tcp, socket.token);
-            socket.tcp.reset();
-            if let Some(Some((_, traffic))) = self.over.get_mut(key.index as usize) {
-                traffic.failure = Some((code, reason.into()));
-            }
-        }
-        self.connection.handle_failure(now, key, code, reason);
+        self.link.as_ref()?.end()
     }
 
     /// Ends the link with FIN, so that what was written still arrives.
@@ -365,28 +249,12 @@ impl<C: Connection, R: Registry> Session<C, R> {
     /// One read of the link and what follows from it; false if there is nothing more to read now.
     fn read_link(&mut self, now: Instant, io: &mut Io<R>, buffer: &mut [u8]) -> Result<bool, LinkLost> {
         let Some(link) = &mut self.link else { return Ok(false) };
-        if !link.reading.is_readable() || !self.connection.wants_input() {
+        if !link.is_readable() || !self.connection.wants_input() {
             return Ok(false);
         }
         let most = self.connection.read_size(buffer.len());
-        let buffer = &mut buffer[..most];
-        let count = match link.tcp.read(buffer) {
-            Ok(0) => return Err(LinkLost::Ended),
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                link.reading = Reading::Empty;
-                link.user_timeout.handle_read(&link.tcp);
-                return Ok(false);
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
-            Err(error) => return Err(error.into()),
-        };
-        let is_short = count < buffer.len();
-        link.reading.handle_read(is_short);
-        if is_short {
-            link.user_timeout.handle_read(&link.tcp);
-        }
-        let more = link.reading.is_readable();
+        let Some(count) = link.read(&mut buffer[..most])? else { return Ok(false) };
+        let more = link.is_readable();
         let mut input = &buffer[..count];
         while let Some(Delivery { stream, bytes }) = self.connection.receive(now, &mut input)? {
             let (mut pieces, mut count) = ([IoSlice::new(&[]); PIECES], 1);
@@ -415,156 +283,14 @@ impl<C: Connection, R: Registry> Session<C, R> {
     /// The link takes no more. What its other end sent before that is there to be read, such as why.
     fn read_rest_of_link(&mut self, now: Instant, io: &mut Io<R>, buffer: &mut [u8]) {
         if let Some(link) = &mut self.link {
-            link.reading = link.reading.max(Reading::MoreBehind);
+            link.handle_write_failure();
         }
         while let Ok(true) = self.read_link(now, io, buffer) {}
     }
 
-    /// Writes what came for a stream to its socket.
-    fn deliver(&mut self, now: Instant, io: &mut Io<R>, key: StreamKey, pieces: &[IoSlice<'_>]) {
-        let all = total(pieces);
-        // Without a socket they are dropped.
-        let taken = self.socket(key).map_or(Ok(all), |socket| socket.write(pieces));
-        let mut left = *taken.as_ref().unwrap_or(&all);
-        for piece in pieces {
-            let taken = left.min(piece.len());
-            left -= taken;
-            self.connection.delivered(now, key, piece, taken);
-        }
-        if let Err(error) = taken {
-            self.handle_write_failure(now, io, key, error);
-        }
-    }
-
-    /// Writes what waits for the stream's socket.
-    fn flush_stream(&mut self, now: Instant, io: &mut Io<R>, key: StreamKey) {
-        loop {
-            let Some(socket) = find(&mut self.sockets, key) else { return };
-            let pending = self.connection.pending(key);
-            if pending.is_empty() || matches!(socket.writing, Writing::Full) {
-                return;
-            }
-            match socket.write(&[IoSlice::new(pending)]) {
-                Ok(count) => self.connection.advance(now, key, count),
-                Err(error) => return self.handle_write_failure(now, io, key, error),
-            }
-        }
-    }
-
-    /// The peer takes no more. What it sent before is read first, then the stream fails.
-    fn handle_write_failure(&mut self, now: Instant, io: &mut Io<R>, key: StreamKey, error: io::Error) {
-        let Some(socket) = self.socket(key) else { return };
-        let has_ended = socket.reading == Reading::Ended;
-        if has_ended || matches!(self.connection.reserve(key, false), Room::Unwanted | Room::Blocked) {
-            self.fail(now, io, key, &error);
-        } else {
-            let Some(socket) = self.socket(key) else { return };
-            socket.writing = Writing::Failed(error);
-            socket.reading = socket.reading.max(Reading::MoreBehind);
-            self.enqueue(key);
-            self.flush_stream(now, io, key);
-        }
-    }
-
-    /// One read of each readable stream; true if some have more and the link has room.
-    fn read_streams(&mut self, now: Instant, io: &mut Io<R>) -> bool {
-        for _ in 0..self.scheduler.len() {
-            let Some(key) = self.scheduler.front() else { break };
-            if !self.read_stream(now, io, key) {
-                return false;
-            }
-        }
-        self.scheduler.len() > 0
-    }
-
-    /// One read of the stream whose turn it is; false if the link must be written first.
-    fn read_stream(&mut self, now: Instant, io: &mut Io<R>, key: StreamKey) -> bool {
-        let Some(socket) = find(&mut self.sockets, key) else { return true };
-        let contended = self.scheduler.is_contended(now, &socket.activity);
-        // Where others wait each has a frame at a time.
-        let frames = if self.scheduler.len() > 1 || contended { 1 } else { FRAMES_A_READ };
-        let result = if socket.reading.is_readable() {
-            match self.connection.reserve(key, contended) {
-                Room::Full => return false,
-                Room::Unwanted => None,
-                // What has failed is not to wait for credit that may never come: what was sent before is cut with it.
-                Room::Blocked => socket.take_error().map(|error| (Err(error), 0)),
-                Room::Free(mut room) => {
-                    let room = &mut room[..frames];
-                    Some((socket.tcp.read_vectored(room), room.iter().map(|payload| payload.len()).sum()))
-                }
-            }
-        } else {
-            None
-        };
-        self.scheduler.pop(&mut socket.activity);
-        if let Some((Ok(count), room)) = result {
-            self.scheduler.note(now, &mut socket.activity, count, room);
-        }
-        match result {
-            None => {}
-            Some((Ok(0), _)) => {
-                // The edge of a RST may have come before the end was read.
-                let error = socket.take_error();
-                socket.reading = Reading::Ended;
-                match error {
-                    Some(error) => self.fail(now, io, key, &error),
-                    None => self.connection.handle_end(now, key),
-                }
-            }
-            Some((Ok(count), room)) => {
-                socket.reading.handle_read(count < room);
-                socket.traffic.read += count as u64;
-                if socket.reading.is_readable() {
-                    self.enqueue(key);
-                }
-                self.connection.commit(now, key, count);
-            }
-            Some((Err(error), _)) if error.kind() == io::ErrorKind::WouldBlock => {
-                // One that cannot be written has nothing more to come; any other tells at the next event.
-                socket.reading = Reading::Empty;
-                if let Some(error) = socket.take_error() {
-                    self.fail(now, io, key, &error);
-                }
-            }
-            Some((Err(error), _)) if error.kind() == io::ErrorKind::Interrupted => self.enqueue(key),
-            Some((Err(error), _)) => self.fail(now, io, key, &error),
-        }
-        true
-    }
-
-    /// The stream's socket is of no more use.
-    fn fail(&mut self, now: Instant, io: &mut Io<R>, key: StreamKey, error: &io::Error) {
-        self.give_up(now, io, key, code_of(error), &error.to_string());
-    }
-
     fn flush_link(&mut self, now: Instant) -> io::Result<()> {
-        let Some(link) = &mut self.link else { return Ok(()) };
-        while matches!(link.writing, Writing::Writable) && self.connection.has_unsent() {
-            let count = write(&mut link.tcp, &mut link.writing, &[IoSlice::new(self.connection.unsent())])?;
-            link.user_timeout.handle_write(now, &link.tcp);
-            self.connection.advance_link(now, count);
-        }
-        Ok(())
-    }
-
-    fn enqueue(&mut self, key: StreamKey) {
-        if let Some(socket) = find(&mut self.sockets, key) {
-            self.scheduler.push(key, &mut socket.activity);
-        }
-    }
-
-    fn socket(&mut self, key: StreamKey) -> Option<&mut StreamSocket<R::Socket>> {
-        find(&mut self.sockets, key)
-    }
-
-    fn take(&mut self, key: StreamKey) -> Option<StreamSocket<R::Socket>> {
-        let socket = self.sockets.get_mut(key.index as usize)?.take_if(|socket| socket.key == key)?;
-        self.scheduler.forget(key, &socket.activity);
-        if let Some(over) = self.over.get_mut(key.index as usize) {
-            *over = Some((key, socket.traffic.clone()));
-        }
-        Some(socket)
+        let connection = &mut self.connection;
+        self.link.as_mut().map_or(Ok(()), |link| link.flush(now, connection))
     }
 }
 
@@ -593,11 +319,6 @@ impl<C, R: Registry> Drop for Session<C, R> {
         let links = self.link.iter().map(|link| &link.tcp);
         links.chain(self.sockets.iter().flatten().map(|socket| &socket.tcp)).for_each(Socket::reset);
     }
-}
-
-/// The stream's socket, while the rest of the session is in use.
-fn find<S>(sockets: &mut [Option<StreamSocket<S>>], key: StreamKey) -> Option<&mut StreamSocket<S>> {
-    sockets.get_mut(key.index as usize)?.as_mut().filter(|socket| socket.key == key)
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use super::{Config, Mapping};
 use crate::Error;
 use crate::address::Address;
 use crate::connection::relay::Relay;
-use crate::connection::{Connection, Output, Reset, StreamKey};
+use crate::connection::{Output, Reset, StreamKey};
 use crate::io::Io;
 use crate::io::event_loop::{EventLoop, Source};
 use crate::io::mailbox::{Mailbox, Request};
@@ -295,7 +295,7 @@ impl Server {
             }
         };
         busy |= self.carry_out_all(now, number);
-        if self.is_flushing && self.sessions.get(number).is_some_and(|peer| !peer.session.connection().has_unsent()) {
+        if self.is_flushing && self.sessions.get(number).is_some_and(|peer| !peer.session.has_unsent()) {
             self.close_link(number);
             busy |= self.carry_out_all(now, number);
         }

@@ -203,6 +203,10 @@ impl<C: Connection> Connection for Watched<C> {
         self.note_queued();
     }
 
+    fn may_read(&self, stream: StreamKey) -> bool {
+        self.core.may_read(stream)
+    }
+
     fn reserve(&mut self, stream: StreamKey, contended: bool) -> Room<'_> {
         let contended = contended || self.random.get_mut().chance(30);
         let room = self.core.reserve(stream, contended);

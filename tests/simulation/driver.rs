@@ -73,7 +73,7 @@ impl<C: Core> Party for Driver<C> {
             }
         };
         moved |= self.carry_out(world);
-        if self.is_closing && self.session.has_link() && !self.session.connection().has_unsent() {
+        if self.is_closing && self.session.has_link() && !self.session.has_unsent() {
             self.session.close_link(now, &mut self.io);
             world.note(format_args!("{} has closed the link", name::<C>()));
             self.carry_out(world);

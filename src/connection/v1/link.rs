@@ -233,14 +233,16 @@ impl<S: Side> Connection for S {
         self.finish_if_delivered(now, key);
     }
 
+    fn may_read(&self, key: StreamKey) -> bool {
+        let stream = self.link().streams.get(key);
+        stream.is_some_and(|stream| stream.number.is_some() && S::is_readable(&stream.state))
+    }
+
     fn reserve(&mut self, key: StreamKey, _contended: bool) -> Room<'_> {
-        let link = self.link_mut();
-        match link.streams.get(key) {
-            Some(stream) if stream.number.is_some() && S::is_readable(&stream.state) => {
-                link.queue.reserve(Header::LEN, usize::MAX).map_or(Room::Full, Room::Free)
-            }
-            _ => Room::Unwanted,
+        if !self.may_read(key) {
+            return Room::Unwanted;
         }
+        self.link_mut().queue.reserve(Header::LEN, usize::MAX).map_or(Room::Full, Room::Free)
     }
 
     fn commit(&mut self, now: Instant, key: StreamKey, count: usize) {

@@ -153,6 +153,11 @@ impl Stream {
         }
     }
 
+    /// Whether its socket may be read. A relay may send before CONNECTED, a device has nothing to read from before it.
+    pub(super) fn is_sending(&self, role: Role) -> bool {
+        self.open().is_some_and(|open| open.sending == Sending::Open) && self.has_socket(role)
+    }
+
     /// Whether more bytes may come for its socket.
     pub(super) fn is_receiving(&self) -> bool {
         self.open().is_some_and(|open| open.receiving == Receiving::Open)

@@ -78,7 +78,7 @@ impl Driver<'_> {
         let Some(link) = self.links.get_mut(number) else { return };
         let peer = link.peer;
         // An answer may come before the last of what was sent has left.
-        let has_left = link.version.is_some() || !link.session.connection().has_unsent();
+        let has_left = link.version.is_some() || !link.session.has_unsent();
         if link.stage == Stage::Announced && link.session.has_link() && has_left {
             link.stage = Stage::Greeting;
             self.was_connected = true;
@@ -206,7 +206,7 @@ impl Driver<'_> {
     /// A link that takes no more clients is closed once its last one is gone.
     pub(super) fn finish_link(&mut self, now: Instant, number: usize) -> Result<(), Error> {
         let Some(link) = self.links.get_mut(number) else { return Ok(()) };
-        let sent_all = link.session.connection().streams() == 0 && !link.session.connection().has_unsent();
+        let sent_all = link.session.connection().streams() == 0 && !link.session.has_unsent();
         if link.go_away.is_some() && sent_all && link.session.has_link() {
             link.session.close_link(now, &mut self.context.io);
             let (address, reason) = (self.config.server.clone(), "its last client is gone".into());

@@ -1,4 +1,4 @@
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -6,8 +6,10 @@ use std::time::Duration;
 use mio::net::TcpStream;
 use socket2::{Domain, SockRef, Type};
 
+use super::state::Reading;
 use super::*;
 use crate::connection::{Limits, Mux, Role};
+use crate::io::event_loop::Source;
 use crate::io::net;
 use crate::protocol::v2::{Close, Connect, Decoder, GoAway, Header, Item, Settings};
 

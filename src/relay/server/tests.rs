@@ -8,7 +8,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use super::clients::MAX_WAITING;
 use super::devices::DRAIN_TIMEOUT;
 use super::*;
-use crate::connection::{Limits, Protocol, StreamKey};
+use crate::connection::{Connection, Limits, Protocol, StreamKey};
 use crate::io::retired::{MAX_DRAINING, MAX_LOST};
 
 const DEADLINE: Duration = Duration::from_secs(30);

@@ -1,0 +1,126 @@
+//! The socket of the link.
+
+use std::io::{self, IoSlice};
+use std::time::Instant;
+
+use mio::Token;
+
+use super::socket::write;
+use super::state::{Reading, Writing};
+use super::user_timeout::UserTimeout;
+use crate::connection::Connection;
+use crate::io::event_loop::Readiness;
+use crate::io::socket::Socket;
+use crate::protocol::ProtocolError;
+
+/// Why there is no link any more.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkLost {
+    /// Its other end has ended it with FIN.
+    #[error("the other end closed it")]
+    Ended,
+    /// Its socket failed.
+    #[error("{0}")]
+    Failed(#[from] io::Error),
+    /// The peer broke the protocol.
+    #[error("{0}")]
+    Protocol(#[from] ProtocolError),
+}
+
+#[derive(Debug)]
+pub(super) struct Link<S> {
+    pub(super) tcp: S,
+    pub(super) token: Token,
+    reading: Reading,
+    writing: Writing,
+    user_timeout: UserTimeout,
+}
+
+impl<S: Socket> Link<S> {
+    /// A connected one, registered under `token`.
+    pub(super) fn new(tcp: S, token: Token) -> Self {
+        // An edge may have come before the link was there to see it: try both first.
+        let (reading, writing) = (Reading::Readable, Writing::Writable);
+        Self { tcp, token, reading, writing, user_timeout: UserTimeout::Off }
+    }
+
+    pub(super) fn handle_event(&mut self, event: Readiness) {
+        self.reading.handle_event(event);
+        self.writing.handle_event(event);
+    }
+
+    /// Whether a read is worth a try.
+    pub(super) fn is_readable(&self) -> bool {
+        self.reading.is_readable()
+    }
+
+    /// Whether a write is worth a try.
+    pub(super) fn is_writable(&self) -> bool {
+        matches!(self.writing, Writing::Writable)
+    }
+
+    /// Reads once: how much came, or `None` if there is nothing now.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, LinkLost> {
+        let count = loop {
+            match self.tcp.read(buffer) {
+                Ok(0) => return Err(LinkLost::Ended),
+                Ok(count) => break Some(count),
+                // No event would tell that it can be read still.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break None,
+                Err(error) => return Err(error.into()),
+            }
+        };
+        match count {
+            Some(count) => self.reading.handle_read(count < buffer.len()),
+            None => self.reading = Reading::Empty,
+        }
+        if count.is_none_or(|count| count < buffer.len()) {
+            self.user_timeout.handle_read(&self.tcp);
+        }
+        Ok(count)
+    }
+
+    /// It takes no more. What its other end sent before that is there to be read, such as why.
+    pub(super) fn handle_write_failure(&mut self) {
+        self.reading = self.reading.max(Reading::MoreBehind);
+    }
+
+    /// Writes what the connection has to send, as far as it goes.
+    pub(super) fn flush(&mut self, now: Instant, connection: &mut impl Connection) -> io::Result<()> {
+        while self.is_writable() && connection.has_unsent() {
+            let count = write(&mut self.tcp, &mut self.writing, &[IoSlice::new(connection.unsent())])?;
+            self.user_timeout.handle_write(now, &self.tcp);
+            connection.advance_link(now, count);
+        }
+        Ok(())
+    }
+
+    /// Version 2 is spoken from here on.
+    pub(super) fn tune_v2(&mut self) {
+        self.user_timeout = UserTimeout::Unwatched;
+        // The options only hasten what the protocol does without them.
+        let _ = self.tcp.tune_link_v2();
+    }
+
+    /// How its other end has ended it, if that is what stands behind what was read so far.
+    #[cfg(feature = "relay")]
+    pub(super) fn end(&self) -> Option<LinkLost> {
+        match self.tcp.peek(&mut [0]) {
+            Ok(0) => Some(LinkLost::Ended),
+            Ok(_) => None,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
+            Err(error) => Some(error.into()),
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.user_timeout.poll_timeout()
+    }
+
+    /// The time may have come.
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        self.user_timeout.handle_timeout(now, &self.tcp);
+    }
+}
