@@ -77,6 +77,8 @@ pub enum Room<'a> {
     Full,
     /// The peer takes no more of this stream for now: try again when [`Connection::poll_unblocked`] names it.
     Blocked,
+    /// The link has enough on its way: try again when [`Connection::poll_unblocked`] names the stream, which it will.
+    Paced,
     /// This stream is not to be read, now or any more; an output tells when that changes.
     Unwanted,
 }
@@ -309,7 +311,13 @@ pub trait Connection {
     /// the peer the code and the reason.
     fn handle_failure(&mut self, now: Instant, stream: StreamKey, code: Code, reason: &str);
 
-    /// A stream that was [`Room::Blocked`] and may be read again.
+    /// How much the kernel is to hold of what was written to the link before it is on its way; `None` if the connection
+    /// does not mind.
+    fn link_low_water(&self) -> Option<u32> {
+        None
+    }
+
+    /// A stream that was [`Room::Blocked`] or [`Room::Paced`] and may be read again.
     fn poll_unblocked(&mut self) -> Option<StreamKey>;
 
     /// Whether there is something to write to the link.

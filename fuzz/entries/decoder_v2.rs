@@ -1,6 +1,6 @@
 //! Any bytes, cut anywhere, decode to the same items of version 2, and the same error, as in one piece.
 
-use tcpremote::protocol::v2::{Decoder, Item};
+use tcpremote::protocol::v2::{Decoder, Flags, Item};
 
 /// The first byte of `data` is the length of the pieces; the rest is the stream.
 pub(crate) fn run(data: &[u8]) {
@@ -24,7 +24,7 @@ fn decode(stream: &[u8], piece: usize) -> Vec<(String, Vec<u8>)> {
                     return items;
                 }
             };
-            let Item::Data { stream, bytes, fin } = item else {
+            let Item::Data { stream, bytes, flags } = item else {
                 items.push((format!("{item:?}"), Vec::new()));
                 open = false;
                 continue;
@@ -34,7 +34,10 @@ fn decode(stream: &[u8], piece: usize) -> Vec<(String, Vec<u8>)> {
                 Some((last, all)) if open && *last == name => all.extend(bytes),
                 _ => items.push((name, bytes.to_vec())),
             }
-            open = !fin;
+            open = flags == Flags::NONE;
+            if !open {
+                items.push((format!("{flags:?}"), Vec::new()));
+            }
         }
         assert!(input.is_empty(), "all input is taken");
     }

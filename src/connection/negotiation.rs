@@ -179,6 +179,10 @@ impl<N: Negotiation> Connection for Negotiated<N> {
         with_version!(&mut self.speaking, end => end.handle_failure(now, stream, code, reason), else ());
     }
 
+    fn link_low_water(&self) -> Option<u32> {
+        with_version!(&self.speaking, end => end.link_low_water(), else None)
+    }
+
     fn poll_unblocked(&mut self) -> Option<StreamKey> {
         with_version!(&mut self.speaking, end => end.poll_unblocked(), else None)
     }

@@ -26,13 +26,16 @@ impl SendQueue {
     /// Room for at most `most` bytes of payload behind headers of `header` bytes each: read into it, then
     /// [`commit`](Self::commit). `None` while the queue is full.
     pub(crate) fn reserve(&mut self, header: usize, most: usize) -> Option<Payloads<'_>> {
-        if self.buffer.len() < CAPACITY {
-            self.buffer.resize(CAPACITY, 0);
-        }
         if CAPACITY - self.tail.min(CAPACITY) < MAX_FRAME {
             self.compact();
         }
-        let mut free = &mut self.buffer[self.tail.min(CAPACITY)..CAPACITY];
+        let headers = FRAMES_A_READ * header;
+        let wanted = most.max(LEAST_ROOM).saturating_add(self.tail + headers).min(CAPACITY);
+        if self.buffer.len() < wanted {
+            self.buffer.resize(wanted.next_power_of_two(), 0);
+        }
+        let end = self.buffer.len().min(CAPACITY);
+        let mut free = &mut self.buffer[self.tail.min(end)..end];
         let mut left = most;
         let payloads = [(); FRAMES_A_READ].map(|()| {
             let size = free.len().min(MAX_FRAME);
@@ -96,10 +99,16 @@ impl SendQueue {
     }
 
     /// Frees the memory, if nothing waits.
-    fn give_back(&mut self) {
+    pub(crate) fn give_back(&mut self) {
         if self.head == self.tail {
             *self = Self::default();
         }
+    }
+
+    /// Bytes of memory that it owns.
+    #[cfg(test)]
+    pub(crate) fn memory(&self) -> usize {
+        self.buffer.capacity()
     }
 
     /// Moves what waits to the front, where that moves no more than it frees: at most one copy a byte.
@@ -132,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_queue_that_was_never_used_owns_no_memory() {
-        assert_eq!(SendQueue::default().buffer.capacity(), 0);
+        assert_eq!(SendQueue::default().memory(), 0);
     }
 
     #[test]

@@ -9,10 +9,13 @@ mod delivery_rate;
 mod ending;
 mod liveness;
 mod opening;
+mod pacing;
+mod reading;
 mod receiving;
 mod round_trip;
 mod send_buffer;
 mod stream;
+mod turns;
 mod window;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -22,15 +25,18 @@ use control::PendingCloses;
 use delivery_rate::DeliveryRate;
 use liveness::{Due, Liveness};
 use opening::PLACE_TIMEOUT;
+use pacing::Pacing;
+use reading::Reading;
 use round_trip::{Next, RoundTrip};
-use send_buffer::SendBuffer;
+use send_buffer::{SendBuffer, data_len};
 use stream::{Sending, State, Stream};
-use window::Budget;
+use turns::Turns;
+use window::{Budget, Growth};
 
 use super::{
     Bucket, Connection, Counters, Delivery, Limits, Output, Reset, Room, Slab, StreamKey, Timers, whole_frames,
 };
-use crate::protocol::v2::{self, Code, GoAway, Header, Settings};
+use crate::protocol::v2::{self, Code, Flags, GoAway, Header, Settings};
 use crate::protocol::{MAX_FRAME, ProtocolError};
 
 /// The most that a stream may put on the link at a time while another waits: a quarter of a frame, header and all.
@@ -73,6 +79,11 @@ pub(crate) struct Mux {
     peer: Settings,
     greeting: Greeting,
     budget: Budget,
+    /// What may be sent, once the peer has said that it acknowledges; without that `delivery_rate` and `round_trip` make
+    /// the windows of streams, which then bound it.
+    pacing: Option<Pacing>,
+    turns: Turns,
+    reading: Reading,
     delivery_rate: DeliveryRate,
     /// Credit of streams that we ended and whose bytes may still come.
     stale_credit: u64,
@@ -136,7 +147,8 @@ impl Mux {
         let mut send_buffer = SendBuffer::new(first);
         let software = concat!("tcpremote ", env!("CARGO_PKG_VERSION")).to_owned();
         let Limits { window, streams, open_rate, .. } = limits;
-        send_buffer.push_control(&Settings { window, streams, open_rate, software }.frame());
+        let settings = Settings { window, streams, open_rate, acknowledges: true, software };
+        send_buffer.push_uncounted(&settings.frame());
         let mut timers = Timers::new();
         timers.set(Timer::Settings, now + SETTINGS_TIMEOUT);
         let liveness = Liveness::new(now);
@@ -158,6 +170,9 @@ impl Mux {
             peer,
             greeting: Greeting::Awaited(0),
             budget: Budget::new(limits.budget, streams, window.into()),
+            pacing: None,
+            turns: Turns::default(),
+            reading: Reading::new(now),
             delivery_rate: DeliveryRate::new(now),
             stale_credit: 0,
             pending_control: VecDeque::new(),
@@ -201,6 +216,8 @@ impl Mux {
                 match self.liveness.handle_timeout(now) {
                     Due::Nothing => {}
                     Due::Ping(payload) => {
+                        // So long a silence means that nothing is sent either.
+                        self.send_buffer.give_back();
                         self.round_trip.handle_ping(now);
                         self.push_ping(payload);
                     }
@@ -243,10 +260,14 @@ impl Mux {
     fn renew_credit(&mut self, now: Instant, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(key) else { return };
         let is_receiving = stream.is_receiving();
-        // A stream whose end has come needs no more.
-        let round_trip = self.round_trip.least().filter(|_| is_receiving);
-        let wanted = round_trip.map_or(0, |round_trip| self.delivery_rate.window(now, round_trip));
-        if stream.window.renew(now, wanted, &mut self.budget) && is_receiving {
+        let growth = if self.pacing.is_some() {
+            Growth::WhenLimited
+        } else {
+            // A stream whose end has come needs no more.
+            let round_trip = self.round_trip.least().filter(|_| is_receiving);
+            Growth::To(round_trip.map_or(0, |round_trip| self.delivery_rate.window(now, round_trip)))
+        };
+        if stream.window.renew(now, growth, &mut self.budget) && is_receiving {
             if stream.set_credit_pending() {
                 self.pending_control.push_back(key);
             }
@@ -266,6 +287,10 @@ impl Mux {
 
     /// The answer to a PING: credit is withheld for as long as the way must be empty to be measured.
     fn handle_round_trip(&mut self, now: Instant, sample: Duration) {
+        if self.pacing.is_some() {
+            self.round_trip.smooth(sample);
+            return;
+        }
         match self.round_trip.handle_sample(now, sample) {
             Next::Nothing => {}
             Next::Ask => self.ask(now),
@@ -369,24 +394,35 @@ impl Connection for Mux {
         }
         let role = self.role;
         let Some(stream) = self.streams.get_mut(key).filter(|stream| stream.is_sending(role)) else {
+            self.lose_turn(key);
             return Room::Unwanted;
         };
         let credit = stream.credit - stream.sent;
         if credit == 0 {
             stream.blocked = true;
+            self.lose_turn(key);
             return Room::Blocked;
         }
+        // Frames are cut late, so that what comes next has to wait for little.
+        if self.pacing.as_ref().is_some_and(|pacing| self.send_buffer.data_len() > pacing.most_at_once() / 2) {
+            return Room::Full;
+        }
         let most = if contended { QUANTUM } else { usize::MAX };
-        self.send_buffer.reserve(most.min(credit.try_into().unwrap_or(most))).map_or(Room::Full, Room::Free)
+        let Some(most) = self.take_turn(key, most.min(credit.try_into().unwrap_or(most))) else { return Room::Paced };
+        self.send_buffer.reserve(most).map_or(Room::Full, Room::Free)
     }
 
-    fn commit(&mut self, _now: Instant, key: StreamKey, count: usize) {
+    fn commit(&mut self, now: Instant, key: StreamKey, count: usize) {
         let Some(stream) = self.streams.get_mut(key) else { return };
         let Some(number) = stream.number() else { return };
         debug_assert!((1..=stream.credit - stream.sent).contains(&(count as u64)));
         stream.sent += count as u64;
         self.counters.sent += count as u64;
-        self.send_buffer.commit(number, count);
+        let is_limited = self.pacing.is_some() && stream.sent == stream.credit;
+        let bytes = data_len(count);
+        let asks = self.spend_turn(now, key, count, bytes, self.send_buffer.queued() + bytes as u64);
+        let flags = Flags::NONE.with(Flags::ASK, asks).with(Flags::LIMITED, is_limited);
+        self.send_buffer.commit(number, count, flags);
     }
 
     fn handle_end(&mut self, now: Instant, key: StreamKey) {
@@ -394,6 +430,7 @@ impl Connection for Mux {
         if open.sending == Sending::Open {
             open.sending = Sending::Finished;
             self.send_buffer.push_behind_data(&Header::data(open.number, 0, true).encode());
+            self.lose_turn(key);
             self.leave_if_finished(now, key);
             self.end_if_delivered(key);
             self.assign_numbers(now);
@@ -407,13 +444,18 @@ impl Connection for Mux {
         self.assign_numbers(now);
     }
 
+    fn link_low_water(&self) -> Option<u32> {
+        self.pacing.as_ref().map(Pacing::low_water)
+    }
+
     fn poll_unblocked(&mut self) -> Option<StreamKey> {
         self.unblocked.pop_front()
     }
 
     fn has_unsent(&self) -> bool {
         let close = self.closes.is_due(self.send_buffer.sent());
-        self.send_buffer.len() > 0 || self.pending_pong.is_some() || close || !self.pending_control.is_empty()
+        let answer = self.pending_pong.is_some() || self.reading.has_ack();
+        self.send_buffer.len() > 0 || answer || close || !self.pending_control.is_empty()
     }
 
     fn unsent(&mut self) -> &[u8] {
@@ -425,7 +467,14 @@ impl Connection for Mux {
     }
 
     fn advance_link(&mut self, now: Instant, count: usize) {
+        let is_full = count < self.send_buffer.unsent().len();
         self.send_buffer.advance(count);
+        if let Some(pacing) = &mut self.pacing {
+            pacing.handle_left(now, self.send_buffer.sent(), self.send_buffer.offset());
+            if is_full {
+                pacing.note_kernel_full();
+            }
+        }
         while self.finishing.front().is_some_and(|&end| end <= self.send_buffer.sent()) {
             self.finishing.pop_front();
         }
@@ -443,6 +492,8 @@ impl Connection for Mux {
         self.finishing.clear();
         self.pending_control.clear();
         self.pending_pong = None;
+        self.reading.take_ack();
+        self.end_turns();
         self.going_away.get_or_insert(Reset::LinkLost);
         for timer in [Timer::Settings, Timer::Liveness, Timer::OpenRate] {
             self.timers.cancel(timer);
@@ -450,10 +501,11 @@ impl Connection for Mux {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.next()
+        [self.timers.next(), self.next_turn_at()].into_iter().flatten().min()
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
+        self.handle_turns(now);
         while let Some(timer) = self.timers.pop_due(now) {
             let result = self.handle_timer(now, timer);
             self.say_why(now, result)?;
@@ -466,7 +518,8 @@ impl Connection for Mux {
     }
 
     fn counters(&self) -> Counters {
-        Counters { open: self.numbers.len() as u64, round_trip: self.round_trip.smoothed(), ..self.counters }
+        let round_trip = self.pacing.as_ref().and_then(Pacing::round_trip).or_else(|| self.round_trip.smoothed());
+        Counters { open: self.numbers.len() as u64, round_trip, ..self.counters }
     }
 
     fn streams(&self) -> usize {

@@ -82,6 +82,15 @@ pub(crate) fn tune_link_v2(stream: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Has the kernel hold at most so many bytes that are not on their way; the link is writable again below half of that.
+pub(crate) fn set_low_water(stream: &impl AsFd, bytes: u32) -> io::Result<()> {
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    SockRef::from(stream).set_tcp_notsent_lowat(bytes)?;
+    #[cfg(not(any(target_os = "android", target_os = "linux")))]
+    let _ = (stream, bytes);
+    Ok(())
+}
+
 /// Options of a client's or a service's connection.
 pub(crate) fn tune_stream(stream: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(stream);

@@ -129,9 +129,7 @@ impl<C: Connection, R: Registry> Session<C, R> {
     pub fn turn(&mut self, now: Instant, io: &mut Io<R>, buffer: &mut [u8]) -> Result<bool, LinkLost> {
         let most = if self.scheduler.is_interactive(now) { INTERACTIVE_READ.min(buffer.len()) } else { buffer.len() };
         self.read_link(now, io, &mut buffer[..most])?;
-        while let Some(key) = self.connection.poll_unblocked() {
-            self.enqueue(key);
-        }
+        self.enqueue_unblocked();
         let mut more = self.read_streams(now, io);
         for _ in 1..ROUNDS_A_WRITE {
             if more && self.scheduler.len() > 1 && !self.scheduler.is_interactive(now) {
@@ -144,6 +142,7 @@ impl<C: Connection, R: Registry> Session<C, R> {
         }
         // Only now: a loop that was stopped for long would take what waits to be read, or written, for silence.
         self.handle_timeout(now)?;
+        self.enqueue_unblocked();
         Ok(self.has_work())
     }
 

@@ -46,6 +46,12 @@ pub trait Socket: Read + std::fmt::Debug {
     /// As `setsockopt(2)`.
     fn tune_link_v2(&self) -> io::Result<()>;
 
+    /// Sets how much the kernel holds that is not on its way: only below half of that it tells that it can be written again.
+    ///
+    /// # Errors
+    /// As `setsockopt(2)`.
+    fn set_low_water(&self, bytes: u32) -> io::Result<()>;
+
     /// Sets which of TCP's clocks watches a link of version 1: it has bytes in flight, or none.
     ///
     /// # Errors
@@ -94,6 +100,10 @@ impl Socket for TcpStream {
 
     fn tune_link_v2(&self) -> io::Result<()> {
         net::tune_link_v2(self)
+    }
+
+    fn set_low_water(&self, bytes: u32) -> io::Result<()> {
+        net::set_low_water(self, bytes)
     }
 
     fn set_in_flight(&self, in_flight: bool) -> io::Result<()> {

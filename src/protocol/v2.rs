@@ -10,12 +10,13 @@
 //! | --- | --- | --- |
 //! | 1 CONNECT | new | host and port as in version 1, then fields |
 //! | 2 CLOSE | open | `u16 code`, reason in UTF-8 |
-//! | 3 DATA | open | bytes; flag FIN: no more from this side |
+//! | 3 DATA | open | bytes; flag FIN: no more from this side; flags ASK and LIMITED, for peers that acknowledge |
 //! | 6 SETTINGS | 0 | fields |
 //! | 7 CONNECTED | open | none |
 //! | 8 CREDIT | open | `u64`: bytes that may have been sent on the stream since its start |
 //! | 9 PING | 0 | 8 bytes; flag ACK on the answer |
 //! | 10 GOAWAY | 0 | `u16 code, u16 retry after, u32 last stream`, reason in UTF-8 |
+//! | 11 ACK | 0 | `u64 offset, u32 clock`: so much of the link was read, and when |
 //!
 //! A field is `u16 tag | u16 length | bytes`; unknown tags are passed over.
 
@@ -28,7 +29,7 @@ mod settings;
 
 pub use code::Code;
 pub use decoder::{Decoder, Item};
-pub use frame::{Close, Connect, GoAway, credit, ping};
+pub use frame::{ACK_LEN, Close, Connect, GoAway, ack, credit, ping};
 pub use header::{Flags, Header, Type};
 pub use settings::Settings;
 

@@ -217,7 +217,7 @@ impl<C: Connection> Connection for Watched<C> {
                 assert!(!room[0].is_empty() && fits, "a frame's worth of room each");
             }
             Room::Blocked => self.seen.borrow_mut().push(Seen::Blocked(stream)),
-            Room::Full | Room::Unwanted => {}
+            Room::Full | Room::Paced | Room::Unwanted => {}
         }
         room
     }
@@ -235,7 +235,7 @@ impl<C: Connection> Connection for Watched<C> {
     }
 
     fn handle_failure(&mut self, now: Instant, stream: StreamKey, code: Code, reason: &str) {
-        let is_wanted = matches!(self.core.reserve(stream, false), Room::Free(_) | Room::Full);
+        let is_wanted = matches!(self.core.reserve(stream, false), Room::Free(_) | Room::Full | Room::Paced);
         self.note(Seen::Failed(stream, is_wanted));
         self.core.handle_failure(now, stream, code, reason);
         self.note_queued();

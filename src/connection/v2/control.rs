@@ -52,6 +52,11 @@ impl PendingCloses {
 impl Mux {
     /// Makes frames of what is pending, as long as they are few.
     pub(super) fn make_control_frames(&mut self) {
+        if self.send_buffer.batch_len() == 0
+            && let Some((offset, clock)) = self.reading.take_ack()
+        {
+            self.send_buffer.push_uncounted(&v2::ack(offset, clock));
+        }
         if let Some(payload) = self.pending_pong.take() {
             self.send_buffer.push_control(&v2::ping(payload, Flags::ACK));
         }

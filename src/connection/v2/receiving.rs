@@ -3,11 +3,12 @@
 use std::ops::Bound;
 use std::time::Instant;
 
+use super::pacing::Pacing;
 use super::stream::Receiving;
 use super::{Greeting, MAX_BACKLOG, MAX_GREETING, Mux, Output, Role, Timer};
 use crate::connection::{Delivery, Reset, StreamKey};
 use crate::protocol::ProtocolError;
-use crate::protocol::v2::{GoAway, Item, Settings};
+use crate::protocol::v2::{Flags, GoAway, Item, Settings};
 
 /// CLOSEs that may wait beyond one for every stream before the peer counts as hostile.
 const MAX_CLOSES: usize = 1024;
@@ -22,6 +23,7 @@ impl Mux {
         loop {
             let before = input.len();
             let item = self.decoder.next(input)?;
+            self.reading.note(now, before - input.len(), item.as_ref());
             if let Greeting::Awaited(came) = self.greeting {
                 let came = came + before - input.len();
                 self.greeting = Greeting::Awaited(came);
@@ -44,7 +46,7 @@ impl Mux {
 
     fn handle_item<'a>(&mut self, now: Instant, item: Item<'a>) -> Result<Option<Delivery<'a>>, ProtocolError> {
         match item {
-            Item::Data { stream, bytes, fin } => return self.handle_data(now, stream, bytes, fin),
+            Item::Data { stream, bytes, flags } => return self.handle_data(now, stream, bytes, flags),
             Item::Connect { stream, connect } => self.handle_connect(now, stream, connect)?,
             Item::Connected { .. } if self.role == Role::Device => {
                 return Err(ProtocolError::WrongDirection("CONNECTED"));
@@ -61,6 +63,7 @@ impl Mux {
             },
             Item::Credit { stream, limit } => self.handle_credit(now, stream, limit)?,
             Item::Settings(settings) => self.handle_settings(now, settings)?,
+            Item::Ack { offset, clock } => self.handle_ack(now, offset, clock)?,
             Item::Ping { ack: true, payload } => {
                 if let Some(sample) = self.liveness.handle_answer(now, payload) {
                     self.timers.set(Timer::Liveness, self.liveness.poll_timeout());
@@ -91,7 +94,7 @@ impl Mux {
         now: Instant,
         number: u32,
         bytes: &'a [u8],
-        fin: bool,
+        flags: Flags,
     ) -> Result<Option<Delivery<'a>>, ProtocolError> {
         let Some(key) = self.lookup(number)? else {
             // It was in flight when we ended the stream: as much as there was credit for.
@@ -100,6 +103,7 @@ impl Mux {
             self.counters.ignored += 1;
             return Ok(None);
         };
+        let fin = flags.has(Flags::FIN);
         let Some(stream) = self.streams.get_mut(key) else { return Ok(None) };
         let has_socket = stream.has_socket(self.role);
         let Some(open) = stream.open_mut() else { return Ok(None) };
@@ -115,9 +119,14 @@ impl Mux {
         if !stream.window.receive(now, bytes.len(), &mut self.budget) {
             return Err(ProtocolError::FlowControl(number));
         }
+        if flags.has(Flags::LIMITED) {
+            stream.window.note_limited();
+        }
         self.counters.received += bytes.len() as u64;
-        self.round_trip.note_received(bytes.len());
-        self.delivery_rate.note(now, bytes.len(), self.round_trip.least());
+        if self.pacing.is_none() {
+            self.round_trip.note_received(bytes.len());
+            self.delivery_rate.note(now, bytes.len(), self.round_trip.least());
+        }
         let deliverable = !bytes.is_empty() && stream.pending.is_empty() && has_socket;
         if !deliverable {
             self.hold(key, bytes);
@@ -162,6 +171,8 @@ impl Mux {
         if self.role == Role::Relay {
             self.opens.set_rate(now, settings.open_rate, settings.open_rate);
         }
+        self.reading.begin();
+        self.pacing = settings.acknowledges.then(|| Pacing::new(now));
         self.peer = settings;
         let software = self.peer.software.escape_debug().to_string();
         self.outputs.push_back(Output::Introduced(software));
@@ -197,7 +208,7 @@ impl Mux {
     }
 
     /// Another frame of no use.
-    fn note_abuse(&mut self, now: Instant) -> Result<(), ProtocolError> {
+    pub(super) fn note_abuse(&mut self, now: Instant) -> Result<(), ProtocolError> {
         if self.abuse.take(now) { Ok(()) } else { Err(ProtocolError::Flood) }
     }
 }

@@ -88,10 +88,15 @@ impl RoundTrip {
         self.received += bytes as u64;
     }
 
-    /// A PING took `sample` there and back.
-    pub(super) fn handle_sample(&mut self, now: Instant, sample: Duration) -> Next {
+    /// A PING took so long, and nothing is to follow from it.
+    pub(super) fn smooth(&mut self, sample: Duration) {
         // As TCP smooths it (RFC 6298).
         self.smoothed = Some(self.smoothed.map_or(sample, |smooth| (smooth * 7 + sample) / 8));
+    }
+
+    /// A PING took `sample` there and back.
+    pub(super) fn handle_sample(&mut self, now: Instant, sample: Duration) -> Next {
+        self.smooth(sample);
         let is_quiet = self.received <= QUIET;
         let before = self.least.unwrap_or(Least { round_trip: sample, confirmed_at: None });
         let is_near = sample <= before.round_trip.max(LEAST_ROUND_TRIP) * 5 / 4;

@@ -1,7 +1,10 @@
 //! What is to be written to a version 2 link: frames of the link first, then those of streams in their order.
 
+use std::cell::Cell;
+
 use crate::connection::{Payloads, SendQueue};
-use crate::protocol::v2::Header;
+use crate::protocol::MAX_FRAME;
+use crate::protocol::v2::{Flags, Header};
 
 /// Two queues that leave as one sequence of whole frames.
 #[derive(Debug, Default)]
@@ -17,12 +20,17 @@ pub(super) struct SendBuffer {
     frame_left: usize,
     queued: u64,
     sent: u64,
+    /// Bytes that have left in all, but for those that no offset counts.
+    offset: u64,
+    /// How much at the head of `control`, and of `lead`, is not counted.
+    uncounted_control: usize,
+    uncounted_lead: usize,
 }
 
 impl SendBuffer {
     /// A buffer whose first bytes were decided before version 2 was.
     pub(super) fn new(first: &[u8]) -> Self {
-        Self { control: first.to_vec(), ..Self::default() }
+        Self { control: first.to_vec(), uncounted_control: first.len(), ..Self::default() }
     }
 
     /// Room for at most `most` bytes of DATA payload; `None` while the queue is full.
@@ -30,9 +38,16 @@ impl SendBuffer {
         self.data.reserve(Header::LEN, most)
     }
 
-    /// The first `count` bytes of the room that was reserved last become DATA of that stream.
-    pub(super) fn commit(&mut self, stream: u32, count: usize) {
-        let frames = self.data.commit(count, |size| Header::data(stream, size, false).encode());
+    /// The first `count` bytes of the room that was reserved last become DATA of that stream; its last frame has the
+    /// flags.
+    pub(super) fn commit(&mut self, stream: u32, count: usize, flags: Flags) {
+        let left = Cell::new(count);
+        let frames = self.data.commit(count, |size| {
+            left.set(left.get() - usize::from(size));
+            let flags = if left.get() == 0 { flags } else { Flags::NONE };
+            Header::flagged_data(stream, size, flags).encode()
+        });
+        debug_assert_eq!(frames, data_len(count));
         self.queued += frames as u64;
     }
 
@@ -53,6 +68,13 @@ impl SendBuffer {
         }
     }
 
+    /// The same for one that no offset counts, while nothing else waits there or all of that is not counted either.
+    pub(super) fn push_uncounted(&mut self, frame: &[u8]) {
+        let uncounted = if self.passes_nothing() { &mut self.uncounted_lead } else { &mut self.uncounted_control };
+        *uncounted += frame.len();
+        self.push_control(frame);
+    }
+
     /// Bytes that wait where [`push_control`](Self::push_control) would put a frame now.
     pub(super) fn batch_len(&self) -> usize {
         if self.passes_nothing() { self.lead } else { self.control.len() - self.control_head }
@@ -71,6 +93,27 @@ impl SendBuffer {
     /// Bytes of the queue of DATA that have left since the start.
     pub(super) fn sent(&self) -> u64 {
         self.sent
+    }
+
+    /// Bytes that have left in all, as the peer counts them: without SETTINGS, what was before them, and ACK.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Bytes of DATA that wait.
+    pub(super) fn data_len(&self) -> usize {
+        self.data.unsent().len() - self.lead
+    }
+
+    /// Frees the memory for DATA, if none waits.
+    pub(super) fn give_back(&mut self) {
+        self.data.give_back();
+    }
+
+    /// Bytes of memory for DATA.
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> usize {
+        self.data.memory()
     }
 
     /// Bytes that wait.
@@ -94,6 +137,9 @@ impl SendBuffer {
     /// The link took `count` bytes of [`unsent`](Self::unsent).
     pub(super) fn advance(&mut self, count: usize) {
         if !self.control.is_empty() && self.lead == 0 && self.frame_left == 0 {
+            let uncounted = count.min(self.uncounted_control);
+            self.uncounted_control -= uncounted;
+            self.offset += (count - uncounted) as u64;
             self.control_head += count;
             if self.control_head == self.control.len() {
                 self.control.clear();
@@ -101,6 +147,9 @@ impl SendBuffer {
             }
             return;
         }
+        let uncounted = count.min(self.uncounted_lead);
+        self.uncounted_lead -= uncounted;
+        self.offset += (count - uncounted) as u64;
         self.lead = self.lead.saturating_sub(count);
         self.sent += count as u64;
         let mut left = count;
@@ -130,6 +179,11 @@ impl SendBuffer {
     }
 }
 
+/// How long the frames are that `count` bytes of one stream become.
+pub(super) fn data_len(count: usize) -> usize {
+    count + count.div_ceil(MAX_FRAME - Header::LEN) * Header::LEN
+}
+
 /// The length of the whole frame that `bytes` begin with.
 fn frame_len(bytes: &[u8]) -> usize {
     bytes.first_chunk().map_or(bytes.len(), |&header| Header::LEN + usize::from(Header::decode(header).size))
@@ -145,35 +199,41 @@ mod tests {
     proptest! {
         #[test]
         fn frames_leave_whole_however_they_are_written_and_control_waits_for_one_frame_at_most(
-            steps in prop::collection::vec((0u8..4, 1usize..3000), 1..200)
+            steps in prop::collection::vec((0u8..5, 1usize..3000), 1..200)
         ) {
             let mut send_buffer = SendBuffer::default();
             let mut decoder = Decoder::default();
             let (mut queued, mut read, mut finished) = (0u64, 0u64, 0u32);
+            let mut left = 0;
             let (mut credits, mut credits_read) = (0u64, 0u64);
             let mut take = |send_buffer: &mut SendBuffer, most: usize| {
                 let bytes = send_buffer.unsent();
                 let bytes = bytes[..bytes.len().min(most)].to_vec();
                 send_buffer.advance(bytes.len());
+                left += bytes.len() as u64;
                 let mut input = &bytes[..];
                 while let Some(item) = decoder.next(&mut input).expect("whole frames") {
-                    if let Item::Data { bytes, fin, .. } = item {
+                    if let Item::Data { bytes, flags, .. } = item {
                         read += bytes.len() as u64;
-                        finished += u32::from(fin);
-                    } else {
+                        finished += u32::from(flags.has(Flags::FIN));
+                    } else if !matches!(item, Item::Ack { .. }) {
                         credits_read += 1;
                         assert_eq!(item, Item::Credit { stream: 1, limit: credits_read }, "control keeps its order");
                     }
                 }
                 bytes.len()
             };
-            let mut fins = 0;
+            let (mut fins, mut acks) = (0, 0);
             for (step, size) in steps {
                 match step {
+                    4 => if send_buffer.batch_len() == 0 {
+                        acks += 1;
+                        send_buffer.push_uncounted(&crate::protocol::v2::ack(7, 7));
+                    },
                     0 => {
                         if let Some(room) = send_buffer.reserve(size) {
                             let size = room.iter().map(|payload| payload.len()).sum::<usize>().min(size);
-                            send_buffer.commit(1, size);
+                            send_buffer.commit(1, size, Flags::NONE);
                             queued += size as u64;
                         }
                     }
@@ -192,6 +252,7 @@ mod tests {
             while take(&mut send_buffer, 1000) > 0 {}
             prop_assert_eq!((read, finished, credits_read), (queued, fins, credits));
             prop_assert_eq!((send_buffer.len(), send_buffer.sent()), (0, send_buffer.queued()));
+            prop_assert_eq!(send_buffer.offset(), left - acks * crate::protocol::v2::ACK_LEN as u64);
         }
     }
 }

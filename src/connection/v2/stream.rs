@@ -43,6 +43,10 @@ pub(super) struct Stream {
     pub(super) sent: u64,
     /// The socket is not read for want of credit.
     pub(super) blocked: bool,
+    /// The socket had as much as it might send, the last time that it was read: it waits for interactive ones.
+    pub(super) bulk: bool,
+    /// It waits for its turn to send.
+    pub(super) paced: bool,
     pub(super) window: Window,
     /// What waits for the socket.
     pub(super) pending: ByteQueue,
@@ -116,6 +120,8 @@ impl Stream {
             credit,
             sent: 0,
             blocked: false,
+            bulk: false,
+            paced: false,
             window: Window::new(now, budget),
             pending: ByteQueue::default(),
             connected_pending: false,

@@ -1,3 +1,4 @@
+mod acks;
 mod credit;
 mod hostile;
 mod opening;
@@ -44,6 +45,18 @@ impl Pair {
         pair.run();
         assert!(matches!(pair.device_outputs()[..], [Output::Introduced(_)]));
         assert!(matches!(pair.relay_outputs()[..], [Output::Introduced(_)]));
+        pair
+    }
+
+    /// As version 2 was before it had ACK: neither says that it acknowledges.
+    fn without_acks(limits: Limits) -> Self {
+        let mut pair = Self::unconnected(limits);
+        carry(pair.now, &mut pair.device, &mut pair.relay, &mut pair.at_relay, &[]);
+        carry(pair.now, &mut pair.relay, &mut pair.device, &mut pair.at_device, &[]);
+        (pair.device.pacing, pair.relay.pacing) = (None, None);
+        pair.run();
+        pair.device_outputs();
+        pair.relay_outputs();
         pair
     }
 
@@ -288,7 +301,7 @@ fn a_socket_that_takes_nothing_of_its_last_bytes_is_reset_after_the_stall_time()
 
 #[test]
 fn a_client_that_reads_nothing_holds_no_more_than_its_window_and_the_others_go_on() {
-    let mut pair = Pair::new();
+    let mut pair = Pair::without_acks(limits());
     let [stuck, other] = [pair.open(), pair.open()];
     pair.stuck.push(stuck.relay);
     let endless = vec![b'x'; 1024 * KIB];
@@ -323,7 +336,7 @@ fn control_frames_pass_the_bytes_that_are_queued_and_close_does_not() {
 
 #[test]
 fn a_stream_puts_16_kib_on_the_link_at_a_time_while_others_wait() {
-    let mut pair = Pair::new();
+    let mut pair = Pair::without_acks(limits());
     let open = pair.open();
     let room = |room: Room<'_>| if let Room::Free([room, ..]) = room { room.len() } else { 0 };
     assert_eq!(Header::LEN + room(pair.device.reserve(open.device, true)), 16 * KIB);
@@ -332,7 +345,7 @@ fn a_stream_puts_16_kib_on_the_link_at_a_time_while_others_wait() {
 
 #[test]
 fn one_read_fills_frames_that_follow_each_other() {
-    let mut pair = Pair::with_limits(Limits { window: 160 * KIB as u32, streams: 16, ..limits() });
+    let mut pair = Pair::without_acks(Limits { window: 160 * KIB as u32, streams: 16, ..limits() });
     let open = pair.open();
     let Room::Free(room) = pair.device.reserve(open.device, false) else { panic!("no room") };
     let payload = MAX_FRAME - Header::LEN;
@@ -383,7 +396,7 @@ fn a_pending_close_is_dropped_when_the_peers_comes_first() {
 
 #[test]
 fn closes_leave_behind_what_was_read_in_the_order_of_their_streams_ends() {
-    let mut pair = Pair::new();
+    let mut pair = Pair::without_acks(limits());
     let clients: Vec<_> = (0..3).map(|_| pair.open()).collect();
     pair.device.handle_failure(pair.now, clients[2].device, Code::Normal, "");
     send(pair.now, &mut pair.device, clients[0].device, b"last words");

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-/// The largest window of a stream.
+/// The largest window of a stream that is given what the link wants.
 const MAX_WINDOW: u64 = 4 * 1024 * 1024;
+/// The largest of one whose sender says what it needs.
+const MAX_LIMITED: u64 = 8 * 1024 * 1024;
 /// A window is at most so many times what the stream has brought so far.
 const TRUST: u64 = 3;
 /// A stream that did not need a quarter of its window for so long starts again with a small one.
@@ -46,12 +48,24 @@ pub(super) struct Window {
     borrowed: u64,
     /// When a quarter of the window was consumed for the last time.
     measured_at: Instant,
+    /// The sender has said that credit holds it back.
+    limited: bool,
+}
+
+/// How a window is to grow.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Growth {
+    /// To what a stream needs on this link.
+    To(u64),
+    /// Fourfold where credit holds the sender back, which bounds what is in flight by itself and doubles that in each
+    /// round trip while it starts: it is not to be credit that it waits for.
+    WhenLimited,
 }
 
 impl Window {
     pub(super) fn new(now: Instant, budget: &Budget) -> Self {
         let size = budget.initial;
-        Self { limit: size, received: 0, consumed: 0, size, borrowed: 0, measured_at: now }
+        Self { limit: size, received: 0, consumed: 0, size, borrowed: 0, measured_at: now, limited: false }
     }
 
     /// Takes note of bytes that came; false if there was no credit for them.
@@ -76,21 +90,34 @@ impl Window {
         self.settle(budget);
     }
 
-    /// Whether the peer is to be sent a new [`limit`](Self::limit). `wanted` is the window that a stream needs on this
-    /// link.
+    /// The sender has no credit left.
+    pub(super) fn note_limited(&mut self) {
+        self.limited = true;
+    }
+
+    /// Whether the peer is to be sent a new [`limit`](Self::limit).
     #[must_use]
-    pub(super) fn renew(&mut self, now: Instant, wanted: u64, budget: &mut Budget) -> bool {
-        // A quarter of it is consumed.
-        if self.limit - self.consumed > self.size / 4 * 3 {
+    pub(super) fn renew(&mut self, now: Instant, growth: Growth, budget: &mut Budget) -> bool {
+        // A quarter of it is consumed, or half where nothing else waits for credit.
+        let left = match growth {
+            Growth::To(_) => self.size / 4 * 3,
+            Growth::WhenLimited => self.size / 2,
+        };
+        if self.limit - self.consumed > left {
             return false;
         }
         self.measured_at = now;
         // Where bytes wait it is the socket that is slow: a larger window would only make more of them wait.
-        if self.consumed < self.received {
-            self.resize(wanted.min(self.size), budget);
-        } else {
+        let is_slow = self.consumed < self.received;
+        match growth {
+            Growth::To(wanted) if is_slow => self.resize(wanted.min(self.size).min(MAX_WINDOW), budget),
             // A stream that has brought little may never bring more, and its credit is gone from the budget until it does.
-            self.resize(wanted.min(TRUST * self.consumed), budget);
+            Growth::To(wanted) => self.resize(wanted.min(TRUST * self.consumed).min(MAX_WINDOW), budget),
+            Growth::WhenLimited if self.limited && !is_slow => {
+                self.limited = false;
+                self.resize((4 * self.size).min(MAX_LIMITED), budget);
+            }
+            Growth::WhenLimited => {}
         }
         let before = self.limit;
         self.limit = before.max(self.consumed + self.size);
@@ -99,7 +126,7 @@ impl Window {
 
     /// As near to `wanted` as the budget allows.
     fn resize(&mut self, wanted: u64, budget: &mut Budget) {
-        let beyond = wanted.min(MAX_WINDOW).saturating_sub(budget.initial);
+        let beyond = wanted.saturating_sub(budget.initial);
         self.borrowed += budget.take(beyond.saturating_sub(self.borrowed));
         self.size = budget.initial + beyond.min(self.borrowed);
     }
@@ -151,7 +178,7 @@ mod tests {
     /// Bytes are handed on, and credit is given where it is due.
     fn consume(window: &mut Window, now: Instant, bytes: usize, wanted: u64, budget: &mut Budget) -> bool {
         window.consume(bytes, budget);
-        window.renew(now, wanted, budget)
+        window.renew(now, Growth::To(wanted), budget)
     }
 
     /// A peer that uses all its credit, and a socket that takes everything at once, on a link that would like `wanted`.
@@ -225,6 +252,34 @@ mod tests {
         assert!(!consume(&mut window, now, 8 * 1024 - 1, 0, &mut budget));
         assert!(consume(&mut window, now, 1, 0, &mut budget));
         assert_eq!(window.limit(), 40 * KIB);
+    }
+
+    #[test]
+    fn a_window_grows_fourfold_where_credit_holds_the_sender_back_and_nothing_waits() {
+        let (mut budget, now) = (budget(), Instant::now());
+        let mut window = Window::new(now, &budget);
+        let mut sizes = Vec::new();
+        for step in 0..12 {
+            let unused = window.unused() as usize;
+            assert!(window.receive(now, unused, &mut budget));
+            if step > 1 {
+                window.note_limited();
+            }
+            window.consume(unused / 2 - 1, &mut budget);
+            assert!(!window.renew(now, Growth::WhenLimited, &mut budget), "less than half is consumed");
+            window.consume(unused - unused / 2 + 1, &mut budget);
+            assert!(window.renew(now, Growth::WhenLimited, &mut budget));
+            sizes.push(window.size / KIB);
+        }
+        assert_eq!(sizes[..5], [32, 32, 128, 512, 2048]);
+        assert!(sizes[11] > 4096 && sizes[11] <= 8192, "{sizes:?}");
+        let mut slow = Window::new(now, &budget);
+        let unused = slow.unused() as usize;
+        assert!(slow.receive(now, unused, &mut budget));
+        slow.note_limited();
+        slow.consume(unused - 1, &mut budget);
+        assert!(slow.renew(now, Growth::WhenLimited, &mut budget));
+        assert_eq!(slow.size, 32 * KIB);
     }
 
     #[test]

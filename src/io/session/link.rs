@@ -34,6 +34,8 @@ pub(super) struct Link<S> {
     reading: Reading,
     writing: Writing,
     user_timeout: UserTimeout,
+    /// What the kernel was told to hold of it; 0 before anything was said.
+    low_water: u32,
 }
 
 impl<S: Socket> Link<S> {
@@ -41,7 +43,7 @@ impl<S: Socket> Link<S> {
     pub(super) fn new(tcp: S, token: Token) -> Self {
         // An edge may have come before the link was there to see it: try both first.
         let (reading, writing) = (Reading::Readable, Writing::Writable);
-        Self { tcp, token, reading, writing, user_timeout: UserTimeout::Off }
+        Self { tcp, token, reading, writing, user_timeout: UserTimeout::Off, low_water: 0 }
     }
 
     pub(super) fn handle_event(&mut self, event: Readiness) {
@@ -92,6 +94,13 @@ impl<S: Socket> Link<S> {
             let count = write(&mut self.tcp, &mut self.writing, &[IoSlice::new(connection.unsent())])?;
             self.user_timeout.handle_write(now, &self.tcp);
             connection.advance_link(now, count);
+        }
+        if let Some(low_water) = connection.link_low_water()
+            && self.low_water != low_water
+        {
+            self.low_water = low_water;
+            // It only hastens what the protocol does without it.
+            let _ = self.tcp.set_low_water(low_water);
         }
         Ok(())
     }

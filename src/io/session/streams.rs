@@ -167,7 +167,7 @@ impl<C: Connection, R: Registry> Session<C, R> {
         let result = if socket.reading.is_readable() {
             match self.connection.reserve(key, contended) {
                 Room::Full => return false,
-                Room::Unwanted => None,
+                Room::Unwanted | Room::Paced => None,
                 // What has failed is not to wait for credit that may never come: what was sent before is cut with it.
                 Room::Blocked => socket.take_error().map(|error| (Err(error), 0)),
                 Room::Free(mut room) => {
@@ -217,6 +217,13 @@ impl<C: Connection, R: Registry> Session<C, R> {
     /// The stream's socket is of no more use.
     pub(super) fn fail(&mut self, now: Instant, io: &mut Io<R>, key: StreamKey, error: &io::Error) {
         self.give_up(now, io, key, code_of(error), &error.to_string());
+    }
+
+    /// Streams that may be read again stand in line with the others.
+    pub(super) fn enqueue_unblocked(&mut self) {
+        while let Some(key) = self.connection.poll_unblocked() {
+            self.enqueue(key);
+        }
     }
 
     pub(super) fn enqueue(&mut self, key: StreamKey) {

@@ -23,8 +23,8 @@ pub enum Item<'a> {
         stream: u32,
         /// The piece, borrowed from the input; empty only where `fin` stands alone.
         bytes: &'a [u8],
-        /// No more comes behind this piece.
-        fin: bool,
+        /// What the frame says behind its last piece: [`Flags::FIN`], [`Flags::ASK`], [`Flags::LIMITED`]. None before.
+        flags: Flags,
     },
     /// Open a stream.
     Connect {
@@ -63,6 +63,13 @@ pub enum Item<'a> {
     },
     /// No new streams.
     GoAway(GoAway),
+    /// The peer has read so much of the link.
+    Ack {
+        /// Bytes behind SETTINGS, without those of ACK.
+        offset: u64,
+        /// When, in microseconds of its own clock, which wraps.
+        clock: u32,
+    },
     /// A type that is not known; the payload is skipped.
     Unknown(Header),
 }
@@ -116,11 +123,11 @@ impl Decoder {
                 State::Data { header, left } => {
                     let (stream, bytes) = (header.stream, take(input, *left));
                     *left -= bytes.len();
-                    let fin = *left == 0 && header.flags.has(Flags::FIN);
+                    let flags = if *left == 0 { header.flags } else { Flags::NONE };
                     if *left == 0 {
                         self.state = State::default();
                     }
-                    return Ok(Some(Item::Data { stream, bytes, fin }));
+                    return Ok(Some(Item::Data { stream, bytes, flags }));
                 }
                 State::Control { header, payload } => {
                     payload.extend_from_slice(take(input, usize::from(header.size) - payload.len()));
@@ -151,7 +158,7 @@ impl Decoder {
         match header.kind {
             Type::Data if size > 0 => self.state = State::Data { header, left: size },
             Type::Data if header.flags.has(Flags::FIN) => {
-                return Ok(Some(Item::Data { stream: header.stream, bytes: &[], fin: true }));
+                return Ok(Some(Item::Data { stream: header.stream, bytes: &[], flags: header.flags }));
             }
             Type::Data => return Err(ProtocolError::EmptyData(header)),
             Type::Other(_) if header.flags.has(Flags::CRITICAL) => return Err(ProtocolError::Critical(header)),
@@ -167,6 +174,7 @@ impl Decoder {
             | Type::Connected
             | Type::Credit
             | Type::Ping
+            | Type::Ack
             | Type::GoAway => {
                 if size > MAX_CONTROL {
                     return Err(ProtocolError::TooLong(header));
@@ -193,6 +201,11 @@ fn decode(header: Header, payload: &[u8]) -> Result<Item<'static>, ProtocolError
         Type::Credit => Item::Credit { stream, limit: u64::from_be_bytes(eight()?) },
         Type::Ping => Item::Ping { ack: header.flags.has(Flags::ACK), payload: eight()? },
         Type::GoAway => Item::GoAway(GoAway::decode(payload)?),
+        Type::Ack => {
+            let (offset, clock) = payload.split_first_chunk::<8>().ok_or(ProtocolError::TruncatedField)?;
+            let clock = clock.try_into().map_err(|_| ProtocolError::TruncatedField)?;
+            Item::Ack { offset: u64::from_be_bytes(*offset), clock: u32::from_be_bytes(clock) }
+        }
         Type::Data | Type::Other(_) => Item::Unknown(header),
     })
 }
@@ -208,7 +221,7 @@ fn take<'a>(input: &mut &'a [u8], most: usize) -> &'a [u8] {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{Code, credit, ping};
+    use super::super::{Code, ack, credit, ping};
     use super::*;
 
     /// What is read, with the pieces of each DATA put together; the error, where there is one, last.
@@ -222,20 +235,19 @@ mod tests {
                 let ahead = decoder.data_ahead(input);
                 let item = decoder.next(&mut input);
                 if let Some(ahead) = ahead {
-                    let is_piece =
-                        matches!(item, Ok(Some(Item::Data { stream, fin: false, bytes: [_, ..] })) if stream == ahead);
+                    let is_piece = matches!(&item, Ok(Some(Item::Data { stream, flags, bytes: [_, ..] })) if *stream == ahead && !flags.has(Flags::FIN));
                     assert!(is_piece, "DATA of {ahead} was ahead, and {item:?} came");
                 }
                 match item {
-                    Ok(Some(Item::Data { stream, bytes, fin })) => {
+                    Ok(Some(Item::Data { stream, bytes, flags })) => {
                         let (owner, all) = data.get_or_insert_with(|| (stream, Vec::new()));
                         if *owner == stream {
                             all.extend_from_slice(bytes);
                         } else {
                             items.extend(data.replace((stream, bytes.to_vec())).map(|data| format!("{data:?}")));
                         }
-                        if fin {
-                            items.extend(data.take().map(|data| format!("{data:?} fin")));
+                        if flags != Flags::NONE {
+                            items.extend(data.take().map(|data| format!("{data:?} {flags:?}")));
                         }
                     }
                     Ok(Some(item)) => {
@@ -274,7 +286,12 @@ mod tests {
         assert_eq!(one(&credit(3, u64::MAX)), Item::Credit { stream: 3, limit: u64::MAX });
         let payload = *b"8 bytes!";
         assert_eq!(one(&ping(payload, Flags::ACK)), Item::Ping { ack: true, payload });
-        assert_eq!(one(&Header::data(4, 0, true).encode()), Item::Data { stream: 4, bytes: &[], fin: true });
+        assert_eq!(one(&ack(u64::MAX - 1, 77)), Item::Ack { offset: u64::MAX - 1, clock: 77 });
+        assert_eq!(one(&Header::data(4, 0, true).encode()), Item::Data { stream: 4, bytes: &[], flags: Flags::FIN });
+        let asks = Flags::ASK.with(Flags::LIMITED, true);
+        let frame = [&Header::flagged_data(4, 2, asks).encode()[..], b"xy"].concat();
+        assert_eq!(one(&frame), Item::Data { stream: 4, bytes: b"xy", flags: asks });
+        assert_eq!(one(&frame[..9]), Item::Data { stream: 4, bytes: b"x", flags: Flags::NONE }, "it is not complete");
     }
 
     #[test]
@@ -308,6 +325,8 @@ mod tests {
         assert!(error(b"\0\0\x63\x80\0\0\0\0").contains("critical"), "a critical unknown");
         assert!(error(b"\0\x01\x08\0\0\0\0\x01\x07").contains("cut short"), "half a CREDIT");
         assert!(error(b"\0\x01\x02\0\0\0\0\x01\x07").contains("cut short"), "half a code");
+        assert!(error(b"\0\x08\x0b\0\0\0\0\0offsetoo").contains("cut short"), "ACK without a clock");
+        assert!(error(b"\0\x0c\x0b\0\0\0\0\x01").contains("stream"), "ACK of a stream");
     }
 
     #[test]
@@ -336,7 +355,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_split_of_any_stream_decodes_the_same(
-            frames in prop::collection::vec((0u16..40, 0u8..12, 0u8..3, 0u32..4, any::<u8>()), 0..20),
+            frames in prop::collection::vec((0u16..40, 0u8..13, 0u8..8, 0u32..4, any::<u8>()), 0..20),
             cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
         ) {
             let mut stream = Vec::new();

@@ -14,6 +14,9 @@ const MAX_REASON: usize = 200;
 /// Of CONNECT: the client's address. 1 is kept free for the name of a service.
 const CLIENT_FIELD: u16 = 2;
 
+/// Bytes of a whole ACK, which are not counted in any offset.
+pub const ACK_LEN: usize = Header::LEN + 12;
+
 /// The payload of CONNECT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connect {
@@ -112,6 +115,16 @@ pub fn credit(stream: u32, limit: u64) -> [u8; Header::LEN + 8] {
 /// A whole PING, or with `Flags::ACK` the answer to one.
 pub fn ping(payload: [u8; 8], flags: Flags) -> [u8; Header::LEN + 8] {
     with_eight_bytes(Header { size: 8, kind: Type::Ping, flags, stream: 0 }, payload)
+}
+
+/// A whole ACK: all up to `offset` was read, when the reader's clock was at `clock` microseconds.
+pub fn ack(offset: u64, clock: u32) -> [u8; ACK_LEN] {
+    let mut frame = [0; ACK_LEN];
+    let header = Header { size: (ACK_LEN - Header::LEN) as u16, kind: Type::Ack, flags: Flags::NONE, stream: 0 };
+    frame[..Header::LEN].copy_from_slice(&header.encode());
+    frame[Header::LEN..][..8].copy_from_slice(&offset.to_be_bytes());
+    frame[Header::LEN + 8..].copy_from_slice(&clock.to_be_bytes());
+    frame
 }
 
 fn with_eight_bytes(header: Header, payload: [u8; 8]) -> [u8; Header::LEN + 8] {

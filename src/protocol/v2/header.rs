@@ -21,6 +21,8 @@ pub enum Type {
     Ping,
     /// No new streams on this link.
     GoAway,
+    /// How much of the link was read, and when.
+    Ack,
     /// Any other number; skipped with its payload, unless it is flagged critical.
     Other(u8),
 }
@@ -37,6 +39,7 @@ impl Type {
             Self::Credit => 8,
             Self::Ping => 9,
             Self::GoAway => 10,
+            Self::Ack => 11,
             Self::Other(number) => number,
         }
     }
@@ -45,7 +48,7 @@ impl Type {
     pub(super) fn names_a_stream(self) -> Option<bool> {
         match self {
             Self::Connect | Self::Close | Self::Data | Self::Connected | Self::Credit => Some(true),
-            Self::Settings | Self::Ping | Self::GoAway => Some(false),
+            Self::Settings | Self::Ping | Self::GoAway | Self::Ack => Some(false),
             Self::Other(_) => None,
         }
     }
@@ -62,6 +65,7 @@ impl From<u8> for Type {
             8 => Self::Credit,
             9 => Self::Ping,
             10 => Self::GoAway,
+            11 => Self::Ack,
             other => Self::Other(other),
         }
     }
@@ -76,6 +80,10 @@ impl Flags {
     pub const NONE: Self = Self(0);
     /// Of DATA: no more bytes from this side.
     pub const FIN: Self = Self(1);
+    /// Of DATA: the end of this frame is to be acknowledged. Only for a peer whose SETTINGS say that it does.
+    pub const ASK: Self = Self(2);
+    /// Of DATA: the stream has no credit left behind this frame. For the same peers.
+    pub const LIMITED: Self = Self(4);
     /// Of PING: the answer.
     pub const ACK: Self = Self(1);
     /// Of an unknown type: an end that does not know it must give up the link.
@@ -84,6 +92,12 @@ impl Flags {
     /// Whether every flag of `other` is set.
     pub fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// These, and `other` if `set`.
+    #[must_use]
+    pub fn with(self, other: Self, set: bool) -> Self {
+        if set { Self(self.0 | other.0) } else { self }
     }
 }
 
@@ -106,7 +120,11 @@ impl Header {
 
     /// The header of a DATA frame of `size` bytes.
     pub fn data(stream: u32, size: u16, fin: bool) -> Self {
-        let flags = if fin { Flags::FIN } else { Flags::NONE };
+        Self::flagged_data(stream, size, Flags::NONE.with(Flags::FIN, fin))
+    }
+
+    /// The same, with any flags.
+    pub fn flagged_data(stream: u32, size: u16, flags: Flags) -> Self {
         Self { size, kind: Type::Data, flags, stream }
     }
 

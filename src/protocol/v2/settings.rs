@@ -13,6 +13,8 @@ pub struct Settings {
     pub streams: u32,
     /// Streams that the relay may open in a second, and at once; sent by the device.
     pub open_rate: u32,
+    /// The sender answers DATA that asks with ACK.
+    pub acknowledges: bool,
     /// Name and version of the sender, for logs. At most 64 bytes are kept.
     pub software: String,
 }
@@ -23,6 +25,7 @@ mod tag {
     pub(super) const WINDOW: u16 = 4;
     pub(super) const STREAMS: u16 = 5;
     pub(super) const OPEN_RATE: u16 = 6;
+    pub(super) const ACKNOWLEDGES: u16 = 10;
 }
 
 /// The longest name of a software that is kept, in bytes.
@@ -31,7 +34,7 @@ const MAX_SOFTWARE: usize = 64;
 impl Default for Settings {
     /// What a side assumes of the other before its SETTINGS are here: the least that any may say.
     fn default() -> Self {
-        Self { window: 16 * 1024, streams: 16, open_rate: 10_000, software: String::new() }
+        Self { window: 16 * 1024, streams: 16, open_rate: 10_000, acknowledges: false, software: String::new() }
     }
 }
 
@@ -43,6 +46,9 @@ impl Settings {
         field::push(&mut payload, tag::WINDOW, &self.window.to_be_bytes());
         field::push(&mut payload, tag::STREAMS, &self.streams.to_be_bytes());
         field::push(&mut payload, tag::OPEN_RATE, &self.open_rate.to_be_bytes());
+        if self.acknowledges {
+            field::push(&mut payload, tag::ACKNOWLEDGES, &[]);
+        }
         let header = Header { size: payload.len() as u16, kind: Type::Settings, flags: Flags::NONE, stream: 0 };
         [&header.encode()[..], &payload].concat()
     }
@@ -57,6 +63,8 @@ impl Settings {
                 tag::WINDOW => settings.window = field::number(value)?.max(least.window),
                 tag::STREAMS => settings.streams = field::number(value)?.max(least.streams),
                 tag::OPEN_RATE => settings.open_rate = field::number(value)?.max(1),
+                tag::ACKNOWLEDGES if value.is_empty() => settings.acknowledges = true,
+                tag::ACKNOWLEDGES => return Err(ProtocolError::TruncatedField),
                 _ => {}
             }
             Ok(())
@@ -71,15 +79,19 @@ mod tests {
 
     #[test]
     fn settings_decode_from_their_frame_and_unknown_fields_are_passed_over() {
-        let settings = Settings { window: 32_768, streams: 256, open_rate: 7, software: "a device 2.0".into() };
-        let mut payload = settings.frame()[Header::LEN..].to_vec();
-        field::push(&mut payload, 999, b"from the future");
-        assert_eq!(Settings::decode(&payload), Ok(settings));
+        for acknowledges in [false, true] {
+            let software = "a device 2.0".into();
+            let settings = Settings { window: 32_768, streams: 256, open_rate: 7, acknowledges, software };
+            let mut payload = settings.frame()[Header::LEN..].to_vec();
+            field::push(&mut payload, 999, b"from the future");
+            assert_eq!(Settings::decode(&payload), Ok(settings));
+        }
+        assert!(Settings::decode(b"\0\x0a\0\x01x").is_err(), "a field that has no value has one");
     }
 
     #[test]
     fn settings_never_lower_what_was_assumed() {
-        let lowered = Settings { window: 1, streams: 0, open_rate: 0, software: String::new() };
+        let lowered = Settings { window: 1, streams: 0, open_rate: 0, ..Settings::default() };
         let read = Settings::decode(&lowered.frame()[Header::LEN..]).expect("settings");
         assert_eq!((read.window, read.streams, read.open_rate), (16 * 1024, 16, 1));
     }

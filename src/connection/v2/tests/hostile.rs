@@ -53,7 +53,7 @@ fn frames_of_no_use_are_forgiven_a_hundred_times_and_ten_times_a_second() {
     let unknown = Header { size: 0, kind: Type::Other(77), flags: Flags::NONE, stream: 5 }.encode();
     let go_away = GoAway { code: Code::Normal, retry_after: 0, last_stream: 1, reason: String::new() }.frame();
     let credit = v2::credit(1, 32 * KIB as u64);
-    for frame in [&ping[..], &v2::ping([9; 8], Flags::ACK), &settings, &unknown, &go_away, &credit] {
+    for frame in [&ping[..], &v2::ping([9; 8], Flags::ACK), &settings, &unknown, &go_away, &credit, &v2::ack(7, 7)] {
         let mut pair = Pair::new();
         pair.open();
         let error = (0..200).find_map(|count| pair.hand_relay(frame).err().map(|error| (count, error)));

@@ -14,6 +14,7 @@ fn before_settings_a_peer_is_given_what_any_can_take_and_more_once_it_has_said_s
     pair.run();
     assert_eq!(pair.relay_outputs().len(), 2, "SETTINGS, and the seventeenth");
     assert_eq!(pair.relay.poll_unblocked(), Some(clients[0]));
+    pair.relay.pacing = None;
     assert_eq!(send(pair.now, &mut pair.relay, clients[0], &[0; 64 * KIB]), 16 * KIB);
 }
 

@@ -1,0 +1,485 @@
+//! How much may be on its way on the link, and when the next of it may leave: a busy line with a short queue.
+//!
+//! The sender asks for acknowledgements; each carries the peer's clock, so that the sender sees how long its own
+//! direction takes, whatever waits on the way back. It bounds the bytes in flight by a window that fits the path, and
+//! spreads them over the round trip. Neither clock is ever set: only differences count, and the offset between the two
+//! clocks cancels out.
+//!
+//! ```text
+//!              there is a queue
+//!   Start ------------------------> Steady <----------------------+
+//!     ^                              |  ^ |                       | the path is as short as it was,
+//!     |  3 rounds without a queue    |  | | 10 s without          | or longer for good
+//!     +------------------------------+  | | an empty queue        |
+//!                                       | v                       |
+//!                                      Drain ---------------------+
+//!      8 rounds of long round trips     ^ |
+//!          (from Steady)                | | the queue is not ours
+//!                |                 10 s | v
+//!                +------------------> Compete
+//! ```
+//!
+//! - **Start**: the window grows by what is acknowledged, so it doubles in each round trip.
+//! - **Steady**: the window is what the path moves in its shortest round trip and a short queue more.
+//! - **Drain**: the window is half of the path for a round, so that the shortest round trip is seen again.
+//! - **Compete**: somebody else fills the queue. Who holds back gets nothing there, so TCP alone decides.
+//!
+//! Times are in seconds, since this end began; bytes are those of DATA frames, header and all.
+
+mod clock;
+mod gate;
+mod path;
+mod round;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use clock::PeerClock;
+use gate::Gate;
+use path::Path;
+use round::{Measured, Round};
+
+const KIB: f64 = 1024.0;
+const MIB: f64 = 1024.0 * KIB;
+
+/// The window before anything is known, and after a pause.
+const FIRST: u64 = 16 * 1024;
+/// The least window, and the largest.
+const LEAST: u64 = 4 * 1024;
+const MOST: u64 = 8 * 1024 * 1024;
+/// What interactive streams may have in flight beyond the window.
+const INTERACTIVE: u64 = 2 * 1024;
+/// The least number of bytes that is worth an acknowledgement of its own.
+const LEAST_ASK: u64 = 2 * 1024;
+/// Where little is sent, the path is measured so often.
+const ASK_AFTER: Duration = Duration::from_millis(250);
+/// After so long without a reason to hold anything back, what is known of the path may be wrong.
+const IDLE: f64 = 10.0;
+/// The queue was not empty for so long: it is drained, to see the path without it.
+const DRAIN_AFTER: f64 = 10.0;
+/// Acknowledgements that tell how long a drained path is.
+const DRAINED: u32 = 4;
+/// Acknowledgements in a row that show a queue, while the window still grows.
+const HOT: u32 = 3;
+/// Rounds in which the kernel takes no more, and the path is no faster: then it is not the window that is too small.
+const FLAT: u32 = 3;
+/// Rounds without a queue, after which the window may grow freely again.
+const LOW: u32 = 3;
+/// Rounds of long round trips, after which the path has become slower, and those after which somebody else is there.
+const SLOWER: u32 = 3;
+const CROWDED: u32 = 8;
+/// Drains in a row that find the same longer path: then it is the path.
+const AGREED: u32 = 3;
+
+/// The sender's view of one direction of the link.
+#[derive(Debug)]
+pub(super) struct Pacing {
+    began: Instant,
+    state: State,
+    /// The window of `Start` and `Steady`.
+    window: u64,
+    sent: u64,
+    acked: u64,
+    asks: VecDeque<Ask>,
+    /// What had been sent at the last ask, and when that was.
+    asked: u64,
+    asked_at: Option<Instant>,
+    round: Round,
+    path: Path,
+    clock: PeerClock,
+    gate: Gate,
+    /// When bulk was last seen to be held back.
+    held_back_at: f64,
+}
+
+/// What the window is for just now; see the [module](self) for the diagram.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum State {
+    Start {
+        /// Acknowledgements in a row that show a queue.
+        hot: u32,
+        /// Rounds in a row that the kernel bounded, and in which the rate did not grow by a quarter beyond this one.
+        flat: u32,
+        rate: f64,
+    },
+    Steady {
+        /// Rounds in a row of long round trips.
+        high: u32,
+        /// Rounds in a row without a queue.
+        low: u32,
+    },
+    Drain {
+        window: u64,
+        /// Where a round after the first acknowledgement that counts ends.
+        end: Option<u64>,
+        /// It follows `Compete`.
+        competing: Option<Agreement>,
+    },
+    Compete {
+        until: f64,
+        agreement: Agreement,
+    },
+}
+
+const START: State = State::Start { hot: 0, flat: 0, rate: 0.0 };
+
+/// Drains in a row that found a path of the same length.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Agreement {
+    trip: f64,
+    count: u32,
+}
+
+/// A frame that asks to be acknowledged.
+#[derive(Debug)]
+struct Ask {
+    /// Where it ends in the queue of DATA.
+    place: u64,
+    /// DATA that was sent up to its end.
+    sent: u64,
+    /// It left while the queue was drained.
+    clean: bool,
+    /// Once it has left: where it ended on the link, and when that was.
+    left: Option<(u64, f64)>,
+}
+
+impl Pacing {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            began: now,
+            state: START,
+            window: FIRST,
+            sent: 0,
+            acked: 0,
+            asks: VecDeque::new(),
+            asked: 0,
+            asked_at: None,
+            round: Round::default(),
+            path: Path::new(),
+            clock: PeerClock::default(),
+            gate: Gate::new(now),
+            held_back_at: f64::NEG_INFINITY,
+        }
+    }
+
+    /// Whether a bulk stream may put a frame on the link.
+    pub(super) fn may_send_bulk(&self) -> bool {
+        self.gate.is_open() && (self.in_flight() < self.window_now() || self.asks.is_empty())
+    }
+
+    /// Whether an interactive stream may.
+    pub(super) fn may_send_interactive(&self) -> bool {
+        self.in_flight() < self.window_now() + INTERACTIVE || self.asks.is_empty()
+    }
+
+    /// The most bytes that are cut from a stream at once: few enough that nobody waits for long behind them.
+    pub(super) fn most_at_once(&self) -> usize {
+        if self.path.trip.is_none() {
+            return FIRST as usize / 4;
+        }
+        let time = (self.allowed_queue() / 3.0).min(0.004);
+        (self.rate() * time).clamp(KIB, MIB) as usize
+    }
+
+    /// What the kernel may hold before it is on its way: a power of two, so that it seldom changes.
+    pub(super) fn low_water(&self) -> u32 {
+        ((self.rate() * 0.005).clamp(4.0 * KIB, 128.0 * KIB) as u32).next_power_of_two()
+    }
+
+    /// When the gate opens, if it is shut.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        (!self.gate.is_open()).then(|| self.gate.opens_at())
+    }
+
+    /// Time has passed.
+    pub(super) fn handle_time(&mut self, now: Instant) {
+        self.gate.handle_time(now);
+    }
+
+    /// A stream had something to send and was not let.
+    pub(super) fn note_held_back(&mut self) {
+        self.round.held_back = true;
+    }
+
+    /// The kernel did not take all that it was given.
+    pub(super) fn note_kernel_full(&mut self) {
+        self.round.kernel_full = true;
+    }
+
+    /// `bytes` of DATA, headers and all, were queued up to `place` in the queue of DATA; with `more` others wait.
+    /// Returns whether the last of their frames is to ask for an acknowledgement.
+    pub(super) fn handle_cut(&mut self, now: Instant, bytes: usize, place: u64, is_bulk: bool, more: bool) -> bool {
+        let time = self.time(now);
+        if self.asks.is_empty() && self.window > FIRST && time - self.held_back_at > IDLE {
+            self.restart(time);
+        }
+        if is_bulk && let Some(span) = self.pacing_span() {
+            self.gate.spend(now, bytes as f64 * span / (1.25 * self.window_now() as f64));
+        }
+        self.sent += bytes as u64;
+        let (since, in_flight) = (self.sent - self.asked, self.in_flight());
+        let is_stale = self.asked_at.is_none_or(|at| now.saturating_duration_since(at) > ASK_AFTER);
+        let asks = since >= self.ask_every()
+            || !more && (since >= LEAST_ASK || is_stale)
+            || in_flight >= self.window_now()
+            || self.asks.is_empty() && in_flight >= LEAST_ASK;
+        if asks {
+            self.asked = self.sent;
+            self.asked_at = Some(now);
+            let clean = matches!(self.state, State::Drain { window, .. } if in_flight <= window + bytes as u64);
+            self.asks.push_back(Ask { place, sent: self.sent, clean, left: None });
+        }
+        asks
+    }
+
+    /// The link took the queue of DATA up to `place`, which ends at `offset` on the link.
+    pub(super) fn handle_left(&mut self, now: Instant, place: u64, offset: u64) {
+        let time = self.time(now);
+        for ask in self.asks.iter_mut().rev().take_while(|ask| ask.left.is_none()) {
+            if let Some(beyond) = place.checked_sub(ask.place) {
+                ask.left = Some((offset - beyond, time));
+            }
+        }
+    }
+
+    /// The peer has read up to `offset`, by its clock at `clock`. False if nobody has asked for that.
+    #[must_use]
+    pub(super) fn handle_ack(&mut self, now: Instant, offset: u64, clock: u32) -> bool {
+        let found = self.asks.iter().position(|ask| ask.left.is_some_and(|(end, _)| end == offset));
+        let Some(ask) = found.and_then(|found| self.asks.drain(..=found).next_back()) else { return false };
+        let Some((_, left_at)) = ask.left else { return false };
+        let now = self.time(now);
+        let clock = self.clock.unwrap(now, clock);
+        let newly_acked = ask.sent - self.acked;
+        self.acked = ask.sent;
+        if self.round.held_back {
+            self.held_back_at = now;
+        }
+        if matches!(self.state, State::Start { .. }) && (self.round.held_back || self.round.was_held_back) {
+            self.window = (self.window + newly_acked).min(MOST);
+        }
+        if let State::Drain { end, .. } = &mut self.state {
+            if !ask.clean {
+                return true;
+            }
+            end.get_or_insert(self.sent);
+        }
+        self.round.add(clock - left_at, now - clock);
+        self.handle_sample(now, &ask, left_at, clock);
+        true
+    }
+
+    /// Whether every ask was answered.
+    #[cfg(test)]
+    pub(super) fn is_answered(&self) -> bool {
+        self.asks.is_empty()
+    }
+
+    /// The smoothed round trip, queue and all; `None` before it is measured.
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        self.path.trip.map(|trip| Duration::from_secs_f64(trip + self.path.queue.max(0.0) + self.path.queue_back))
+    }
+
+    /// One acknowledgement more: the round may be over.
+    fn handle_sample(&mut self, now: f64, ask: &Ask, left_at: f64, clock: f64) {
+        let allowed = self.allowed_queue();
+        let is_over = match &mut self.state {
+            State::Drain { end, .. } => self.round.count() >= DRAINED || end.is_some_and(|end| ask.sent >= end),
+            State::Start { hot, .. } => {
+                let shows_queue = self.path.trip.is_some() && clock - left_at - self.path.base > allowed / 2.0;
+                *hot = if shows_queue { *hot + 1 } else { 0 };
+                *hot >= HOT || ask.sent >= self.round.end
+            }
+            State::Steady { .. } | State::Compete { .. } => ask.sent >= self.round.end,
+        };
+        if !is_over {
+            return;
+        }
+        let sent = self.sent;
+        let round = self.round.finish(sent, ask.sent, clock, left_at);
+        if let State::Drain { competing, .. } = self.state {
+            self.handle_drained(now, &round, competing);
+        } else {
+            self.handle_round(now, &round);
+        }
+    }
+
+    fn handle_round(&mut self, now: f64, round: &Measured) {
+        let competes = matches!(self.state, State::Compete { .. });
+        let tells = round.held_back
+            || round.rate > self.path.rate()
+            || competes
+            || round.kernel_full && round.rate > self.path.rate() / 2.0;
+        if tells {
+            self.path.note_rate(round.rate);
+        }
+        let is_shorter = self.path.note_round(round);
+        let (allowed, queue) = (self.allowed_queue(), self.path.queue);
+        // A kernel that takes no more may stand before a queue that is full, and never shorter.
+        if is_shorter || queue <= allowed / 4.0 && !round.kernel_full {
+            self.path.fresh_at = now;
+        }
+        match self.state {
+            State::Start { hot, flat, rate } => {
+                let grows = self.path.rate() > 1.25 * rate;
+                let flat = if grows || round.held_back || !round.kernel_full { 0 } else { flat + 1 };
+                let rate = if grows { self.path.rate() } else { rate };
+                if queue > allowed || hot >= HOT || flat >= FLAT {
+                    self.settle();
+                } else {
+                    self.state = State::Start { hot, flat, rate };
+                }
+            }
+            State::Steady { high, low } => self.handle_steady_round(now, round, high, low),
+            State::Compete { until, agreement } if now > until => self.drain(Some(agreement)),
+            State::Compete { .. } | State::Drain { .. } => {}
+        }
+    }
+
+    fn handle_steady_round(&mut self, now: f64, round: &Measured, high: u32, low: u32) {
+        let (allowed, queue) = (self.allowed_queue(), self.path.queue);
+        let Some(trip) = self.path.trip else { return };
+        let is_long = round.held_back && round.round_trip > trip + 2.0 * allowed;
+        let high = if is_long { high + 1 } else { 0 };
+        let low = if round.held_back && queue < allowed / 2.0 { low + 1 } else { 0 };
+        if high == SLOWER {
+            self.path.forget_rates();
+            self.path.note_rate(round.rate);
+        }
+        if high == CROWDED && queue > 2.0 * allowed {
+            self.compete(now, round.round_trip, Agreement { trip: f64::INFINITY, count: 0 });
+            return;
+        }
+        let high = if high == CROWDED { 0 } else { high };
+        if low == LOW {
+            self.state = START;
+            return;
+        }
+        self.state = State::Steady { high, low };
+        if round.is_used() && now - self.path.fresh_at > DRAIN_AFTER.max(40.0 * trip) {
+            self.drain(None);
+        } else if round.held_back || round.kernel_full && queue > 2.0 * allowed {
+            self.fit();
+        }
+    }
+
+    /// The path was seen without a queue of ours.
+    fn handle_drained(&mut self, now: f64, round: &Measured, competing: Option<Agreement>) {
+        self.path.note_drained(round);
+        let trip = self.path.drained_trip();
+        self.path.fresh_at = now;
+        let allowed = self.allowed_queue();
+        let rose = self.path.has_risen(now, 1.5 * allowed);
+        match competing {
+            Some(agreement) => {
+                let agrees = (trip - agreement.trip).abs() <= allowed / 4.0;
+                let agreement = if agrees {
+                    Agreement { count: agreement.count + 1, ..agreement }
+                } else {
+                    Agreement { trip, count: 0 }
+                };
+                if rose && agreement.count < AGREED {
+                    self.compete(now, round.round_trip, agreement);
+                    return;
+                }
+                if rose {
+                    self.path.accept(now);
+                }
+            }
+            None if rose => {
+                self.compete(now, round.round_trip, Agreement { trip, count: 0 });
+                return;
+            }
+            None => {}
+        }
+        self.path.confirm();
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        self.state = State::Steady { high: 0, low: 0 };
+        self.fit();
+    }
+
+    fn compete(&mut self, now: f64, round_trip: f64, agreement: Agreement) {
+        self.state = State::Compete { until: now + 10f64.max(5.0 * round_trip), agreement };
+    }
+
+    fn drain(&mut self, competing: Option<Agreement>) {
+        let half = self.path.rate() * self.path.trip.unwrap_or_default() / 2.0;
+        self.state = State::Drain { window: (half as u64).clamp(LEAST, MOST), end: None, competing };
+        // What is on its way already left beside a queue.
+        for ask in &mut self.asks {
+            ask.clean = false;
+        }
+    }
+
+    /// After a pause the path may have changed.
+    fn restart(&mut self, now: f64) {
+        self.window = FIRST;
+        self.path.forget_rates();
+        self.state = START;
+        self.round.begin(self.sent);
+        self.held_back_at = now;
+        // What nobody asked for has arrived long ago.
+        self.acked = self.sent;
+    }
+
+    /// The window that fits the path.
+    fn fit(&mut self) {
+        if let Some(trip) = self.path.trip {
+            let fits = self.path.rate() * (trip + self.allowed_queue());
+            self.window = (fits as u64).clamp(LEAST, MOST);
+        }
+    }
+
+    fn in_flight(&self) -> u64 {
+        self.sent - self.acked
+    }
+
+    fn window_now(&self) -> u64 {
+        match self.state {
+            State::Start { .. } | State::Steady { .. } => self.window,
+            State::Drain { window, .. } => window,
+            State::Compete { .. } => MOST,
+        }
+    }
+
+    /// How many bytes apart asks are: some for each round, though on a fast link not too many.
+    fn ask_every(&self) -> u64 {
+        let span = match (self.state, self.path.trip) {
+            (State::Compete { .. }, Some(trip)) => self.path.rate() * (trip + self.path.queue),
+            _ => self.window_now() as f64,
+        };
+        (span / 8.0).max(LEAST_ASK as f64).max(self.path.rate() * 0.0004).min(1e6) as u64
+    }
+
+    /// The time over which a window is spread; `None` where bulk is not paced.
+    fn pacing_span(&self) -> Option<f64> {
+        if matches!(self.state, State::Compete { .. }) {
+            return None;
+        }
+        self.path.trip.map(|trip| trip + self.path.queue_back)
+    }
+
+    /// The time that bytes of ours may wait in a queue: a quarter of the round trip at most, so that a round can grow by
+    /// as much; a few milliseconds where loops take turns, and never less than three small frames take.
+    fn allowed_queue(&self) -> f64 {
+        let Some(trip) = self.path.trip else { return 0.0 };
+        let rate = self.rate();
+        (trip / 4.0).min(0.025).max((MIB / rate).min(0.002)).max(3.0 * KIB / rate)
+    }
+
+    /// The path's rate, as far as the window lets it be seen.
+    fn rate(&self) -> f64 {
+        let assumed = self.path.trip.map_or(0.0, |trip| self.window as f64 / (2.0 * trip));
+        self.path.rate().max(assumed)
+    }
+
+    fn time(&self, now: Instant) -> f64 {
+        now.saturating_duration_since(self.began).as_secs_f64()
+    }
+}
+
+#[cfg(test)]
+mod tests;

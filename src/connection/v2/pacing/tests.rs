@@ -1,0 +1,153 @@
+//! The controller alone, over lines of any kind.
+
+mod line;
+
+use line::{Line, Run, line};
+
+use super::*;
+
+#[test]
+fn a_slow_line_is_busy_and_its_queue_short_however_long_that_could_be() {
+    for queue in [16.0, 64.0, 256.0] {
+        let mut run = Run::new(line(1000.0, 50, queue));
+        run.pass(10.0);
+        let (share, echo) = run.pass(30.0);
+        assert!(share >= 95.0 && echo <= 100.0, "{share} %, {echo} ms beside {queue} KiB");
+    }
+}
+
+#[test]
+fn a_long_fast_line_is_used_within_three_seconds() {
+    let mut run = Run::new(line(100_000.0, 100, 1250.0));
+    run.pass(2.0);
+    let (share, _) = run.pass(1.0);
+    assert!(share >= 90.0, "{share} % in the third second");
+    let (share, echo) = run.pass(20.0);
+    assert!(share >= 95.0 && echo <= 130.0, "{share} %, {echo} ms");
+}
+
+/// The line has changed: fifteen seconds later it is used again, and its queue is short some drains later.
+fn assert_follows(run: &mut Run, drains: u32) {
+    run.pass(15.0);
+    let (share, _) = run.pass(5.0);
+    assert!(share >= 70.0, "{share} %, {:?}", run.line);
+    run.pass(11.0 * f64::from(drains));
+    let (share, echo) = run.pass(5.0);
+    let most = run.line.round_trip.as_secs_f64() * 1250.0 + 30.0;
+    assert!(share >= 70.0 && echo <= most, "{share} %, {echo} ms, {:?}", run.line);
+}
+
+#[test]
+fn a_round_trip_that_changes_is_followed() {
+    let mut run = Run::new(line(80_000.0, 20, 1024.0));
+    run.pass(15.0);
+    for (round_trip, drains) in [(400, 4), (20, 1), (40, 4), (100, 4), (20, 1)] {
+        run.line.round_trip = Duration::from_millis(round_trip);
+        assert_follows(&mut run, drains);
+    }
+}
+
+#[test]
+fn a_rate_that_halves_and_comes_back_is_followed_and_a_keystroke_does_not_notice() {
+    let mut run = Run::new(line(10_000.0, 40, 256.0));
+    run.pass(15.0);
+    for factor in [0.5, 2.0] {
+        run.line.rate *= factor;
+        run.pass(1.0);
+        let (share, echo) = run.pass(14.0);
+        assert!(share >= 90.0 && echo <= 70.0, "{share} %, {echo} ms");
+    }
+}
+
+#[test]
+fn beside_somebody_elses_queue_the_line_is_shared_and_after_it_the_queue_is_short_again() {
+    for (alone, together) in [(15.0, 60.0), (0.0, 15.0)] {
+        let mut run = Run::new(line(10_000.0, 40, 256.0));
+        run.pass(alone);
+        run.others = run.line.rate;
+        run.pass(10.0);
+        let (share, _) = run.pass(together);
+        assert!(share >= 30.0, "{share} %");
+        run.others = 0.0;
+        run.pass(25.0);
+        let (share, echo) = run.pass(5.0);
+        assert!(share >= 90.0 && echo <= 70.0, "{share} %, {echo} ms, after {alone} s alone");
+    }
+}
+
+#[test]
+fn clocks_may_differ_by_250_millionths() {
+    for skew in [-250.0, 250.0] {
+        for (line, least, most) in [(line(1000.0, 50, 256.0), 95.0, 100.0), (line(100_000.0, 20, 1024.0), 80.0, 40.0)] {
+            let mut run = Run::new(Line { skew, ..line });
+            run.pass(10.0);
+            let (share, echo) = run.pass(200.0);
+            assert!(share >= least && echo <= most, "{share} %, {echo} ms, {line:?}");
+        }
+    }
+}
+
+#[test]
+fn what_comes_at_once_behind_a_hole_is_no_fast_path() {
+    let mut run = Run::new(line(10_000.0, 40, 256.0));
+    run.pass(10.0);
+    for _ in 0..5 {
+        run.hole = run.now + Duration::from_millis(300);
+        run.pass(2.0);
+        let rate = run.pacing.path.rate() / run.line.rate;
+        assert!(rate <= 1.1, "{rate} times the line");
+    }
+}
+
+#[test]
+fn after_a_pause_the_window_is_small_again() {
+    let mut run = Run::new(line(10_000.0, 40, 256.0));
+    run.pass(5.0);
+    assert!(run.pacing.window > 2 * FIRST);
+    run.bulk = false;
+    run.pass(11.0);
+    assert_eq!((run.pacing.window, run.pacing.path.rate() < 100.0 * KIB), (FIRST, true));
+    run.bulk = true;
+    run.pass(2.0);
+    let (share, _) = run.pass(2.0);
+    assert!(share >= 90.0, "{share} %");
+}
+
+#[test]
+fn nine_of_ten_lines_of_any_kind_are_used_well() {
+    let mut random = 88_172_645_463_325_252_u64;
+    let mut chance = || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        (random >> 11) as f64 / (1u64 << 53) as f64
+    };
+    let mut shares: Vec<(f64, Line)> = Vec::new();
+    for _ in 0..40 {
+        let (rate, round_trip) = (8e3 * 2500f64.powf(chance()), 0.002 * 250f64.powf(chance()));
+        let queue = (rate * round_trip * (0.5 + 7.5 * chance())).max(12e3 + 60e3 * chance());
+        let jitter = if chance() < 0.3 { 0.3 * chance() * round_trip } else { 0.0 };
+        let [round_trip, jitter] = [round_trip, jitter].map(Duration::from_secs_f64);
+        let line = Line { rate, round_trip, queue, jitter, skew: 50.0 };
+        let mut run = Run::new(line);
+        run.pass(15.0);
+        shares.push((run.pass(15.0).0, line));
+    }
+    shares.sort_by(|one, other| one.0.total_cmp(&other.0));
+    assert!(shares[4].0 >= 70.0, "{:?}", &shares[..5]);
+}
+
+#[test]
+fn an_acknowledgement_that_nobody_asked_for_is_told_apart() {
+    let now = Instant::now();
+    let mut pacing = Pacing::new(now);
+    assert!(!pacing.handle_ack(now, 0, 0));
+    assert!(pacing.handle_cut(now, 3000, 3000, true, true), "with nothing outstanding there is an ask");
+    assert!(!pacing.handle_ack(now, 3100, 7), "it has not left");
+    pacing.handle_left(now, 3000, 3100);
+    assert!(!pacing.handle_ack(now, 3099, 7) && !pacing.handle_ack(now, 3101, 7), "that is no end of an ask");
+    assert!(pacing.handle_cut(now, 3000, 6000, true, true));
+    pacing.handle_left(now, 6000, 6100);
+    assert!(pacing.handle_ack(now, 6100, 7), "the newest stands for those before it");
+    assert!(!pacing.handle_ack(now, 3100, 7), "backwards");
+}

@@ -1,0 +1,171 @@
+//! One direction of a link over a line with a rate, a delay and one queue, and nothing else.
+
+use super::*;
+
+/// The step of the clock.
+const TICK: Duration = Duration::from_micros(200);
+const HEADER: usize = 8;
+/// A keystroke: a frame of 64 bytes.
+const KEY: usize = HEADER + 64;
+
+/// What a line is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Line {
+    /// Bytes a second.
+    pub(super) rate: f64,
+    /// There and back.
+    pub(super) round_trip: Duration,
+    /// Bytes that its queue holds; what comes beyond waits in the kernel.
+    pub(super) queue: f64,
+    /// The most that anything is late by chance.
+    pub(super) jitter: Duration,
+    /// Millionths by which the peer's clock is too fast.
+    pub(super) skew: f64,
+}
+
+/// Kbit a second, milliseconds, KiB.
+pub(super) fn line(rate: f64, round_trip: u64, queue: f64) -> Line {
+    let round_trip = Duration::from_millis(round_trip);
+    Line { rate: rate * 125.0, round_trip, queue: queue * KIB, jitter: Duration::ZERO, skew: 50.0 }
+}
+
+/// A controller with bulk that never ends, and a keystroke now and then.
+pub(super) struct Run {
+    pub(super) pacing: Pacing,
+    pub(super) line: Line,
+    began: Instant,
+    pub(super) now: Instant,
+    /// Where the bulk streams have something to send.
+    pub(super) bulk: bool,
+    /// Bytes a second that somebody else puts into the queue, while it is not full.
+    pub(super) others: f64,
+    /// Until when the line is busy, and what somebody else's bytes add to that.
+    busy_until: Instant,
+    newest: Instant,
+    sent: u64,
+    /// Arrivals: when, how much, whether it asks, and if it is a keystroke when that was struck.
+    there: VecDeque<(Instant, usize, bool, Option<Instant>)>,
+    back: VecDeque<(Instant, u64, u32)>,
+    arrived: u64,
+    next_key: Instant,
+    /// Milliseconds that each echo took.
+    pub(super) echoes: Vec<f64>,
+    pub(super) delivered: u64,
+    /// Nothing arrives before this.
+    pub(super) hole: Instant,
+    random: u64,
+    kernel_was_full: bool,
+}
+
+impl Run {
+    pub(super) fn new(line: Line) -> Self {
+        let began = Instant::now() + Duration::from_secs(1000);
+        Self {
+            pacing: Pacing::new(began),
+            line,
+            began,
+            now: began,
+            bulk: true,
+            others: 0.0,
+            busy_until: began,
+            newest: began,
+            sent: 0,
+            there: VecDeque::new(),
+            back: VecDeque::new(),
+            arrived: 0,
+            next_key: began,
+            echoes: Vec::new(),
+            delivered: 0,
+            hole: began,
+            random: 88_172_645_463_325_252,
+            kernel_was_full: false,
+        }
+    }
+
+    /// So many seconds pass; the share of the line that bulk had, in percent, and the median echo in milliseconds.
+    pub(super) fn pass(&mut self, seconds: f64) -> (f64, f64) {
+        let before = self.delivered;
+        self.echoes.clear();
+        let end = self.now + Duration::from_secs_f64(seconds);
+        while self.now < end {
+            self.now += TICK;
+            self.step();
+        }
+        self.echoes.sort_by(f64::total_cmp);
+        let echo = self.echoes.get(self.echoes.len() / 2).copied().unwrap_or_default();
+        (100.0 * (self.delivered - before) as f64 / seconds / self.line.rate, echo)
+    }
+
+    fn step(&mut self) {
+        let now = self.now;
+        let queued = Duration::from_secs_f64(self.line.queue / self.line.rate);
+        // As TCP does: the queue grows until it is full, and then by a third less.
+        let level = 0.65 + 0.35 * ((now - self.began).as_secs_f64() / 3.0).fract();
+        if self.others > 0.0 && self.busy_until < now + queued.mul_f64(level) {
+            self.busy_until = self.busy_until.max(now) + TICK.mul_f64(self.others / self.line.rate);
+        }
+        while let Some(&(at, bytes, asks, key)) = self.there.front().filter(|arrival| arrival.0 <= now) {
+            self.there.pop_front();
+            self.arrived += bytes as u64;
+            self.delivered += bytes as u64;
+            let answered = at + self.line.round_trip / 2;
+            if let Some(struck) = key {
+                self.echoes.push((answered - struck).as_secs_f64() * 1e3);
+            }
+            if asks {
+                let clock = (at - self.began).as_secs_f64() * (1e6 + self.line.skew) + 4e9;
+                self.back.push_back((answered, self.arrived, clock as u64 as u32));
+            }
+        }
+        while let Some(&(_, offset, clock)) = self.back.front().filter(|ack| ack.0 <= now) {
+            self.back.pop_front();
+            // The newest replaces those that wait.
+            if self.back.front().is_none_or(|ack| ack.0 > now) {
+                assert!(self.pacing.handle_ack(now, offset, clock), "it was asked for");
+            }
+        }
+        self.pacing.handle_time(now);
+        if now >= self.next_key && self.pacing.may_send_interactive() {
+            self.send(KEY, Some(self.next_key));
+            self.next_key = now + Duration::from_millis(25 + self.chance(50));
+        }
+        self.kernel_was_full = false;
+        while self.bulk {
+            if self.busy_until
+                > now + queued + Duration::from_secs_f64(f64::from(self.pacing.low_water()) / self.line.rate)
+            {
+                self.pacing.note_kernel_full();
+                self.kernel_was_full = true;
+                break;
+            }
+            if !self.pacing.may_send_bulk() {
+                self.pacing.note_held_back();
+                assert!(self.pacing.poll_timeout().is_some() || !self.pacing.asks.is_empty(), "something will come");
+                break;
+            }
+            self.send(HEADER + self.pacing.most_at_once(), None);
+        }
+        assert!(self.pacing.window_now() <= MOST && self.pacing.window >= LEAST);
+        assert!(
+            !self.bulk || self.kernel_was_full || self.pacing.in_flight() > 0,
+            "bulk is ready, so something is sent"
+        );
+    }
+
+    fn send(&mut self, bytes: usize, key: Option<Instant>) {
+        self.sent += bytes as u64;
+        let asks = self.pacing.handle_cut(self.now, bytes, self.sent, key.is_none(), self.bulk);
+        self.pacing.handle_left(self.now, self.sent, self.sent);
+        self.busy_until = self.busy_until.max(self.now) + Duration::from_secs_f64(bytes as f64 / self.line.rate);
+        let jitter = self.line.jitter.mul_f64(self.chance(1000) as f64 / 1000.0);
+        self.newest = self.newest.max(self.busy_until + self.line.round_trip / 2 + jitter).max(self.hole);
+        self.there.push_back((self.newest, bytes, asks, key));
+    }
+
+    fn chance(&mut self, below: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % below
+    }
+}

@@ -1,0 +1,129 @@
+//! Which stream may send next, on a link whose peer acknowledges: interactive ones at once, bulk in turns.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::Mux;
+use super::pacing::Pacing;
+use crate::connection::StreamKey;
+use crate::protocol::ProtocolError;
+
+/// So many bytes that come at once mark a bulk stream, even where there was room for more.
+const BULK: usize = 16 * 1024;
+
+/// Streams that have something to send and must wait: each is named by
+/// [`poll_unblocked`](crate::connection::Connection::poll_unblocked) when it is its turn.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    interactive: VecDeque<StreamKey>,
+    bulk: VecDeque<StreamKey>,
+    /// The bulk stream that was named, until it is read.
+    named: Option<StreamKey>,
+    /// The most that the stream may send whose socket is being read.
+    offered: usize,
+}
+
+impl Mux {
+    /// How much of `most` bytes the stream may send now; `None` if it must wait for its turn.
+    pub(super) fn take_turn(&mut self, key: StreamKey, most: usize) -> Option<usize> {
+        let (Some(pacing), Some(stream)) = (&mut self.pacing, self.streams.get_mut(key)) else { return Some(most) };
+        let turns = &mut self.turns;
+        let was_named = turns.named.take_if(|named| *named == key).is_some();
+        let is_turn = !stream.bulk || was_named || turns.bulk.is_empty() && turns.named.is_none();
+        let may_send = if stream.bulk { pacing.may_send_bulk() } else { pacing.may_send_interactive() };
+        if is_turn && may_send {
+            let offered = most.min(pacing.most_at_once() - self.send_buffer.data_len());
+            turns.offered = offered;
+            self.stop_waiting(key);
+            // Not only when it has sent something: its socket may have nothing after all.
+            self.name_next();
+            return Some(offered);
+        }
+        if !may_send {
+            pacing.note_held_back();
+        }
+        if !std::mem::replace(&mut stream.paced, true) {
+            if !stream.bulk {
+                turns.interactive.push_back(key);
+            } else if was_named {
+                turns.bulk.push_front(key);
+            } else {
+                turns.bulk.push_back(key);
+            }
+        }
+        None
+    }
+
+    /// The stream sends `count` bytes in frames of `bytes`, which end at `place` in the queue of DATA. Returns whether the
+    /// peer is to acknowledge them.
+    pub(super) fn spend_turn(&mut self, now: Instant, key: StreamKey, count: usize, bytes: usize, place: u64) -> bool {
+        let (Some(pacing), Some(stream)) = (&mut self.pacing, self.streams.get_mut(key)) else { return false };
+        stream.bulk = count >= self.turns.offered.min(BULK);
+        let more = stream.bulk || !self.turns.bulk.is_empty();
+        pacing.handle_cut(now, bytes, place, stream.bulk, more)
+    }
+
+    /// The stream has nothing to send, for now or for good.
+    pub(super) fn lose_turn(&mut self, key: StreamKey) {
+        self.stop_waiting(key);
+        if self.turns.named.take_if(|named| *named == key).is_some() {
+            self.name_next();
+        }
+    }
+
+    /// None waits that is not to be named: it might never be read then, and the others would wait for it.
+    fn stop_waiting(&mut self, key: StreamKey) {
+        if self.streams.get_mut(key).is_some_and(|stream| std::mem::take(&mut stream.paced)) {
+            self.turns.interactive.retain(|&other| other != key);
+            self.turns.bulk.retain(|&other| other != key);
+        }
+    }
+
+    /// Names the streams whose turn it is: one of bulk at a time.
+    fn name_next(&mut self) {
+        let Some(pacing) = &self.pacing else { return };
+        if pacing.may_send_interactive() {
+            self.unblocked.extend(&self.turns.interactive);
+            for key in self.turns.interactive.drain(..) {
+                if let Some(stream) = self.streams.get_mut(key) {
+                    stream.paced = false;
+                }
+            }
+        }
+        if pacing.may_send_bulk() && self.turns.named.is_none() {
+            self.turns.named = self.turns.bulk.pop_front();
+            self.unblocked.extend(self.turns.named);
+            if let Some(stream) = self.turns.named.and_then(|key| self.streams.get_mut(key)) {
+                stream.paced = false;
+            }
+        }
+    }
+
+    /// When the next stream may be named.
+    pub(super) fn next_turn_at(&self) -> Option<Instant> {
+        self.pacing.as_ref().and_then(Pacing::poll_timeout)
+    }
+
+    /// Time has passed.
+    pub(super) fn handle_turns(&mut self, now: Instant) {
+        if let Some(pacing) = &mut self.pacing {
+            pacing.handle_time(now);
+            self.name_next();
+        }
+    }
+
+    /// The peer has read so much.
+    pub(super) fn handle_ack(&mut self, now: Instant, offset: u64, clock: u32) -> Result<(), ProtocolError> {
+        if !self.pacing.as_mut().is_some_and(|pacing| pacing.handle_ack(now, offset, clock)) {
+            return self.note_abuse(now);
+        }
+        self.handle_turns(now);
+        Ok(())
+    }
+
+    /// There is no link any more.
+    pub(super) fn end_turns(&mut self) {
+        self.pacing = None;
+        self.turns = Turns::default();
+    }
+}
