@@ -6,15 +6,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test ends where its means fail")]
 
 mod app;
+mod busy;
 mod core;
 mod driver;
 mod java;
 mod line;
 mod lua;
+mod path;
 mod pipe;
 mod random;
 mod run;
 mod socket;
+mod table;
 mod wire;
 mod world;
 
