@@ -317,6 +317,14 @@ pub trait Connection {
         None
     }
 
+    /// When [`handle_pacing`](Self::handle_pacing) is due. To be late costs speed, and says nothing of the peer.
+    fn poll_pacing(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Time has passed, and more may be put on the link: [`poll_unblocked`](Self::poll_unblocked) names the streams.
+    fn handle_pacing(&mut self, _now: Instant) {}
+
     /// A stream that was [`Room::Blocked`] or [`Room::Paced`] and may be read again.
     fn poll_unblocked(&mut self) -> Option<StreamKey>;
 

@@ -46,6 +46,7 @@ impl<E: Connection> Side<E> {
     }
 
     fn handle_timeout(&mut self, now: Instant) {
+        self.connection.handle_pacing(now);
         if !self.lost && self.connection.handle_timeout(now).is_err() {
             self.lose(now);
         }

@@ -183,6 +183,14 @@ impl<N: Negotiation> Connection for Negotiated<N> {
         with_version!(&self.speaking, end => end.link_low_water(), else None)
     }
 
+    fn poll_pacing(&self) -> Option<Instant> {
+        with_version!(&self.speaking, end => end.poll_pacing(), else None)
+    }
+
+    fn handle_pacing(&mut self, now: Instant) {
+        with_version!(&mut self.speaking, end => end.handle_pacing(now), else ());
+    }
+
     fn poll_unblocked(&mut self) -> Option<StreamKey> {
         with_version!(&mut self.speaking, end => end.poll_unblocked(), else None)
     }

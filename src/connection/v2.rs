@@ -448,6 +448,14 @@ impl Connection for Mux {
         self.pacing.as_ref().map(Pacing::low_water)
     }
 
+    fn poll_pacing(&self) -> Option<Instant> {
+        self.next_turn_at()
+    }
+
+    fn handle_pacing(&mut self, now: Instant) {
+        self.handle_turns(now);
+    }
+
     fn poll_unblocked(&mut self) -> Option<StreamKey> {
         self.unblocked.pop_front()
     }
@@ -501,11 +509,10 @@ impl Connection for Mux {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        [self.timers.next(), self.next_turn_at()].into_iter().flatten().min()
+        self.timers.next()
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
-        self.handle_turns(now);
         while let Some(timer) = self.timers.pop_due(now) {
             let result = self.handle_timer(now, timer);
             self.say_why(now, result)?;

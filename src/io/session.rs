@@ -129,7 +129,7 @@ impl<C: Connection, R: Registry> Session<C, R> {
     pub fn turn(&mut self, now: Instant, io: &mut Io<R>, buffer: &mut [u8]) -> Result<bool, LinkLost> {
         let most = if self.scheduler.is_interactive(now) { INTERACTIVE_READ.min(buffer.len()) } else { buffer.len() };
         self.read_link(now, io, &mut buffer[..most])?;
-        self.enqueue_unblocked();
+        self.enqueue_unblocked(now);
         let mut more = self.read_streams(now, io);
         for _ in 1..ROUNDS_A_WRITE {
             if more && self.scheduler.len() > 1 && !self.scheduler.is_interactive(now) {
@@ -142,7 +142,7 @@ impl<C: Connection, R: Registry> Session<C, R> {
         }
         // Only now: a loop that was stopped for long would take what waits to be read, or written, for silence.
         self.handle_timeout(now)?;
-        self.enqueue_unblocked();
+        self.enqueue_unblocked(now);
         Ok(self.has_work())
     }
 
@@ -150,7 +150,7 @@ impl<C: Connection, R: Registry> Session<C, R> {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let link = self.link.as_ref().and_then(Link::poll_timeout);
         let connection = self.grace.or_else(|| self.connection.poll_timeout());
-        [link, connection].into_iter().flatten().min()
+        [link, connection, self.connection.poll_pacing()].into_iter().flatten().min()
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {

@@ -108,6 +108,7 @@ impl<C: Connection> End<C> {
             self.core.handle_timeout(instant).expect("the peer is in time");
             moved = true;
         }
+        self.core.handle_pacing(instant);
         loop {
             while let Some(key) = self.core.poll_unblocked() {
                 let stream = self.find(key);
@@ -162,7 +163,7 @@ impl<C: Connection> End<C> {
     }
 
     fn next_event(&self) -> Option<Duration> {
-        let at = self.core.poll_timeout()?;
+        let at = self.core.poll_timeout().into_iter().chain(self.core.poll_pacing()).min()?;
         // A clock that is too fast rings too early for us.
         Some(at.saturating_duration_since(self.base).div_f64(1.0 + self.skew) + Duration::from_nanos(2))
     }

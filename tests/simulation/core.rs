@@ -235,10 +235,20 @@ impl<C: Connection> Connection for Watched<C> {
     }
 
     fn handle_failure(&mut self, now: Instant, stream: StreamKey, code: Code, reason: &str) {
-        let is_wanted = matches!(self.core.reserve(stream, false), Room::Free(_) | Room::Full | Room::Paced);
+        let is_wanted = self.core.may_read(stream);
         self.note(Seen::Failed(stream, is_wanted));
         self.core.handle_failure(now, stream, code, reason);
         self.note_queued();
+    }
+
+    fn poll_pacing(&self) -> Option<Instant> {
+        self.core.poll_pacing()
+    }
+
+    fn handle_pacing(&mut self, now: Instant) {
+        self.core.handle_pacing(now);
+        let next = self.core.poll_pacing();
+        assert!(next.is_none_or(|at| at > now), "what was due is done");
     }
 
     fn poll_unblocked(&mut self) -> Option<StreamKey> {

@@ -114,6 +114,8 @@ impl Pair {
         self.now += time;
         self.device.handle_timeout(self.now).expect("the relay is there");
         self.relay.handle_timeout(self.now).expect("the device is there");
+        self.device.handle_pacing(self.now);
+        self.relay.handle_pacing(self.now);
     }
 
     /// Frames by hand, for the device.

@@ -220,7 +220,8 @@ impl<C: Connection, R: Registry> Session<C, R> {
     }
 
     /// Streams that may be read again stand in line with the others.
-    pub(super) fn enqueue_unblocked(&mut self) {
+    pub(super) fn enqueue_unblocked(&mut self, now: Instant) {
+        self.connection.handle_pacing(now);
         while let Some(key) = self.connection.poll_unblocked() {
             self.enqueue(key);
         }

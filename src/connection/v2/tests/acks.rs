@@ -174,6 +174,8 @@ proptest! {
             pair.now += Duration::from_millis(3);
             pair.device.handle_timeout(pair.now).expect("the relay is there");
             pair.relay.handle_timeout(pair.now).expect("the device is there");
+        pair.device.handle_pacing(pair.now);
+        pair.relay.handle_pacing(pair.now);
             match step {
                 0 => drop(send(pair.now, &mut pair.relay, open.relay, &vec![b'r'; size])),
                 1 => drop(send(pair.now, &mut pair.device, open.device, &vec![b'd'; size])),
