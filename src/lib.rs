@@ -6,7 +6,7 @@
 //! | module | what lives there | who may use it |
 //! | --- | --- | --- |
 //! | [`address`] | `host:port` | all modules |
-//! | [`protocol`] | the wire: the only code that knows byte order, and no state; `v1`, `v2` | `connection`, `io` and the two sides |
+//! | [`protocol`] | the wire's format, and no state but a frame that is half read; `v1`, `v2` | `connection`, `io` and the two sides |
 //! | [`connection`] | one end of a link, sans-IO: which version is spoken (`device`, `relay`), and each version (`v1`, `v2`) | `io` and the two sides |
 //! | [`io`] | the mio half that device and relay share: event loop, session, socket options | the two sides |
 //! | [`device`] | `Config` and `Handle`; behind them the thread that dials, resolves, permits and reconnects | `lua`, tests |

@@ -87,7 +87,7 @@ impl<T> Table<T> {
         self.slots.get(number)?.value.as_ref()
     }
 
-    /// The entry, which is visited afterwards.
+    /// The entry. It is put on the ready list; during its own visit [`end_visit`](Self::end_visit) decides about the next.
     pub(crate) fn get_mut(&mut self, number: usize) -> Option<&mut T> {
         self.slots.get(number)?.value.as_ref()?;
         self.make_ready(number);

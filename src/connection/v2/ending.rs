@@ -13,7 +13,7 @@ impl Mux {
     pub(super) fn leave_if_finished(&mut self, now: Instant, key: StreamKey) {
         if self.streams.get(key).and_then(Stream::open).is_some_and(Open::is_finished) {
             self.leave_link(key, End::Finish);
-            // Unless all that was queued has left, and our FIN with it: then nothing may come that would tell.
+            // The peer counts the stream as open while our FIN waits in the queue. If it has left there is nothing to wait for.
             if self.send_buffer.sent() < self.send_buffer.queued() {
                 self.finishing.push_back(self.send_buffer.queued());
             }

@@ -65,8 +65,8 @@ impl<S: Socket> StreamSocket<S> {
     }
 }
 
-/// The code for a stream whose socket failed: its peer does not answer any more, or ended the connection. What a router
-/// said last takes the place of the timeout.
+/// The code for a stream whose socket failed: IDLE if its peer has vanished, of which the system says that it timed out or
+/// what a router answered last; NORMAL for anything else, such as a RST.
 pub(super) fn code_of(error: &io::Error) -> Code {
     let vanished = [io::ErrorKind::TimedOut, io::ErrorKind::HostUnreachable, io::ErrorKind::NetworkUnreachable];
     if vanished.contains(&error.kind()) { Code::Idle } else { Code::Normal }
