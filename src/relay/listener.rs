@@ -2,10 +2,12 @@
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use mio::Token;
 use mio::net::{TcpListener, TcpStream};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::descriptors::Shortage;
@@ -185,6 +187,14 @@ impl Listener {
     pub(super) fn is_ready(&self, now: Instant) -> bool {
         let State::Listening { ready, paused_until, .. } = self.state else { return false };
         ready && paused_until.is_none_or(|until| until <= now)
+    }
+
+    /// Asks the system whether a connection waits: the last one that was announced may have been taken.
+    pub(super) fn poll_one(&mut self) -> bool {
+        let State::Listening { ready, .. } = &mut self.state else { return false };
+        // One that comes after this gives an edge.
+        *ready = !matches!(poll(&mut [PollFd::new(self.io.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO), Ok(0));
+        *ready
     }
 
     /// Takes none for a moment.

@@ -251,11 +251,14 @@ impl Server {
             return Ok(());
         }
         info!(clients = self.clients(), seconds = self.config.drain.as_secs_f64(), "waiting for clients to end");
-        while Instant::now() < deadline && self.clients() > 0 && !self.requests.has(Request::StopNow) {
+        loop {
             self.step(buffer);
+            // Before it waits: a session that was over in its visit is not visited again.
+            if Instant::now() >= deadline || self.clients() == 0 || self.requests.has(Request::StopNow) {
+                return Ok(());
+            }
             self.wait(Some(deadline))?;
         }
-        Ok(())
     }
 
     /// Clients on every link.
@@ -306,7 +309,8 @@ impl Server {
         self.sessions.end_visit(number, busy, timeout);
     }
 
-    /// Keeps the totals when something was done to a session; at the latest at the end of the visit that follows.
+    /// Keeps the totals when something was done to a session: at once where a client may have gone, and at the latest at
+    /// the end of the visit that follows.
     fn recount(&mut self, number: usize) {
         let Some(peer) = self.sessions.get_mut(number) else { return };
         let share = Share::of(peer);
@@ -355,6 +359,8 @@ impl Server {
                     let number = number as usize;
                     if let Some(peer) = self.sessions.get_mut(number) {
                         peer.session.handle_stream_event(now, &mut self.io, key, event);
+                        // A client that is gone has given up a descriptor, which those may have that are accepted before the visit.
+                        self.recount(number);
                     }
                 }
                 Source::Closing(place) => self.io.closing.handle_event(&mut self.io.event_loop, place),

@@ -72,6 +72,10 @@ impl Server {
         }
         // Clients that have just left have no place any more.
         self.carry_out_all(now, number);
+        // No room is made where no client has come.
+        if self.spare_descriptors() == 0 && !self.client_listeners.get_mut(place).is_some_and(|(io, _)| io.poll_one()) {
+            return false;
+        }
         let has_descriptor = self.claim_descriptor(now);
         let Some((listener, port)) = self.client_listeners.get_mut(place) else { return false };
         if !has_descriptor {

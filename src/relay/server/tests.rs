@@ -579,3 +579,55 @@ fn a_relay_that_ends_closes_a_link_behind_its_last_bytes() {
     device.set_read_timeout(Some(DEADLINE)).expect("timeout");
     device.read_to_end(&mut Vec::new()).expect("FIN, not RST");
 }
+
+#[test]
+fn a_relay_that_drains_ends_at_once_when_the_link_of_its_last_clients_is_lost() {
+    let mut bench = Bench::with(1, |config| config.drain = 2 * DEADLINE);
+    let device = bench.device(GREETING);
+    let _clients = bench.clients(0, 1);
+    drop(device);
+    let began = Instant::now();
+    bench.server.finish(&mut bench.buffer).expect("its end");
+    assert!(began.elapsed() < DEADLINE, "no client was there to wait for");
+}
+
+#[test]
+fn the_client_that_has_the_last_descriptor_costs_no_link_that_drains_its_clients() {
+    let mut bench = Bench::new(Protocol::V2);
+    let mut old = bench.device(GREETING);
+    let mut draining = bench.clients(0, 1);
+    old.write_all(LEAVING_ALL).expect("sent");
+    bench.run_until("it drains", |server| server.active.is_none() && !server.are_client_ports_open());
+    let _device = bench.device(GREETING);
+    bench.server.descriptors.clients = 2;
+    let _last = bench.clients(0, 1);
+    assert!(bench.server.clients() == 2 && cut(&mut draining).is_empty());
+    assert_eq!(bench.server.shortage.poll_timeout(), None, "no client waits for one");
+}
+
+#[test]
+fn a_descriptor_that_has_just_become_free_is_for_the_next_client_and_no_link_is_cut_for_it() {
+    let mut bench = Bench::new(Protocol::V2);
+    let mut old = bench.device(GREETING);
+    let mut draining = bench.clients(0, 1);
+    old.write_all(LEAVING_ALL).expect("sent");
+    bench.run_until("it drains", |server| server.active.is_none() && !server.are_client_ports_open());
+    let mut device = bench.device(GREETING);
+    let mut clients = bench.clients(0, 1);
+    bench.server.descriptors.clients = 2;
+    // Its socket's event is enough to end it, once its FIN was read.
+    let leaves = clients.remove(0);
+    leaves.shutdown(std::net::Shutdown::Write).expect("FIN");
+    device.set_nonblocking(true).expect("mode");
+    let mut frames = Vec::new();
+    bench.run_until("its FIN is on the link", |_| {
+        let _ = device.read_to_end(&mut frames);
+        frames.ends_with(b"\0\0\x03\x01\0\0\0\x01")
+    });
+    SockRef::from(&leaves).set_linger(Some(Duration::ZERO)).expect("RST");
+    drop(leaves);
+    let _next = TcpStream::connect(bench.server.client_addr(0)).expect("connect");
+    bench.run_until("the next client is here", |server| server.connections == 3);
+    bench.run_until("the one that left is forgotten", |server| server.totals.streams <= 2);
+    assert_eq!(cut(&mut draining), [0; 0], "the link that drains keeps its client");
+}
