@@ -66,7 +66,9 @@ impl Path {
     pub(super) fn note_round(&mut self, round: &Measured) -> bool {
         push(&mut self.backs, round.back);
         let is_first = self.trip.is_none();
-        let is_trusted = round.count >= TRUSTED || is_first;
+        // A path that was taken for twice as long is shorter for certain: paced so, no round would have many.
+        let is_far_shorter = self.trip.is_some_and(|trip| round.round_trip < trip / 2.0);
+        let is_trusted = round.count >= TRUSTED || is_first || is_far_shorter;
         let is_shorter = is_trusted && round.forward < self.base;
         let back = self.back();
         if is_trusted {

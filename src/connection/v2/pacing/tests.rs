@@ -151,3 +151,15 @@ fn an_acknowledgement_that_nobody_asked_for_is_told_apart() {
     assert!(pacing.handle_ack(now, 6100, 7), "the newest stands for those before it");
     assert!(!pacing.handle_ack(now, 3100, 7), "backwards");
 }
+
+#[test]
+fn a_peer_that_was_held_up_at_first_is_no_long_path() {
+    for (line, hole) in [(line(10_000.0, 40, 256.0), 5), (line(10_000.0, 40, 256.0), 30), (line(1000.0, 40, 64.0), 30)]
+    {
+        let mut run = Run::new(line);
+        run.hole = run.now + Duration::from_secs(hole);
+        run.pass(hole as f64 + 5.0);
+        let (share, echo) = run.pass(5.0);
+        assert!(share >= 90.0 && echo <= 100.0, "{share} %, {echo} ms, after {hole} s, {line:?}");
+    }
+}

@@ -147,7 +147,7 @@ impl Run {
         }
         assert!(self.pacing.window_now() <= MOST && self.pacing.window >= LEAST);
         assert!(
-            !self.bulk || self.kernel_was_full || self.pacing.in_flight() > 0,
+            !self.bulk || self.kernel_was_full || self.pacing.in_flight() > 0 || self.pacing.poll_timeout().is_some(),
             "bulk is ready, so something is sent"
         );
     }
