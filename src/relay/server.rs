@@ -359,7 +359,7 @@ impl Server {
                     let number = number as usize;
                     if let Some(peer) = self.sessions.get_mut(number) {
                         peer.session.handle_stream_event(now, &mut self.io, key, event);
-                        // A client that is gone has given up a descriptor, which those may have that are accepted before the visit.
+                        // A client that is gone has given up its descriptor, for one that is accepted before the visit.
                         self.recount(number);
                     }
                 }
