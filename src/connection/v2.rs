@@ -15,7 +15,7 @@ mod receiving;
 mod round_trip;
 mod send_buffer;
 mod stream;
-mod turns;
+mod waiting_streams;
 mod window;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -30,7 +30,7 @@ use reading::Reading;
 use round_trip::{Next, RoundTrip};
 use send_buffer::{SendBuffer, data_len};
 use stream::{Sending, State, Stream};
-use turns::Turns;
+use waiting_streams::WaitingStreams;
 use window::{Budget, Growth};
 
 use super::{
@@ -82,7 +82,7 @@ pub(crate) struct Mux {
     /// What may be sent, once the peer has said that it acknowledges; without that `delivery_rate` and `round_trip` make
     /// the windows of streams, which then bound it.
     pacing: Option<Pacing>,
-    turns: Turns,
+    waiting_streams: WaitingStreams,
     reading: Reading,
     delivery_rate: DeliveryRate,
     /// Credit of streams that we ended and whose bytes may still come.
@@ -171,7 +171,7 @@ impl Mux {
             greeting: Greeting::Awaited(0),
             budget: Budget::new(limits.budget, streams, window.into()),
             pacing: None,
-            turns: Turns::default(),
+            waiting_streams: WaitingStreams::default(),
             reading: Reading::new(now),
             delivery_rate: DeliveryRate::new(now),
             stale_credit: 0,
@@ -394,13 +394,13 @@ impl Connection for Mux {
         }
         let role = self.role;
         let Some(stream) = self.streams.get_mut(key).filter(|stream| stream.is_sending(role)) else {
-            self.lose_turn(key);
+            self.stop_sending(key);
             return Room::Unwanted;
         };
         let credit = stream.credit - stream.sent;
         if credit == 0 {
             stream.blocked = true;
-            self.lose_turn(key);
+            self.stop_sending(key);
             return Room::Blocked;
         }
         // Frames are cut late, so that what comes next has to wait for little.
@@ -408,7 +408,7 @@ impl Connection for Mux {
             return Room::Full;
         }
         let most = if contended { QUANTUM } else { usize::MAX };
-        let Some(most) = self.take_turn(key, most.min(credit.try_into().unwrap_or(most))) else { return Room::Paced };
+        let Some(most) = self.claim_room(key, most.min(credit.try_into().unwrap_or(most))) else { return Room::Paced };
         self.send_buffer.reserve(most).map_or(Room::Full, Room::Free)
     }
 
@@ -420,7 +420,7 @@ impl Connection for Mux {
         self.counters.sent += count as u64;
         let is_limited = self.pacing.is_some() && stream.sent == stream.credit;
         let bytes = data_len(count);
-        let asks = self.spend_turn(now, key, count, bytes, self.send_buffer.queued() + bytes as u64);
+        let asks = self.spend_room(now, key, count, bytes, self.send_buffer.queued() + bytes as u64);
         let flags = Flags::NONE.with(Flags::ASK, asks).with(Flags::LIMITED, is_limited);
         self.send_buffer.commit(number, count, flags);
     }
@@ -430,7 +430,7 @@ impl Connection for Mux {
         if open.sending == Sending::Open {
             open.sending = Sending::Finished;
             self.send_buffer.push_behind_data(&Header::data(open.number, 0, true).encode());
-            self.lose_turn(key);
+            self.stop_sending(key);
             self.leave_if_finished(now, key);
             self.end_if_delivered(key);
             self.assign_numbers(now);
@@ -449,11 +449,11 @@ impl Connection for Mux {
     }
 
     fn poll_pacing(&self) -> Option<Instant> {
-        self.next_turn_at()
+        self.next_release()
     }
 
     fn handle_pacing(&mut self, now: Instant) {
-        self.handle_turns(now);
+        self.release_due(now);
     }
 
     fn poll_unblocked(&mut self) -> Option<StreamKey> {
@@ -501,7 +501,7 @@ impl Connection for Mux {
         self.pending_control.clear();
         self.pending_pong = None;
         self.reading.take_ack();
-        self.end_turns();
+        self.end_pacing();
         self.going_away.get_or_insert(Reset::LinkLost);
         for timer in [Timer::Settings, Timer::Liveness, Timer::OpenRate] {
             self.timers.cancel(timer);

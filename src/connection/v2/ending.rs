@@ -124,7 +124,7 @@ impl Mux {
 
     pub(super) fn forget(&mut self, key: StreamKey) {
         self.leave_link(key, End::Finish);
-        self.lose_turn(key);
+        self.stop_sending(key);
         let Some(mut stream) = self.streams.remove(key) else { return };
         stream.window.give_back(&mut self.budget);
         self.held -= stream.pending.len() as u64;

@@ -14,7 +14,7 @@ const BULK: usize = 16 * 1024;
 /// Streams that have something to send and must wait: each is named by
 /// [`poll_unblocked`](crate::connection::Connection::poll_unblocked) when it is its turn.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(super) struct WaitingStreams {
     interactive: VecDeque<StreamKey>,
     bulk: VecDeque<StreamKey>,
     /// The bulk stream that was named, until it is read.
@@ -25,18 +25,18 @@ pub(super) struct Turns {
 
 impl Mux {
     /// How much of `most` bytes the stream may send now; `None` if it must wait for its turn.
-    pub(super) fn take_turn(&mut self, key: StreamKey, most: usize) -> Option<usize> {
+    pub(super) fn claim_room(&mut self, key: StreamKey, most: usize) -> Option<usize> {
         let (Some(pacing), Some(stream)) = (&mut self.pacing, self.streams.get_mut(key)) else { return Some(most) };
-        let turns = &mut self.turns;
-        let was_named = turns.named.take_if(|named| *named == key).is_some();
-        let is_turn = !stream.bulk || was_named || turns.bulk.is_empty() && turns.named.is_none();
+        let waiting = &mut self.waiting_streams;
+        let was_named = waiting.named.take_if(|named| *named == key).is_some();
+        let is_turn = !stream.bulk || was_named || waiting.bulk.is_empty() && waiting.named.is_none();
         let may_send = if stream.bulk { pacing.may_send_bulk() } else { pacing.may_send_interactive() };
         if is_turn && may_send {
             let offered = most.min(pacing.most_at_once() - self.send_buffer.data_len());
-            turns.offered = offered;
+            waiting.offered = offered;
             self.stop_waiting(key);
             // Not only when it has sent something: its socket may have nothing after all.
-            self.name_next();
+            self.release_next();
             return Some(offered);
         }
         if !may_send {
@@ -44,11 +44,11 @@ impl Mux {
         }
         if !std::mem::replace(&mut stream.paced, true) {
             if !stream.bulk {
-                turns.interactive.push_back(key);
+                waiting.interactive.push_back(key);
             } else if was_named {
-                turns.bulk.push_front(key);
+                waiting.bulk.push_front(key);
             } else {
-                turns.bulk.push_back(key);
+                waiting.bulk.push_back(key);
             }
         }
         None
@@ -56,59 +56,59 @@ impl Mux {
 
     /// The stream sends `count` bytes in frames of `bytes`, which end at `place` in the queue of DATA. Returns whether the
     /// peer is to acknowledge them.
-    pub(super) fn spend_turn(&mut self, now: Instant, key: StreamKey, count: usize, bytes: usize, place: u64) -> bool {
+    pub(super) fn spend_room(&mut self, now: Instant, key: StreamKey, count: usize, bytes: usize, place: u64) -> bool {
         let (Some(pacing), Some(stream)) = (&mut self.pacing, self.streams.get_mut(key)) else { return false };
-        stream.bulk = count >= self.turns.offered.min(BULK);
-        let more = stream.bulk || !self.turns.bulk.is_empty();
+        stream.bulk = count >= self.waiting_streams.offered.min(BULK);
+        let more = stream.bulk || !self.waiting_streams.bulk.is_empty();
         pacing.handle_cut(now, bytes, place, stream.bulk, more)
     }
 
     /// The stream has nothing to send, for now or for good.
-    pub(super) fn lose_turn(&mut self, key: StreamKey) {
+    pub(super) fn stop_sending(&mut self, key: StreamKey) {
         self.stop_waiting(key);
-        if self.turns.named.take_if(|named| *named == key).is_some() {
-            self.name_next();
+        if self.waiting_streams.named.take_if(|named| *named == key).is_some() {
+            self.release_next();
         }
     }
 
     /// None waits that is not to be named: it might never be read then, and the others would wait for it.
     fn stop_waiting(&mut self, key: StreamKey) {
         if self.streams.get_mut(key).is_some_and(|stream| std::mem::take(&mut stream.paced)) {
-            self.turns.interactive.retain(|&other| other != key);
-            self.turns.bulk.retain(|&other| other != key);
+            self.waiting_streams.interactive.retain(|&other| other != key);
+            self.waiting_streams.bulk.retain(|&other| other != key);
         }
     }
 
     /// Names the streams whose turn it is: one of bulk at a time.
-    fn name_next(&mut self) {
+    fn release_next(&mut self) {
         let Some(pacing) = &self.pacing else { return };
         if pacing.may_send_interactive() {
-            self.unblocked.extend(&self.turns.interactive);
-            for key in self.turns.interactive.drain(..) {
+            self.unblocked.extend(&self.waiting_streams.interactive);
+            for key in self.waiting_streams.interactive.drain(..) {
                 if let Some(stream) = self.streams.get_mut(key) {
                     stream.paced = false;
                 }
             }
         }
-        if pacing.may_send_bulk() && self.turns.named.is_none() {
-            self.turns.named = self.turns.bulk.pop_front();
-            self.unblocked.extend(self.turns.named);
-            if let Some(stream) = self.turns.named.and_then(|key| self.streams.get_mut(key)) {
+        if pacing.may_send_bulk() && self.waiting_streams.named.is_none() {
+            self.waiting_streams.named = self.waiting_streams.bulk.pop_front();
+            self.unblocked.extend(self.waiting_streams.named);
+            if let Some(stream) = self.waiting_streams.named.and_then(|key| self.streams.get_mut(key)) {
                 stream.paced = false;
             }
         }
     }
 
     /// When the next stream may be named.
-    pub(super) fn next_turn_at(&self) -> Option<Instant> {
+    pub(super) fn next_release(&self) -> Option<Instant> {
         self.pacing.as_ref().and_then(Pacing::poll_timeout)
     }
 
     /// Time has passed.
-    pub(super) fn handle_turns(&mut self, now: Instant) {
+    pub(super) fn release_due(&mut self, now: Instant) {
         if let Some(pacing) = &mut self.pacing {
             pacing.handle_time(now);
-            self.name_next();
+            self.release_next();
         }
     }
 
@@ -117,13 +117,13 @@ impl Mux {
         if !self.pacing.as_mut().is_some_and(|pacing| pacing.handle_ack(now, offset, clock)) {
             return self.note_abuse(now);
         }
-        self.handle_turns(now);
+        self.release_due(now);
         Ok(())
     }
 
     /// There is no link any more.
-    pub(super) fn end_turns(&mut self) {
+    pub(super) fn end_pacing(&mut self) {
         self.pacing = None;
-        self.turns = Turns::default();
+        self.waiting_streams = WaitingStreams::default();
     }
 }
