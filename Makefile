@@ -11,7 +11,7 @@ LUA_FEATURE = $(shell scripts/lua-name "$(LUA)" 2>/dev/null | tr -d .)
 CARGO_TARGET_DIR ?= target
 MODULE_DIR = $(CARGO_TARGET_DIR)/$(LUA_FEATURE)
 
-.PHONY: help test soak flakes lint build demo bench bench-wake bench-peers packages module install-module install-tree fresh
+.PHONY: help test soak flakes lint build demo bench bench-wake bench-peers bench-before packages module install-module install-tree fresh
 
 help:
 	@scripts/help
@@ -63,6 +63,13 @@ bench-peers:
 	@scripts/need-packages openssh-client openssh-server gcc libc6-dev
 	cargo install --root $(CARGO_TARGET_DIR)/bench-peers --locked bore-cli@0.6.0
 	cargo install --root $(CARGO_TARGET_DIR)/bench-peers --no-default-features --features client,server rathole@0.5.0
+
+# This project as it was at another commit, which the benchmark then measures beside what is built: COMMIT=HEAD~1
+COMMIT ?= HEAD
+bench-before:
+	@scripts/need-cargo
+	@scripts/need-packages git gcc libc6-dev lua5.4
+	@scripts/bench-before "$(COMMIT)"
 
 # The Debian packages that module, install-tree and `luarocks make` need for this Lua.
 packages:

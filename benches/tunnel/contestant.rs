@@ -26,6 +26,8 @@ pub(crate) enum Role {
     Peer,
     /// The subject as it was with version 1 of the protocol.
     Former,
+    /// The subject as it was at another commit.
+    Before,
     /// What all this is about.
     Subject,
 }

@@ -1,7 +1,8 @@
 //! The tunnel beside plain loopback and those of its peers that are installed, measured in one run (Linux only).
 //!
 //! `cargo bench --bench tunnel -- [FILTER] [--quick] [--verbose] [--write]`, or `make bench`, which builds the module.
-//! `make bench-peers` installs the peers that Debian does not have ready.
+//! `make bench-peers` installs the peers that Debian does not have ready, `make bench-before` builds this project as it
+//! was at another commit.
 //!
 //! Clients and services are threads of this process; every contestant carries the same load, one after the other within
 //! each round, so that what disturbs the machine disturbs all of them. A sink discards what it receives in the kernel
@@ -40,7 +41,7 @@ use clap::Parser;
 
 use crate::case::{Case, Effort};
 use crate::contestant::{Contestant, Plain, Tunnel};
-use crate::ours::{Ours, Protocol};
+use crate::ours::{Ours, Variant};
 use crate::report::{Column, Report};
 use crate::service::Service;
 
@@ -215,7 +216,8 @@ fn contestants() -> Vec<Box<dyn Contestant>> {
         Box::new(rathole::Rathole),
         Box::new(bore::Bore),
         Box::new(ssh::Ssh),
-        Box::new(Ours::find(Protocol::One)),
-        Box::new(Ours::find(Protocol::Newest)),
+        Box::new(Ours::find(Variant::VersionOne)),
+        Box::new(Ours::find(Variant::Before)),
+        Box::new(Ours::find(Variant::Newest)),
     ]
 }

@@ -1,6 +1,5 @@
 //! What this project builds, as a user has it: the relay, and a Lua script that calls the command.
 
-use std::env;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -13,10 +12,6 @@ use crate::contestant::{Contestant, Role, Tunnel, free_address, free_port, wait_
 use crate::line::Line;
 use crate::process::{Process, find_program, target_directory, version};
 
-/// The relay, or another one than cargo has just built.
-const RELAY_VARIABLE: &str = "TCPREMOTE_RELAY";
-/// The module for Lua 5.4, or another one than `target/lua54/install/release/core.so`.
-const MODULE_VARIABLE: &str = "TCPREMOTE_MODULE";
 const RELAY: &str = env!("CARGO_BIN_EXE_tcp-remote-relay");
 const SOURCES: &str = env!("CARGO_MANIFEST_DIR");
 const LUA: &str = "lua5.4";
@@ -32,70 +27,91 @@ if not ok then error(err, 0) end
 io.read "a"
 "#;
 
-/// The newest version of the protocol that both ends may speak.
+/// Which of them.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Protocol {
-    /// The default of both.
+pub(crate) enum Variant {
+    /// As it has just been built.
     Newest,
-    One,
+    /// The same, both ends held to version 1 of the protocol.
+    VersionOne,
+    /// Of another commit, which `make bench-before` has built.
+    Before,
 }
 
 pub(crate) struct Ours {
+    variant: Variant,
     relay: PathBuf,
     module: PathBuf,
-    protocol: Protocol,
+    /// The files in Lua that belong to the module.
+    lua: PathBuf,
 }
 
 impl Ours {
-    pub(crate) fn find(protocol: Protocol) -> Self {
-        Self {
-            relay: env::var_os(RELAY_VARIABLE).map_or_else(|| RELAY.into(), PathBuf::from),
-            module: env::var_os(MODULE_VARIABLE)
-                .map_or_else(|| target_directory().join("lua54/install/release/core.so"), PathBuf::from),
-            protocol,
-        }
+    pub(crate) fn find(variant: Variant) -> Self {
+        let target = target_directory();
+        let (relay, module, lua) = match variant {
+            Variant::Newest | Variant::VersionOne => {
+                (RELAY.into(), target.join("lua54/install/release/core.so"), Path::new(SOURCES).join("lua"))
+            }
+            Variant::Before => {
+                let before = before();
+                (before.join("tcp-remote-relay"), before.join("core.so"), before.join("lua"))
+            }
+        };
+        Self { variant, relay, module, lua }
     }
+}
+
+/// Where `make bench-before` puts what it has built.
+fn before() -> PathBuf {
+    target_directory().join("bench-before")
 }
 
 impl Contestant for Ours {
     fn name(&self) -> &'static str {
-        match self.protocol {
-            Protocol::Newest => "ours",
-            Protocol::One => "ours v1",
+        match self.variant {
+            Variant::Newest => "ours",
+            Variant::VersionOne => "ours v1",
+            Variant::Before => "ours before",
         }
     }
 
     fn role(&self) -> Role {
-        match self.protocol {
-            Protocol::Newest => Role::Subject,
-            Protocol::One => Role::Former,
+        match self.variant {
+            Variant::Newest => Role::Subject,
+            Variant::VersionOne => Role::Former,
+            Variant::Before => Role::Before,
         }
     }
 
     fn missing(&self) -> Option<String> {
         if find_program(LUA).is_none() {
             Some(format!("{LUA} is not installed: apt-get install {LUA}"))
-        } else if !self.module.is_file() {
-            Some(format!(
-                "no module is built for {LUA}: run make bench, or set {MODULE_VARIABLE} to its libtcpremote.so"
-            ))
-        } else {
+        } else if self.module.is_file() {
             None
+        } else if self.variant == Variant::Before {
+            Some("no other commit is built: make bench-before COMMIT=…".into())
+        } else {
+            Some(format!("no module is built for {LUA}: run make bench"))
         }
     }
 
     fn describe(&self) -> String {
-        match self.protocol {
-            Protocol::Newest => {
+        match self.variant {
+            Variant::Newest => {
                 let (relay, lua) = (env!("CARGO_PKG_VERSION"), version(LUA, "-v", 0));
                 format!("tcp-remote-relay {relay}, and its module in {lua}, version 2 of the protocol")
             }
-            Protocol::One => "the same, both held to version 1 of the protocol".into(),
+            Variant::VersionOne => "the same, both held to version 1 of the protocol".into(),
+            Variant::Before => {
+                let commit = fs::read_to_string(before().join("commit")).unwrap_or_default();
+                format!("the same of commit {}", commit.trim())
+            }
         }
     }
 
     fn takes(&self, case: Case) -> bool {
-        self.protocol == Protocol::Newest || !matches!(case, Case::SlowLine { .. })
+        self.variant != Variant::VersionOne || !matches!(case, Case::SlowLine { .. })
     }
 
     fn start(&self, service: SocketAddr) -> io::Result<Tunnel> {
@@ -106,7 +122,7 @@ impl Contestant for Ours {
         let directory = tempfile::tempdir()?;
         let (server, entrance) = (free_port(line.server_host())?, free_address()?);
         let mut command = Command::new(&self.relay);
-        if self.protocol == Protocol::One {
+        if self.variant == Variant::VersionOne {
             command.args(["--protocol", "1"]);
         }
         command.args([server, entrance, service].map(|address| address.to_string()));
@@ -129,9 +145,9 @@ impl Ours {
         command
             .arg(script)
             .args([server.ip().to_string(), server.port().to_string()])
-            .env("LUA_PATH", format!("{SOURCES}/lua/?.lua;{SOURCES}/lua/?/init.lua"))
+            .env("LUA_PATH", format!("{lua}/?.lua;{lua}/?/init.lua", lua = self.lua.display()))
             .env("LUA_CPATH", format!("{}/?.so", directory.display()));
-        if self.protocol == Protocol::One {
+        if self.variant == Variant::VersionOne {
             command.arg("1");
         }
         Process::spawn("device", &mut command, directory)

@@ -89,7 +89,7 @@ fn panel(svg: &mut String, row: &Row, left: f64, top: f64) {
     for (y, (cell, value)) in places() {
         let colour = match cell.role {
             Role::Subject => "#0b5cad",
-            Role::Former => "#7fb2e5",
+            Role::Former | Role::Before => "#7fb2e5",
             Role::Peer => "#9aa0a6",
             Role::Yardstick => "#d0d3d6",
         };

@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use crate::case::Case;
+use crate::contestant::Role;
 use crate::report::{Cell, Report, Row, Value, digits};
-use crate::target::{Verdict, judge, judge_beside_former};
+use crate::target::{Verdict, judge, judge_beside};
 
 /// Columns of a grid that hold words; the rest are numbers.
 const WORDS: usize = 2;
@@ -26,18 +27,27 @@ pub(crate) fn figures(report: &Report, cases: &[Case], ranges: bool) -> Grid {
 
 /// What is aimed at, and whether it is reached.
 pub(crate) fn targets(report: &Report, cases: &[Case]) -> Grid {
-    let heading = ["case", "figure", "target", "ours", "", "ours by ours v1", ""];
-    let mut grid = Grid(vec![heading.map(str::to_owned).to_vec()]);
-    for row in &report.rows(cases) {
-        let (verdict, former) = (judge(row), judge_beside_former(row));
-        if verdict.is_none() && former.is_none() {
+    let rows = report.rows(cases);
+    // Ours of another role has columns only where it was measured.
+    let others = [(Role::Former, "ours by ours v1"), (Role::Before, "ours by ours before")];
+    let others = others.into_iter().filter(|&(role, _)| rows.iter().any(|row| row.rounds_of(role).is_some()));
+    let others: Vec<(Role, &str)> = others.collect();
+    let mut heading = ["case", "figure", "target", "ours", ""].map(str::to_owned).to_vec();
+    heading.extend(others.iter().flat_map(|&(_, heading)| [heading.to_owned(), String::new()]));
+    let mut grid = Grid(vec![heading]);
+    for row in &rows {
+        let verdict = judge(row);
+        let others: Vec<_> = others.iter().map(|&(role, _)| judge_beside(row, role)).collect();
+        if verdict.is_none() && others.iter().all(Option::is_none) {
             continue;
         }
         let mut line = name(row);
         line.extend(verdict.map_or_else(Default::default, |Verdict { target, reached, met }| {
             [target, digits(reached), met_or_not(met)]
         }));
-        line.extend(former.map_or_else(Default::default, |(ratio, met)| [format!("{ratio:.2}"), met_or_not(met)]));
+        line.extend(others.into_iter().flat_map(|other| {
+            other.map_or_else(Default::default, |(ratio, met)| [format!("{ratio:.2}"), met_or_not(met)])
+        }));
         grid.0.push(line);
     }
     grid

@@ -6,8 +6,8 @@ use crate::contestant::Role;
 use crate::haproxy;
 use crate::report::{Row, median};
 
-/// At most this much more than version 1 of the protocol costs, or less than it brings.
-const FORMER_TOLERANCE: f64 = 0.05;
+/// At most this much more than version 1 of the protocol or another commit costs, or less than it brings.
+const OWN_TOLERANCE: f64 = 0.05;
 
 /// What a figure of ours is to be: at least that where more is better, else at most.
 #[derive(Clone, Copy)]
@@ -49,12 +49,12 @@ pub(crate) fn judge(row: &Row) -> Option<Verdict> {
     Some(Verdict { target, reached, met })
 }
 
-/// Ours by ratio to ours with version 1, and whether the two are equal or the newer is better. None where version 1
+/// Ours by ratio to ours of another role, and whether the two are equal or the newer is better. None where the other
 /// stands still.
-pub(crate) fn judge_beside_former(row: &Row) -> Option<(f64, bool)> {
-    let former = row.rounds_of(Role::Former).filter(|former| median(former).is_finite())?;
-    let ratio = ratio(row.rounds_of(Role::Subject)?, former)?;
-    let met = if row.figure.more_is_better { ratio >= 1.0 - FORMER_TOLERANCE } else { ratio <= 1.0 + FORMER_TOLERANCE };
+pub(crate) fn judge_beside(row: &Row, role: Role) -> Option<(f64, bool)> {
+    let other = row.rounds_of(role).filter(|other| median(other).is_finite())?;
+    let ratio = ratio(row.rounds_of(Role::Subject)?, other)?;
+    let met = if row.figure.more_is_better { ratio >= 1.0 - OWN_TOLERANCE } else { ratio <= 1.0 + OWN_TOLERANCE };
     Some((ratio, met))
 }
 
