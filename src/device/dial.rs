@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use mio::Token;
 use mio::net::TcpStream;
 
-use crate::io::event_loop::{EventLoop, Source};
+use crate::io::event_loop::{EventLoop, Registry as _, Source};
 use crate::io::net;
 
 /// The time from one attempt to the next: RFC 8305's connection attempt delay.
@@ -175,8 +175,8 @@ fn begin(now: Instant, event_loop: &mut EventLoop, source: Source, address: Sock
 }
 
 /// It may be connected by now: with RST its peer takes it for what it is.
-fn give_up(event_loop: &mut EventLoop, mut attempt: Attempt) {
-    event_loop.deregister(&mut attempt.io, attempt.token);
+fn give_up(event_loop: &mut EventLoop, attempt: Attempt) {
+    event_loop.forget(attempt.token);
     net::reset(&attempt.io);
 }
 

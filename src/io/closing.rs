@@ -44,9 +44,9 @@ impl<S> Default for ClosingSockets<S> {
 
 impl<S: Socket> ClosingSockets<S> {
     /// Ends the socket with FIN and keeps it until its peer has done the same.
-    pub(crate) fn add(&mut self, now: Instant, event_loop: &mut impl Registry<Socket = S>, mut tcp: S, token: Token) {
+    pub(crate) fn add(&mut self, now: Instant, event_loop: &mut impl Registry<Socket = S>, tcp: S, token: Token) {
         if tcp.shutdown_write().is_err() {
-            event_loop.deregister(&mut tcp, token);
+            event_loop.forget(token);
             return;
         }
         if self.len() == MOST {
@@ -117,9 +117,9 @@ impl<S: Socket> ClosingSockets<S> {
     }
 
     fn close(&mut self, event_loop: &mut impl Registry<Socket = S>, place: usize) {
-        if let Some(mut socket) = self.sockets[place].take() {
+        if let Some(socket) = self.sockets[place].take() {
             socket.tcp.finish();
-            event_loop.deregister(&mut socket.tcp, socket.token);
+            event_loop.forget(socket.token);
             self.free.push(place);
         }
     }

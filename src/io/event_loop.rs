@@ -56,8 +56,8 @@ pub trait Registry {
     /// The system cannot.
     fn renew(&mut self, socket: &mut Self::Socket, token: Token) -> io::Result<()>;
 
-    /// Ends the watch; events of `token` that are still on their way are dropped.
-    fn deregister(&mut self, socket: &mut Self::Socket, token: Token);
+    /// The socket is closed next, which ends the watch; events of `token` that are still on their way are dropped.
+    fn forget(&mut self, token: Token);
 }
 
 /// A mio poll whose tokens know when they are out of date.
@@ -136,15 +136,12 @@ impl EventLoop {
         Ok(token)
     }
 
-    /// Ends the watch; events of `token` that are still on their way are dropped.
+    /// Ends the watch of what stays open; events of `token` that are still on their way are dropped.
+    #[cfg(feature = "relay")]
     pub(crate) fn deregister(&mut self, io: &mut impl IoSource, token: Token) {
         // It was registered here, so the only failure is a descriptor that the kernel already forgot.
         let _ = self.poll.registry().deregister(io);
-        let index = token.0 & INDEX_MASK;
-        let slot = &mut self.slots[index];
-        slot.source = None;
-        slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(index);
+        self.forget(token);
     }
 
     /// Waits for events, at most until `deadline` (not at all if it has passed, for ever if there is none).
@@ -212,8 +209,12 @@ impl Registry for EventLoop {
         self.poll.registry().reregister(socket, token, interest())
     }
 
-    fn deregister(&mut self, socket: &mut TcpStream, token: Token) {
-        Self::deregister(self, socket, token);
+    fn forget(&mut self, token: Token) {
+        let index = token.0 & INDEX_MASK;
+        let slot = &mut self.slots[index];
+        slot.source = None;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(index);
     }
 }
 

@@ -215,9 +215,9 @@ impl<C: Connection, R: Registry> Session<C, R> {
         self.connection.close(now);
         // If it fails the link is lost, and over all the same.
         let _ = self.flush_link(now);
-        if let Some(mut link) = self.link.take() {
+        if let Some(link) = self.link.take() {
             link.tcp.finish();
-            io.event_loop.deregister(&mut link.tcp, link.token);
+            io.event_loop.forget(link.token);
         }
         self.connection.handle_link_lost(now);
     }
@@ -229,8 +229,8 @@ impl<C: Connection, R: Registry> Session<C, R> {
             // If it fails the link was lost before.
             let _ = self.flush_link(now);
         }
-        if let Some(mut link) = self.link.take() {
-            io.event_loop.deregister(&mut link.tcp, link.token);
+        if let Some(link) = self.link.take() {
+            io.event_loop.forget(link.token);
             link.tcp.reset();
         }
         self.connection.handle_link_lost(now);
@@ -239,8 +239,8 @@ impl<C: Connection, R: Registry> Session<C, R> {
     /// Ends everything that is left with RST: its time is up, and no peer is to take it for complete.
     pub fn abort(&mut self, now: Instant, io: &mut Io<R>) {
         self.abort_link(now, io);
-        for mut socket in self.sockets.drain(..).flatten() {
-            io.event_loop.deregister(&mut socket.tcp, socket.token);
+        for socket in self.sockets.drain(..).flatten() {
+            io.event_loop.forget(socket.token);
             socket.tcp.reset();
         }
     }

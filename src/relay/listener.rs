@@ -13,6 +13,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use super::descriptors::Shortage;
 use crate::address::Address;
 use crate::io::event_loop::{EventLoop, Source};
+use crate::io::net;
 
 /// How long accepting rests when the system has no descriptor left.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -96,6 +97,11 @@ impl Listener {
     /// The address, with the port that the system chose.
     pub(super) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Gives the connections of clients their options.
+    pub(super) fn tune(&self) -> io::Result<()> {
+        net::tune_listener(&self.io)
     }
 
     /// Lets connections come.

@@ -143,6 +143,8 @@ impl Server {
         for (port, (mapping, addresses)) in config.mappings.iter().zip(&client_addresses).enumerate() {
             let listeners = hold(addresses, client_listeners.len());
             for listener in listeners.map_err(|reason| cannot_listen("clients", &mapping.client, reason))? {
+                // They only hasten what is done without them.
+                let _ = listener.tune();
                 let number = client_listeners.reserve();
                 client_listeners.insert(number, (listener, port));
             }

@@ -175,7 +175,7 @@ impl Registry for SimLoop {
         Ok(())
     }
 
-    fn deregister(&mut self, _: &mut SimSocket, token: Token) {
+    fn forget(&mut self, token: Token) {
         self.watched.remove(&token).expect("it is watched until then");
     }
 }

@@ -47,8 +47,8 @@ impl<C: Connection, R: Registry> Session<C, R> {
 
     /// Ends a stream by the owner's wish: its socket, if it has one, with RST. The peer gets the reason.
     pub fn give_up(&mut self, now: Instant, io: &mut Io<R>, key: StreamKey, code: Code, reason: &str) {
-        if let Some(mut socket) = self.take(key) {
-            io.event_loop.deregister(&mut socket.tcp, socket.token);
+        if let Some(socket) = self.take(key) {
+            io.event_loop.forget(socket.token);
             socket.tcp.reset();
             if let Some(Some((_, traffic))) = self.over.get_mut(key.index as usize) {
                 traffic.failure = Some((code, reason.into()));
@@ -83,11 +83,11 @@ impl<C: Connection, R: Registry> Session<C, R> {
 
     /// Ends the stream's socket with FIN; its peer is given a little time to do the same.
     pub(super) fn finish(&mut self, now: Instant, io: &mut Io<R>, key: StreamKey) {
-        let Some(mut socket) = self.take(key) else { return };
+        let Some(socket) = self.take(key) else { return };
         socket.tcp.clear_linger();
         if socket.reading == Reading::Ended || matches!(socket.writing, Writing::Failed(_)) {
             socket.tcp.finish();
-            io.event_loop.deregister(&mut socket.tcp, socket.token);
+            io.event_loop.forget(socket.token);
         } else {
             io.closing.add(now, &mut io.event_loop, socket.tcp, socket.token);
         }
@@ -95,8 +95,8 @@ impl<C: Connection, R: Registry> Session<C, R> {
 
     /// Ends the stream's socket with RST.
     pub(super) fn reset(&mut self, io: &mut Io<R>, key: StreamKey) {
-        if let Some(mut socket) = self.take(key) {
-            io.event_loop.deregister(&mut socket.tcp, socket.token);
+        if let Some(socket) = self.take(key) {
+            io.event_loop.forget(socket.token);
             socket.tcp.reset();
         }
     }

@@ -85,7 +85,7 @@ impl Server {
         let port = *port;
         let Some((io, address)) = listener.accept(now, &mut self.shortage) else { return false };
         // As with the link's: only hastens.
-        let _ = net::tune_stream(&io);
+        let _ = net::tune_accepted(&io);
         self.connections += 1;
         let (connection, service) = (self.connections, Arc::clone(&self.client_ports[port].service));
         debug!(connection, client = %address, %service, "a client");
