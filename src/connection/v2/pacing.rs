@@ -222,7 +222,7 @@ impl Pacing {
         let asks = since >= self.ask_every()
             || !more && (since >= LEAST_ASK || is_stale)
             || in_flight >= self.window_now()
-            || self.asks.is_empty() && in_flight >= LEAST_ASK;
+            || self.path.trip.is_none() && self.asks.is_empty() && in_flight >= LEAST_ASK;
         if asks {
             self.asked = self.sent;
             self.asked_at = Some(now);
