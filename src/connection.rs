@@ -295,7 +295,8 @@ pub trait Connection {
     /// The stream's socket took `count` bytes of [`pending`](Self::pending).
     fn advance(&mut self, now: Instant, stream: StreamKey, count: usize);
 
-    /// Whether the stream's socket may be read, now or once the link has been written.
+    /// Whether the stream's socket may be read, now or once the link has been written: it waits for nothing that the peer
+    /// is to send first.
     fn may_read(&self, stream: StreamKey) -> bool;
 
     /// Where the stream's socket is to be read into, if only its first part; `contended` if other streams wait to be read.

@@ -97,6 +97,9 @@ pub enum ProtocolError {
     /// Too many frames that are of no use.
     #[error("too many frames that are of no use (PING, SETTINGS, CREDIT, unknown ones)")]
     Flood,
+    /// The peer has announced that it acknowledges, and does not.
+    #[error("nothing that was asked for was acknowledged for 60 s")]
+    Unacknowledged,
     /// Nothing came for too long, not even the answer to a PING.
     #[error("nothing came for 45 s, not even the answer to a PING")]
     Silent,
@@ -109,7 +112,7 @@ impl ProtocolError {
             v2::Code::FlowControl
         } else if matches!(self, Self::Flood | Self::Backlog(_)) {
             v2::Code::Overload
-        } else if matches!(self, Self::Silent) {
+        } else if matches!(self, Self::Silent | Self::Unacknowledged) {
             v2::Code::Timeout
         } else {
             v2::Code::Protocol

@@ -133,6 +133,8 @@ struct Wanted {
 enum Timer {
     Settings,
     Liveness,
+    /// The peer was asked to acknowledge.
+    Ack,
     /// A stream waits for a number.
     Place(StreamKey),
     /// Streams wait for the open rate.
@@ -225,6 +227,7 @@ impl Mux {
                 }
                 self.timers.set(timer, self.liveness.poll_timeout());
             }
+            Timer::Ack => return self.handle_ack_timeout(now),
             Timer::Place(_) if self.device_is_slow() => self.timers.set(timer, now + PLACE_TIMEOUT),
             Timer::Place(key) => self.reset(key, Reset::NoPlace),
             Timer::OpenRate => self.assign_numbers(now),
@@ -384,7 +387,7 @@ impl Connection for Mux {
 
     fn may_read(&self, key: StreamKey) -> bool {
         let stream = self.streams.get(key).filter(|stream| stream.is_sending(self.role));
-        stream.is_some_and(|stream| stream.sent < stream.credit)
+        stream.is_some_and(|stream| stream.sent < stream.credit && !stream.paced)
     }
 
     fn reserve(&mut self, key: StreamKey, contended: bool) -> Room<'_> {
@@ -483,6 +486,7 @@ impl Connection for Mux {
                 pacing.note_kernel_full();
             }
         }
+        self.await_ack();
         while self.finishing.front().is_some_and(|&end| end <= self.send_buffer.sent()) {
             self.finishing.pop_front();
         }
@@ -503,7 +507,7 @@ impl Connection for Mux {
         self.reading.take_ack();
         self.end_pacing();
         self.going_away.get_or_insert(Reset::LinkLost);
-        for timer in [Timer::Settings, Timer::Liveness, Timer::OpenRate] {
+        for timer in [Timer::Settings, Timer::Liveness, Timer::Ack, Timer::OpenRate] {
             self.timers.cancel(timer);
         }
     }

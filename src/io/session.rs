@@ -104,7 +104,7 @@ impl<C: Connection, R: Registry> Session<C, R> {
     }
 
     /// See [`Connection::go_away`].
-    pub(crate) fn go_away(&mut self, now: Instant, code: Code, retry_after: u16, reason: &str) {
+    pub fn go_away(&mut self, now: Instant, code: Code, retry_after: u16, reason: &str) {
         self.connection.go_away(now, code, retry_after, reason);
     }
 

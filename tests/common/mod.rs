@@ -126,6 +126,12 @@ impl Peer {
         }
     }
 
+    /// Whether nothing comes for so long.
+    pub fn is_quiet_for(&self, time: Duration) -> bool {
+        self.stream.set_read_timeout(Some(time)).unwrap();
+        self.stream.peek(&mut [0]).is_err()
+    }
+
     /// Exactly so many bytes.
     pub fn read(&mut self, count: usize) -> Vec<u8> {
         self.read_within(count, DEADLINE)

@@ -14,9 +14,11 @@ pub const CONNECTED: u8 = 7;
 pub const CREDIT: u8 = 8;
 pub const PING: u8 = 9;
 pub const GOAWAY: u8 = 10;
+pub const ACKNOWLEDGE: u8 = 11;
 
 pub const FIN: u8 = 1;
 pub const ACK: u8 = 1;
+pub const ASK: u8 = 2;
 pub const CRITICAL: u8 = 0x80;
 
 /// What CLOSE and GOAWAY are for.
@@ -43,9 +45,18 @@ pub fn field(tag: u16, value: &[u8]) -> Vec<u8> {
 
 /// SETTINGS of a peer that takes much.
 pub fn settings() -> Vec<u8> {
+    settings_with(&[])
+}
+
+/// SETTINGS of one that acknowledges, too.
+pub fn settings_that_acknowledge() -> Vec<u8> {
+    settings_with(&field(10, &[]))
+}
+
+fn settings_with(more: &[u8]) -> Vec<u8> {
     let fields =
         [(4, 1 << 20), (5, 1000), (6, 10_000)].map(|(tag, value): (u16, u32)| field(tag, &value.to_be_bytes()));
-    frame(SETTINGS, 0, 0, &[field(3, b"a test"), fields.concat()].concat())
+    frame(SETTINGS, 0, 0, &[&field(3, b"a test"), &fields.concat(), more].concat())
 }
 
 pub fn connect(stream: u32, service: SocketAddr) -> Vec<u8> {
@@ -77,6 +88,11 @@ pub fn close(stream: u32, code: u16, reason: &str) -> Vec<u8> {
 
 pub fn ping(flags: u8, payload: [u8; 8]) -> Vec<u8> {
     frame(PING, flags, 0, &payload)
+}
+
+/// So many bytes of the link were read, when the reader's clock was that.
+pub fn acknowledge(offset: u64, clock: u32) -> Vec<u8> {
+    frame(ACKNOWLEDGE, 0, 0, &[&offset.to_be_bytes()[..], &clock.to_be_bytes()].concat())
 }
 
 pub fn go_away(code: u16, retry_after: u16, last_stream: u32, reason: &str) -> Vec<u8> {

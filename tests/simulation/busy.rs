@@ -21,8 +21,8 @@ const KEY: u64 = 64;
 const PAUSE: Duration = Duration::from_millis(50);
 /// What a slow reader reads: 20 kB a second.
 const SLOW: (usize, Duration) = (400, Duration::from_millis(20));
-/// Both wait no longer for anything that is on its way.
-const STUCK: Duration = Duration::from_secs(3);
+/// What bulk waits for beyond a round trip: a gate opens early by so much.
+const GRAIN: Duration = Duration::from_millis(1);
 
 /// What a stream is for. The first is always the one that echoes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,11 +42,18 @@ struct End<C> {
     base: Instant,
     /// By how much its clock is too fast.
     skew: f64,
+    /// Its host is suspended until then, and was for so long before: its clock stood still.
+    wakes_at: Duration,
+    slept: Duration,
     keys: Vec<Option<StreamKey>>,
     /// Bytes that each socket has for the link, and has got from it.
     unsent: Vec<u64>,
     received: Vec<u64>,
     is_slow: Vec<bool>,
+    /// Those whose streams have no credit.
+    is_blocked: Vec<bool>,
+    /// When the core wants to be called for its pacing, as far as was seen.
+    pacing: Option<Instant>,
     /// Those whose sockets may be read.
     ready: VecDeque<usize>,
     next_slow_read: Duration,
@@ -59,17 +66,21 @@ impl<C: Connection> End<C> {
             core: core(base),
             base,
             skew,
+            wakes_at: Duration::ZERO,
+            slept: Duration::ZERO,
             keys: vec![None; streams],
             unsent: vec![0; streams],
             received: vec![0; streams],
             is_slow: vec![false; streams],
+            is_blocked: vec![false; streams],
+            pacing: None,
             ready: VecDeque::new(),
             next_slow_read: Duration::ZERO,
         }
     }
 
     fn instant(&self, now: Duration) -> Instant {
-        self.base + now.mul_f64(1.0 + self.skew)
+        self.base + (now - self.slept).mul_f64(1.0 + self.skew)
     }
 
     fn find(&self, key: StreamKey) -> usize {
@@ -85,6 +96,9 @@ impl<C: Connection> End<C> {
 
     /// What [`Session`](tcpremote) does in a turn, but for the sockets; true if something moved.
     fn turn(&mut self, now: Duration, inward: &mut Path, outward: &mut Path) -> bool {
+        if now < self.wakes_at {
+            return false;
+        }
         let instant = self.instant(now);
         let arrived = inward.read(now);
         let mut moved = !arrived.is_empty();
@@ -108,10 +122,12 @@ impl<C: Connection> End<C> {
             self.core.handle_timeout(instant).expect("the peer is in time");
             moved = true;
         }
+        let round_trip = self.core.counters().round_trip;
         self.core.handle_pacing(instant);
         loop {
             while let Some(key) = self.core.poll_unblocked() {
                 let stream = self.find(key);
+                self.is_blocked[stream] = false;
                 if self.unsent[stream] > 0 && !self.ready.contains(&stream) {
                     self.ready.push_back(stream);
                 }
@@ -119,10 +135,23 @@ impl<C: Connection> End<C> {
             let read = self.read_sockets(instant);
             let wrote = self.write(now, instant, outward);
             if !read && !wrote {
+                self.check_pacing(instant, round_trip);
                 return moved;
             }
             moved = true;
         }
+    }
+
+    /// A frame keeps the next one back for a round trip at most, as it was known before the turn or is now.
+    fn check_pacing(&mut self, now: Instant, before: Option<Duration>) {
+        let pacing = self.core.poll_pacing();
+        if pacing != self.pacing
+            && let Some(at) = pacing
+        {
+            let most = before.max(self.core.counters().round_trip).unwrap_or_default() + GRAIN;
+            assert!(at <= now + most, "bulk waits for {:?} where the round trip is {most:?}", at - now);
+        }
+        self.pacing = pacing;
     }
 
     fn read_sockets(&mut self, now: Instant) -> bool {
@@ -135,7 +164,8 @@ impl<C: Connection> End<C> {
                     self.ready.push_front(stream);
                     break;
                 }
-                Room::Blocked | Room::Paced | Room::Unwanted => {}
+                Room::Blocked => self.is_blocked[stream] = true,
+                Room::Paced | Room::Unwanted => {}
                 Room::Free(room) => {
                     let room: usize = room.iter().map(|payload| payload.len()).sum();
                     let count = (room as u64).min(self.unsent[stream]);
@@ -165,12 +195,14 @@ impl<C: Connection> End<C> {
     fn next_event(&self) -> Option<Duration> {
         let at = self.core.poll_timeout().into_iter().chain(self.core.poll_pacing()).min()?;
         // A clock that is too fast rings too early for us.
-        Some(at.saturating_duration_since(self.base).div_f64(1.0 + self.skew) + Duration::from_nanos(2))
+        let at = at.saturating_duration_since(self.base).div_f64(1.0 + self.skew) + Duration::from_nanos(2);
+        Some((at + self.slept).max(self.wakes_at))
     }
 
     /// Whether a socket has something for the link, and the peer has not bounded its stream.
     fn is_busy(&self) -> bool {
-        self.unsent.iter().any(|&unsent| unsent > 0)
+        let mut sockets = self.unsent.iter().zip(&self.is_blocked).zip(&self.keys);
+        sockets.any(|((&unsent, &is_blocked), key)| unsent > 0 && !is_blocked && key.is_some())
     }
 }
 
@@ -185,7 +217,6 @@ pub(crate) struct Busy {
     is_open: bool,
     struck_at: Option<Duration>,
     next_key: Duration,
-    moved_at: Duration,
     echoes: Vec<Duration>,
 }
 
@@ -224,7 +255,6 @@ impl Busy {
             is_open: false,
             struck_at: None,
             next_key: Duration::ZERO,
-            moved_at: Duration::ZERO,
             echoes: Vec::new(),
         }
     }
@@ -248,6 +278,18 @@ impl Busy {
         }
     }
 
+    /// One end's host is suspended for so many seconds from now on; the link lives through it.
+    pub(crate) fn suspend(&mut self, end: usize, seconds: f64) {
+        let time = Duration::from_secs_f64(seconds);
+        let (wakes_at, slept) = match end {
+            RELAY => (&mut self.relay.wakes_at, &mut self.relay.slept),
+            _ => (&mut self.device.wakes_at, &mut self.device.slept),
+        };
+        *wakes_at = self.now + time;
+        *slept += time;
+        self.pass(seconds);
+    }
+
     fn moved(&self) -> [u64; 3] {
         let sum = |received: &[u64], load: Load| -> u64 {
             received.iter().zip(&self.loads).filter(|(_, other)| **other == load).map(|(count, _)| count).sum()
@@ -260,21 +302,26 @@ impl Busy {
         let now = self.now;
         let [there, back] = &mut self.paths;
         let mut moved = self.relay.turn(now, back, there) | self.device.turn(now, there, back);
-        moved |= self.carry_out(now);
-        moved |= self.echo(now);
+        let is_awake = now >= self.relay.wakes_at && now >= self.device.wakes_at;
+        if is_awake {
+            moved |= self.carry_out(now);
+            moved |= self.echo(now);
+        }
         if moved {
-            self.moved_at = now;
             return;
         }
-        let is_busy = (self.relay.is_busy() || self.device.is_busy()) && self.is_open;
         let is_idle = self.paths.iter().all(Path::is_empty);
-        assert!(!is_busy || !is_idle || now - self.moved_at < STUCK, "bulk is ready, and nothing is on its way");
+        let stuck = |is_busy: bool, pacing: Option<Instant>| is_busy && is_idle && pacing.is_none() && is_awake;
+        let is_stuck = stuck(self.relay.is_busy(), self.relay.core.poll_pacing())
+            || stuck(self.device.is_busy(), self.device.core.poll_pacing());
+        assert!(!is_stuck, "bulk is ready, nothing is on its way, and no time will change that");
         let paths = self.paths.iter().filter_map(|path| path.next_event(now));
         let ends = [self.relay.next_event(), self.device.next_event()].into_iter().flatten();
         let slow = self.loads.contains(&Load::SlowDownload).then_some(self.relay.next_slow_read);
-        let key = (self.struck_at.is_none() && self.is_open).then_some(self.next_key);
+        let key = (self.struck_at.is_none() && self.is_open && is_awake).then_some(self.next_key);
         let next = paths.chain(ends).chain(slow).chain(key).min().unwrap_or(end);
-        self.now = next.max(now + Duration::from_micros(1)).min(end);
+        let wake = [self.relay.wakes_at, self.device.wakes_at].into_iter().filter(|&at| at > now).min();
+        self.now = next.min(wake.unwrap_or(end)).max(now + Duration::from_micros(1)).min(end);
     }
 
     fn carry_out(&mut self, now: Duration) -> bool {

@@ -2,6 +2,7 @@
 
 use std::borrow::{Borrow, BorrowMut};
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
@@ -55,7 +56,7 @@ impl Core for Relay {
     }
 
     fn handle_connected(_: &mut Tested<Self>, _: Instant, _: &mut Io<SimLoop>, _: StreamKey, _: SimSocket, _: Token) {
-        unreachable!("a relay connects to nobody");
+        unreachable!("a relay makes no connection");
     }
 }
 
@@ -91,13 +92,13 @@ pub(crate) enum Seen {
     Committed(StreamKey, usize),
     /// A stream's socket is at its end.
     Ended(StreamKey),
-    /// A stream's socket is not read for want of credit.
+    /// A stream's socket is not read before its peer has sent something: credit, or an acknowledgement.
     Blocked(StreamKey),
     /// A stream's socket failed, and whether it might have been read.
     Failed(StreamKey, bool),
 }
 
-/// A core whose calls are noted, and at times told that others wait, or that nothing goes on.
+/// A core whose calls are noted, which at times hears that others wait, and says that nothing goes on.
 #[derive(Debug)]
 pub(crate) struct Watched<C> {
     core: C,
@@ -105,13 +106,27 @@ pub(crate) struct Watched<C> {
     /// Whether what passes over the link is noted, too.
     is_link_seen: bool,
     seen: RefCell<Vec<Seen>>,
+    /// Streams that were last found to wait for their share of the link.
+    paced: BTreeSet<StreamKey>,
     /// How much of what is unsent was noted.
     noted: usize,
 }
 
 impl<C: Connection> Watched<C> {
     pub(crate) fn new(core: C, random: Random, is_link_seen: bool) -> Self {
-        Self { core, random: RefCell::new(random), is_link_seen, seen: RefCell::new(Vec::new()), noted: 0 }
+        Self {
+            core,
+            random: RefCell::new(random),
+            is_link_seen,
+            seen: RefCell::new(Vec::new()),
+            paced: BTreeSet::new(),
+            noted: 0,
+        }
+    }
+
+    /// Whether the stream waits for its share of the link.
+    pub(crate) fn is_paced(&self, stream: StreamKey) -> bool {
+        self.paced.contains(&stream)
     }
 
     /// What passed since the last call.
@@ -211,13 +226,17 @@ impl<C: Connection> Connection for Watched<C> {
         let contended = contended || self.random.get_mut().chance(30);
         let room = self.core.reserve(stream, contended);
         match &room {
+            Room::Paced => self.paced.insert(stream),
+            Room::Free(_) | Room::Full | Room::Blocked | Room::Unwanted => self.paced.remove(&stream),
+        };
+        match &room {
             Room::Free(room) => {
                 let is_frame = |size: usize| size <= usize::from(u16::MAX);
                 let fits = room.iter().all(|payload| is_frame(payload.len()));
                 assert!(!room[0].is_empty() && fits, "a frame's worth of room each");
             }
-            Room::Blocked => self.seen.borrow_mut().push(Seen::Blocked(stream)),
-            Room::Full | Room::Paced | Room::Unwanted => {}
+            Room::Blocked | Room::Paced => self.seen.borrow_mut().push(Seen::Blocked(stream)),
+            Room::Full | Room::Unwanted => {}
         }
         room
     }
@@ -239,6 +258,10 @@ impl<C: Connection> Connection for Watched<C> {
         self.note(Seen::Failed(stream, is_wanted));
         self.core.handle_failure(now, stream, code, reason);
         self.note_queued();
+    }
+
+    fn link_low_water(&self) -> Option<u32> {
+        self.core.link_low_water()
     }
 
     fn poll_pacing(&self) -> Option<Instant> {

@@ -99,6 +99,20 @@ impl<C: Core> Party for Driver<C> {
         self.carry_out(world);
     }
 
+    fn leave(&mut self, world: &mut World) {
+        if !self.session.has_link() {
+            return;
+        }
+        world.note(format_args!("{} goes away", name::<C>()));
+        self.io.event_loop.set_now(world.now);
+        self.session.go_away(world.instant(), Code::Normal, 0, "it has done enough");
+        self.carry_out(world);
+    }
+
+    fn paced(&self) -> usize {
+        self.streams.keys().filter(|&&key| self.session.connection().is_paced(key)).count()
+    }
+
     fn next_event(&self, world: &World) -> Option<Duration> {
         let session = self.session.poll_timeout().map(|at| world.time(at));
         session.into_iter().chain(self.closing_due).chain(self.dials.values().map(|(at, _)| *at)).min()
@@ -243,6 +257,12 @@ impl<C: Core> Driver<C> {
                 assert!(!is_closed || peer_cut.is_some(), "conversation {number}: CLOSE has a reason");
                 conversation.cut[C::SIDE].get_or_insert(reason);
                 if let Some(io) = &conversation.connections[C::SIDE] {
+                    let is_lost = conversation.apps[C::SIDE].gone || io.inward.is_reset(world.now);
+                    let came = (io.outward.written(), conversation.committed[1 - C::SIDE]);
+                    assert!(
+                        world.version == 1 || !is_closed || is_lost || came.0 == came.1,
+                        "conversation {number}: {came:?} bytes of those before CLOSE are delivered"
+                    );
                     assert!(io.outward.is_cut() && io.inward.is_sunk(), "conversation {number}: RST is sent");
                 }
             }
@@ -325,7 +345,7 @@ impl<C: Core> Driver<C> {
                     let number = self.streams[&key].conversation;
                     let before = world.conversations[number].ended[C::SIDE].replace(world.now);
                     assert!(before.is_none(), "conversation {number}: the end is read once");
-                    let is_reset = self.io.event_loop.is_reset_told(key);
+                    let is_reset = self.io.event_loop.is_reset_shown(key);
                     assert!(!is_reset, "conversation {number}: an end with a RST behind it is a failure");
                 }
                 Seen::Failed(key, is_wanted) => {
@@ -340,12 +360,12 @@ impl<C: Core> Driver<C> {
             }
         }
         for key in blocked {
-            let waits = self.streams.contains_key(&key) && self.io.event_loop.is_reset_told(key);
-            assert!(!waits, "{} has a socket that was reset, and waits for credit: {key:?}", name::<C>());
+            let waits = self.streams.contains_key(&key) && self.io.event_loop.is_reset_shown(key);
+            assert!(!waits, "{} has a socket that was reset, and waits for its peer: {key:?}", name::<C>());
         }
     }
 
-    /// Shows what passed over the link to whoever keeps its rules.
+    /// Has what passed over the link checked against its rules.
     fn check_passed(&mut self, world: &mut World) {
         let (own, peer) = match C::SIDE {
             CLIENT => (wire::From::Relay, wire::From::Device),

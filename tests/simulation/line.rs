@@ -46,6 +46,7 @@ fn download(seed: u64, clients: usize, phases: &[Phase]) -> Seen {
         tick: Duration::from_millis(1),
         link_loss: None,
         close: None,
+        leaves: None,
         jump: None,
         heals: Duration::from_secs(1_000_000),
     };

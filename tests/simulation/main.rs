@@ -22,7 +22,7 @@ mod wire;
 mod world;
 
 use run::{
-    Outcome, for_each_seed, half_closed_clients, old_device, old_relay, pair, pair_v2, pressure, slow_readers,
+    Outcome, for_each_seed, half_closed_clients, old_device, old_relay, paced, pair, pair_v2, pressure, slow_readers,
     steady_readers,
 };
 
@@ -39,6 +39,13 @@ fn in_version_2_they_keep_every_promise_under_any_credit() {
 #[test]
 fn in_version_2_clients_that_do_not_read_do_not_hold_up_the_others() {
     for_each_seed("clients_that_do_not_read", 8, slow_readers);
+}
+
+#[test]
+fn in_version_2_whatever_ends_while_streams_are_paced_nothing_is_lost_and_nothing_hangs() {
+    for_each_seed("in_version_2_whatever_ends", 4, paced);
+    let faults = (0..20).filter(|&seed| paced(seed, false).paced_at_fault > 0).count();
+    assert!(faults >= 5, "only {faults} of 20 runs have a fault beside streams that are paced");
 }
 
 #[test]

@@ -7,9 +7,9 @@ use crate::random::Random;
 
 /// Bytes that cross the line together.
 const PACKET: usize = 1448;
-/// What a kernel holds that nobody has told how much, before it is on its way.
+/// What a kernel holds before it is on its way, where no mark was set.
 const LOW_WATER: u32 = 128 * 1024;
-/// The time in which somebody else's connection fills the queue, again and again.
+/// The time in which cross traffic fills the queue, again and again.
 const SAW: Duration = Duration::from_secs(3);
 
 /// What a line is.
@@ -23,7 +23,7 @@ pub(crate) struct Line {
     pub(crate) queue: f64,
     /// The most by which a packet is late by chance.
     pub(crate) jitter: Duration,
-    /// Somebody else keeps the queue full, and gives way by a third each time that it is.
+    /// Cross traffic keeps the queue full, and gives way by a third each time that it is.
     pub(crate) is_shared: bool,
 }
 
@@ -48,7 +48,7 @@ impl Path {
         Self { line, random, busy_until, filled_at, newest, packets, low_water: LOW_WATER, full_until }
     }
 
-    /// The kernel is told how much it is to hold before that is on its way.
+    /// Sets how much the kernel is to hold before that is on its way.
     pub(crate) fn set_low_water(&mut self, low_water: Option<u32>) {
         self.low_water = low_water.unwrap_or(LOW_WATER);
     }
@@ -78,7 +78,7 @@ impl Path {
         count
     }
 
-    /// What somebody else has put into the queue meanwhile.
+    /// What cross traffic has put into the queue meanwhile.
     fn fill(&mut self, now: Duration) {
         let since = now - std::mem::replace(&mut self.filled_at, now);
         let level = 0.65 + 0.35 * (now.as_secs_f64() / SAW.as_secs_f64()).fract();
@@ -105,7 +105,8 @@ impl Path {
 
     /// When something changes by itself.
     pub(crate) fn next_event(&self, now: Duration) -> Option<Duration> {
-        let arrival = self.packets.front().map(|packet| packet.0);
+        // What is not read yet waits for its reader.
+        let arrival = self.packets.iter().map(|packet| packet.0).find(|&at| at > now);
         arrival.into_iter().chain(Some(self.full_until).filter(|&at| at > now)).min()
     }
 }

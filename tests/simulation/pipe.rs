@@ -41,6 +41,8 @@ struct State {
     /// Bytes a second that pass the narrowest place on the way, and until when it is busy.
     rate: Option<u64>,
     busy_until: Duration,
+    /// It is not writable while so much of what was written has not left (TCP_NOTSENT_LOWAT).
+    low_water: usize,
     /// No write moves more than this at once, nor does a program's read.
     grain: usize,
     newest: Duration,
@@ -58,6 +60,7 @@ struct State {
 
 #[derive(Debug)]
 struct Segment {
+    leaves: Duration,
     arrival: Duration,
     bytes: Vec<u8>,
     head: usize,
@@ -76,6 +79,7 @@ impl Pipe {
             latency,
             rate: None,
             busy_until: Duration::ZERO,
+            low_water: usize::MAX,
             grain,
             newest: Duration::ZERO,
             blocked_until: Duration::ZERO,
@@ -100,6 +104,17 @@ impl Pipe {
         state.rate = Some(rate);
     }
 
+    /// From now on it is writable while less than that has not left.
+    pub(crate) fn set_low_water(&self, low_water: u32) {
+        self.0.borrow_mut().low_water = low_water as usize;
+    }
+
+    /// Whether one that was full is writable again: Linux says so below half of the mark.
+    pub(crate) fn is_writable_again(&self, now: Duration) -> bool {
+        let state = self.0.borrow();
+        self.room(now) > 0 && state.unsent(now) < state.low_water.div_ceil(2)
+    }
+
     /// Bytes that were written and not read.
     pub(crate) fn held(&self) -> usize {
         self.0.borrow().held
@@ -111,7 +126,7 @@ impl Pipe {
         match now {
             _ if state.sink => usize::MAX,
             now if now < state.blocked_until => 0,
-            _ => state.capacity - state.held,
+            _ => state.room(now),
         }
     }
 
@@ -122,7 +137,7 @@ impl Pipe {
         if state.sink {
             return bytes.len();
         }
-        let free = (state.capacity - state.held).min(bytes.len());
+        let free = state.room(now).min(bytes.len());
         if free == 0 || now < state.blocked_until {
             return 0;
         }
@@ -133,13 +148,13 @@ impl Pipe {
         match state.rate {
             None => {
                 let jitter = Duration::from_nanos(random.below(state.latency.as_nanos() as u64 / 4 + 1));
-                state.send(now + state.latency + jitter, &bytes[..count]);
+                state.send(now, now + state.latency + jitter, &bytes[..count]);
             }
             Some(rate) => {
                 for packet in bytes[..count].chunks(PACKET) {
                     let time = Duration::from_secs_f64(packet.len() as f64 / rate as f64);
                     state.busy_until = state.busy_until.max(now) + time;
-                    state.send(state.busy_until + state.latency, packet);
+                    state.send(state.busy_until, state.busy_until + state.latency, packet);
                 }
             }
         }
@@ -219,6 +234,11 @@ impl Pipe {
         self.0.borrow().sink
     }
 
+    /// Bytes that were ever written.
+    pub(crate) fn written(&self) -> u64 {
+        self.0.borrow().written
+    }
+
     /// Bytes that ever arrived.
     pub(crate) fn arrived(&self, now: Duration) -> u64 {
         let state = self.0.borrow();
@@ -259,15 +279,32 @@ impl Pipe {
         let state = self.0.borrow();
         let arrived = state.segments.partition_point(|segment| segment.arrival <= now);
         let arrival = state.segments.get(arrived).map(|segment| segment.arrival);
-        [arrival, state.fin, state.rst, Some(state.blocked_until)].into_iter().flatten().filter(|&at| at > now).min()
+        let leaves = state.segments.iter().map(|segment| segment.leaves).find(|&at| at > now);
+        let leaves = leaves.filter(|_| state.low_water < usize::MAX);
+        [arrival, leaves, state.fin, state.rst, Some(state.blocked_until)]
+            .into_iter()
+            .flatten()
+            .filter(|&at| at > now)
+            .min()
     }
 }
 
 impl State {
-    fn send(&mut self, arrival: Duration, bytes: &[u8]) {
+    /// What a write may bring now: packets are begun while less than the low-water mark has not left.
+    fn room(&self, now: Duration) -> usize {
+        let below = self.low_water.saturating_sub(self.unsent(now));
+        (self.capacity - self.held).min(below.div_ceil(PACKET).saturating_mul(PACKET))
+    }
+
+    fn unsent(&self, now: Duration) -> usize {
+        self.segments.iter().rev().take_while(|segment| segment.leaves > now).map(|segment| segment.bytes.len()).sum()
+    }
+
+    fn send(&mut self, leaves: Duration, arrival: Duration, bytes: &[u8]) {
         self.newest = self.newest.max(arrival);
         self.written += bytes.len() as u64;
-        self.segments.push_back(Segment { arrival: self.newest, bytes: bytes.to_vec(), head: 0, end: self.written });
+        let (arrival, end) = (self.newest, self.written);
+        self.segments.push_back(Segment { leaves, arrival, bytes: bytes.to_vec(), head: 0, end });
     }
 
     fn take(&mut self, now: Duration, buffer: &mut [u8]) -> Read {

@@ -24,6 +24,14 @@ pub(crate) trait Party: std::fmt::Debug {
     fn turn(&mut self, world: &mut World) -> bool;
     /// Its owner ends it.
     fn shut(&mut self, world: &mut World);
+    /// Its owner wants no new streams on it; version 2 only.
+    fn leave(&mut self, _: &mut World) {
+        unreachable!("it has no GOAWAY");
+    }
+    /// Streams that wait for their share of the link.
+    fn paced(&self) -> usize {
+        0
+    }
     /// When something is due here.
     fn next_event(&self, world: &World) -> Option<Duration>;
     /// Whether the link is there, as far as it knows.
@@ -36,6 +44,8 @@ pub(crate) trait Party: std::fmt::Debug {
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) hash: u64,
+    /// Streams that waited for their share of the link when a fault came.
+    pub(crate) paced_at_fault: usize,
 }
 
 /// Runs `simulate` on its share of the seeds: one in `share`.
@@ -67,6 +77,55 @@ pub(crate) fn pair(seed: u64, loud: bool) -> Outcome {
 pub(crate) fn pair_v2(seed: u64, loud: bool) -> Outcome {
     let mut world = draw(seed, loud);
     world.use_version_2();
+    let (relay, device) = (relay(&mut world, V2), device(&mut world, V2));
+    run(world, relay, device)
+}
+
+/// Version 2, on a line that is too slow for what all have to say, with one fault while streams wait for their share of it:
+/// all that was read is delivered, and nothing hangs until a timeout ends it.
+pub(crate) fn paced(seed: u64, loud: bool) -> Outcome {
+    let mut random = Random::new(seed);
+    let mut weather = Weather::draw(&mut random);
+    weather.link_capacity = 1024 * 1024;
+    weather.capacity = weather.capacity.max(16 * 1024);
+    weather.grain = usize::MAX;
+    weather.tick = Duration::from_micros(100);
+    weather.heals = Duration::from_secs(3600);
+    let latency = Duration::from_micros(random.between(500, 100_000));
+    let (rate, clients) = (random.between(20_000, 400_000), random.between(2, 12));
+    let seconds = random.between(2, 6);
+    let moment = Duration::from_millis(300 + random.below(700 * seconds));
+    let side = random.pick(&[CLIENT, SERVICE]);
+    let fault = random.below(5);
+    match fault {
+        0 => weather.link_loss = Some(moment),
+        1 => weather.close = Some((side, moment)),
+        2 => weather.leaves = Some((side, moment)),
+        _ => {}
+    }
+    let conversations = (0..clients as usize).map(|index| {
+        let total = rate * seconds / clients;
+        let mut plans = [(); 2].map(|()| Plan::plain(random.magnitude(total), End::Half));
+        plans[random.below(2) as usize].total = total;
+        // One may wait for the other's end, but not both.
+        plans[random.below(2) as usize].end = random.pick(&[End::Half, End::Last]);
+        // Half of them are reset once they have sent so much.
+        if fault > 2 && index % 2 == 0 {
+            let plan = &mut plans[side];
+            plan.end = End::Reset(random.below(plan.total + 1));
+        }
+        let [client, service] = plans;
+        let arrives = if random.chance(20) { moment } else { Duration::ZERO };
+        Conversation::new(index, arrives, Dial::Connects(Duration::ZERO), client, service)
+    });
+    let conversations = conversations.collect();
+    let mut world = World::new(random, weather, conversations, loud);
+    world.use_version_2();
+    world.limits = Limits { window: 32 * 1024, ..Limits::RELAY };
+    for pipe in &mut world.link {
+        pipe.set_line(latency, rate);
+    }
+    world.over_by = Some(moment + Duration::from_secs(2 * seconds + 8));
     let (relay, device) = (relay(&mut world, V2), device(&mut world, V2));
     run(world, relay, device)
 }
@@ -104,7 +163,7 @@ pub(crate) fn slow_readers(seed: u64, loud: bool) -> Outcome {
     run(world, relay, device)
 }
 
-/// Version 1, with one who reads steadily, but more slowly than the link, and holds up nobody else: it is let be, though
+/// Version 1, with one who reads steadily, but more slowly than the link, and holds up no other: it is not reset, though
 /// its queue is full for minutes.
 pub(crate) fn steady_readers(seed: u64, loud: bool) -> Outcome {
     let mut random = Random::new(seed);
@@ -145,7 +204,7 @@ pub(crate) fn half_closed_clients(seed: u64, loud: bool) -> Outcome {
     weather.capacity = weather.capacity.max(16 * 1024);
     weather.grain = weather.grain.max(1460);
     let conversations = (0..random.between(1, 20) as usize).map(|index| {
-        // The relay has told by then that it is one of 2012.
+        // The relay is known by then to be one of 2012.
         let arrives = Duration::from_secs(2) + Duration::from_micros(random.magnitude(1_000_000));
         let client = Plan::plain(random.magnitude(3000), End::Half);
         let mut service = Plan::plain(random.between(1, 30_000), End::Last);
@@ -263,6 +322,8 @@ fn run(mut world: World, mut relay: impl Party, mut device: impl Party) -> Outco
         // A link of version 2 never rests: it asks whether its peer is there.
         if world.version == 2 && world.is_over() && !winds_up {
             winds_up = true;
+            let is_late = world.over_by.is_some_and(|at| at < world.now);
+            assert!(!is_late, "all was to be over by {:?}", world.over_by);
             device.shut(&mut world);
             continue;
         }
@@ -284,10 +345,26 @@ fn run(mut world: World, mut relay: impl Party, mut device: impl Party) -> Outco
     }
     relay.check_empty();
     device.check_empty();
-    Outcome { hash: world.trace.hash }
+    Outcome { hash: world.trace.hash, paced_at_fault: world.paced_at_fault }
 }
 
 fn faults(world: &mut World, relay: &mut impl Party, device: &mut impl Party) -> bool {
+    let weather = &world.weather;
+    let planned = [weather.link_loss, weather.close.map(|(_, at)| at), weather.leaves.map(|(_, at)| at)];
+    if planned.into_iter().flatten().any(|at| at <= world.now) {
+        world.paced_at_fault += relay.paced() + device.paced();
+    }
+    if let Some((side, at)) = world.weather.leaves
+        && at <= world.now
+    {
+        world.weather.leaves = None;
+        if side == CLIENT {
+            relay.leave(world)
+        } else {
+            device.leave(world)
+        }
+        return true;
+    }
     if world.weather.link_loss.is_some_and(|at| at <= world.now) {
         world.weather.link_loss = None;
         world.note(format_args!("the link is cut"));
@@ -318,7 +395,7 @@ fn faults(world: &mut World, relay: &mut impl Party, device: &mut impl Party) ->
     }
     if !world.healed && world.weather.heals <= world.now {
         let late = (world.in_no_hurry..world.conversations.len()).find(|&at| !world.conversation_is_over(at));
-        assert!(world.in_no_hurry == 0 || late.is_none(), "{late:?} waits for somebody who does not read");
+        assert!(world.in_no_hurry == 0 || late.is_none(), "{late:?} waits for an app that does not read");
         world.heal();
         return true;
     }

@@ -128,7 +128,7 @@ impl SimLoop {
     }
 
     /// Whether an edge has shown that the stream's socket is reset.
-    pub(crate) fn is_reset_told(&self, key: StreamKey) -> bool {
+    pub(crate) fn is_reset_shown(&self, key: StreamKey) -> bool {
         let mut watched = self.watched.values();
         let socket = watched.find(|watched| matches!(watched.source, Source::Stream(_, stream) if stream == key));
         socket.is_some_and(|watched| watched.socket.borrow().shown.reset)
@@ -195,7 +195,7 @@ impl Ends {
         let now = self.now();
         let is = self.there();
         let is_news = is != self.shown;
-        let has_room = self.outward.room(now) > 0 || is.reset;
+        let has_room = self.outward.is_writable_again(now) || is.reset;
         let is_writable_again = self.is_full && has_room;
         let is_due = is_news || is_writable_again;
         let is_for_nothing = self.is_noisy && self.random.chance(5);
@@ -242,7 +242,7 @@ impl Ends {
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        assert!(!self.inward.is_sunk(), "nobody reads what is over");
+        assert!(!self.inward.is_sunk(), "what is over is not read");
         if self.random.chance(3) {
             return Err(io::ErrorKind::Interrupted.into());
         }
@@ -264,7 +264,7 @@ impl Ends {
         if self.random.chance(3) {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        assert!(!self.is_shut, "nobody writes behind the end");
+        assert!(!self.is_shut, "nothing is written behind the end");
         let now = self.now();
         if self.inward.is_reset(now) {
             self.note_moved();
@@ -349,7 +349,8 @@ impl Socket for SimSocket {
         Ok(())
     }
 
-    fn set_low_water(&self, _: u32) -> io::Result<()> {
+    fn set_low_water(&self, low_water: u32) -> io::Result<()> {
+        self.0.borrow().outward.set_low_water(low_water);
         Ok(())
     }
 

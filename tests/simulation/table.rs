@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::busy::Load::{Download, SlowDownload, Upload};
-use crate::busy::{Busy, DEVICE, Load};
+use crate::busy::{Busy, DEVICE, Load, RELAY};
 use crate::path::Line;
 use crate::random::Random;
 
@@ -104,7 +104,7 @@ fn a_rate_that_halves_and_comes_back_is_followed_and_a_keystroke_does_not_notice
 }
 
 #[test]
-fn somebody_else_in_the_queue_leaves_us_a_share_and_25_s_later_the_queue_is_short() {
+fn cross_traffic_leaves_us_a_share_and_25_s_after_it_the_queue_is_short() {
     let mut busy = busy(line(10_000.0, 40, 256.0), &[(Download, 8)]);
     busy.pass(20.0);
     busy.paths[DEVICE].line.is_shared = true;
@@ -115,6 +115,20 @@ fn somebody_else_in_the_queue_leaves_us_a_share_and_25_s_later_the_queue_is_shor
     busy.pass(25.0);
     let (share, echo) = busy.watch(10.0);
     assert!(share >= 90.0 && echo <= 70.0, "{share} %, {echo} ms");
+}
+
+#[test]
+fn a_host_that_was_suspended_leaves_the_queue_short_though_its_clock_stood_still() {
+    for (end, seconds) in [(RELAY, 0.5), (DEVICE, 0.5), (RELAY, 20.0), (DEVICE, 20.0)] {
+        let mut busy = busy(line(10_000.0, 40, 256.0), &[(Download, 4), (Upload, 4)]);
+        busy.pass(15.0);
+        busy.suspend(end, seconds);
+        busy.pass(3.0);
+        let seen = busy.pass(15.0);
+        let [down, up] = [seen.down, seen.up].map(|rate| 100.0 * rate / 1.25e6);
+        let lines = format!("{down} and {up} %, {} ms, {end} was suspended for {seconds} s", seen.echo);
+        assert!(down >= 85.0 && up >= 85.0 && seen.echo <= 80.0, "{lines}");
+    }
 }
 
 #[test]

@@ -60,6 +60,8 @@ pub(crate) struct Weather {
     /// When the link is cut, when a side is closed, when the clock jumps and by how much.
     pub(crate) link_loss: Option<Duration>,
     pub(crate) close: Option<(usize, Duration)>,
+    /// When a side sends GOAWAY.
+    pub(crate) leaves: Option<(usize, Duration)>,
     pub(crate) jump: Option<(Duration, Duration)>,
     /// From here on no app misbehaves.
     pub(crate) heals: Duration,
@@ -87,6 +89,10 @@ pub(crate) struct World {
     /// Every client gets all that its service has to say.
     pub(crate) answered: bool,
     pub(crate) healed: bool,
+    /// Nothing may hang until a timeout ends it: all is over by then.
+    pub(crate) over_by: Option<Duration>,
+    /// Streams that waited for their share of the link when a fault came.
+    pub(crate) paced_at_fault: usize,
 }
 
 impl World {
@@ -115,6 +121,8 @@ impl World {
             none_is_reset: false,
             answered: false,
             healed: false,
+            over_by: None,
+            paced_at_fault: 0,
         }
     }
 
@@ -265,14 +273,15 @@ impl World {
             arrival.into_iter().chain(sockets).chain(apps).collect::<Vec<_>>()
         });
         let close = self.weather.close.map(|(_, at)| at);
+        let leaves = self.weather.leaves.map(|(_, at)| at);
         let jump = self.weather.jump.map(|(at, _)| at);
         let heals = (!self.healed).then_some(self.weather.heals);
-        let planned = [self.weather.link_loss, close, jump, heals].into_iter().flatten();
+        let planned = [self.weather.link_loss, close, leaves, jump, heals].into_iter().flatten();
         link.chain(conversations).chain(planned).filter(|&at| at > self.now).min()
     }
 }
 
-/// Everything that happened, as one number, and as text for whoever replays a seed.
+/// Everything that happened, as one number, and as text when a seed is replayed.
 #[derive(Debug)]
 pub(crate) struct Trace {
     loud: bool,
@@ -323,6 +332,7 @@ impl Weather {
             tick: Duration::from_micros(random.pick(&[1, 100, 1000])),
             link_loss: None,
             close: None,
+            leaves: None,
             jump: None,
             heals: Duration::from_secs(100),
         }

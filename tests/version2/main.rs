@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod acknowledgements;
 mod changing_line;
 mod drain;
 mod floods;

@@ -7,7 +7,7 @@ const ASK_AFTER: Duration = Duration::from_secs(15);
 /// How long it may then stay silent: 45 s in all.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// A process that looks later than this may have been stopped, and the peer's bytes may wait to be read.
-const LATE: Duration = Duration::from_secs(1);
+pub(super) const LATE: Duration = Duration::from_secs(1);
 
 /// The clock of one link.
 #[derive(Debug)]

@@ -9,7 +9,7 @@
 //!              there is a queue
 //!   Start ------------------------> Steady <----------------------+
 //!     ^                              |  ^ |                       | the path is as short as it was,
-//!     |  3 rounds without a queue    |  | | 10 s without          | or longer for good
+//!     |  3 rounds without a queue    |  | | 1 to 10 s without     | or longer for good
 //!     +------------------------------+  | | an empty queue        |
 //!                                       | v                       |
 //!                                      Drain ---------------------+
@@ -22,7 +22,7 @@
 //! - **Start**: the window grows by what is acknowledged, so it doubles in each round trip.
 //! - **Steady**: the window is what the path moves in its shortest round trip and a short queue more.
 //! - **Drain**: the window is half of the path for a round, so that the shortest round trip is seen again.
-//! - **Compete**: somebody else fills the queue. Who holds back gets nothing there, so TCP alone decides.
+//! - **Compete**: cross traffic fills the queue. A sender that holds back gets nothing there, so TCP alone decides.
 //!
 //! Times are in seconds, since this end began; bytes are those of DATA frames, header and all.
 
@@ -53,11 +53,12 @@ const INTERACTIVE: u64 = 2 * 1024;
 const LEAST_ASK: u64 = 2 * 1024;
 /// Where little is sent, the path is measured so often.
 const ASK_AFTER: Duration = Duration::from_millis(250);
-/// After so long without a reason to hold anything back, what is known of the path may be wrong.
-const IDLE: f64 = 10.0;
-/// The queue was not empty for so long: it is drained, to see the path without it.
-const DRAIN_AFTER: f64 = 10.0;
-/// Acknowledgements that tell how long a drained path is.
+/// What is known of the path may be wrong after so long, in seconds and in round trips: where the queue was not empty it
+/// is drained, and where nothing was held back all is measured anew. Clocks that differ by 250 ppm move the way there by
+/// a fourth of the round trip meanwhile, and in ten seconds by more than a short queue takes.
+const STALE_AFTER: (f64, f64) = (1.0, 10.0);
+const STALE_AFTER_TRIPS: f64 = 1000.0;
+/// Acknowledgements that measure a drained path.
 const DRAINED: u32 = 4;
 /// Acknowledgements in a row that show a queue, while the window still grows.
 const HOT: u32 = 3;
@@ -65,11 +66,18 @@ const HOT: u32 = 3;
 const FLAT: u32 = 3;
 /// Rounds without a queue, after which the window may grow freely again.
 const LOW: u32 = 3;
-/// Rounds of long round trips, after which the path has become slower, and those after which somebody else is there.
+/// Rounds of long round trips, after which the path has become slower, and those after which there is cross traffic.
 const SLOWER: u32 = 3;
 const CROWDED: u32 = 8;
 /// Drains in a row that find the same longer path: then it is the path.
 const AGREED: u32 = 3;
+/// How long TCP alone decides, and that in round trips. These are bounded: TCP fills every queue, so that the longest
+/// round trip is the one that it has made itself.
+const COMPETE: f64 = 10.0;
+const COMPETE_TRIPS: f64 = 5.0;
+const COMPETE_AT_MOST: f64 = 60.0;
+/// Asks that may be out: as many as a full window has. A peer that acknowledges little makes them no more.
+const MOST_ASKS: usize = (MOST / LEAST_ASK) as usize;
 
 /// The sender's view of one direction of the link.
 #[derive(Debug)]
@@ -80,6 +88,9 @@ pub(super) struct Pacing {
     window: u64,
     sent: u64,
     acked: u64,
+    /// When anything was acknowledged last, or the wait for it began anew.
+    acked_at: Instant,
+    /// In the order in which they were made, at most [`MOST_ASKS`].
     asks: VecDeque<Ask>,
     /// What had been sent at the last ask, and when that was.
     asked: u64,
@@ -151,6 +162,7 @@ impl Pacing {
             window: FIRST,
             sent: 0,
             acked: 0,
+            acked_at: now,
             asks: VecDeque::new(),
             asked: 0,
             asked_at: None,
@@ -172,7 +184,7 @@ impl Pacing {
         self.in_flight() < self.window_now() + INTERACTIVE || self.asks.is_empty()
     }
 
-    /// The most bytes that are cut from a stream at once: few enough that nobody waits for long behind them.
+    /// The most bytes that are cut from a stream at once: few enough that no other stream waits for long behind them.
     pub(super) fn most_at_once(&self) -> usize {
         if self.path.trip.is_none() {
             return FIRST as usize / 4;
@@ -210,11 +222,11 @@ impl Pacing {
     /// Returns whether the last of their frames is to ask for an acknowledgement.
     pub(super) fn handle_cut(&mut self, now: Instant, bytes: usize, place: u64, is_bulk: bool, more: bool) -> bool {
         let time = self.time(now);
-        if self.asks.is_empty() && self.window > FIRST && time - self.held_back_at > IDLE {
+        if self.asks.is_empty() && time - self.held_back_at > self.stale_after() {
             self.restart(time);
         }
         if is_bulk && let Some(span) = self.pacing_span() {
-            self.gate.spend(now, bytes as f64 * span / (1.25 * self.window_now() as f64));
+            self.gate.spend(now, bytes as f64 / (1.25 * self.window_now() as f64), span);
         }
         self.sent += bytes as u64;
         let (since, in_flight) = (self.sent - self.asked, self.in_flight());
@@ -223,6 +235,7 @@ impl Pacing {
             || !more && (since >= LEAST_ASK || is_stale)
             || in_flight >= self.window_now()
             || self.path.trip.is_none() && self.asks.is_empty() && in_flight >= LEAST_ASK;
+        let asks = asks && self.asks.len() < MOST_ASKS;
         if asks {
             self.asked = self.sent;
             self.asked_at = Some(now);
@@ -242,14 +255,16 @@ impl Pacing {
         }
     }
 
-    /// The peer has read up to `offset`, by its clock at `clock`. False if nobody has asked for that.
+    /// The peer has read up to `offset`, by its clock at `clock`. False if that was not asked for.
     #[must_use]
     pub(super) fn handle_ack(&mut self, now: Instant, offset: u64, clock: u32) -> bool {
         let found = self.asks.iter().position(|ask| ask.left.is_some_and(|(end, _)| end == offset));
         let Some(ask) = found.and_then(|found| self.asks.drain(..=found).next_back()) else { return false };
         let Some((_, left_at)) = ask.left else { return false };
+        self.acked_at = now;
         let now = self.time(now);
         let clock = self.clock.unwrap(now, clock);
+        let (forward, back) = (clock - left_at, now - clock);
         let newly_acked = ask.sent - self.acked;
         self.acked = ask.sent;
         if self.round.held_back {
@@ -258,15 +273,30 @@ impl Pacing {
         if matches!(self.state, State::Start { .. }) && (self.round.held_back || self.round.was_held_back) {
             self.window = (self.window + newly_acked).min(MOST);
         }
+        if self.path.shows_jump(forward, back) {
+            self.handle_jump();
+            return true;
+        }
         if let State::Drain { end, .. } = &mut self.state {
             if !ask.clean {
                 return true;
             }
             end.get_or_insert(self.sent);
         }
-        self.round.add(clock - left_at, now - clock);
+        self.round.add(forward, back);
         self.handle_sample(now, &ask, left_at, clock);
         true
+    }
+
+    /// Since when the peer has acknowledged nothing, though it is to.
+    pub(super) fn unanswered_since(&self) -> Option<Instant> {
+        let (_, left_at) = self.asks.front()?.left?;
+        Some(self.acked_at.max(self.began + Duration::from_secs_f64(left_at)))
+    }
+
+    /// The wait for an acknowledgement begins anew.
+    pub(super) fn restart_wait(&mut self, now: Instant) {
+        self.acked_at = now;
     }
 
     /// Whether every ask was answered.
@@ -356,7 +386,7 @@ impl Pacing {
             return;
         }
         self.state = State::Steady { high, low };
-        if round.is_used() && now - self.path.fresh_at > DRAIN_AFTER.max(40.0 * trip) {
+        if round.is_used() && now - self.path.fresh_at > self.stale_after().max(40.0 * trip) {
             self.drain(None);
         } else if round.held_back || round.kernel_full && queue > 2.0 * allowed {
             self.fit();
@@ -396,13 +426,26 @@ impl Pacing {
         self.settle();
     }
 
+    /// One of the two clocks has stood still, as it does while its host is suspended. What is known of the way there alone
+    /// is void; a drain measures it anew, and counts nothing that left before.
+    fn handle_jump(&mut self) {
+        self.path.forget_offset();
+        self.round.begin(self.sent);
+        self.drain(match self.state {
+            State::Compete { agreement, .. } => Some(agreement),
+            State::Drain { competing, .. } => competing,
+            State::Start { .. } | State::Steady { .. } => None,
+        });
+    }
+
     fn settle(&mut self) {
         self.state = State::Steady { high: 0, low: 0 };
         self.fit();
     }
 
     fn compete(&mut self, now: f64, round_trip: f64, agreement: Agreement) {
-        self.state = State::Compete { until: now + 10f64.max(5.0 * round_trip), agreement };
+        let lasts = (COMPETE_TRIPS * round_trip).clamp(COMPETE, COMPETE_AT_MOST);
+        self.state = State::Compete { until: now + lasts, agreement };
     }
 
     fn drain(&mut self, competing: Option<Agreement>) {
@@ -414,15 +457,21 @@ impl Pacing {
         }
     }
 
-    /// After a pause the path may have changed.
+    /// After a pause the path may have changed, and the clocks' offset.
     fn restart(&mut self, now: f64) {
         self.window = FIRST;
         self.path.forget_rates();
+        self.path.forget_offset();
         self.state = START;
         self.round.begin(self.sent);
         self.held_back_at = now;
-        // What nobody asked for has arrived long ago.
+        // What was not asked for has arrived long ago.
         self.acked = self.sent;
+    }
+
+    fn stale_after(&self) -> f64 {
+        let (least, most) = STALE_AFTER;
+        self.path.trip.map_or(most, |trip| (STALE_AFTER_TRIPS * trip).clamp(least, most))
     }
 
     /// The window that fits the path.

@@ -1,4 +1,4 @@
-//! How much of the link was read, and when: what the peer asks for with DATA, and is told with ACK.
+//! How much of the link was read, and when: what the peer asks for with DATA, and ACK answers.
 
 use std::time::Instant;
 

@@ -1,15 +1,18 @@
 //! Which stream may send next, on a link whose peer acknowledges: interactive ones at once, bulk in turns.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::Mux;
+use super::liveness::LATE;
 use super::pacing::Pacing;
+use super::{Mux, Timer};
 use crate::connection::StreamKey;
 use crate::protocol::ProtocolError;
 
 /// So many bytes that come at once mark a bulk stream, even where there was room for more.
 const BULK: usize = 16 * 1024;
+/// How long a peer may take to acknowledge anything, once a frame has left that asks for it.
+const ACK_WITHIN: Duration = Duration::from_secs(60);
 
 /// Streams that have something to send and must wait: each is named by
 /// [`poll_unblocked`](crate::connection::Connection::poll_unblocked) when it is its turn.
@@ -118,6 +121,30 @@ impl Mux {
             return self.note_abuse(now);
         }
         self.release_due(now);
+        Ok(())
+    }
+
+    /// A peer that is to acknowledge something has its time for it.
+    pub(super) fn await_ack(&mut self) {
+        if !self.timers.is_set(Timer::Ack)
+            && let Some(since) = self.pacing.as_ref().and_then(Pacing::unanswered_since)
+        {
+            self.timers.set(Timer::Ack, since + ACK_WITHIN);
+        }
+    }
+
+    /// That time may be over.
+    pub(super) fn handle_ack_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
+        if let Some(pacing) = &mut self.pacing
+            && let Some(due) = pacing.unanswered_since().map(|since| since + ACK_WITHIN)
+            && due <= now
+        {
+            if now <= due + LATE {
+                return Err(ProtocolError::Unacknowledged);
+            }
+            pacing.restart_wait(now);
+        }
+        self.await_ack();
         Ok(())
     }
 

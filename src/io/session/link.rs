@@ -34,7 +34,7 @@ pub(super) struct Link<S> {
     reading: Reading,
     writing: Writing,
     user_timeout: UserTimeout,
-    /// What the kernel was told to hold of it; 0 before anything was said.
+    /// The low-water mark that was set; 0 before there was one.
     low_water: u32,
 }
 

@@ -134,17 +134,22 @@ impl Bench {
 
     /// The same, with that much credit each way.
     fn with_window(sockets: [impl Into<OwnedFd>; 2], window: u32) -> Self {
+        Self::with_settings(sockets, Settings { window, streams: 16, ..Settings::default() })
+    }
+
+    /// The same, with a relay that sends these SETTINGS.
+    fn with_settings(sockets: [impl Into<OwnedFd>; 2], settings: Settings) -> Self {
         let mut io = Io::new(EventLoop::new().expect("poll"));
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let mut link = net::connect(listener.local_addr().expect("address")).expect("connect");
         let (relay, _) = listener.accept().expect("accept");
         let token = io.event_loop.register(&mut link, Source::Link(0)).expect("register");
-        let limits = Limits { window, streams: 16, budget: 32 * 1024 * 1024, ..Limits::DEVICE };
+        let limits = Limits { window: settings.window, streams: 16, budget: 32 * 1024 * 1024, ..Limits::DEVICE };
         let device = Mux::new(Instant::now(), Role::Device, limits, &[]);
         let session = Session::new(device, 0, link, token);
         let buffer = vec![0; LINK_BUFFER];
         let mut bench = Self { session, io, buffer, relay, keys: Vec::new(), began: Instant::now() };
-        bench.tell(&Settings { window, streams: 16, ..Settings::default() }.frame());
+        bench.tell(&settings.frame());
         for (number, socket) in (1..).zip(sockets) {
             let connect = Connect { service: "127.0.0.1:22".parse().expect("an address"), client: None };
             bench.tell(&connect.frame(number));
@@ -321,4 +326,31 @@ fn a_socket_that_could_not_be_written_does_not_wait_for_credit() {
     while !matches!(bench.session.connection.poll_output(), Some(Output::Gone { .. })) {
         bench.step();
     }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_socket_that_was_reset_does_not_wait_for_an_acknowledgement() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let [(one, mut one_peer), (other, mut other_peer)] = [(); 2].map(|()| {
+        let io = std::net::TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        (io, listener.accept().expect("accept").0)
+    });
+    let settings = Settings { window: 1024 * 1024, streams: 16, acknowledges: true, ..Settings::default() };
+    let mut bench = Bench::with_settings([one, other], settings);
+    // More than may be in flight, of which the relay acknowledges nothing.
+    for peer in [&mut one_peer, &mut other_peer] {
+        peer.write_all(&[1; 100_000]).expect("sent");
+    }
+    while bench.session.connection.counters().sent < 16 * 1024 {
+        bench.step();
+    }
+    net::reset(&one_peer);
+    let gone = loop {
+        bench.step();
+        if let Some(Output::Gone { stream }) = bench.session.connection.poll_output() {
+            break stream;
+        }
+    };
+    assert_eq!(gone, bench.keys[0]);
 }

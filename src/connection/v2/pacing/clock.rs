@@ -1,4 +1,4 @@
-//! The peer's clock, as its acknowledgements tell it.
+//! The peer's clock, as its acknowledgements report it.
 
 /// Microseconds after which it begins anew.
 const WRAP: f64 = 4_294_967_296.0;
@@ -14,13 +14,13 @@ impl PeerClock {
     /// The peer's time in seconds, when ours is `now`. However long it said nothing: it is taken for the time that is
     /// nearest to what was expected.
     pub(super) fn unwrap(&mut self, now: f64, micros: u32) -> f64 {
-        let told = f64::from(micros);
+        let reported = f64::from(micros);
         let Some(ahead) = self.ahead else {
-            self.ahead = Some(told / 1e6 - now);
-            return told / 1e6;
+            self.ahead = Some(reported / 1e6 - now);
+            return reported / 1e6;
         };
         let expected = (now + ahead) * 1e6;
-        let time = (told + ((expected - told) / WRAP).round() * WRAP) / 1e6;
+        let time = (reported + ((expected - reported) / WRAP).round() * WRAP) / 1e6;
         self.ahead = Some(time - now);
         time
     }

@@ -8,8 +8,10 @@ use super::round::Measured;
 const ROUNDS: usize = 10;
 /// Acknowledgements in a round from which its means are trusted.
 const TRUSTED: u32 = 4;
-/// A shorter round trip than this cannot be told from none.
+/// A shorter round trip than this cannot be distinguished from none.
 const LEAST_TRIP: f64 = 1e-5;
+/// Two measures of the same clocks differ by less than this.
+const CLOCK_ERROR: f64 = 1e-3;
 /// The shortest way there is remembered for one to two of these.
 const REMEMBERED: f64 = 150.0;
 
@@ -65,7 +67,7 @@ impl Path {
     /// A round is over; true if it found the path shorter.
     pub(super) fn note_round(&mut self, round: &Measured) -> bool {
         push(&mut self.backs, round.back);
-        let is_first = self.trip.is_none();
+        let is_first = self.base.is_infinite();
         // A path that was taken for twice as long is shorter for certain: paced so, no round would have many.
         let is_far_shorter = self.trip.is_some_and(|trip| round.round_trip < trip / 2.0);
         let is_trusted = round.count >= TRUSTED || is_first || is_far_shorter;
@@ -81,6 +83,18 @@ impl Path {
         self.queue_back = (round.back - back).max(0.0);
         self.trip = Some((self.base + back).max(LEAST_TRIP));
         is_shorter
+    }
+
+    /// Whether one of the clocks has jumped, by what one acknowledgement shows. The way there now and the way back then are
+    /// a round trip, in which the offset between the clocks cancels out: that takes no negative time.
+    pub(super) fn shows_jump(&self, forward: f64, back: f64) -> bool {
+        (forward + self.back()).min(self.base + back) < -CLOCK_ERROR
+    }
+
+    /// The offset between the clocks is another. The round trips are our own clock's, and stand.
+    pub(super) fn forget_offset(&mut self) {
+        self.base = f64::INFINITY;
+        self.backs.clear();
     }
 
     /// The path was seen without a queue of ours.

@@ -1,4 +1,4 @@
-//! What the acknowledgements of one round tell together.
+//! What the acknowledgements of one round measure together.
 
 /// A shorter time shows how loops take turns, and not how fast a path is.
 const LEAST_TIME: f64 = 1e-4;

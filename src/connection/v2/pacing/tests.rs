@@ -1,5 +1,6 @@
 //! The controller alone, over lines of any kind.
 
+mod hostile;
 mod line;
 
 use line::{Line, Run, line};
@@ -60,7 +61,7 @@ fn a_rate_that_halves_and_comes_back_is_followed_and_a_keystroke_does_not_notice
 }
 
 #[test]
-fn beside_somebody_elses_queue_the_line_is_shared_and_after_it_the_queue_is_short_again() {
+fn beside_cross_traffic_the_line_is_shared_and_after_it_the_queue_is_short_again() {
     for (alone, together) in [(15.0, 60.0), (0.0, 15.0)] {
         let mut run = Run::new(line(10_000.0, 40, 256.0));
         run.pass(alone);
@@ -84,6 +85,97 @@ fn clocks_may_differ_by_250_millionths() {
             let (share, echo) = run.pass(200.0);
             assert!(share >= least && echo <= most, "{share} %, {echo} ms, {line:?}");
         }
+    }
+}
+
+#[test]
+fn clocks_may_differ_for_ten_minutes_where_the_round_trip_is_short() {
+    for skew in [-250.0, 250.0] {
+        for (line, most) in [(line(2000.0, 15, 64.0), 50.0), (line(10_000.0, 5, 64.0), 20.0)] {
+            let mut run = Run::new(Line { skew, ..line });
+            run.pass(10.0);
+            for _ in 0..6 {
+                let (share, echo) = run.pass(100.0);
+                assert!(share >= 90.0 && echo <= most, "{share} %, {echo} ms, {:?}", run.line);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_fast_line_of_one_millisecond_is_busy_and_its_queue_short() {
+    for skew in [-250.0, 0.0, 250.0] {
+        let mut run = Run::new(Line { skew, ..line(50_000.0, 1, 256.0) });
+        run.pass(2.0);
+        let (share, echo) = run.pass(60.0);
+        assert!(share >= 90.0 && echo <= 10.0, "{share} %, {echo} ms, {:?}", run.line);
+    }
+}
+
+#[test]
+fn ten_minutes_of_keystrokes_with_clocks_that_differ_make_no_path_longer_or_shorter() {
+    for skew in [-250.0, 250.0] {
+        for line in [line(10_000.0, 15, 64.0), line(50_000.0, 1, 256.0)] {
+            let mut run = Run::new(Line { skew, ..line });
+            run.bulk = false;
+            run.pass(600.0);
+            run.bulk = true;
+            run.pass(2.0);
+            // The way there was last measured within a thousand round trips; a drain finds out by how much it is wrong.
+            for least in [70.0, 90.0, 90.0] {
+                let (share, echo) = run.pass(10.0);
+                assert!(share >= least && echo <= 40.0, "{share} %, {echo} ms, {:?}", run.line);
+            }
+        }
+    }
+}
+
+/// One of the hosts was suspended: its clock stood still. Soon all is as before, and the path no longer.
+fn assert_survives_jump(line: Line, jump: f64) {
+    let mut run = Run::new(line);
+    run.pass(15.0);
+    run.suspend(jump);
+    run.pass(1.0);
+    for _ in 0..4 {
+        let (share, echo) = run.pass(10.0);
+        let most = line.round_trip.as_secs_f64() * 1250.0 + 30.0;
+        let competes = matches!(run.pacing.state, State::Compete { .. });
+        assert!(share >= 90.0 && echo <= most && !competes, "{share} %, {echo} ms, {jump} s, {line:?}");
+        let trip = run.pacing.path.trip.unwrap_or_default() / line.round_trip.as_secs_f64();
+        assert!((0.9..1.6).contains(&trip), "{trip} of the round trip, {jump} s, {line:?}");
+    }
+}
+
+#[test]
+fn a_clock_that_jumps_since_a_host_was_suspended_makes_no_path_longer_or_shorter() {
+    for line in [line(10_000.0, 40, 256.0), line(1000.0, 50, 64.0), line(50_000.0, 5, 256.0)] {
+        for jump in [0.3, 3.0, 3000.0, 40_000.0, -0.3, -3.0, -3000.0] {
+            assert_survives_jump(line, jump);
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_jumps_beside_cross_traffic_ends_no_competition() {
+    for jump in [-3.0, 3.0] {
+        let mut run = Run::new(line(10_000.0, 40, 256.0));
+        run.pass(15.0);
+        run.others = run.line.rate;
+        run.pass(20.0);
+        run.suspend(jump);
+        run.pass(10.0);
+        let (share, _) = run.pass(40.0);
+        assert!(share >= 30.0, "{share} %, {jump} s");
+    }
+}
+
+#[test]
+fn a_long_round_trip_is_no_reason_to_compete_for_hours() {
+    let now = Instant::now();
+    for (round_trip, lasts) in [(0.05, 10.0), (4.0, 20.0), (12.0, 60.0), (4e6, 60.0)] {
+        let mut pacing = Pacing::new(now);
+        pacing.compete(7.0, round_trip, Agreement { trip: round_trip, count: 0 });
+        assert!(matches!(pacing.state, State::Compete { until, .. } if until == 7.0 + lasts), "{pacing:?}");
     }
 }
 
@@ -138,7 +230,7 @@ fn nine_of_ten_lines_of_any_kind_are_used_well() {
 }
 
 #[test]
-fn an_acknowledgement_that_nobody_asked_for_is_told_apart() {
+fn an_acknowledgement_that_was_not_asked_for_is_recognised() {
     let now = Instant::now();
     let mut pacing = Pacing::new(now);
     assert!(!pacing.handle_ack(now, 0, 0));

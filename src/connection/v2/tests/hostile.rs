@@ -149,3 +149,57 @@ fn what_streams_that_are_over_hold_is_within_the_budget_of_all() {
     }
     assert_eq!(reset, streams[..40 - 16], "those that took nothing for the longest time");
 }
+
+#[test]
+fn a_peer_that_announced_acknowledgements_and_sends_none_for_a_minute_loses_its_link() {
+    for answers in [false, true] {
+        let mut pair = Pair::new();
+        let open = pair.open();
+        let mut ended = None;
+        for second in 0..200 {
+            send(pair.now, &mut pair.relay, open.relay, b"a keystroke");
+            while pair.relay.has_unsent() {
+                let bytes = pair.relay.unsent().to_vec();
+                pair.relay.advance_link(pair.now, bytes.len());
+                pair.hand_device(&bytes).expect("frames");
+            }
+            // The device acknowledges all or nothing, and lives.
+            while pair.device.has_unsent() {
+                let bytes = pair.device.unsent().to_vec();
+                pair.device.advance_link(pair.now, bytes.len());
+                let is_ack = bytes.get(2) == Some(&Type::Ack.number());
+                if answers || !is_ack {
+                    pair.hand_relay(&bytes).expect("frames");
+                }
+            }
+            pair.hand_relay(&data(open.number, b"it lives", false)).expect("within the credit");
+            pair.now += SECOND;
+            pair.device.handle_timeout(pair.now).expect("the relay is there");
+            if let Err(error) = pair.relay.handle_timeout(pair.now) {
+                ended = Some((second, error));
+                break;
+            }
+        }
+        assert_eq!(ended, (!answers).then_some((59, ProtocolError::Unacknowledged)));
+        if !answers {
+            assert_eq!(kinds(&mut pair.relay, pair.now).pop(), Some(Type::GoAway.number()));
+        }
+    }
+}
+
+#[test]
+fn an_end_that_was_stopped_for_long_gives_its_peer_another_minute_to_acknowledge() {
+    let mut pair = Pair::new();
+    let open = pair.open();
+    send(pair.now, &mut pair.relay, open.relay, b"a question");
+    let bytes = pair.relay.unsent().to_vec();
+    pair.relay.advance_link(pair.now, bytes.len());
+    pair.now += 1000 * SECOND;
+    pair.relay.handle_timeout(pair.now).expect("it was stopped");
+    pair.hand_relay(&data(open.number, b"it lives", false)).expect("DATA");
+    pair.now += 40 * SECOND;
+    pair.relay.handle_timeout(pair.now).expect("it has time");
+    pair.hand_relay(&data(open.number, b"it lives", false)).expect("DATA");
+    pair.now += 20 * SECOND;
+    assert_eq!(pair.relay.handle_timeout(pair.now), Err(ProtocolError::Unacknowledged));
+}

@@ -37,9 +37,9 @@ pub(super) struct Run {
     pub(super) now: Instant,
     /// Where the bulk streams have something to send.
     pub(super) bulk: bool,
-    /// Bytes a second that somebody else puts into the queue, while it is not full.
+    /// Bytes a second of cross traffic in the queue, while it is not full.
     pub(super) others: f64,
-    /// Until when the line is busy, and what somebody else's bytes add to that.
+    /// Until when the line is busy, cross traffic among it.
     busy_until: Instant,
     newest: Instant,
     sent: u64,
@@ -53,8 +53,12 @@ pub(super) struct Run {
     pub(super) delivered: u64,
     /// Nothing arrives before this.
     pub(super) hole: Instant,
+    /// Seconds by which the peer's clock has jumped.
+    pub(super) jumped: f64,
     random: u64,
     kernel_was_full: bool,
+    /// A round trip after the last bulk frame: the gate opens by then.
+    shut_until: Instant,
 }
 
 impl Run {
@@ -77,8 +81,10 @@ impl Run {
             echoes: Vec::new(),
             delivered: 0,
             hole: began,
+            jumped: 0.0,
             random: 88_172_645_463_325_252,
             kernel_was_full: false,
+            shut_until: began,
         }
     }
 
@@ -94,6 +100,19 @@ impl Run {
         self.echoes.sort_by(f64::total_cmp);
         let echo = self.echoes.get(self.echoes.len() / 2).copied().unwrap_or_default();
         (100.0 * (self.delivered - before) as f64 / seconds / self.line.rate, echo)
+    }
+
+    /// This host was suspended for so many seconds, or the other one if they are below zero: its clock stood still, and
+    /// what was on its way to it comes when it goes on. We see it when both do, and a connection lives through minutes.
+    pub(super) fn suspend(&mut self, seconds: f64) {
+        self.jumped += seconds;
+        if seconds < 0.0 {
+            self.hole = self.now + Duration::from_secs_f64(seconds.abs().min(5.0));
+            for arrival in &mut self.there {
+                arrival.0 = arrival.0.max(self.hole);
+            }
+            self.pass(seconds.abs().min(5.0));
+        }
     }
 
     fn step(&mut self) {
@@ -113,8 +132,8 @@ impl Run {
                 self.echoes.push((answered - struck).as_secs_f64() * 1e3);
             }
             if asks {
-                let clock = (at - self.began).as_secs_f64() * (1e6 + self.line.skew) + 4e9;
-                self.back.push_back((answered, self.arrived, clock as u64 as u32));
+                let clock = (at - self.began).as_secs_f64() * (1e6 + self.line.skew) + self.jumped * 1e6 + 4e9;
+                self.back.push_back((answered, self.arrived, clock as i64 as u32));
             }
         }
         while let Some(&(_, offset, clock)) = self.back.front().filter(|ack| ack.0 <= now) {
@@ -140,20 +159,27 @@ impl Run {
             }
             if !self.pacing.may_send_bulk() {
                 self.pacing.note_held_back();
-                assert!(self.pacing.poll_timeout().is_some() || !self.pacing.asks.is_empty(), "something will come");
+                assert!(
+                    !self.pacing.asks.is_empty() || self.pacing.poll_timeout().is_some_and(|at| at <= self.shut_until),
+                    "an acknowledgement will come, or the gate opens within a round trip"
+                );
                 break;
             }
             self.send(HEADER + self.pacing.most_at_once(), None);
         }
         assert!(self.pacing.window_now() <= MOST && self.pacing.window >= LEAST);
         assert!(
-            !self.bulk || self.kernel_was_full || self.pacing.in_flight() > 0 || self.pacing.poll_timeout().is_some(),
-            "bulk is ready, so something is sent"
+            !self.bulk || self.kernel_was_full || self.pacing.in_flight() > 0 || now < self.shut_until,
+            "bulk is ready, so something is sent, or was less than a round trip ago"
         );
     }
 
     fn send(&mut self, bytes: usize, key: Option<Instant>) {
         self.sent += bytes as u64;
+        if key.is_none() {
+            let span = self.pacing.pacing_span().unwrap_or_default();
+            self.shut_until = self.now + Duration::from_secs_f64(span);
+        }
         let asks = self.pacing.handle_cut(self.now, bytes, self.sent, key.is_none(), self.bulk);
         self.pacing.handle_left(self.now, self.sent, self.sent);
         self.busy_until = self.busy_until.max(self.now) + Duration::from_secs_f64(bytes as f64 / self.line.rate);
