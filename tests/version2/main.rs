@@ -14,6 +14,7 @@ mod hostile_device;
 mod hostile_relay;
 mod many_clients;
 mod min_protocol;
+mod old_end;
 mod programs;
 mod reasons;
 mod reconnect;

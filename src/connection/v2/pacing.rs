@@ -395,10 +395,11 @@ impl Pacing {
 
     /// The path was seen without a queue of ours.
     fn handle_drained(&mut self, now: f64, round: &Measured, competing: Option<Agreement>) {
+        // By the path as it was: one that is found to be long beside a full queue would allow for as long a queue.
+        let allowed = self.allowed_queue();
         self.path.note_drained(round);
         let trip = self.path.drained_trip();
         self.path.fresh_at = now;
-        let allowed = self.allowed_queue();
         let rose = self.path.has_risen(now, 1.5 * allowed);
         match competing {
             Some(agreement) => {

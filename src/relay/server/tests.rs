@@ -1,3 +1,5 @@
+mod descriptors;
+mod drains;
 mod wake;
 
 use std::io::{Read, Write};
@@ -13,6 +15,11 @@ use crate::io::retired::{MAX_DRAINING, MAX_LOST};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const MS: Duration = Duration::from_millis(1);
+const LISTEN: &[u8] = b"\x00\x00\x04\x00";
+/// LISTEN, HELLO, and SETTINGS of a device that takes 512 streams.
+const GREETING: &[u8] = b"\0\0\x04\0\0\0\x05\xf2\0\x08\x06\0\0\0\0\0\0\x05\0\x04\0\0\x02\0";
+/// GOAWAY of a device that has taken all streams.
+const LEAVING_ALL: &[u8] = b"\0\x08\x0a\0\0\0\0\0\0\0\0\0\0\0\xff\xff";
 
 /// A relay whose loop the test steps.
 struct Bench {
@@ -163,8 +170,6 @@ fn places_that_become_free_together_do_not_all_go_to_one_address() {
     assert_eq!(clients.filter(|client| client.address.ip().to_string() == "127.0.0.2").count(), 2);
 }
 
-const LISTEN: &[u8] = b"\x00\x00\x04\x00";
-
 #[test]
 fn a_client_that_comes_when_another_has_just_got_its_last_bytes_harms_it_not() {
     let mut bench = Bench::new(Protocol::V1);
@@ -195,38 +200,6 @@ fn a_client_that_comes_when_another_has_just_got_its_last_bytes_harms_it_not() {
     assert!(closed_with_fin, "it was ended with FIN");
 }
 
-#[test]
-fn of_too_many_links_that_are_gone_and_still_deliver_the_oldest_is_cut() {
-    let mut bench = Bench::new(Protocol::V1);
-    let mut clients = Vec::new();
-    for _ in 0..MAX_LOST + 2 {
-        let mut device = bench.device(LISTEN);
-        clients.push(bench.slow_client(&mut device));
-        drop(device);
-        bench.run_until("its link is gone", |server| server.active.is_none());
-    }
-    let mut cut = Vec::new();
-    for (place, (client, left)) in clients.iter_mut().enumerate() {
-        let (mut read, began) = (Vec::new(), Instant::now());
-        let end = loop {
-            assert!(began.elapsed() < DEADLINE, "client {place} has {} of {left} bytes", read.len());
-            match client.read_to_end(&mut read) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    bench.server.step(&mut bench.buffer);
-                    bench.server.wait(Some(Instant::now() + MS)).expect("wait");
-                }
-                end => break end,
-            }
-        };
-        if end.is_err() {
-            cut.push(place);
-        } else {
-            assert_eq!(read.len(), *left);
-        }
-    }
-    assert_eq!(cut, [0, 1]);
-}
-
 /// Which of these clients have been reset.
 fn cut(clients: &mut [TcpStream]) -> Vec<usize> {
     let is_reset = |client: &mut TcpStream| {
@@ -235,177 +208,6 @@ fn cut(clients: &mut [TcpStream]) -> Vec<usize> {
         matches!(end, Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset)
     };
     (0..clients.len()).filter(|&place| is_reset(&mut clients[place])).collect()
-}
-
-#[test]
-fn links_that_are_gone_hold_no_more_bytes_than_one_link_and_the_oldest_is_cut() {
-    // Up to 16 KiB are left for each client: one fits, and a second one may or may not.
-    let budget = 20 * 1024;
-    let mut bench = Bench::with(1, |config| {
-        (config.protocol, config.limits.budget) = (Protocol::V1, budget);
-    });
-    let (mut held, mut clients) = (Vec::new(), Vec::new());
-    for _ in 0..MAX_LOST {
-        let mut device = bench.device(LISTEN);
-        clients.push(bench.slow_client(&mut device));
-        held.push(bench.connection(bench.server.active.expect("a device")).held());
-        drop(device);
-        bench.run_until("its link is gone", |server| server.active.is_none());
-        let all: u64 = bench.server.sessions.iter().map(|(_, peer)| peer.session.connection().held()).sum();
-        assert!(all <= budget, "{all} bytes are held of {held:?}");
-    }
-    assert!(held.iter().sum::<u64>() > budget, "{held:?} would fit");
-    let (mut client, left) = clients.pop().expect("clients");
-    let mut read = Vec::new();
-    bench.run_until("the newest link delivers", |server| {
-        let _ = client.read_to_end(&mut read);
-        server.sessions.is_empty()
-    });
-    client.set_nonblocking(false).expect("mode");
-    client.set_read_timeout(Some(DEADLINE)).expect("timeout");
-    let end = client.read_to_end(&mut read);
-    assert!(end.is_ok() && read.len() == left, "{end:?} after {} of {left} bytes", read.len());
-}
-
-#[test]
-fn links_that_drain_have_no_more_clients_than_one_link_and_the_oldest_is_cut() {
-    let mut bench = Bench::new(Protocol::V2);
-    let (mut devices, mut clients) = (Vec::new(), Vec::new());
-    for (before, count) in [(0, 120), (120, 100), (220, 60), (160, 200)] {
-        let mut device = bench.device(GREETING);
-        assert_eq!(bench.server.clients(), before);
-        clients.push(bench.clients(0, count));
-        device.write_all(LEAVING_ALL).expect("sent");
-        bench.run_until("it drains", |server| server.active.is_none() && !server.are_client_ports_open());
-        devices.push(device);
-    }
-    assert_eq!(bench.server.clients(), 200, "what fits beside the newest");
-    let cut: Vec<usize> = clients.iter_mut().map(|clients| cut(clients).len()).collect();
-    assert_eq!(cut, [120, 100, 60, 0]);
-}
-
-#[test]
-fn links_that_drain_hold_no_more_bytes_than_one_link_and_the_oldest_is_cut() {
-    // A window that is more than the kernel takes, so that bytes wait without any CREDIT.
-    let limits = Limits { window: 1 << 20, streams: 16, budget: 16 << 20, ..Limits::RELAY };
-    let mut bench = Bench::with(1, |config| config.limits = limits);
-    let frame = |stream: u8| [&b"\xf0\0\x03\0\0\0\0"[..], &[stream], &[b'x'; 0xf000]].concat();
-    let (mut devices, mut clients, mut held) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..3 {
-        let mut device = bench.device(GREETING);
-        clients.push(bench.clients(0, 16));
-        let mut bytes: Vec<u8> = (1..=16).flat_map(|stream| [b"\0\0\x07\0\0\0\0", &[stream][..]].concat()).collect();
-        bytes.extend((1..=16).flat_map(|stream| frame(stream).repeat(17)));
-        let (number, mut written) = (bench.server.active.expect("a device"), 0);
-        device.set_nonblocking(true).expect("mode");
-        bench.run_until("all is here", |server| {
-            written += device.write(&bytes[written..]).unwrap_or(0);
-            let peer = server.sessions.get(number).expect("a session");
-            peer.session.connection().counters().received == 16 * 17 * 0xf000
-        });
-        held.push(bench.connection(number).held());
-        assert_eq!(device.write(LEAVING_ALL).expect("sent"), LEAVING_ALL.len());
-        bench.run_until("it drains", |server| server.active.is_none() && !server.are_client_ports_open());
-        devices.push(device);
-        let all: u64 = bench.server.sessions.iter().map(|(_, peer)| peer.session.connection().held()).sum();
-        assert!(all <= limits.budget, "{all} bytes are held of {held:?}");
-    }
-    assert!(held[0] + held[1] > limits.budget, "{held:?} would fit");
-    let cut: Vec<usize> = clients.iter_mut().map(|clients| cut(clients).len()).collect();
-    assert_eq!(cut, [16, 16, 0]);
-}
-
-#[test]
-fn a_link_that_drains_alone_keeps_all_its_clients() {
-    // As many as a link can have with those that only get last bytes.
-    let mut bench = Bench::with(1, |config| (config.clients, config.limits.streams) = (300, 300));
-    let mut device = bench.device(GREETING);
-    let mut clients = bench.clients(0, 300);
-    device.write_all(LEAVING_ALL).expect("sent");
-    bench.run_until("it drains", |server| server.active.is_none());
-    bench.server.step(&mut bench.buffer);
-    assert_eq!((bench.server.clients(), cut(&mut clients).len()), (300, 0));
-}
-
-#[test]
-fn at_the_relays_own_end_no_link_is_one_too_many() {
-    let mut bench = Bench::new(Protocol::V1);
-    let mut clients = Vec::new();
-    for place in 0..=MAX_LOST {
-        let mut device = bench.device(LISTEN);
-        clients.push(bench.slow_client(&mut device));
-        if place < MAX_LOST {
-            drop(device);
-            bench.run_until("its link is gone", |server| server.active.is_none());
-        } else {
-            let number = bench.server.active.expect("a device");
-            bench.server.device_listeners.clear();
-            bench.server.close_link(number);
-            bench.server.step(&mut bench.buffer);
-        }
-    }
-    assert_eq!(bench.server.sessions.len(), MAX_LOST + 1);
-}
-
-/// LISTEN, HELLO, SETTINGS and GOAWAY.
-const LEAVING: &[u8] = b"\0\0\x04\0\0\0\x05\xf2\0\0\x06\0\0\0\0\0\0\x08\x0a\0\0\0\0\0\0\0\0\0\0\0\0\x01";
-/// LISTEN, HELLO, and SETTINGS of a device that takes 512 streams.
-const GREETING: &[u8] = b"\0\0\x04\0\0\0\x05\xf2\0\x08\x06\0\0\0\0\0\0\x05\0\x04\0\0\x02\0";
-/// GOAWAY of a device that has taken all streams.
-const LEAVING_ALL: &[u8] = b"\0\x08\x0a\0\0\0\0\0\0\0\0\0\0\0\xff\xff";
-
-#[test]
-fn of_too_many_links_that_drain_those_without_clients_are_cut_and_then_the_oldest() {
-    let mut bench = Bench::new(Protocol::V2);
-    let mut clients = Vec::new();
-    let mut devices = Vec::new();
-    for place in 0..MAX_DRAINING + 3 {
-        let mut device = bench.device(&LEAVING[..16]);
-        if place != 5 {
-            clients.push(TcpStream::connect(bench.server.client_addr(0)).expect("connect"));
-            bench.run_until("it has a client", |server| {
-                let peer = server.active.and_then(|number| server.sessions.get(number));
-                peer.is_some_and(|peer| peer.session.connection().clients() == 1)
-            });
-        }
-        device.write_all(&LEAVING[16..]).expect("sent");
-        bench.run_until("it drains", |server| server.active.is_none() && !server.are_client_ports_open());
-        devices.push(device);
-    }
-    bench.run_until("three are gone", |server| server.sessions.len() == MAX_DRAINING);
-    let is_there = |device: &TcpStream| {
-        let address = device.local_addr().expect("address");
-        bench.server.sessions.iter().any(|(_, peer)| peer.address == address)
-    };
-    let cut: Vec<usize> = (0..devices.len()).filter(|&place| !is_there(&devices[place])).collect();
-    assert_eq!(cut, [0, 1, 5]);
-}
-
-#[test]
-fn a_link_that_drains_for_too_long_is_cut_with_its_clients_unless_the_relay_ends() {
-    let mut bench = Bench::new(Protocol::V2);
-    let mut device = bench.device(&LEAVING[..16]);
-    let mut client = TcpStream::connect(bench.server.client_addr(0)).expect("connect");
-    bench.run_until("it has a client", |server| server.clients() == 1);
-    device.write_all(&LEAVING[16..]).expect("sent");
-    bench.run_until("it drains", |server| server.active.is_none());
-    let age = |bench: &mut Bench, by: Duration| {
-        let peer = bench.server.sessions.get_mut(0).expect("a session");
-        peer.draining_since = peer.draining_since.and_then(|since| since.checked_sub(by));
-    };
-    age(&mut bench, DRAIN_TIMEOUT - DEADLINE);
-    bench.server.step(&mut bench.buffer);
-    assert_eq!(bench.server.clients(), 1, "it has time left");
-    age(&mut bench, DEADLINE);
-    let listeners = std::mem::take(&mut bench.server.device_listeners);
-    bench.server.step(&mut bench.buffer);
-    assert_eq!(bench.server.clients(), 1, "the relay's own end has a time of its own");
-    bench.server.device_listeners = listeners;
-    assert!(bench.server.next_deadline(None).is_some_and(|at| at <= Instant::now()));
-    bench.run_until("it is cut", |server| server.sessions.is_empty());
-    client.set_read_timeout(Some(DEADLINE)).expect("timeout");
-    let end = client.read(&mut [0]).expect_err("its client is reset");
-    assert_eq!(end.kind(), io::ErrorKind::ConnectionReset);
 }
 
 #[test]
@@ -448,31 +250,6 @@ fn a_device_that_left_before_its_listen_was_read_does_not_take_the_place_of_one_
 }
 
 #[test]
-fn of_too_many_connections_that_are_no_link_yet_the_oldest_is_dropped_and_not_the_one_whose_hello_is_on_its_way() {
-    let mut bench = Bench::with(1, |config| config.min_protocol = Protocol::V2);
-    let address = bench.server.device_addr();
-    let mut silent = Vec::new();
-    for _ in 1..bench.server.descriptors.pending {
-        silent.push(TcpStream::connect(address).expect("connect"));
-        let count = silent.len();
-        bench.run_until("one more", |server| server.sessions.len() == count);
-    }
-    let mut device = TcpStream::connect(address).expect("connect");
-    device.write_all(LISTEN).expect("sent");
-    bench.run_until("LISTEN is here", |server| {
-        server.sessions.iter().any(|(_, peer)| peer.session.connection().has_input())
-    });
-    silent.push(TcpStream::connect(address).expect("connect"));
-    let (first, all) = (silent[0].local_addr().expect("address"), silent.len());
-    bench.run_until("the oldest is dropped", |server| {
-        let mut peers = server.sessions.iter().map(|(_, peer)| peer);
-        peers.clone().count() == all && peers.all(|peer| peer.address != first)
-    });
-    device.write_all(&GREETING[4..]).expect("sent");
-    bench.run_until("the device is served", |server| server.are_client_ports_open());
-}
-
-#[test]
 fn a_device_that_breaks_the_protocol_right_behind_its_listen_takes_no_place() {
     for min_protocol in [Protocol::V1, Protocol::V2] {
         let mut bench = Bench::with(1, |config| config.min_protocol = min_protocol);
@@ -511,25 +288,6 @@ fn a_port_that_is_hammered_takes_no_place_that_is_kept_for_another_one() {
 }
 
 #[test]
-fn clients_that_come_all_at_once_have_no_more_descriptors_than_there_are() {
-    let mut bench = Bench::new(Protocol::V2);
-    let mut old = bench.device(GREETING);
-    let _cut = bench.clients(0, 3);
-    old.write_all(LEAVING_ALL).expect("sent");
-    bench.run_until("it drains", |server| server.active.is_none() && !server.are_client_ports_open());
-    let _device = bench.device(GREETING);
-    bench.server.descriptors.clients = 5;
-    let port = bench.server.client_addr(0);
-    let _clients: Vec<TcpStream> = (0..4).map(|_| TcpStream::connect(port).expect("connect")).collect();
-    bench.run_until("they are served", |server| {
-        let streams: usize = server.sessions.iter().map(|(_, peer)| peer.session.connection().streams()).sum();
-        assert!(streams <= 5, "{streams} streams");
-        server.connections == 3 + 4
-    });
-    assert_eq!(bench.server.clients(), 4, "the link that drains has made room");
-}
-
-#[test]
 fn a_wake_visits_the_link_and_the_port_that_have_an_event_and_none_of_those_that_are_idle() {
     let mut bench = Bench::with_ports(Protocol::V2, 50);
     let mut device = bench.device(GREETING);
@@ -553,81 +311,4 @@ fn a_wake_visits_the_link_and_the_port_that_have_an_event_and_none_of_those_that
     let (after_client, of_ports) = rest(&mut bench);
     assert!((1..=3).contains(&(of_ports - ports)), "{} visits of ports", of_ports - ports);
     assert!((1..=6).contains(&(after_client - after_ping)), "{} visits", after_client - after_ping);
-}
-
-#[test]
-fn a_relay_that_is_told_twice_to_end_gives_its_clients_no_more_time() {
-    let mut bench = Bench::with(1, |config| config.drain = 2 * DEADLINE);
-    let _device = bench.device(GREETING);
-    let _clients = bench.clients(0, 1);
-    let stopper = bench.server.stopper();
-    stopper.stop();
-    assert!(!bench.server.requests.has(Request::StopNow));
-    stopper.stop();
-    let began = Instant::now();
-    let outcome = bench.server.finish(&mut bench.buffer).expect("its end");
-    assert!(began.elapsed() < DEADLINE);
-    assert_eq!(outcome, Outcome { clients_cut: 1 });
-}
-
-#[test]
-fn a_relay_that_ends_closes_a_link_behind_its_last_bytes() {
-    let mut bench = Bench::with(1, |config| config.drain = Duration::ZERO);
-    let mut device = bench.device(GREETING);
-    let _clients = bench.clients(0, 1);
-    bench.server.finish(&mut bench.buffer).expect("its end");
-    device.set_read_timeout(Some(DEADLINE)).expect("timeout");
-    device.read_to_end(&mut Vec::new()).expect("FIN, not RST");
-}
-
-#[test]
-fn a_relay_that_drains_ends_at_once_when_the_link_of_its_last_clients_is_lost() {
-    let mut bench = Bench::with(1, |config| config.drain = 2 * DEADLINE);
-    let device = bench.device(GREETING);
-    let _clients = bench.clients(0, 1);
-    drop(device);
-    let began = Instant::now();
-    bench.server.finish(&mut bench.buffer).expect("its end");
-    assert!(began.elapsed() < DEADLINE, "no client was there to wait for");
-}
-
-#[test]
-fn the_client_that_has_the_last_descriptor_costs_no_link_that_drains_its_clients() {
-    let mut bench = Bench::new(Protocol::V2);
-    let mut old = bench.device(GREETING);
-    let mut draining = bench.clients(0, 1);
-    old.write_all(LEAVING_ALL).expect("sent");
-    bench.run_until("it drains", |server| server.active.is_none() && !server.are_client_ports_open());
-    let _device = bench.device(GREETING);
-    bench.server.descriptors.clients = 2;
-    let _last = bench.clients(0, 1);
-    assert!(bench.server.clients() == 2 && cut(&mut draining).is_empty());
-    assert_eq!(bench.server.shortage.poll_timeout(), None, "no client waits for one");
-}
-
-#[test]
-fn a_descriptor_that_has_just_become_free_is_for_the_next_client_and_no_link_is_cut_for_it() {
-    let mut bench = Bench::new(Protocol::V2);
-    let mut old = bench.device(GREETING);
-    let mut draining = bench.clients(0, 1);
-    old.write_all(LEAVING_ALL).expect("sent");
-    bench.run_until("it drains", |server| server.active.is_none() && !server.are_client_ports_open());
-    let mut device = bench.device(GREETING);
-    let mut clients = bench.clients(0, 1);
-    bench.server.descriptors.clients = 2;
-    // Its socket's event is enough to end it, once its FIN was read.
-    let leaves = clients.remove(0);
-    leaves.shutdown(std::net::Shutdown::Write).expect("FIN");
-    device.set_nonblocking(true).expect("mode");
-    let mut frames = Vec::new();
-    bench.run_until("its FIN is on the link", |_| {
-        let _ = device.read_to_end(&mut frames);
-        frames.ends_with(b"\0\0\x03\x01\0\0\0\x01")
-    });
-    SockRef::from(&leaves).set_linger(Some(Duration::ZERO)).expect("RST");
-    drop(leaves);
-    let _next = TcpStream::connect(bench.server.client_addr(0)).expect("connect");
-    bench.run_until("the next client is here", |server| server.connections == 3);
-    bench.run_until("the one that left is forgotten", |server| server.totals.streams <= 2);
-    assert_eq!(cut(&mut draining), [0; 0], "the link that drains keeps its client");
 }

@@ -1,9 +1,11 @@
-//! Holds the packets that pass between two interfaces for a while, both ways.
+//! Holds the packets that pass between two interfaces for a while, both ways, and loses some.
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -18,9 +20,19 @@ const MOST: usize = 10_000;
 /// The interfaces have the usual MTU of 1500.
 const PACKET: usize = 2048;
 
+/// What happens to packets just now.
+#[derive(Debug, Default)]
+pub(crate) struct Weather {
+    /// Microseconds that each is held.
+    pub(crate) delay: AtomicU64,
+    /// One of so many is lost; none if this is 0.
+    pub(crate) lost_of: AtomicU64,
+}
+
 /// The thread that does it; it ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Delay {
+    pub(crate) weather: Arc<Weather>,
     stop: Option<UnixStream>,
     thread: Option<JoinHandle<io::Result<()>>>,
 }
@@ -28,8 +40,10 @@ pub(crate) struct Delay {
 impl Delay {
     pub(crate) fn start(near: Tun, far: Tun, delay: Duration) -> io::Result<Self> {
         let (stop, stopped) = UnixStream::pair()?;
-        let thread = thread::Builder::new().name("delay".into()).spawn(move || carry([near, far], delay, &stopped))?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
+        let weather = Arc::new(Weather { delay: AtomicU64::new(delay.as_micros() as u64), ..Weather::default() });
+        let seen = Arc::clone(&weather);
+        let thread = thread::Builder::new().name("delay".into()).spawn(move || carry([near, far], &seen, &stopped))?;
+        Ok(Self { weather, stop: Some(stop), thread: Some(thread) })
     }
 }
 
@@ -42,20 +56,26 @@ impl Drop for Delay {
 }
 
 /// Until the other end of `stopped` is closed.
-fn carry(ends: [Tun; 2], delay: Duration, stopped: &UnixStream) -> io::Result<()> {
+fn carry(ends: [Tun; 2], weather: &Weather, stopped: &UnixStream) -> io::Result<()> {
     // What was read of each end, with the time when it is due at the other.
     let mut held: [VecDeque<(Instant, Vec<u8>)>; 2] = Default::default();
     let mut buffer = [0; PACKET];
+    let mut packets = 0_u64;
     loop {
         let now = Instant::now();
+        let delay = Duration::from_micros(weather.delay.load(Relaxed));
         for (from, waiting) in held.iter_mut().enumerate() {
             while waiting.front().is_some_and(|&(due, _)| due <= now) {
                 // An interface that takes no packet loses it.
                 let _ = waiting.pop_front().map(|(_, packet)| ends[1 - from].write(&packet));
             }
             while let Some(size) = ends[from].read(&mut buffer)? {
-                if waiting.len() < MOST {
-                    waiting.push_back((Instant::now() + delay, buffer[..size].to_vec()));
+                packets += 1;
+                let is_lost = packets.checked_rem(weather.lost_of.load(Relaxed)) == Some(0);
+                if waiting.len() < MOST && !is_lost {
+                    // None overtakes another when the line has become shorter.
+                    let last = waiting.back().map_or(now, |&(due, _)| due);
+                    waiting.push_back((last.max(Instant::now() + delay), buffer[..size].to_vec()));
                 }
             }
         }

@@ -17,6 +17,7 @@ mod tun;
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use delay::Delay;
@@ -25,6 +26,10 @@ use tun::Tun;
 
 /// The relay's address, as the device sees it.
 pub(crate) const RELAY: Ipv4Addr = Ipv4Addr::new(10, 213, 2, 2);
+
+/// The device's address, as the relay sees it.
+#[allow(dead_code, reason = "the benchmark opens nothing there")]
+pub(crate) const DEVICE: Ipv4Addr = Ipv4Addr::new(10, 213, 1, 2);
 
 /// Bytes that may leave a FIFO at once: two packets with their headers, or no rate is reached.
 const BURST: usize = 3100;
@@ -45,8 +50,9 @@ pub(crate) struct Shape {
 pub(crate) struct Line {
     device: Namespace,
     relay: Namespace,
-    _router: Namespace,
-    _delay: Delay,
+    router: Namespace,
+    delay: Delay,
+    queue: usize,
 }
 
 impl Line {
@@ -55,13 +61,9 @@ impl Line {
     pub(crate) fn open(shape: Shape) -> io::Result<Self> {
         let [device, router, relay] = [Namespace::new()?, Namespace::new()?, Namespace::new()?];
         let (near, far) = (device.run(|| Tun::open("line"))?, router.run(|| Tun::open("line"))?);
-        let fifo = |interface: &str| {
-            let Shape { rate, queue, .. } = shape;
-            run("tc", &format!("qdisc add dev {interface} root tbf rate {rate}bps burst {BURST} limit {queue}"))
-        };
         device.run(|| {
             up("lo")?;
-            address("line", "10.213.1.2/30")?;
+            address("line", &format!("{DEVICE}/30"))?;
             run("ip", "route add default via 10.213.1.1")
         })?;
         router.run(|| {
@@ -69,8 +71,7 @@ impl Line {
             run("ip", &format!("link add uplink type veth peer name uplink netns {}", peer.display()))?;
             address("line", "10.213.1.1/30")?;
             address("uplink", "10.213.2.1/30")?;
-            fifo("line")?;
-            fifo("uplink")?;
+            fifos("add", shape.rate, shape.queue)?;
             fs::write("/proc/sys/net/ipv4/ip_forward", "1")
         })?;
         relay.run(|| {
@@ -79,7 +80,25 @@ impl Line {
             run("ip", "route add default via 10.213.2.1")
         })?;
         let delay = Delay::start(near, far, shape.round_trip / 2)?;
-        Ok(Self { device, relay, _router: router, _delay: delay })
+        Ok(Self { device, relay, router, delay, queue: shape.queue })
+    }
+
+    /// From now on it takes so long there and back again, through empty queues.
+    #[allow(dead_code, reason = "lines change only in tests")]
+    pub(crate) fn set_round_trip(&self, round_trip: Duration) {
+        self.delay.weather.delay.store((round_trip / 2).as_micros() as u64, Relaxed);
+    }
+
+    /// From now on it carries so many bytes a second.
+    #[allow(dead_code, reason = "lines change only in tests")]
+    pub(crate) fn set_rate(&self, rate: u32) -> io::Result<()> {
+        self.router.run(|| fifos("change", rate, self.queue))
+    }
+
+    /// From now on one packet of so many is lost; none if this is 0.
+    #[allow(dead_code, reason = "lines change only in tests")]
+    pub(crate) fn lose_one_of(&self, packets: u64) {
+        self.delay.weather.lost_of.store(packets, Relaxed);
     }
 
     /// What is opened or started in `work` is where the device is, and stays there.
@@ -91,6 +110,13 @@ impl Line {
     pub(crate) fn on_relay_side<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.relay.run(work)
     }
+}
+
+/// Adds or changes the FIFOs of the router, which this thread's namespace is.
+fn fifos(change: &str, rate: u32, queue: usize) -> io::Result<()> {
+    ["line", "uplink"].iter().try_for_each(|interface| {
+        run("tc", &format!("qdisc {change} dev {interface} root tbf rate {rate}bps burst {BURST} limit {queue}"))
+    })
 }
 
 fn address(interface: &str, address: &str) -> io::Result<()> {

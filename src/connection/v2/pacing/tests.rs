@@ -77,6 +77,26 @@ fn beside_cross_traffic_the_line_is_shared_and_after_it_the_queue_is_short_again
 }
 
 #[test]
+fn somebody_elses_queue_is_told_from_a_longer_path_however_little_has_been_sent() {
+    let mut pacing = Pacing::new(Instant::now());
+    // Keystrokes alone: by this rate three small frames would be allowed to wait for seconds on a path of two.
+    let way = |forward: f64| Measured {
+        rate: 900.0,
+        forward,
+        back: 0.025,
+        round_trip: forward + 0.025,
+        count: DRAINED,
+        held_back: true,
+        kernel_full: false,
+    };
+    pacing.handle_round(1.0, &way(0.025));
+    pacing.settle();
+    pacing.drain(None);
+    pacing.handle_drained(20.0, &way(2.0), None);
+    assert!(matches!(pacing.state, State::Compete { .. }), "{:?}", pacing.state);
+}
+
+#[test]
 fn clocks_may_differ_by_250_millionths() {
     for skew in [-250.0, 250.0] {
         for (line, least, most) in [(line(1000.0, 50, 256.0), 95.0, 100.0), (line(100_000.0, 20, 1024.0), 80.0, 40.0)] {
