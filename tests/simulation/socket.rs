@@ -349,6 +349,10 @@ impl Socket for SimSocket {
         Ok(())
     }
 
+    fn set_keepalive(&self, _: Duration) -> io::Result<()> {
+        Ok(())
+    }
+
     fn set_low_water(&self, _: u32) -> io::Result<()> {
         Ok(())
     }
