@@ -16,5 +16,6 @@ mod min_protocol;
 mod programs;
 mod reasons;
 mod reconnect;
+mod silent_device;
 mod slow_readers;
 mod takeover;
