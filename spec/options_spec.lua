@@ -11,6 +11,7 @@ describe("the options' check", function()
       allow = "any",
       connect_timeout = 0.5,
       keep_trying = true,
+      keepalive = 300,
       reconnect = false,
       protocol = 2,
       min_protocol = 2,
@@ -29,6 +30,7 @@ describe("the options' check", function()
       { { reconnect = "yes" }, "option 'reconnect': boolean wanted, got string 'yes'" },
       { { reconnect = 1 }, "option 'reconnect': boolean wanted, got number 1" },
       { { keep_trying = 1 }, "option 'keep_trying': boolean wanted, got number 1" },
+      { { keepalive = "90" }, "option 'keepalive': number wanted, got string '90'" },
       { { protocol = "2" }, "option 'protocol': number wanted, got string '2'" },
       { { min_protocol = true }, "option 'min_protocol': number wanted, got boolean true" },
       { { allow = true }, "option 'allow': \"any\" or a list of rules wanted, got boolean true" },
@@ -97,7 +99,7 @@ describe("the options' check", function()
   end)
 
   it("lists the options for any other unknown one", function()
-    local list = "the options are allow, connect_timeout, keep_trying, local_address, local_port, "
+    local list = "the options are allow, connect_timeout, keep_trying, keepalive, local_address, local_port, "
       .. "min_protocol, protocol, reconnect, server_address, server_port"
     assert.equal("unknown option 'port'; " .. list, options.mistake { port = 1 })
     assert.equal("unknown option '1'; " .. list, options.mistake { "relay.example.com" })

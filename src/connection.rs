@@ -90,7 +90,8 @@ pub enum Output {
     Listening,
     /// Both ends speak this version from here on; a relay may [open](relay::Relay::open) streams.
     Version(u8),
-    /// The peer's software, and its version, by its own account; version 2.
+    /// The peer's software, and its version, by its own account; version 2. On a link in TLS a relay's says that it has
+    /// admitted the device.
     Introduced(String),
     /// A device's: connect to a service, then [`device::Device::handle_connected`] or [`Connection::handle_failure`].
     Connect {
@@ -170,6 +171,8 @@ pub enum Reset {
     Replaced,
     /// The link is gone.
     LinkLost,
+    /// A relay's: the device was silent for too long after CONNECT, though the link may still be there.
+    Unanswered,
     /// This end is about to end.
     Shutdown,
     /// The peer ended it, and said why.
@@ -218,7 +221,7 @@ pub enum Protocol {
     V2,
 }
 
-/// What one end of a link takes, and how much it keeps.
+/// What one end of a link takes, how much it keeps, and how often it asks for its peer.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// What version 1 does with a slow reader; its `stall` is also how long a stream that is over may take nothing.
@@ -232,14 +235,25 @@ pub struct Limits {
     /// Bytes that all streams of a link may have waiting, in version 2 in flight or waiting; there at least `window` for
     /// each. Links that are not in use any more may hold as much, together.
     pub budget: u64,
+    /// Version 2: the silence after which the peer of a link without streams is asked; 1 s at least, 90 s by default. The
+    /// larger one of both ends holds, up to [`MAX_KEEPALIVE`](Self::MAX_KEEPALIVE).
+    pub keepalive: Duration,
 }
 
 impl Limits {
     /// A device's: 16 MiB.
-    pub const DEVICE: Self =
-        Self { rule: QueueRule::DEFAULT, window: 32 * 1024, streams: 256, open_rate: 10_000, budget: 16 * 1024 * 1024 };
+    pub const DEVICE: Self = Self {
+        rule: QueueRule::DEFAULT,
+        window: 32 * 1024,
+        streams: 256,
+        open_rate: 10_000,
+        budget: 16 * 1024 * 1024,
+        keepalive: Duration::from_secs(90),
+    };
     /// A relay's, for each link: 32 MiB.
     pub const RELAY: Self = Self { budget: 32 * 1024 * 1024, ..Self::DEVICE };
+    /// The longest `keepalive`.
+    pub const MAX_KEEPALIVE: Duration = Duration::from_secs(3600);
 }
 
 /// What was moved over a link since its start.
@@ -315,6 +329,12 @@ pub trait Connection {
     /// How much the kernel is to hold of what was written to the link before it is on its way; `None` if the connection
     /// does not mind.
     fn link_low_water(&self) -> Option<u32> {
+        None
+    }
+
+    /// After how long a silence the kernel is to ask for the peer, once both ends have said how often they do so
+    /// themselves; `None` where they have not.
+    fn link_keepalive(&self) -> Option<Duration> {
         None
     }
 

@@ -4,6 +4,7 @@ use std::io;
 
 use crate::address::{Address, AddressError};
 use crate::protocol::ProtocolError;
+use crate::protocol::v2::Code;
 
 /// An error of the public API. The text says what was wrong, with which value, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +53,16 @@ pub enum Error {
     /// Another link of this device, or a device that poses as it, took this one's place.
     #[error("the link to {0} was taken over by another device; let each device have a relay, or a port, of its own")]
     Replaced(Address),
+    /// The relay does not admit this device, and says why.
+    #[error("the link to {address} was refused by the relay: {}", bar(*.code, .reason))]
+    NotAdmitted {
+        /// The relay.
+        address: Address,
+        /// Its code.
+        code: Code,
+        /// What it says itself; may be empty.
+        reason: String,
+    },
     /// The relay speaks only versions of the protocol that are older than `min_protocol`.
     #[error(
         "the link to {0} was given up: the relay speaks version 1 of the protocol, and min_protocol is 2; update the relay, \
@@ -82,7 +93,7 @@ pub enum Error {
 
 impl Error {
     /// A stable lowercase word for programs: `usage`, `unresolved`, `refused`, `unreachable`, `timeout`,
-    /// `lost`, `replaced`, `version`, `protocol`, `closed`, `internal`, `forked` or `system`.
+    /// `lost`, `replaced`, `unknown`, `revoked`, `token`, `pending`, `version`, `protocol`, `closed`, `internal`, `forked` or `system`.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Usage(_) | Self::Address(_) => "usage",
@@ -92,6 +103,7 @@ impl Error {
             Self::Timeout { .. } => "timeout",
             Self::Lost { .. } => "lost",
             Self::Replaced(_) => "replaced",
+            Self::NotAdmitted { code, .. } => code.name(),
             Self::OldRelay(_) => "version",
             Self::Protocol(_) => "protocol",
             Self::Closed => "closed",
@@ -100,6 +112,24 @@ impl Error {
             Self::System { .. } => "system",
         }
     }
+}
+
+/// Why a device is not admitted, in the relay's words, and what to do.
+fn bar(code: Code, reason: &str) -> String {
+    let (text, remedy) = if code == Code::UnknownDevice {
+        ("it does not know this device's key", "join it with a token")
+    } else if code == Code::Revoked {
+        (
+            "this device's key is revoked",
+            "ask the relay's operator to unrevoke the device, or for a token that replaces the key",
+        )
+    } else if code == Code::Token {
+        ("the join token is unknown, used or expired", "ask the relay's operator for another")
+    } else {
+        ("this device's key waits for approval", "ask the relay's operator to approve it")
+    };
+    let text = if reason.is_empty() { text } else { reason };
+    format!("{text}; {remedy}")
 }
 
 #[cfg(test)]
@@ -116,6 +146,8 @@ mod tests {
             Error::Timeout { address: address(), seconds: 10.0 },
             Error::Lost { address: address(), reason: "the other end closed it".into() },
             Error::Replaced(address()),
+            Error::NotAdmitted { address: address(), code: Code::Revoked, reason: String::new() },
+            Error::NotAdmitted { address: address(), code: Code::Token, reason: "the token is used".into() },
             Error::OldRelay(address()),
         ] {
             let text = error.to_string();
@@ -123,5 +155,20 @@ mod tests {
             assert_eq!(text.matches("relay.example.com").count(), 1, "{text}");
             assert!(text.ends_with(char::is_alphabetic), "{text}");
         }
+    }
+
+    #[test]
+    fn a_device_that_is_not_admitted_is_told_why_and_what_to_do() {
+        let error = |code, reason: &str| {
+            let address = "relay:443".parse().expect("an address");
+            let error = Error::NotAdmitted { address, code, reason: reason.into() };
+            (error.code(), error.to_string())
+        };
+        let text = |text: &str| format!("the link to relay:443 was refused by the relay: {text}");
+        let unknown = text("it does not know this device's key; join it with a token");
+        assert_eq!(error(Code::UnknownDevice, ""), ("unknown", unknown));
+        let token = text("the token was used by another key; ask the relay's operator for another");
+        assert_eq!(error(Code::Token, "the token was used by another key"), ("token", token));
+        assert_eq!((error(Code::Revoked, "").0, error(Code::Pending, "").0), ("revoked", "pending"));
     }
 }

@@ -6,6 +6,7 @@
 //! | module | what lives there | who may use it |
 //! | --- | --- | --- |
 //! | [`address`] | `host:port` | all modules |
+//! | [`identity`] | names of devices, services, groups and users; join strings and their secrets | all modules |
 //! | [`protocol`] | the wire's format, and no state but a frame that is half read; `v1`, `v2` | `connection`, `io` and the two sides |
 //! | [`connection`] | one end of a link, sans-IO: which version is spoken (`device`, `relay`), and each version (`v1`, `v2`) | `io` and the two sides |
 //! | [`io`] | the mio half that device and relay share: event loop, session, socket options | the two sides |
@@ -20,6 +21,7 @@ pub mod address;
 pub mod connection;
 pub mod device;
 mod error;
+pub mod identity;
 pub mod io;
 #[cfg(any(
     feature = "lua51",

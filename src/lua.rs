@@ -12,7 +12,7 @@ use mlua::{FromLua, IntoLua, IntoLuaMulti, Lua, MultiValue, Table, UserData, Use
 
 use crate::Error;
 use crate::address::{Address, AddressError};
-use crate::connection::Protocol;
+use crate::connection::{Limits, Protocol};
 use crate::device::{Access, Config, Event, Handle, Rule, RuleError, RuleProblem, State, Status, Wait};
 
 /// Where the registry keeps the thread that loaded the module.
@@ -195,6 +195,14 @@ fn config(options: &Table) -> Result<Config, Error> {
             return Err(Error::Usage(format!("connect_timeout: {seconds} is not a number of seconds {range}")));
         }
         config.connect_timeout = Duration::from_secs_f64(seconds);
+    }
+    if let Some(seconds) = option::<f64>(options, "keepalive")? {
+        let longest = Limits::MAX_KEEPALIVE.as_secs();
+        if !(seconds.fract() == 0.0 && (1.0..=longest as f64).contains(&seconds)) {
+            let range = format!("from 1 to {longest}");
+            return Err(Error::Usage(format!("keepalive: {seconds} is not a whole number of seconds {range}")));
+        }
+        config.limits.keepalive = Duration::from_secs_f64(seconds);
     }
     if let Some(reconnect) = option::<bool>(options, "reconnect")? {
         config.reconnect = reconnect;

@@ -62,6 +62,15 @@ pub enum ProtocolError {
     /// A payload, or a field in it, is cut short.
     #[error("a payload is cut short, or a field in it")]
     TruncatedField,
+    /// A field that may come once came again.
+    #[error("field {0} of SETTINGS came twice")]
+    RepeatedField(u16),
+    /// A field has another length than its own, is over its limit, or holds what it cannot.
+    #[error("field {0} of SETTINGS is too short or too long, or holds what it cannot")]
+    BadField(u16),
+    /// A token was sent where others can read it.
+    #[error("a join token came over a link without TLS; it is not secret any more, make another")]
+    JoinInTheClear,
     /// A frame that we do not know and that must not be passed over.
     #[error("a critical frame of a type that is not known here ({0})")]
     Critical(v2::Header),
@@ -101,7 +110,7 @@ pub enum ProtocolError {
     #[error("nothing that was asked for was acknowledged for 60 s")]
     Unacknowledged,
     /// Nothing came for too long, not even the answer to a PING.
-    #[error("nothing came for 45 s, not even the answer to a PING")]
+    #[error("nothing came for 30 s after a PING, not even its answer")]
     Silent,
 }
 

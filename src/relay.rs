@@ -8,4 +8,4 @@ mod server;
 pub use config::{Config, Mapping};
 pub use server::{Outcome, Server, Stopper};
 
-pub use crate::connection::Protocol;
+pub use crate::connection::{Limits, Protocol};

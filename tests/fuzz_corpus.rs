@@ -10,6 +10,8 @@ use proptest::prelude::*;
 mod decoder;
 #[path = "../fuzz/entries/decoder_v2.rs"]
 mod decoder_v2;
+#[path = "../fuzz/entries/join.rs"]
+mod join;
 #[path = "../fuzz/entries/pair.rs"]
 mod pair;
 
@@ -38,6 +40,11 @@ fn the_pair_passes_its_corpus() {
 fn version_2_passes_its_corpora() {
     replay("decoder_v2", decoder_v2::run);
     replay("pair_v2", pair::run_v2);
+}
+
+#[test]
+fn join_strings_pass_their_corpus() {
+    replay("join", join::run);
 }
 
 proptest! {

@@ -15,6 +15,7 @@ const LIMITS: Limits = Limits {
     streams: 20,
     open_rate: 50,
     budget: 512 * 1024,
+    keepalive: Duration::from_secs(90),
 };
 
 struct Side<E> {

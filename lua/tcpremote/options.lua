@@ -10,6 +10,7 @@ options.types = {
   allow = { "string", "table" },
   connect_timeout = { "number" },
   keep_trying = { "boolean" },
+  keepalive = { "number" },
   reconnect = { "boolean" },
   protocol = { "number" },
   min_protocol = { "number" },

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Connection, Counters, Delivery, Limits, Mux, Output, Protocol, Role, Room, StreamKey};
 use crate::protocol::ProtocolError;
@@ -181,6 +181,10 @@ impl<N: Negotiation> Connection for Negotiated<N> {
 
     fn link_low_water(&self) -> Option<u32> {
         with_version!(&self.speaking, end => end.link_low_water(), else None)
+    }
+
+    fn link_keepalive(&self) -> Option<Duration> {
+        with_version!(&self.speaking, end => end.link_keepalive(), else None)
     }
 
     fn poll_pacing(&self) -> Option<Instant> {

@@ -139,6 +139,8 @@ enum Timer {
     Place(StreamKey),
     /// Streams wait for the open rate.
     OpenRate,
+    /// A device that was silent is to have sent something.
+    Sign,
     Connect(StreamKey),
     Delivery(StreamKey),
 }
@@ -149,7 +151,9 @@ impl Mux {
         let mut send_buffer = SendBuffer::new(first);
         let software = concat!("tcpremote ", env!("CARGO_PKG_VERSION")).to_owned();
         let Limits { window, streams, open_rate, .. } = limits;
-        let settings = Settings { window, streams, open_rate, acknowledges: true, software };
+        let keepalive = Some(limits.keepalive);
+        let settings =
+            Settings { window, streams, open_rate, acknowledges: true, software, keepalive, ..Settings::default() };
         send_buffer.push_uncounted(&settings.frame());
         let mut timers = Timers::new();
         timers.set(Timer::Settings, now + SETTINGS_TIMEOUT);
@@ -229,8 +233,10 @@ impl Mux {
             }
             Timer::Ack => return self.handle_ack_timeout(now),
             Timer::Place(_) if self.device_is_slow() => self.timers.set(timer, now + PLACE_TIMEOUT),
+            Timer::Place(key) if self.liveness.is_suspect() => self.reset(key, Reset::Unanswered),
             Timer::Place(key) => self.reset(key, Reset::NoPlace),
             Timer::OpenRate => self.assign_numbers(now),
+            Timer::Sign => self.give_answer(),
             Timer::Connect(key) => {
                 let reason = "there was no connection to the service in 10 s";
                 self.push_close_of(key, Code::Timeout, reason);
@@ -451,6 +457,10 @@ impl Connection for Mux {
         self.pacing.as_ref().map(Pacing::low_water)
     }
 
+    fn link_keepalive(&self) -> Option<Duration> {
+        self.peer.keepalive.map(|_| self.liveness.longest_silence())
+    }
+
     fn poll_pacing(&self) -> Option<Instant> {
         self.next_release()
     }
@@ -507,7 +517,7 @@ impl Connection for Mux {
         self.reading.take_ack();
         self.end_pacing();
         self.going_away.get_or_insert(Reset::LinkLost);
-        for timer in [Timer::Settings, Timer::Liveness, Timer::Ack, Timer::OpenRate] {
+        for timer in [Timer::Settings, Timer::Liveness, Timer::Ack, Timer::OpenRate, Timer::Sign] {
             self.timers.cancel(timer);
         }
     }

@@ -8,6 +8,8 @@ const MIN: Duration = Duration::from_secs(1);
 const MAX: Duration = Duration::from_secs(60);
 /// The longest that a relay may ask for: whatever it is up to, the device looks after it again.
 const MAX_ASKED: Duration = Duration::from_secs(300);
+/// The longest wait of a device that the relay does not admit.
+const MAX_BARRED: Duration = Duration::from_secs(15 * 60);
 /// A link that lasted for so long once the relay had answered was a good one: the waits start anew. A relay that dies
 /// of the devices that come back does so earlier; one that dies later is not sought more often than this by each.
 const STABLE: Duration = Duration::from_secs(10);
@@ -23,6 +25,8 @@ const RESTART_PACE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration
 pub(super) struct Backoff {
     bound: Duration,
     restart: Option<Restart>,
+    /// The relay did not admit the device, the last time that it said anything.
+    is_barred: bool,
     random: fastrand::Rng,
 }
 
@@ -39,13 +43,13 @@ impl Backoff {
     }
 
     fn with_random(random: fastrand::Rng) -> Self {
-        Self { bound: MIN, restart: None, random }
+        Self { bound: MIN, restart: None, is_barred: false, random }
     }
 
     /// How long to wait now that an attempt failed, or a link is lost on which the relay answered at `answered_at`.
     pub(super) fn next_wait(&mut self, now: Instant, answered_at: Option<Instant>) -> Duration {
         if answered_at.is_some_and(|since| now.saturating_duration_since(since) >= STABLE) {
-            self.bound = MIN;
+            (self.bound, self.is_barred) = (MIN, false);
         }
         if let Some(restart) = self.restart.as_ref().filter(|restart| now < restart.until) {
             return restart.pace.mul_f64(0.5 + self.random.f64());
@@ -79,7 +83,7 @@ impl Backoff {
 
     /// The owner knows better than the waits so far.
     pub(super) fn reset(&mut self) {
-        self.bound = MIN;
+        (self.bound, self.is_barred) = (MIN, false);
     }
 
     /// A relay has answered.
@@ -91,6 +95,15 @@ impl Backoff {
     pub(super) fn wait_replaced(&mut self) -> Duration {
         self.bound = MAX;
         MAX + self.draw(MAX / 2)
+    }
+
+    /// How long to wait where the relay does not admit the device and has asked for `seconds`: those, a minute at least,
+    /// the first time; then it is sought with full jitter up to a quarter of an hour, for ever.
+    pub(super) fn wait_barred(&mut self, seconds: u16) -> Duration {
+        let asked = Duration::from_secs(seconds.into()).clamp(MAX, MAX_BARRED);
+        self.bound = MAX;
+        let jitter = if std::mem::replace(&mut self.is_barred, true) { MAX_BARRED - asked } else { MIN };
+        asked + self.draw(jitter)
     }
 
     fn draw(&mut self, bound: Duration) -> Duration {
@@ -166,6 +179,25 @@ mod tests {
             assert!(wait >= MAX_ASKED && wait <= MAX_ASKED + MIN, "18 hours are no restart: {wait:?}");
             assert!(backoff.wait_replaced() >= MAX);
         }
+    }
+
+    #[test]
+    fn a_device_that_is_not_admitted_waits_as_asked_and_then_up_to_a_quarter_of_an_hour_for_ever() {
+        let mut longest = Duration::ZERO;
+        for seed in 0..200 {
+            let mut backoff = Backoff::with_random(fastrand::Rng::with_seed(seed));
+            let first = backoff.wait_barred(0);
+            assert!(first >= MAX && first <= MAX + MIN, "{first:?}");
+            for _ in 0..5 {
+                let next = backoff.wait_barred(90);
+                assert!(next >= Duration::from_secs(90) && next <= MAX_BARRED, "{next:?}");
+                longest = longest.max(next);
+            }
+            assert!(backoff.wait_barred(u16::MAX) <= MAX_BARRED, "18 hours are too long");
+            backoff.reset();
+            assert!(backoff.wait_barred(0) <= MAX + MIN, "the owner has asked");
+        }
+        assert!(longest > MAX_BARRED.mul_f64(0.95), "{longest:?}");
     }
 
     /// How long after the next relay is there the device is back, if its attempts before are refused at once. The relay

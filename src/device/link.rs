@@ -439,7 +439,9 @@ impl Link {
                 let why = if close.reason.is_empty() { close.code.to_string() } else { close.reason.clone() };
                 (EventKind::Disconnect, Severity::Detail, format!("is gone: {why}"))
             }
-            Reset::NoPlace | Reset::PeerLeaves => (EventKind::Disconnect, Severity::Detail, "was refused".to_owned()),
+            Reset::NoPlace | Reset::PeerLeaves | Reset::Unanswered => {
+                (EventKind::Disconnect, Severity::Detail, "was refused".to_owned())
+            }
         };
         self.tell_gone(context, key, kind, severity, &text);
     }

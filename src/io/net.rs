@@ -38,10 +38,14 @@ const USER_TIMEOUT_V1: Duration = Duration::from_secs(75);
 
 /// Options of the one connection that carries everything. They find an idle link that is dead within 45 s.
 pub(crate) fn tune_link(stream: &impl AsFd) -> io::Result<()> {
-    let socket = SockRef::from(stream);
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))
+    SockRef::from(stream).set_tcp_nodelay(true)?;
+    set_keepalive(stream, KEEPALIVE_IDLE)
+}
+
+/// Has the kernel ask for the peer of a link after so long a silence.
+pub(crate) fn set_keepalive(stream: &impl AsFd, idle: Duration) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new().with_time(idle).with_interval(KEEPALIVE_INTERVAL);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))
 }
 
 /// Whether a version 1 link has bytes in flight, which may take as long as a link may stand still. While it has none the

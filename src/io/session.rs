@@ -86,13 +86,17 @@ impl<C: Connection, R: Registry> Session<C, R> {
                     link.tune_v2();
                 }
             }
+            Output::Introduced(_) => {
+                if let (Some(link), Some(idle)) = (&mut self.link, self.connection.link_keepalive()) {
+                    link.set_keepalive(idle);
+                }
+            }
             Output::Opened { stream, .. } => self.start(now, io, stream),
             Output::ShutdownWrite { stream } => self.shutdown_write(stream),
             Output::Finish { stream } => self.finish(now, io, stream),
             Output::Reset { stream, .. } => self.reset(io, stream),
             Output::Version(_)
             | Output::Listening
-            | Output::Introduced(_)
             | Output::Connect { .. }
             | Output::Malformed { .. }
             | Output::EarlyDropped { .. }

@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
+use std::time::Duration;
 
 use mio::net::TcpStream;
 
@@ -45,6 +46,12 @@ pub trait Socket: Read + std::fmt::Debug {
     /// # Errors
     /// As `setsockopt(2)`.
     fn tune_link_v2(&self) -> io::Result<()>;
+
+    /// Has the kernel ask for the peer of a link after so long a silence.
+    ///
+    /// # Errors
+    /// As `setsockopt(2)`.
+    fn set_keepalive(&self, idle: Duration) -> io::Result<()>;
 
     /// Sets how much the kernel holds that is not on its way: only below half of that it tells that it can be written again.
     ///
@@ -100,6 +107,10 @@ impl Socket for TcpStream {
 
     fn tune_link_v2(&self) -> io::Result<()> {
         net::tune_link_v2(self)
+    }
+
+    fn set_keepalive(&self, idle: Duration) -> io::Result<()> {
+        net::set_keepalive(self, idle)
     }
 
     fn set_low_water(&self, bytes: u32) -> io::Result<()> {

@@ -8,7 +8,7 @@
 //!
 //! | type | stream | payload |
 //! | --- | --- | --- |
-//! | 1 CONNECT | new | host and port as in version 1, then fields |
+//! | 1 CONNECT | new | host and port as in version 1, or none of both where a field names the service; then fields |
 //! | 2 CLOSE | open | `u16 code`, reason in UTF-8 |
 //! | 3 DATA | open | bytes; flag FIN: no more from this side; flags ASK and LIMITED, for peers that acknowledge |
 //! | 6 SETTINGS | 0 | fields |
@@ -21,6 +21,7 @@
 //! A field is `u16 tag | u16 length | bytes`; unknown tags are passed over.
 
 mod code;
+mod connect;
 mod decoder;
 mod field;
 mod frame;
@@ -28,10 +29,13 @@ mod header;
 mod settings;
 
 pub use code::Code;
+pub use connect::{Connect, Part, Target};
 pub use decoder::{Decoder, Item};
-pub use frame::{ACK_LEN, Close, Connect, GoAway, ack, credit, ping};
+pub use frame::{ACK_LEN, Close, GoAway, ack, credit, ping};
 pub use header::{Flags, Header, Type};
-pub use settings::Settings;
+#[cfg(feature = "tls")]
+pub use settings::Join;
+pub use settings::{MAX_ADDRESSES, MAX_SERVICES, Service, ServiceFlags, Settings};
 
 use super::v1;
 

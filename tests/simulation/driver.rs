@@ -429,6 +429,7 @@ fn reason_name(reason: &Reset) -> &'static str {
         Reset::Stalled => "stalled",
         Reset::Replaced => "replaced",
         Reset::LinkLost => "link lost",
+        Reset::Unanswered => "unanswered",
         Reset::Shutdown => "shutdown",
         Reset::Closed(_) => "closed by the peer",
     }

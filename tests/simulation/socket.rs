@@ -349,6 +349,10 @@ impl Socket for SimSocket {
         Ok(())
     }
 
+    fn set_keepalive(&self, _: Duration) -> io::Result<()> {
+        Ok(())
+    }
+
     fn set_low_water(&self, low_water: u32) -> io::Result<()> {
         self.0.borrow().outward.set_low_water(low_water);
         Ok(())

@@ -18,5 +18,6 @@ mod old_end;
 mod programs;
 mod reasons;
 mod reconnect;
+mod silent_device;
 mod slow_readers;
 mod takeover;

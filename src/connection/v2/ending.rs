@@ -81,6 +81,7 @@ impl Mux {
                     self.pending_control.retain(|&other| other != key);
                 }
                 self.numbers.remove(&number);
+                self.liveness.set_streams(!self.numbers.is_empty());
                 self.timers.cancel(Timer::Connect(key));
             }
             State::Waiting => {

@@ -2,10 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-/// Silence after which the peer is asked.
+use super::Role;
+
+/// Silence after which the peer of a link with streams is asked; of one without, too, if it has not said what it wants.
 const ASK_AFTER: Duration = Duration::from_secs(15);
-/// How long it may then stay silent: 45 s in all.
+/// How long it may then stay silent.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// On a link without streams the relay leaves it to the device to ask, unless that is late by this. If both asked, each
+/// would send as much again.
+const RELAY_WAITS: Duration = Duration::from_secs(5);
+/// A link on which nothing came for so long is silent: few enough PINGs for a client to send one each time.
+const SILENT_AFTER: Duration = Duration::from_secs(1);
 /// A process that looks later than this may have been stopped, and the peer's bytes may wait to be read.
 pub(super) const LATE: Duration = Duration::from_secs(1);
 
@@ -13,11 +20,25 @@ pub(super) const LATE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Liveness {
     last_byte_at: Instant,
+    /// The silence after which the peer of a link without streams is asked.
+    keepalive: Duration,
+    has_streams: bool,
+    sign: Sign,
     /// The PING that is out: when it was sent, and the number that it carries.
     asked: Option<(Instant, u64)>,
     /// Until when its answer may take.
     answer_until: Instant,
     next_number: u64,
+}
+
+/// What is known of a peer from which a sign of life is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sign {
+    /// Something came since, or none was wanted.
+    Here,
+    Awaited,
+    /// It was not there in time.
+    Missing,
 }
 
 /// What is to be done when the time has come.
@@ -30,12 +51,66 @@ pub(super) enum Due {
 
 impl Liveness {
     pub(super) fn new(now: Instant) -> Self {
-        Self { last_byte_at: now, asked: None, answer_until: now, next_number: 1 }
+        Self {
+            last_byte_at: now,
+            keepalive: ASK_AFTER,
+            has_streams: false,
+            sign: Sign::Here,
+            asked: None,
+            answer_until: now,
+            next_number: 1,
+        }
+    }
+
+    /// Both ends know that the device asks after this silence, while there are no streams.
+    pub(super) fn agree(&mut self, role: Role, keepalive: Duration) {
+        self.keepalive = match role {
+            Role::Device => keepalive,
+            Role::Relay => keepalive + RELAY_WAITS,
+        };
+    }
+
+    /// The link has streams, or none.
+    pub(super) fn set_streams(&mut self, has_streams: bool) {
+        self.has_streams = has_streams;
     }
 
     /// Something came.
     pub(super) fn note_input(&mut self, now: Instant) {
         self.last_byte_at = now;
+        self.sign = Sign::Here;
+    }
+
+    /// Whether nothing came of late.
+    pub(super) fn is_silent(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.last_byte_at) >= SILENT_AFTER
+    }
+
+    /// A sign of life is wanted.
+    pub(super) fn doubt(&mut self) {
+        self.sign = Sign::Awaited;
+    }
+
+    /// The time for it is over; true if there was none.
+    pub(super) fn suspect(&mut self) -> bool {
+        if self.sign == Sign::Awaited {
+            self.sign = Sign::Missing;
+        }
+        self.is_suspect()
+    }
+
+    /// Whether a sign of life was wanted and did not come in time.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.sign == Sign::Missing
+    }
+
+    /// The silence after which the link is given up while it has no streams.
+    pub(super) fn longest_silence(&self) -> Duration {
+        self.keepalive + ANSWER_WITHIN
+    }
+
+    fn ask_after(&self) -> Duration {
+        if self.has_streams { self.keepalive.min(ASK_AFTER) } else { self.keepalive }
     }
 
     /// The answer to a PING came: how long it took; `None` if no PING was out.
@@ -61,8 +136,8 @@ impl Liveness {
     pub(super) fn poll_timeout(&self) -> Instant {
         match self.asked {
             // Counted from the question too: a clock that jumped must not kill a link that was never asked.
-            Some(_) => self.answer_until.max(self.last_byte_at + ASK_AFTER + ANSWER_WITHIN),
-            None => self.last_byte_at + ASK_AFTER,
+            Some(_) => self.answer_until.max(self.last_byte_at + self.ask_after() + ANSWER_WITHIN),
+            None => self.last_byte_at + self.ask_after(),
         }
     }
 

@@ -7,11 +7,13 @@ use super::stream::{Open, State, Stream};
 use super::{CONTROL_FULL, Greeting, Mux, Output, Role, Timer, Wanted};
 use crate::address::Address;
 use crate::connection::{CONNECT_TIMEOUT, Connection, Reset, StreamKey};
-use crate::protocol::v2::{Code, Connect};
+use crate::protocol::v2::{Code, Connect, Target};
 use crate::protocol::{Malformed, ProtocolError};
 
 /// How long a new client waits for a place on the link before it is refused.
 pub(super) const PLACE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a device that was silent may take to give a sign of life, and no less than four round trips.
+const SIGN_WITHIN: Duration = Duration::from_secs(3);
 /// New clients that may wait at once.
 const MAX_WAITING: usize = 256;
 
@@ -26,7 +28,7 @@ impl Mux {
             self.reset(key, reason);
             return key;
         }
-        self.waiting.push_back(Wanted { key, connect: Connect { service, client } });
+        self.waiting.push_back(Wanted { key, connect: Connect { client, ..Connect::to(Target::Address(service)) } });
         self.timers.set(Timer::Place(key), now + PLACE_TIMEOUT);
         self.assign_numbers(now);
         key
@@ -50,15 +52,26 @@ impl Mux {
             stream.state = State::Open(Open::new(number));
             // SETTINGS may have come while it waited.
             stream.credit = self.peer.window.into();
-            self.numbers.insert(number, key);
-            self.counters.opened += 1;
+            let was_idle = self.numbers.is_empty();
+            self.note_opened(number, key);
             self.send_buffer.push_control(&connect.frame(number));
+            if was_idle {
+                self.doubt(now);
+            }
             self.outputs.push_back(Output::Opened { stream: key, client: number });
         }
     }
 
+    /// The stream is on the link.
+    fn note_opened(&mut self, number: u32, key: StreamKey) {
+        self.numbers.insert(number, key);
+        self.counters.opened += 1;
+        self.liveness.set_streams(true);
+        self.timers.set(Timer::Liveness, self.liveness.poll_timeout());
+    }
+
     fn has_place(&self) -> bool {
-        !self.is_going_away() && self.has_number() && !self.link_is_full()
+        !self.is_going_away() && !self.liveness.is_suspect() && self.has_number() && !self.link_is_full()
     }
 
     fn has_number(&self) -> bool {
@@ -95,6 +108,34 @@ impl Mux {
         open.connected = true;
         self.outputs.push_back(Output::Connected { stream: key });
         Ok(())
+    }
+}
+
+/// A link that nobody has used for long may be dead, and nobody knows: a client that comes then is not to wait for as long
+/// as it takes to be sure of that.
+impl Mux {
+    /// A client was announced on a link without others. If that was silent, the device is to give a sign of life.
+    fn doubt(&mut self, now: Instant) {
+        if self.liveness.is_silent(now) {
+            self.ask(now);
+            let sign_within = self.counters().round_trip.map_or(SIGN_WITHIN, |time| SIGN_WITHIN.max(4 * time));
+            self.liveness.doubt();
+            self.timers.set(Timer::Sign, now + sign_within);
+        }
+    }
+
+    /// The time for a sign of life is over. Without one the clients that wait for their services have their answer, and
+    /// others wait as for a place until something comes, or the link is given up.
+    pub(super) fn give_answer(&mut self) {
+        if !self.liveness.suspect() {
+            return;
+        }
+        for key in self.numbers.values().copied().collect::<Vec<_>>() {
+            if self.streams.get(key).and_then(Stream::open).is_some_and(|open| !open.connected) {
+                self.push_close_of(key, Code::Timeout, "the device did not answer");
+                self.reset(key, Reset::Unanswered);
+            }
+        }
     }
 }
 
@@ -143,13 +184,22 @@ impl Mux {
                 return Ok(());
             }
         };
+        let service = match connect.target {
+            Target::Address(service) => service,
+            Target::Service(_) => {
+                self.refuse(number, Code::UnknownService, "this device offers no services by name");
+                return Ok(());
+            }
+            Target::Device(..) => {
+                self.refuse(number, Code::Denied, "this is a device, and leads to no other");
+                return Ok(());
+            }
+        };
         let stream = Stream::new(now, State::Open(Open::new(number)), self.peer.window.into(), &self.budget);
         let key = self.streams.insert(stream);
-        self.numbers.insert(number, key);
-        self.counters.opened += 1;
+        self.note_opened(number, key);
         self.timers.set(Timer::Connect(key), now + CONNECT_TIMEOUT);
-        let Connect { service, client: from } = connect;
-        self.outputs.push_back(Output::Connect { stream: key, client: number, service, from });
+        self.outputs.push_back(Output::Connect { stream: key, client: number, service, from: connect.client });
         Ok(())
     }
 

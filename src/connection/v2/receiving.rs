@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::pacing::Pacing;
 use super::stream::Receiving;
 use super::{Greeting, MAX_BACKLOG, MAX_GREETING, Mux, Output, Role, Timer};
-use crate::connection::{Delivery, Reset, StreamKey};
+use crate::connection::{Delivery, Limits, Reset, StreamKey};
 use crate::protocol::ProtocolError;
 use crate::protocol::v2::{Flags, GoAway, Item, Settings};
 
@@ -159,6 +159,9 @@ impl Mux {
         if self.greeting == Greeting::Done {
             return self.note_abuse(now);
         }
+        if settings.has_token() {
+            return Err(ProtocolError::JoinInTheClear);
+        }
         self.greeting = Greeting::Done;
         self.timers.cancel(Timer::Settings);
         // What was assumed is only ever raised, for open streams too.
@@ -173,9 +176,16 @@ impl Mux {
         }
         self.reading.begin();
         self.pacing = settings.acknowledges.then(|| Pacing::new(now));
+        if let Some(keepalive) = settings.keepalive {
+            self.liveness.agree(self.role, self.limits.keepalive.max(keepalive).min(Limits::MAX_KEEPALIVE));
+            self.timers.set(Timer::Liveness, self.liveness.poll_timeout());
+        }
         self.peer = settings;
-        let software = self.peer.software.escape_debug().to_string();
-        self.outputs.push_back(Output::Introduced(software));
+        // A refusal introduces nobody; GOAWAY behind it says why.
+        if !self.peer.refuses {
+            let software = self.peer.software.escape_debug().to_string();
+            self.outputs.push_back(Output::Introduced(software));
+        }
         self.ask(now);
         Ok(())
     }

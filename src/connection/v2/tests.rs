@@ -1,6 +1,7 @@
 mod acks;
 mod credit;
 mod hostile;
+mod keepalive;
 mod opening;
 mod order;
 
@@ -175,6 +176,10 @@ fn send(now: Instant, end: &mut Mux, key: StreamKey, bytes: &[u8]) -> usize {
 
 fn data(stream: u32, bytes: &[u8], fin: bool) -> Vec<u8> {
     [&Header::data(stream, bytes.len() as u16, fin).encode()[..], bytes].concat()
+}
+
+fn connect_to(service: &str) -> v2::Connect {
+    v2::Connect::to(v2::Target::Address(service.parse().expect("an address")))
 }
 
 fn bare(kind: Type, stream: u32) -> [u8; Header::LEN] {

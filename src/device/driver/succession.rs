@@ -271,6 +271,9 @@ impl Driver<'_> {
         if go_away.code == Code::Replaced {
             return Error::Replaced(address);
         }
+        if go_away.code.bars_key() {
+            return Error::NotAdmitted { address, code: go_away.code, reason: go_away.reason.clone() };
+        }
         let why = if go_away.reason.is_empty() { String::new() } else { format!(", {}", go_away.reason) };
         Error::Lost { address, reason: format!("the relay ended it ({}{why})", go_away.code) }
     }
@@ -285,6 +288,8 @@ fn replaced_by_owner() -> GoAway {
 fn wait_after(backoff: &mut Backoff, now: Instant, answered_at: Option<Instant>, go_away: &GoAway) -> Duration {
     if go_away.code == Code::Replaced {
         backoff.wait_replaced()
+    } else if go_away.code.bars_key() {
+        backoff.wait_barred(go_away.retry_after)
     } else if go_away.code == Code::Shutdown {
         backoff.wait_for_restart(now, answered_at, go_away.retry_after)
     } else {

@@ -1,7 +1,7 @@
 //! The socket of the link.
 
 use std::io::{self, IoSlice};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::Token;
 
@@ -110,6 +110,12 @@ impl<S: Socket> Link<S> {
         self.user_timeout = UserTimeout::Unwatched;
         // The options only hasten what the protocol does without them.
         let _ = self.tcp.tune_link_v2();
+    }
+
+    /// The ends have said how often they ask for each other.
+    pub(super) fn set_keepalive(&mut self, idle: Duration) {
+        // The option only hastens what the protocol does without it.
+        let _ = self.tcp.set_keepalive(idle);
     }
 
     /// How its other end has ended it, if that is what stands behind what was read so far.

@@ -11,7 +11,7 @@ use super::*;
 use crate::connection::{Limits, Mux, Role};
 use crate::io::event_loop::Source;
 use crate::io::net;
-use crate::protocol::v2::{Close, Connect, Decoder, GoAway, Header, Item, Settings};
+use crate::protocol::v2::{Close, Connect, Decoder, GoAway, Header, Item, Settings, Target};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -42,6 +42,29 @@ fn what_the_other_end_said_last_is_heard_though_the_link_takes_no_more() {
     }
     let outputs: Vec<_> = std::iter::from_fn(|| session.connection.poll_output()).collect();
     assert!(matches!(&outputs[..], [Output::Introduced(_), Output::GoAway(heard)] if *heard == away), "{outputs:?}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_kernel_asks_for_the_peer_when_the_link_would_be_given_up_if_both_ends_have_said_how_often_they_ask() {
+    for (keepalive, expected) in
+        [(None, 15), (Some(Duration::from_secs(90)), 120), (Some(Duration::from_secs(300)), 330)]
+    {
+        let mut bench = Bench::linked(Limits::DEVICE);
+        net::tune_link(&bench.session.link.as_ref().expect("a link").tcp).expect("options");
+        bench.tell(&Settings { keepalive, ..Settings::default() }.frame());
+        let began = Instant::now();
+        loop {
+            bench.turn();
+            if let Some(Output::Introduced(_)) = bench.session.poll_output(Instant::now(), &mut bench.io) {
+                break;
+            }
+            assert!(began.elapsed() < DEADLINE, "no SETTINGS");
+        }
+        let link = &bench.session.link.as_ref().expect("a link").tcp;
+        let idle = SockRef::from(link).tcp_keepalive_time().expect("option");
+        assert_eq!(idle, Duration::from_secs(expected), "{keepalive:?}");
+    }
 }
 
 /// A session with one stream, whose socket has a copy as a forked child would hold it, and the socket's other end.
@@ -139,19 +162,11 @@ impl Bench {
 
     /// The same, with a relay that sends these SETTINGS.
     fn with_settings(sockets: [impl Into<OwnedFd>; 2], settings: Settings) -> Self {
-        let mut io = Io::new(EventLoop::new().expect("poll"));
-        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let mut link = net::connect(listener.local_addr().expect("address")).expect("connect");
-        let (relay, _) = listener.accept().expect("accept");
-        let token = io.event_loop.register(&mut link, Source::Link(0)).expect("register");
         let limits = Limits { window: settings.window, streams: 16, budget: 32 * 1024 * 1024, ..Limits::DEVICE };
-        let device = Mux::new(Instant::now(), Role::Device, limits, &[]);
-        let session = Session::new(device, 0, link, token);
-        let buffer = vec![0; LINK_BUFFER];
-        let mut bench = Self { session, io, buffer, relay, keys: Vec::new(), began: Instant::now() };
+        let mut bench = Self::linked(limits);
         bench.tell(&settings.frame());
         for (number, socket) in (1..).zip(sockets) {
-            let connect = Connect { service: "127.0.0.1:22".parse().expect("an address"), client: None };
+            let connect = Connect::to(Target::Address("127.0.0.1:22".parse().expect("an address")));
             bench.tell(&connect.frame(number));
             let key = loop {
                 bench.step();
@@ -168,6 +183,19 @@ impl Bench {
             bench.keys.push(key);
         }
         bench
+    }
+
+    /// With a link, and no streams; the relay has said nothing.
+    fn linked(limits: Limits) -> Self {
+        let mut io = Io::new(EventLoop::new().expect("poll"));
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let mut link = net::connect(listener.local_addr().expect("address")).expect("connect");
+        let (relay, _) = listener.accept().expect("accept");
+        let token = io.event_loop.register(&mut link, Source::Link(0)).expect("register");
+        let device = Mux::new(Instant::now(), Role::Device, limits, &[]);
+        let session = Session::new(device, 0, link, token);
+        let buffer = vec![0; LINK_BUFFER];
+        Self { session, io, buffer, relay, keys: Vec::new(), began: Instant::now() }
     }
 
     /// The relay says this, in one piece if it is little.

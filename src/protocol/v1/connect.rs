@@ -25,6 +25,12 @@ pub enum Malformed {
     /// The host is not UTF-8.
     #[error("CONNECT names a host that is not UTF-8 ({0})")]
     NotUtf8(String),
+    /// In version 2: a field cannot be, or came twice.
+    #[error("field {0} of CONNECT is too short or too long, came twice, or holds what it cannot")]
+    Field(u16),
+    /// In version 2: it names nothing to reach, or more than one thing.
+    #[error("CONNECT names a host beside a service or a device, or not enough of either")]
+    Target,
     /// Host or port are none.
     #[error("CONNECT: {0}")]
     Address(#[from] AddressError),

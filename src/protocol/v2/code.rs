@@ -35,12 +35,22 @@ pub enum Code {
     Internal,
     /// A newer link took the place of this one.
     Replaced,
+    /// The relay knows no device with this key, or of this name.
+    UnknownDevice,
+    /// The key was revoked.
+    Revoked,
+    /// The join token is unknown, used or expired.
+    Token,
+    /// The device has no link that could carry the client.
+    Offline,
+    /// The relay's operator has yet to approve the key.
+    Pending,
     /// A number that this version does not know.
     Other(u16),
 }
 
 /// In the order of their numbers, from 0; the names are those of errors in the device's events.
-const CODES: [(Code, &str); 15] = [
+const CODES: [(Code, &str); 20] = [
     (Code::Normal, "normal"),
     (Code::Refused, "refused"),
     (Code::Unreachable, "unreachable"),
@@ -56,6 +66,11 @@ const CODES: [(Code, &str); 15] = [
     (Code::Protocol, "protocol"),
     (Code::Internal, "internal"),
     (Code::Replaced, "replaced"),
+    (Code::UnknownDevice, "unknown"),
+    (Code::Revoked, "revoked"),
+    (Code::Token, "token"),
+    (Code::Offline, "offline"),
+    (Code::Pending, "pending"),
 ];
 
 impl Code {
@@ -66,6 +81,11 @@ impl Code {
         }
         // Found, since every other variant is in the table.
         CODES.iter().position(|&(code, _)| code == self).unwrap_or_default() as u16
+    }
+
+    /// Whether a relay says with it, in GOAWAY, that it does not admit the device's key as it is.
+    pub(crate) fn bars_key(self) -> bool {
+        matches!(self, Self::UnknownDevice | Self::Revoked | Self::Token | Self::Pending)
     }
 
     /// A stable lowercase word, `other` for a number that is not known.
@@ -92,8 +112,8 @@ mod tests {
 
     #[test]
     fn codes_are_numbered_from_0_and_unknown_numbers_stay_what_they_are() {
-        assert_eq!((Code::Normal.number(), Code::Replaced.number()), (0, 14));
-        for number in 0..20 {
+        assert_eq!((Code::Normal.number(), Code::Replaced.number(), Code::Pending.number()), (0, 14, 19));
+        for number in 0..25 {
             assert_eq!(Code::from(number).number(), number);
         }
         assert_eq!(Code::from(9999).to_string(), "code 9999");

@@ -1,6 +1,7 @@
 //! Bytes to frames, however the bytes were cut.
 
-use super::frame::{Close, Connect, GoAway};
+use super::connect::Connect;
+use super::frame::{Close, GoAway};
 use super::header::{Flags, Header, Type};
 use super::settings::Settings;
 use crate::protocol::{Malformed, ProtocolError};
@@ -274,11 +275,6 @@ mod tests {
 
     #[test]
     fn what_is_encoded_decodes() {
-        let service: crate::address::Address = "10.41.51.152:23".parse().expect("an address");
-        for client in [None, Some("[::1]:4000".parse().expect("an address"))] {
-            let connect = Connect { service: service.clone(), client };
-            assert_eq!(one(&connect.frame(7)), Item::Connect { stream: 7, connect: Ok(connect) });
-        }
         let close = Close { code: Code::Refused, reason: "no listener".into() };
         assert_eq!(one(&close.frame(9)), Item::Close { stream: 9, close });
         let away = GoAway { code: Code::Shutdown, retry_after: 5, last_stream: 77, reason: "bye".into() };
@@ -292,14 +288,6 @@ mod tests {
         let frame = [&Header::flagged_data(4, 2, asks).encode()[..], b"xy"].concat();
         assert_eq!(one(&frame), Item::Data { stream: 4, bytes: b"xy", flags: asks });
         assert_eq!(one(&frame[..9]), Item::Data { stream: 4, bytes: b"x", flags: Flags::NONE }, "it is not complete");
-    }
-
-    #[test]
-    fn the_connect_of_the_documents_example_has_these_bytes() {
-        let service = "127.0.0.1:57847".parse().expect("an address");
-        let connect = Connect { service, client: "127.0.0.1:4000".parse().ok() };
-        let expected = b"\x00\x1f\x01\x00\x00\x00\x00\x01\x00\x09127.0.0.1\xe1\xf7\x00\x02\x00\x0e127.0.0.1:4000";
-        assert_eq!(connect.frame(1), expected);
     }
 
     #[test]

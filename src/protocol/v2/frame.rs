@@ -1,30 +1,15 @@
 //! Control frames with a payload of their own.
 
-use std::net::SocketAddr;
-
 use super::code::Code;
 use super::field;
 use super::header::{Flags, Header, Type};
-use crate::address::Address;
-use crate::protocol::{Malformed, ProtocolError, v1};
+use crate::protocol::ProtocolError;
 
 /// The longest reason that is sent or kept, in bytes.
 const MAX_REASON: usize = 200;
 
-/// Of CONNECT: the client's address. 1 is kept free for the name of a service.
-const CLIENT_FIELD: u16 = 2;
-
 /// Bytes of a whole ACK, which are not counted in any offset.
 pub const ACK_LEN: usize = Header::LEN + 12;
-
-/// The payload of CONNECT.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Connect {
-    /// Where the device is to connect.
-    pub service: Address,
-    /// The client's address, as the relay sees it.
-    pub client: Option<SocketAddr>,
-}
 
 /// The payload of CLOSE.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,30 +31,6 @@ pub struct GoAway {
     pub last_stream: u32,
     /// The reason for a person; may be empty.
     pub reason: String,
-}
-
-impl Connect {
-    /// The whole frame that opens `stream`.
-    pub fn frame(&self, stream: u32) -> Vec<u8> {
-        let mut payload = v1::Connect { service: self.service.clone() }.payload();
-        if let Some(client) = self.client {
-            field::push(&mut payload, CLIENT_FIELD, client.to_string().as_bytes());
-        }
-        frame(Type::Connect, stream, &payload)
-    }
-
-    pub(super) fn decode(payload: &[u8]) -> Result<Self, Malformed> {
-        let (v1::Connect { service }, fields) = v1::Connect::decode(payload)?;
-        let mut client = None;
-        field::each(fields, |tag, value| {
-            if tag == CLIENT_FIELD {
-                client = field::text(value).parse().ok();
-            }
-            Ok(())
-        })
-        .map_err(|_| Malformed::short(payload))?;
-        Ok(Self { service, client })
-    }
 }
 
 impl Close {
@@ -134,7 +95,7 @@ fn with_eight_bytes(header: Header, payload: [u8; 8]) -> [u8; Header::LEN + 8] {
     frame
 }
 
-fn frame(kind: Type, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: Type, stream: u32, payload: &[u8]) -> Vec<u8> {
     let header = Header { size: payload.len() as u16, kind, flags: Flags::NONE, stream };
     [&header.encode()[..], payload].concat()
 }

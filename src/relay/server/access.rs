@@ -79,6 +79,10 @@ impl From<Reset> for Ending {
                 Self { warning, ..Self::new(Code::Stalled, "it read nothing of its last bytes for too long") }
             }
             Reset::LinkLost => Self { code: "lost".into(), ..Self::new(Code::Normal, "its link is lost") },
+            Reset::Unanswered => {
+                let warning = Some("refused a client: the device does not answer");
+                Self { warning, ..Self::new(Code::Offline, "the device does not answer") }
+            }
             Reset::Shutdown => Self::new(Code::Shutdown, "the relay has ended"),
             Reset::Closed(close) => Self::new(close.code, close.reason),
             // A device's reasons.

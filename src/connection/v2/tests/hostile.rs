@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn what_a_device_must_not_send_ends_the_link_with_a_reason() {
-    let connect = v2::Connect { service: "127.0.0.1:22".parse().expect("an address"), client: None };
+    let connect = connect_to("127.0.0.1:22");
     let cases: [(Vec<u8>, ProtocolError); 8] = [
         (connect.frame(2), ProtocolError::WrongDirection("CONNECT")),
         (data(9, b"x", false), ProtocolError::NeverOpened(9)),
@@ -32,7 +32,7 @@ fn what_a_device_must_not_send_ends_the_link_with_a_reason() {
 
 #[test]
 fn what_a_relay_must_not_send_ends_the_link() {
-    let connect = v2::Connect { service: "127.0.0.1:22".parse().expect("an address"), client: None };
+    let connect = connect_to("127.0.0.1:22");
     let mut pair = Pair::new();
     pair.open();
     assert_eq!(pair.hand_device(&connect.frame(3)), Err(ProtocolError::BadNumber { got: 3, expected: 2 }));
@@ -82,17 +82,43 @@ fn a_peer_that_does_not_introduce_itself_first_in_time_and_briefly_is_given_up()
 }
 
 #[test]
-fn a_silent_peer_is_dead_after_45_s_and_one_that_answers_is_measured() {
-    let mut pair = Pair::new();
-    for _ in 0..20 {
-        pair.pass(15 * SECOND);
+#[cfg(feature = "tls")]
+fn a_token_on_a_link_in_the_clear_ends_it() {
+    let join =
+        v2::Join { token: crate::identity::TokenId([1; 8]), secret: crate::identity::Secret::from_bytes([2; 16]) };
+    let mut pair = Pair::unconnected(limits());
+    let settings = Settings { join: Some(join), ..Settings::default() };
+    assert_eq!(pair.hand_relay(&settings.frame()), Err(ProtocolError::JoinInTheClear));
+    assert_eq!(kinds(&mut pair.relay, pair.now).pop(), Some(Type::GoAway.number()));
+    assert_eq!(pair.relay_outputs(), []);
+}
+
+#[test]
+fn a_refusal_introduces_nobody_and_is_followed_by_its_reason() {
+    let mut pair = Pair::unconnected(limits());
+    let away = GoAway { code: Code::Revoked, retry_after: 60, last_stream: 0, reason: "it was stolen".into() };
+    let refusal = Settings { refuses: true, ..Settings::default() };
+    pair.hand_device(&[refusal.frame(), away.frame()].concat()).expect("a refusal");
+    assert_eq!(pair.device_outputs(), [Output::GoAway(away)]);
+}
+
+#[test]
+fn a_service_by_name_is_unknown_to_a_device_that_has_announced_none() {
+    let name = |text| crate::identity::Name::device(text).expect("a name");
+    for (target, code) in [
+        (v2::Target::Service(name("ssh")), Code::UnknownService),
+        (v2::Target::Device(Some(name("pump-3")), v2::Part::Port(22)), Code::Denied),
+    ] {
+        let mut pair = Pair::new();
+        pair.arrive();
+        pair.relay_outputs();
+        kinds(&mut pair.relay, pair.now);
+        pair.hand_device(&v2::Connect::to(target).frame(1)).expect("a CONNECT");
         pair.run();
+        let outputs = pair.relay_outputs();
+        let [Output::Reset { reason: Reset::Closed(close), .. }] = &outputs[..] else { panic!("{outputs:?}") };
+        assert_eq!(close.code, code);
     }
-    assert_eq!(pair.relay.counters().round_trip, Some(Duration::ZERO));
-    pair.now += 15 * SECOND;
-    pair.relay.handle_timeout(pair.now).expect("it is only asked");
-    pair.now += 30 * SECOND;
-    assert_eq!(pair.relay.handle_timeout(pair.now), Err(ProtocolError::Silent));
 }
 
 #[test]
@@ -110,7 +136,7 @@ fn bytes_in_flight_for_a_stream_that_is_over_are_passed_over_as_far_as_their_cre
 #[test]
 fn streams_that_come_and_go_while_the_device_cannot_write_leave_nothing_behind() {
     let mut pair = Pair::new();
-    let connect = v2::Connect { service: "127.0.0.1:22".parse().expect("an address"), client: None };
+    let connect = connect_to("127.0.0.1:22");
     let close = Close { code: Code::Normal, reason: String::new() };
     for number in 1..=5_000 {
         pair.hand_device(&connect.frame(number)).expect("a CONNECT");
@@ -129,7 +155,7 @@ fn streams_that_come_and_go_while_the_device_cannot_write_leave_nothing_behind()
 fn what_streams_that_are_over_hold_is_within_the_budget_of_all() {
     let limits = Limits { streams: 16, budget: 512 * KIB as u64, ..limits() };
     let mut pair = Pair::with_limits(limits);
-    let connect = v2::Connect { service: "127.0.0.1:22".parse().expect("an address"), client: None };
+    let connect = connect_to("127.0.0.1:22");
     let mut reset = Vec::new();
     let mut streams = Vec::new();
     for number in 1..=40 {

@@ -86,7 +86,7 @@ fn streams_are_opened_no_faster_than_the_device_wants() {
 #[test]
 fn a_relay_that_opens_more_than_it_may_is_answered_with_overload() {
     let mut pair = Pair::with_limits(Limits { open_rate: 20, streams: 1000, ..limits() });
-    let connect = v2::Connect { service: "127.0.0.1:22".parse().expect("an address"), client: None };
+    let connect = connect_to("127.0.0.1:22");
     for number in 1..=205 {
         pair.hand_device(&connect.frame(number)).expect("a CONNECT");
     }
