@@ -1,6 +1,6 @@
 //! The mio driver of the relay's cores: the device port, the client ports, and the links between.
 
-mod access;
+mod client_log;
 mod clients;
 mod devices;
 mod log_limits;
@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use access::{Client, Ending};
+use client_log::{Client, Ending};
 use clients::PendingClient;
 use log_limits::{Kind, LogLimits};
 use totals::{Share, Totals};
@@ -97,14 +97,22 @@ struct Peer {
     session: Session<Relay>,
     address: SocketAddr,
     clients: BTreeMap<StreamKey, Client>,
-    /// When it was accepted.
-    since: Instant,
-    /// Since when it takes no new clients.
-    draining_since: Option<Instant>,
-    /// Since when its link is gone and it only delivers what is left.
-    lost_since: Option<Instant>,
+    stage: Stage,
     /// What it has added to the totals.
     share: Share,
+}
+
+/// How far a link is, and since when where that matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It was accepted, and has not said yet what it is.
+    Pending(Instant),
+    /// Its device is served on it, or was until now.
+    InUse,
+    /// It takes no new clients.
+    Draining(Instant),
+    /// It is gone, and only what is left is delivered.
+    Lost(Instant),
 }
 
 impl Stopper {

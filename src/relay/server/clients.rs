@@ -9,7 +9,7 @@ use mio::net::TcpStream;
 use tracing::{debug, info, warn};
 
 use super::Server;
-use super::access::{Client, Ending, NO_PLACE};
+use super::client_log::{Client, Ending, NO_PLACE};
 use super::log_limits::Kind;
 use super::shares::{Shares, source};
 use crate::connection::StreamKey;

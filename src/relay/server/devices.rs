@@ -9,11 +9,11 @@ use tracing::field::display;
 use tracing::{debug, info, warn};
 
 use super::super::Config;
-use super::access::Ending;
+use super::client_log::Ending;
 use super::log_limits::Kind;
 use super::stray::protocol_of;
 use super::totals::{Order, Share};
-use super::{Peer, Server};
+use super::{Peer, Server, Stage};
 use crate::connection::relay::{Relay, Settings};
 use crate::connection::{Connection, Reset};
 use crate::io::event_loop::Source;
@@ -53,15 +53,8 @@ impl Server {
     }
 
     pub(super) fn add_session(&mut self, now: Instant, number: usize, session: Session<Relay>, address: SocketAddr) {
-        let peer = Peer {
-            session,
-            address,
-            clients: BTreeMap::new(),
-            since: now,
-            draining_since: None,
-            lost_since: None,
-            share: Share::default(),
-        };
+        let peer =
+            Peer { session, address, clients: BTreeMap::new(), stage: Stage::Pending(now), share: Share::default() };
         self.sessions.insert(number, peer);
         self.recount(number);
     }
@@ -79,6 +72,9 @@ impl Server {
         }
         if self.log_limits.admit(now, Kind::Arrival) {
             info!(link = %peer.address, "a device is here");
+        }
+        if let Some(peer) = self.sessions.get_mut(number) {
+            peer.stage = Stage::InUse;
         }
         let replaced = self.active.replace(number);
         if let Some(old) = replaced.and_then(|old| self.sessions.get_mut(old)) {
@@ -99,8 +95,8 @@ impl Server {
         if !peer.session.has_link() || !peer.session.connection().is_going_away() {
             return;
         }
-        if peer.draining_since.is_none() {
-            peer.draining_since = Some(now);
+        if peer.stage == Stage::InUse {
+            peer.stage = Stage::Draining(now);
             self.recount(number);
             self.drop_oldest_draining(now);
         }
@@ -152,8 +148,8 @@ impl Server {
         let Some(peer) = self.sessions.get_mut(number).filter(|peer| !peer.session.has_link()) else { return };
         if peer.session.connection().streams() == 0 {
             self.remove(number);
-        } else if peer.lost_since.is_none() {
-            peer.lost_since = Some(now);
+        } else if !matches!(peer.stage, Stage::Lost(_)) {
+            peer.stage = Stage::Lost(now);
             self.recount(number);
             // At the relay's own end all links are gone at once, for a second.
             if !self.is_ending() {
@@ -254,9 +250,8 @@ impl Server {
     pub(super) fn bound_retired(&mut self, now: Instant) {
         while !self.is_ending() {
             let retired = self.totals.draining.iter().chain(&self.totals.lost);
-            let retired = retired.filter_map(|&(_, number)| Some((number, self.sessions.get(number)?)));
-            let since = |peer: &Peer| peer.draining_since.or(peer.lost_since);
-            let sessions = retired.map(|(number, peer)| (since(peer), number, &peer.session));
+            let sessions =
+                retired.filter_map(|&(since, number)| Some((since, number, &self.sessions.get(number)?.session)));
             let Some(number) = retired::excess(sessions, self.config.limits.budget) else { return };
             if let Some(peer) = self.sessions.get(number)
                 && self.log_limits.admit(now, Kind::Departure)

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::Peer;
+use super::{Peer, Stage};
 use crate::connection::Connection;
 
 /// What all sessions come to.
@@ -32,30 +32,15 @@ pub(super) struct Share {
     clients: usize,
     streams: usize,
     unlogged: usize,
-    stage: Stage,
-}
-
-/// How far a session is, and since when.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Stage {
-    Pending(Instant),
-    #[default]
-    InUse,
-    Draining(Instant),
-    Lost(Instant),
+    stage: Option<Stage>,
 }
 
 impl Share {
     /// What the session adds as it is now.
     pub(super) fn of(peer: &Peer) -> Self {
         let connection = peer.session.connection();
-        let stage = match (peer.session.has_link(), peer.draining_since, peer.lost_since) {
-            (true, _, _) if !connection.is_listening() => Stage::Pending(peer.since),
-            (true, Some(since), _) => Stage::Draining(since),
-            (false, _, Some(since)) => Stage::Lost(since),
-            (true, None, _) | (false, _, None) => Stage::InUse,
-        };
-        Self { clients: connection.clients(), streams: connection.streams(), unlogged: peer.clients.len(), stage }
+        let (clients, streams) = (connection.clients(), connection.streams());
+        Self { clients, streams, unlogged: peer.clients.len(), stage: Some(peer.stage) }
     }
 }
 
@@ -78,8 +63,8 @@ impl Totals {
         }
     }
 
-    fn order(&mut self, stage: Stage) -> Option<(&mut Order, Instant)> {
-        match stage {
+    fn order(&mut self, stage: Option<Stage>) -> Option<(&mut Order, Instant)> {
+        match stage? {
             Stage::Pending(since) => Some((&mut self.pending, since)),
             Stage::InUse => None,
             Stage::Draining(since) => Some((&mut self.draining, since)),

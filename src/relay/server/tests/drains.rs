@@ -184,7 +184,9 @@ fn a_link_that_drains_for_too_long_is_cut_with_its_clients_unless_the_relay_ends
     bench.run_until("it drains", |server| server.active.is_none());
     let age = |bench: &mut Bench, by: Duration| {
         let peer = bench.server.sessions.get_mut(0).expect("a session");
-        peer.draining_since = peer.draining_since.and_then(|since| since.checked_sub(by));
+        if let Stage::Draining(since) = &mut peer.stage {
+            *since = since.checked_sub(by).expect("a time");
+        }
     };
     age(&mut bench, DRAIN_TIMEOUT - DEADLINE);
     bench.server.step(&mut bench.buffer);
