@@ -1,4 +1,5 @@
-//! Sums and orders over all sessions, kept by difference whenever one was visited, so that no wake adds them up.
+//! Sums and orders over sessions, of one device and of all, kept by difference whenever one was visited, so that no wake
+//! adds them up.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -6,21 +7,21 @@ use std::time::Instant;
 use super::{Peer, Stage};
 use crate::connection::Connection;
 
-/// What all sessions come to.
+/// What sessions come to.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Totals {
     /// Clients on every link.
     pub(super) clients: usize,
     /// Streams of every link, also those that only get their last bytes.
     pub(super) streams: usize,
-    /// Clients that have no line in the log yet.
-    pub(super) unlogged: usize,
     /// Connections that are no link yet.
     pub(super) pending: Order,
     /// Links that take no new clients.
     pub(super) draining: Order,
     /// Links that are gone and only deliver what is left.
     pub(super) lost: Order,
+    /// Bytes that links of both of these hold.
+    pub(super) retired_bytes: u64,
 }
 
 /// Sessions by number, the one first that has been there for the longest time.
@@ -29,18 +30,25 @@ pub(super) type Order = BTreeSet<(Instant, usize)>;
 /// What one session adds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Share {
+    /// To the totals of which device, besides those of all.
+    pub(super) device: Option<usize>,
     clients: usize,
     streams: usize,
-    unlogged: usize,
     stage: Option<Stage>,
+    retired_bytes: u64,
 }
 
 impl Share {
     /// What the session adds as it is now.
     pub(super) fn of(peer: &Peer) -> Self {
         let connection = peer.session.connection();
-        let (clients, streams) = (connection.clients(), connection.streams());
-        Self { clients, streams, unlogged: peer.clients.len(), stage: Some(peer.stage) }
+        Self {
+            device: peer.device,
+            clients: connection.clients(),
+            streams: connection.streams(),
+            stage: Some(peer.stage),
+            retired_bytes: if peer.stage.is_retired() { connection.held() } else { 0 },
+        }
     }
 }
 
@@ -48,7 +56,7 @@ impl Totals {
     pub(super) fn add(&mut self, number: usize, share: &Share) {
         self.clients += share.clients;
         self.streams += share.streams;
-        self.unlogged += share.unlogged;
+        self.retired_bytes += share.retired_bytes;
         if let Some((order, since)) = self.order(share.stage) {
             order.insert((since, number));
         }
@@ -57,7 +65,7 @@ impl Totals {
     pub(super) fn subtract(&mut self, number: usize, share: &Share) {
         self.clients -= share.clients;
         self.streams -= share.streams;
-        self.unlogged -= share.unlogged;
+        self.retired_bytes -= share.retired_bytes;
         if let Some((order, since)) = self.order(share.stage) {
             order.remove(&(since, number));
         }

@@ -41,7 +41,7 @@ fn add_idle(bench: &mut Bench, count: usize) -> Vec<Socket> {
         let mut greeting = GREETING;
         while connection.receive(now, &mut greeting).expect("a device").is_some() {}
         while connection.poll_output().is_some() {}
-        server.add_session(now, number, Session::new(connection, number, io, token), address);
+        server.add_session(now, number, Session::new(connection, number, io, token), address, 0);
     }
     backlogs
 }
@@ -52,7 +52,7 @@ fn wake(bench: &mut Bench, device: &mut TcpStream) -> Duration {
     let began = Instant::now();
     let visits = bench.server.sessions.visits;
     bench.server.wait(Some(began + DEADLINE)).expect("wait");
-    while bench.server.is_busy(Instant::now()) {
+    while bench.server.is_busy() {
         bench.server.step(&mut bench.buffer);
         bench.server.wait(Some(Instant::now())).expect("wait");
     }
