@@ -1,5 +1,6 @@
 mod descriptors;
 mod drains;
+mod many_devices;
 mod wake;
 
 use std::collections::VecDeque;
