@@ -23,8 +23,8 @@ use crate::io::retired;
 pub(super) const MAX_WAITING: usize = 256;
 /// Clients taken from one port in a turn, before bytes are moved again.
 pub(super) const ACCEPTS: usize = 16;
-/// Clients taken in a turn, after which the devices that have not had their turn wait for the next one.
-pub(super) const ACCEPTS_A_TURN: usize = 64;
+/// Clients taken in a turn, past which no port has its turn before bytes were moved again.
+pub(super) const ACCEPTS_A_TURN: u64 = 64;
 /// Device ports from which a connection is taken in a turn.
 pub(super) const DEVICE_PORTS_A_TURN: usize = 16;
 /// Links of all devices that may drain.

@@ -38,22 +38,23 @@ pub(super) struct PendingClient {
 impl Server {
     /// Serves clients that wait, and takes new ones, of each device that has some, in turn.
     pub(super) fn visit_devices(&mut self, now: Instant) {
-        let before = self.connections;
+        let most = self.connections + ACCEPTS_A_TURN;
         for _ in 0..self.devices.begin_round(now) {
-            if self.connections - before >= ACCEPTS_A_TURN as u64 {
+            if self.connections >= most {
                 break;
             }
             if let Some(device) = self.devices.next_visit() {
-                self.visit_device(now, device);
+                self.visit_device(now, device, most);
             }
         }
     }
 
-    fn visit_device(&mut self, now: Instant, number: usize) {
+    /// Takes no more clients once so many have ever been accepted: others wait for their turn.
+    fn visit_device(&mut self, now: Instant, number: usize, most: u64) {
         let before = self.connections;
         // Before others come.
         self.serve_waiting(now, number);
-        self.accept_clients(now, number);
+        self.accept_clients(now, number, most);
         if self.devices.get(number).and_then(|device| device.reopen_at).is_some_and(|at| at <= now) {
             self.open_client_ports(now, number);
         }
@@ -66,12 +67,15 @@ impl Server {
         self.devices.end_visit(number, again, timeout);
     }
 
-    fn accept_clients(&mut self, now: Instant, number: usize) {
+    fn accept_clients(&mut self, now: Instant, number: usize, most: u64) {
         if !self.devices.get(number).is_some_and(|device| self.takes_clients(device)) {
             return;
         }
         let Some(device) = self.devices.get_mut(number) else { return };
         for _ in 0..device.listeners.begin_round(now) {
+            if self.connections >= most {
+                break;
+            }
             let Some(place) = self.devices.get_mut(number).and_then(|device| device.listeners.next_visit()) else {
                 continue;
             };

@@ -94,10 +94,15 @@ impl Bench {
     /// A client of the device in use that reads nothing, and for which bytes wait when the device of version 1 has
     /// ended it; and how many bytes are left for it.
     fn slow_client(&mut self, device: &mut TcpStream) -> (TcpStream, usize) {
-        let number = self.server.active().expect("a device");
+        self.slow_client_of(0, device)
+    }
+
+    fn slow_client_of(&mut self, number: usize, device: &mut TcpStream) -> (TcpStream, usize) {
+        let port = self.server.client_addr_of(number, 0);
+        let number = self.server.devices.get(number).and_then(|device| device.active).expect("a device");
         let slow = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
         slow.set_recv_buffer_size(4096).expect("size");
-        slow.connect(&self.server.client_addr(0).into()).expect("connect");
+        slow.connect(&port.into()).expect("connect");
         slow.set_nonblocking(true).expect("mode");
         self.run_until("a client", |server| server.clients() == 1);
         let key = StreamKey { index: 0, generation: 0 };

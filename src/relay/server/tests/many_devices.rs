@@ -130,6 +130,27 @@ fn of_the_links_of_all_devices_that_drain_those_of_the_device_that_has_the_most_
 }
 
 #[test]
+fn what_lost_links_of_all_devices_hold_has_a_bound_and_the_device_that_has_the_most_is_cut() {
+    // Up to 16 KiB are left for each client, and no device has too much by itself.
+    let budget = 20 * 1024;
+    let mut bench = Bench::with_devices(8, 1, |config| {
+        (config.protocol, config.limits.budget) = (Protocol::V1, budget);
+    });
+    let (mut clients, mut all) = (Vec::new(), 0);
+    for device in 0..8 {
+        let mut link = bench.device_of(device, LISTEN);
+        clients.push(bench.slow_client_of(device, &mut link));
+        all += bench.connection(bench.active_of(device).expect("a device")).held();
+        drop(link);
+        bench.run_until("its link is gone", |server| !server.are_client_ports_open_of(device));
+        bench.server.step(&mut bench.buffer);
+        assert!(bench.server.totals.retired_bytes <= 4 * budget);
+    }
+    assert!(all > 4 * budget, "{all} bytes would fit");
+    assert!((4..8).contains(&bench.server.totals.lost.len()), "no more than needed are cut");
+}
+
+#[test]
 fn clients_that_wait_for_one_device_leave_room_for_those_of_another() {
     let mut bench = with_devices(2);
     bench.server.config.clients = 1;
@@ -169,7 +190,10 @@ fn a_turn_takes_clients_of_each_device_in_turn_however_many_ports_of_another_are
     bench.server.wait(Some(Instant::now() + DEADLINE)).expect("wait");
     let mut turns = 0;
     while !client_is_there(&bench.server) {
+        let before = bench.server.connections;
         bench.server.step(&mut bench.buffer);
+        let taken = bench.server.connections - before;
+        assert!(taken < limits::ACCEPTS_A_TURN + limits::ACCEPTS as u64, "{taken} in one turn");
         bench.server.wait(Some(Instant::now() + MS)).expect("wait");
         turns += 1;
     }
