@@ -11,7 +11,7 @@
 //! | links that drain | [`retired::MAX_DRAINING`] | [`MAX_DRAINING`] |
 //! | links that are lost and deliver last bytes | [`retired::MAX_LOST`] | [`MAX_LOST`] |
 //! | bytes that both of these hold | [`retired_bytes`] | [`retired_bytes_of_all`] |
-//! | lines of the log | [`LogLimits`](super::server::log_limits::LogLimits) | the same |
+//! | lines of the log | `server/log_limits.rs` | the same |
 //!
 //! [`Descriptors::clients`]: super::descriptors::Descriptors::clients
 //! [`Descriptors::pending`]: super::descriptors::Descriptors::pending

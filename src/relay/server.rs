@@ -5,7 +5,7 @@ mod client_log;
 mod clients;
 mod device;
 mod links;
-pub(super) mod log_limits;
+mod log_limits;
 mod shares;
 mod stray;
 mod totals;

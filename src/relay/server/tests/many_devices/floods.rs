@@ -3,18 +3,20 @@
 #![allow(clippy::print_stdout, reason = "the times are for whoever asks for them")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 
 use super::*;
 use crate::device;
 
 /// Echoes of one measurement.
-const ECHOES: usize = 300;
-/// The bounds of what half, and all but three, of the echoes may take: they catch one that waits for a turn of the attack,
-/// and no busy machine.
-const MEDIAN: Duration = Duration::from_millis(50);
-const P99: Duration = Duration::from_secs(1);
+const ECHOES: usize = 200;
+/// The bounds of what half, and 99 of 100, of the echoes may take, on a machine that is busy with other things as well: an
+/// echo that waits for the end of an attack takes longer.
+const MEDIAN: Duration = Duration::from_secs(1);
+const P99: Duration = Duration::from_secs(5);
+/// One attack at a time: each takes what the machine has.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// A relay that runs, of two devices: the first one's is attacked, and through the second one goes the echo.
 struct Relay {
@@ -103,6 +105,8 @@ fn echoes(port: SocketAddr) -> Vec<Duration> {
 
 /// Echoes beside an attack that goes on for as long as it is told to.
 fn echo_beside(name: &str, attack: impl FnOnce(&Relay, &dyn Fn() -> bool) + Send) {
+    // One that has failed is no reason for the others to.
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let relay = Relay::start();
     let quiet = echoes(relay.echo_port);
     let (is_over, (begin, begun)) = (AtomicBool::new(false), mpsc::channel());
