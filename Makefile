@@ -49,7 +49,7 @@ bench:
 	$(MAKE) module LUA=lua5.4
 	cargo bench --bench tunnel -- $(ARGS)
 
-# What one wake of the relay's loop costs beside 10, 1,000 and 10,000 links that are idle; it is to be the same.
+# What one wake of the relay's loop costs beside 10, 1,000 and 10,000 devices that are idle; it is to be the same.
 bench-wake:
 	@scripts/need-cargo
 	@scripts/need-packages gcc libc6-dev

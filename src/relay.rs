@@ -1,11 +1,12 @@
-//! The relay side: takes a device's link on one port, and its clients on others.
+//! The relay side: takes each device's link on one port, and its clients on others.
 
 mod config;
 mod descriptors;
+mod limits;
 mod listener;
 mod server;
 
-pub use config::{Config, Mapping};
+pub use config::{Config, Mapping, PlainDevice};
 pub use server::{Outcome, Server, Stopper};
 
 pub use crate::connection::{Limits, Protocol};

@@ -18,7 +18,7 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 use tcpremote::Error;
 use tcpremote::address::{Address, AddressError};
-use tcpremote::relay::{Config, Limits, Mapping, Outcome, Protocol, Server};
+use tcpremote::relay::{Config, Limits, Mapping, Outcome, PlainDevice, Protocol, Server};
 
 /// The bounds of `--idle`.
 const MIN_IDLE: Duration = Duration::from_millis(100);
@@ -224,7 +224,8 @@ fn config(command_line: &CommandLine) -> Result<Config, String> {
             "--min-protocol 2 is above --protocol 1, so that no device could be served; leave one of them off".into()
         );
     }
-    let config = Config::new(server.clone(), mappings, *half_close).map_err(|error| error.to_string())?;
+    let device = PlainDevice { listen: server.clone(), mappings };
+    let config = Config::new(vec![device], *half_close).map_err(|error| error.to_string())?;
     Ok(Config {
         drain: *drain,
         clients: *clients,

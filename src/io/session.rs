@@ -202,8 +202,12 @@ impl<C: Connection, R: Registry> Session<C, R> {
         self.link.as_ref()?.end()
     }
 
-    /// Ends the link with FIN, so that what was written still arrives.
+    /// Ends the link with FIN, so that what was written still arrives. The last word has one try.
     pub fn close_link(&mut self, now: Instant, io: &mut Io<R>) {
+        if self.connection.has_last_word() {
+            // If it fails the link is lost, and over all the same.
+            let _ = self.flush_link(now);
+        }
         if let Some(link) = self.link.take() {
             io.closing.add(now, &mut io.event_loop, link.tcp, link.token);
         }

@@ -1,5 +1,6 @@
 //! What a relay is to do; always valid once it exists.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -10,15 +11,13 @@ use crate::connection::{Limits, Protocol};
 /// The settings of a relay.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the device connects: the document's ServerAddress:ServerPort.
-    pub device: Address,
-    /// At least one, each with a client port of its own.
-    pub mappings: Vec<Mapping>,
+    /// At least one, each with a port of its own that it connects to.
+    pub devices: Vec<PlainDevice>,
     /// How long a service may be silent once its client has ended its sending side; then the client is closed.
     pub half_close: Duration,
     /// How long clients that are open may go on once the relay is to end.
     pub drain: Duration,
-    /// Clients at once, from 1 to [`MAX_CLIENTS`](Self::MAX_CLIENTS).
+    /// Clients of each device at once, from 1 to [`MAX_CLIENTS`](Self::MAX_CLIENTS).
     pub clients: u32,
     /// After which time a client for which nothing moves either way is ended; never, if there is none.
     pub idle: Option<Duration>,
@@ -28,6 +27,15 @@ pub struct Config {
     pub min_protocol: Protocol,
     /// What is taken from a device, and how much is kept.
     pub limits: Limits,
+}
+
+/// A device without an identity: whatever sends LISTEN at its port is this device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlainDevice {
+    /// Where it connects: the document's ServerAddress:ServerPort.
+    pub listen: Address,
+    /// At least one, each with a client port of its own.
+    pub mappings: Vec<Mapping>,
 }
 
 /// One client port and what is behind it.
@@ -49,44 +57,21 @@ impl Config {
     /// 10 s.
     pub const DRAIN: Duration = Duration::from_secs(10);
 
-    /// A relay that takes devices at `device`, with defaults for all else.
+    /// A relay of these devices, with defaults for all else.
     ///
     /// # Errors
-    /// [`Error::Usage`] if there is no mapping, an address is given twice to listen at, or `half_close` is too long.
-    pub fn new(device: Address, mappings: Vec<Mapping>, half_close: Duration) -> Result<Self, Error> {
-        if mappings.is_empty() {
+    /// [`Error::Usage`] if a device has no mapping, an address is given twice to listen at, or `half_close` is too long.
+    pub fn new(devices: Vec<PlainDevice>, half_close: Duration) -> Result<Self, Error> {
+        if devices.iter().any(|device| device.mappings.is_empty()) {
             return Err(Error::Usage("no client port; give at least one pair of client and service address".into()));
         }
         if half_close > Self::MAX_HALF_CLOSE {
             let seconds = half_close.as_secs_f64();
             return Err(Error::Usage(format!("half-close of {seconds} s is too long; give at most 3600 s")));
         }
-        for (index, Mapping { client, .. }) in mappings.iter().enumerate() {
-            // With port 0 the system gives each its own.
-            if client.port() == 0 {
-                continue;
-            }
-            if *client == device {
-                let message = format!("{client} is given for the device and for clients; use another port for one");
-                return Err(Error::Usage(message));
-            }
-            let earlier = mappings.iter().take(index).map(|mapping| &mapping.client);
-            if let Some(other) = earlier.chain([&device]).find(|other| *other != client && overlap(other, client)) {
-                let message = format!(
-                    "{other} and {client} are one port: [::] is every interface, 0.0.0.0 every one of IPv4; use another \
-                     port for one"
-                );
-                return Err(Error::Usage(message));
-            }
-            if mappings.iter().take(index).any(|earlier| earlier.client == *client) {
-                let message =
-                    format!("client address {client} is given twice; use another port for one of its services");
-                return Err(Error::Usage(message));
-            }
-        }
+        check_addresses(&devices).map_err(Error::Usage)?;
         Ok(Self {
-            device,
-            mappings,
+            devices,
             half_close,
             drain: Self::DRAIN,
             clients: Self::MAX_CLIENTS,
@@ -96,6 +81,46 @@ impl Config {
             limits: Limits::RELAY,
         })
     }
+}
+
+/// Whether each address to listen at has a port of its own; if not, which have not.
+fn check_addresses(devices: &[PlainDevice]) -> Result<(), String> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum For {
+        Device,
+        Clients,
+    }
+    // Only addresses with the same port can be in each other's way.
+    let mut by_port: HashMap<u16, Vec<(&Address, For)>> = HashMap::new();
+    let all = devices.iter().flat_map(|PlainDevice { listen, mappings }| {
+        let clients = mappings.iter().map(|mapping| (&mapping.client, For::Clients));
+        [(listen, For::Device)].into_iter().chain(clients)
+    });
+    // With port 0 the system gives each its own.
+    for (address, whom) in all.filter(|(address, _)| address.port() != 0) {
+        let earlier = by_port.entry(address.port()).or_default();
+        for &(other, of) in &*earlier {
+            if other == address {
+                return Err(match (of, whom) {
+                    (For::Device, For::Device) => {
+                        format!("{address} is given for two devices; use another port for one")
+                    }
+                    (For::Clients, For::Clients) => {
+                        format!("client address {address} is given twice; use another port for one of its services")
+                    }
+                    _ => format!("{address} is given for the device and for clients; use another port for one"),
+                });
+            }
+            if overlap(other, address) {
+                return Err(format!(
+                    "{other} and {address} are one port: [::] is every interface, 0.0.0.0 every one of IPv4; use another \
+                     port for one"
+                ));
+            }
+        }
+        earlier.push((address, whom));
+    }
+    Ok(())
 }
 
 /// Whether the port at one of the addresses is, in part, that at the other, as far as can be said without a name server.
@@ -116,13 +141,14 @@ mod tests {
             service: service.parse().expect(service),
         };
         let mappings = mappings.iter().map(mapping).collect();
-        Config::new(listen(device), mappings, Duration::from_secs(half_close)).map_err(|error| error.to_string())
+        let device = PlainDevice { listen: listen(device), mappings };
+        Config::new(vec![device], Duration::from_secs(half_close)).map_err(|error| error.to_string())
     }
 
     #[test]
     fn several_client_ports_may_lead_to_one_service() {
         let config = config("[::]:2065", &[("localhost:2222", "device:22"), ("0.0.0.0:2223", "device:22")], 0);
-        assert_eq!(config.expect("config").mappings.len(), 2);
+        assert_eq!(config.expect("config").devices[0].mappings.len(), 2);
     }
 
     #[test]
@@ -140,6 +166,27 @@ mod tests {
             config("localhost:1", &[("localhost:1", "a:1")], 1).expect_err("twice"),
             "localhost:1 is given for the device and for clients; use another port for one"
         );
+    }
+
+    #[test]
+    fn an_address_of_one_device_is_not_to_be_had_for_another() {
+        let listen = |text: &str| Address::listen(text).expect(text);
+        let device = |at: &str, client: &str| PlainDevice {
+            listen: listen(at),
+            mappings: vec![Mapping { client: listen(client), service: listen("127.0.0.1:22") }],
+        };
+        let config = |one, other| Config::new(vec![one, other], Duration::ZERO).map_err(|error| error.to_string());
+        assert!(config(device("[::]:1", "[::]:2"), device("[::]:3", "[::]:4")).is_ok());
+        assert_eq!(
+            config(device("[::]:1", "[::]:2"), device("[::]:1", "[::]:4")).expect_err("one port"),
+            "[::]:1 is given for two devices; use another port for one"
+        );
+        assert_eq!(
+            config(device("[::]:1", "[::]:2"), device("[::]:3", "[::]:1")).expect_err("one port"),
+            "[::]:1 is given for the device and for clients; use another port for one"
+        );
+        let overlapping = config(device("[::]:1", "[::]:2"), device("[::]:3", "0.0.0.0:2")).expect_err("one port");
+        assert!(overlapping.starts_with("[::]:2 and 0.0.0.0:2 are one port"), "{overlapping}");
     }
 
     #[test]

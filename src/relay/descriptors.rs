@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, getrlimit};
 use tracing::{info, warn};
 
+use super::limits;
 use crate::Error;
+use crate::io::retired;
 
 /// Of the process itself: standard streams, poll, signals, and what is open for a moment.
 const OWN: usize = 16;
-/// Links that drain, the one in use, and the next.
-const LINKS: usize = 10;
 /// Connections on the device port that may be without LISTEN at once.
 const MAX_PENDING: usize = 64;
 /// A shortage is over when nothing was refused for so long.
@@ -20,28 +20,39 @@ const OVER_AFTER: Duration = Duration::from_secs(10);
 /// What the limit of the process leaves for devices and for clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Descriptors {
-    /// Connections on the device port that may be without LISTEN.
+    /// Connections on the device ports that may be without LISTEN.
     pub(super) pending: usize,
+    /// Devices that may be served.
+    pub(super) devices: usize,
     /// Sockets of clients.
     pub(super) clients: usize,
 }
 
 impl Descriptors {
-    /// Of the process, beside `ports` that listen; `clients` are wanted.
+    /// Of the process, beside `ports` that listen; so many devices and `clients` are wanted.
     ///
     /// # Errors
     /// [`Error::System`] if no client could be served.
-    pub(super) fn of_process(ports: usize, clients: usize) -> Result<Self, Error> {
+    pub(super) fn of_process(ports: usize, devices: usize, clients: usize) -> Result<Self, Error> {
         // Where the system does not tell there may be any number.
         let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(usize::MAX, |(soft, _)| soft as usize);
-        let all = Self::divide(limit, ports).ok_or_else(|| {
-            let needed = ports + LINKS + OWN + 1;
+        let all = Self::divide(limit, ports, devices).ok_or_else(|| {
+            let needed = ports + links(1) + OWN + 1;
             let what = format!(
                 "{ports} ports need more than {needed} open files, and the limit is {limit}; raise it (ulimit -n), or \
                  give fewer pairs"
             );
             Error::System { what, reason: io::Error::from_raw_os_error(nix::errno::Errno::EMFILE as i32) }
         })?;
+        if all.devices < devices {
+            warn!(
+                limit,
+                ports,
+                devices = all.devices,
+                wanted = devices,
+                "the limit of open files leaves room for fewer devices than there may be; raise it (ulimit -n)"
+            );
+        }
         if all.clients < clients {
             warn!(
                 limit,
@@ -54,13 +65,20 @@ impl Descriptors {
         Ok(all)
     }
 
-    /// `None` if no client could be served.
-    fn divide(limit: usize, ports: usize) -> Option<Self> {
-        let rest = limit.checked_sub(ports + OWN + LINKS)?;
+    /// `None` if no client could be served. Devices have half of what is left at most.
+    fn divide(limit: usize, ports: usize, devices: usize) -> Option<Self> {
+        let rest = limit.checked_sub(ports + OWN)?;
+        let devices = devices.min((rest / 2).max(1));
+        let rest = rest.checked_sub(links(devices))?;
         let pending = (rest / 4).clamp(1, MAX_PENDING);
         let clients = rest.checked_sub(pending).filter(|&clients| clients > 0)?;
-        Some(Self { pending, clients })
+        Some(Self { pending, devices, clients })
     }
+}
+
+/// Links that so many devices may have: those in use, those that drain, and one that is the next of any.
+fn links(devices: usize) -> usize {
+    devices + devices.saturating_mul(retired::MAX_DRAINING).min(limits::MAX_DRAINING) + 1
 }
 
 /// Logs once that descriptors are short, and once that they no longer are.
@@ -101,11 +119,24 @@ mod tests {
 
     #[test]
     fn the_device_port_keeps_its_part_and_the_rest_is_for_clients() {
-        assert_eq!(Descriptors::divide(1024, 2), Some(Descriptors { pending: 64, clients: 932 }));
-        assert_eq!(Descriptors::divide(64, 2), Some(Descriptors { pending: 9, clients: 27 }));
-        assert_eq!(Descriptors::divide(1024, 998), None, "no client could be served");
-        assert_eq!(Descriptors::divide(1024, 3001), None);
-        assert!(Descriptors::divide(usize::MAX, 2).is_some_and(|all| all.pending == 64));
+        let divide = |limit, ports| {
+            let all = Descriptors::divide(limit, ports, 1)?;
+            assert_eq!(all.devices, 1);
+            Some((all.pending, all.clients))
+        };
+        assert_eq!(divide(1024, 2), Some((64, 932)));
+        assert_eq!(divide(64, 2), Some((9, 27)));
+        assert_eq!(divide(1024, 998), None, "no client could be served");
+        assert_eq!(divide(1024, 3001), None);
+        assert!(divide(usize::MAX, 2).is_some_and(|(pending, _)| pending == 64));
+    }
+
+    #[test]
+    fn each_device_has_a_descriptor_as_far_as_half_of_them_go() {
+        let devices = |limit, devices| Descriptors::divide(limit, 1, devices).expect("descriptors");
+        assert_eq!(devices(65_536, 10_000), Descriptors { pending: 64, devices: 10_000, clients: 55_390 });
+        let few = devices(1024, 10_000);
+        assert!(few.devices == 503 && few.clients > 300, "{few:?}");
     }
 
     #[test]

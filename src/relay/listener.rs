@@ -158,10 +158,10 @@ impl Listener {
         matches!(self.state, State::Listening { .. })
     }
 
-    /// Somebody connected at `place`.
-    pub(super) fn handle_event(&mut self, place: usize) {
+    /// Somebody connected.
+    pub(super) fn handle_event(&mut self) {
         if let State::Listening { ready, .. } = &mut self.state {
-            *ready |= self.place == place;
+            *ready = true;
         }
     }
 

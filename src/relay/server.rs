@@ -1,28 +1,31 @@
-//! The mio driver of the relay's cores: the device port, the client ports, and the links between.
+//! The mio driver of the relay's cores: devices, their ports and those of their clients, and the links between.
 
-mod access;
+mod admission;
+mod client_log;
 mod clients;
-mod devices;
+mod device;
+mod links;
 mod log_limits;
 mod shares;
 mod stray;
 mod totals;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use access::{Client, Ending};
-use clients::PendingClient;
+use client_log::{Client, Ending};
+use device::{ClientPort, Device};
+use links::DevicePort;
 use log_limits::{Kind, LogLimits};
 use totals::{Share, Totals};
 use tracing::{debug, info};
 
 use super::descriptors::{Descriptors, Shortage};
 use super::listener::{Listener, hold, resolve};
-use super::{Config, Mapping};
+use super::{Config, Mapping, PlainDevice};
 use crate::Error;
 use crate::address::Address;
 use crate::connection::relay::Relay;
@@ -46,29 +49,42 @@ pub struct Server {
     io: Io,
     /// What other threads ask for.
     requests: Mailbox,
-    device_listeners: Vec<Listener>,
-    /// They listen while there is a device; each with its place in `client_ports`.
-    client_listeners: Table<(Listener, usize)>,
-    /// Whether clients can only come from this machine.
-    is_local: bool,
-    /// When to try again to open client ports that could not be.
-    reopen_at: Option<Instant>,
-    client_ports: Vec<ClientPort>,
+    device_ports: Table<DevicePort>,
+    /// What a listener's events are about, by its place.
+    places: Vec<Place>,
+    devices: Table<Device>,
+    /// Every link, also those of connections that may become one.
     sessions: Table<Peer>,
     totals: Totals,
-    /// The relay has no more to do than to deliver last bytes: a link that has them is closed.
-    is_flushing: bool,
-    /// The session whose device is served: the newest that sent LISTEN.
-    active: Option<usize>,
-    /// Clients that wait for a place.
-    waiting: VecDeque<PendingClient>,
+    phase: Phase,
+    /// Devices that have a link on which they are served.
+    served: usize,
+    /// Clients of all devices that wait for a place.
+    waiting: usize,
     /// Clients that were ever accepted.
     connections: u64,
-    /// When clients that move nothing are looked for, where there is a limit for them.
-    look_for_idle_at: Option<Instant>,
     descriptors: Descriptors,
     shortage: Shortage,
     log_limits: LogLimits,
+}
+
+/// How far the relay is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// It takes no new device or client, and waits for those that are there to end.
+    Draining,
+    /// It has no more to do than to deliver last bytes: a link that has them is closed.
+    Flushing,
+}
+
+/// Which listener it is.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// Of devices, by its number.
+    Devices(usize),
+    /// Of clients, by the numbers of its device, and its own.
+    Clients(usize, usize),
 }
 
 /// Ends a running [`Server`] from another thread.
@@ -84,27 +100,53 @@ pub struct Outcome {
     pub clients_cut: u64,
 }
 
-/// Where clients of a service connect.
-#[derive(Debug)]
-struct ClientPort {
-    service: Arc<Address>,
-    /// Whether the log has said where it is.
-    is_announced: bool,
-}
-
 #[derive(Debug)]
 struct Peer {
     session: Session<Relay>,
     address: SocketAddr,
+    /// The device that the port is for by which it came.
+    port_device: usize,
+    /// The device that it is from, once that is decided.
+    device: Option<usize>,
     clients: BTreeMap<StreamKey, Client>,
-    /// When it was accepted.
-    since: Instant,
-    /// Since when it takes no new clients.
-    draining_since: Option<Instant>,
-    /// Since when its link is gone and it only delivers what is left.
-    lost_since: Option<Instant>,
+    /// When clients that move nothing are looked for, where there is a limit for them.
+    look_for_idle_at: Option<Instant>,
+    stage: Stage,
     /// What it has added to the totals.
     share: Share,
+}
+
+/// How far a link is, and since when where that matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It was accepted, and has not said yet what it is.
+    Pending(Instant),
+    /// Its device is served on it, or was until now.
+    InUse,
+    /// It takes no new clients.
+    Draining(Instant),
+    /// It is gone, and only what is left is delivered.
+    Lost(Instant),
+}
+
+impl Peer {
+    /// The device whose lines in the log it takes.
+    fn log_device(&self) -> usize {
+        self.device.unwrap_or(self.port_device)
+    }
+
+    /// When it is to be visited though nothing has happened.
+    fn poll_timeout(&self) -> Option<Instant> {
+        let all = [self.session.poll_timeout(), self.look_for_idle_at];
+        all.into_iter().flatten().min()
+    }
+}
+
+impl Stage {
+    /// Whether it is for no new clients any more.
+    fn is_retired(self) -> bool {
+        matches!(self, Self::Draining(_) | Self::Lost(_))
+    }
 }
 
 impl Stopper {
@@ -118,7 +160,7 @@ impl Stopper {
 }
 
 impl Server {
-    /// Opens the device port, and holds every client port, which opens when a device is there.
+    /// Opens the port of each device, and holds every client port, which opens when its device is there.
     ///
     /// # Errors
     /// [`Error::System`] with the address that cannot be bound, and the reason; or if the process may not have enough
@@ -127,49 +169,62 @@ impl Server {
         let now = Instant::now();
         let loop_failed = |reason| Error::System { what: "cannot make the event loop".into(), reason };
         let mut event_loop = EventLoop::new().map_err(loop_failed)?;
-        let device_failed = |reason| cannot_listen("the device", &config.device, reason);
-        let device_addresses = resolve(&config.device).map_err(device_failed)?;
-        let mut client_addresses = Vec::new();
-        for Mapping { client, .. } in &config.mappings {
-            client_addresses.push(resolve(client).map_err(|reason| cannot_listen("clients", client, reason))?);
+        // Names are resolved before any port is held, since that may take its time.
+        let mut addresses = Vec::new();
+        for PlainDevice { listen, mappings } in &config.devices {
+            let of_device = resolve(listen).map_err(|reason| cannot_listen("the device", listen, reason))?;
+            let of_clients = mappings.iter().map(|Mapping { client, .. }| {
+                resolve(client).map_err(|reason| cannot_listen("clients", client, reason))
+            });
+            addresses.push((of_device, of_clients.collect::<Result<Vec<_>, _>>()?));
         }
-        let for_clients = client_addresses.iter().map(Vec::len).sum::<usize>();
-        let descriptors = Descriptors::of_process(device_addresses.len() + for_clients, config.clients as usize)?;
+        let ports = addresses
+            .iter()
+            .map(|(of_device, of_clients)| of_device.len() + of_clients.iter().map(Vec::len).sum::<usize>());
+        let clients = (config.clients as usize).saturating_mul(config.devices.len());
+        let descriptors = Descriptors::of_process(ports.sum(), config.devices.len(), clients)?;
 
-        // Places of the device's listeners follow those of the clients', which are their numbers.
-        let mut device_listeners = hold(&device_addresses, for_clients).map_err(device_failed)?;
-        let mut client_listeners = Table::default();
-        let mut client_ports = Vec::new();
-        for (port, (mapping, addresses)) in config.mappings.iter().zip(&client_addresses).enumerate() {
-            let listeners = hold(addresses, client_listeners.len());
-            for listener in listeners.map_err(|reason| cannot_listen("clients", &mapping.client, reason))? {
-                // They only hasten what is done without them.
-                let _ = listener.tune();
-                let number = client_listeners.reserve();
-                client_listeners.insert(number, (listener, port));
+        let (mut device_ports, mut devices, mut places) = (Table::default(), Table::default(), Vec::new());
+        for (PlainDevice { listen, mappings }, (of_device, of_clients)) in config.devices.iter().zip(&addresses) {
+            let device = devices.reserve();
+            let held = hold(of_device, places.len());
+            for listener in held.map_err(|reason| cannot_listen("the device", listen, reason))? {
+                let number = device_ports.reserve();
+                device_ports.insert(number, DevicePort { listener, device });
+                places.push(Place::Devices(number));
             }
-            client_ports.push(ClientPort { service: Arc::new(mapping.service.clone()), is_announced: false });
+            let (mut listeners, mut ports) = (Table::default(), Vec::new());
+            for (port, (Mapping { client, service }, of_port)) in mappings.iter().zip(of_clients).enumerate() {
+                let held = hold(of_port, places.len());
+                for listener in held.map_err(|reason| cannot_listen("clients", client, reason))? {
+                    // They only hasten what is done without them.
+                    let _ = listener.tune();
+                    let number = listeners.reserve();
+                    listeners.insert(number, (listener, port));
+                    places.push(Place::Clients(device, number));
+                }
+                ports.push(ClientPort { service: Arc::new(service.clone()), is_announced: false });
+            }
+            devices.insert(device, Device::new(listeners, ports));
         }
-        for listener in &mut device_listeners {
-            listener.listen(&mut event_loop).map_err(device_failed)?;
+        for number in device_ports.numbers() {
+            let Some(DevicePort { listener, device }) = device_ports.get_mut(number) else { continue };
+            let listen = &config.devices[*device].listen;
+            listener.listen(&mut event_loop).map_err(|reason| cannot_listen("the device", listen, reason))?;
             info!(at = %listener.address(), "waiting for a device");
         }
-        let is_local = client_listeners.iter().all(|(_, (listener, _))| listener.address().ip().is_loopback());
         Ok(Self {
-            look_for_idle_at: config.idle.map(|_| now),
             config,
             requests: Mailbox::new(event_loop.waker()),
             io: Io::new(event_loop),
-            device_listeners,
-            client_listeners,
-            is_local,
-            reopen_at: None,
-            client_ports,
+            device_ports,
+            places,
+            devices,
             sessions: Table::default(),
             totals: Totals::default(),
-            is_flushing: false,
-            active: None,
-            waiting: VecDeque::new(),
+            phase: Phase::Serving,
+            served: 0,
+            waiting: 0,
             connections: 0,
             descriptors,
             shortage: Shortage::default(),
@@ -177,9 +232,17 @@ impl Server {
         })
     }
 
-    /// Where devices connect; the first address, if the name has several.
-    pub fn device_addr(&self) -> SocketAddr {
-        self.device_listeners[0].address()
+    /// Where the first device connects; the first address, if the name has several.
+    #[cfg(test)]
+    fn device_addr(&self) -> SocketAddr {
+        self.device_addr_of(0)
+    }
+
+    /// Where this device connects.
+    #[cfg(test)]
+    fn device_addr_of(&self, device: usize) -> SocketAddr {
+        let mut ports = self.device_ports.iter().map(|(_, port)| port);
+        ports.find(|port| port.device == device).expect("a port").listener.address()
     }
 
     /// A way to end [`run`](Self::run).
@@ -201,17 +264,8 @@ impl Server {
     }
 
     fn finish(mut self, buffer: &mut [u8]) -> Result<Outcome, Error> {
-        self.close_client_ports(&Reset::Shutdown.into());
-        // They are closed right after.
-        for mut listener in self.device_listeners.drain(..) {
-            let _ = listener.stop(&mut self.io.event_loop);
-        }
-        for number in self.client_listeners.numbers() {
-            if let Some((mut listener, _)) = self.client_listeners.remove(number) {
-                let _ = listener.stop(&mut self.io.event_loop);
-            }
-        }
-        self.active = None;
+        self.phase = Phase::Draining;
+        self.close_ports(Instant::now());
         self.drop_pending(Instant::now());
         self.drain(buffer)?;
         let now = Instant::now();
@@ -222,7 +276,7 @@ impl Server {
                 peer.session.close(now);
             }
         }
-        self.is_flushing = true;
+        self.phase = Phase::Flushing;
         let deadline = now + FLUSH_TIMEOUT;
         while Instant::now() < deadline {
             self.step(buffer);
@@ -236,6 +290,23 @@ impl Server {
         }
         self.log_limits.finish();
         Ok(Outcome { clients_cut })
+    }
+
+    /// Gives every port back.
+    fn close_ports(&mut self, now: Instant) {
+        for device in self.devices.numbers() {
+            self.close_client_ports(now, device, &Reset::Shutdown.into());
+            self.serve(device, None);
+            if let Some(device) = self.devices.get_mut(device) {
+                device.listeners = Table::default();
+            }
+        }
+        for number in self.device_ports.numbers() {
+            // It is closed right after.
+            if let Some(DevicePort { mut listener, .. }) = self.device_ports.remove(number) {
+                let _ = listener.stop(&mut self.io.event_loop);
+            }
+        }
     }
 
     /// Accepts no new clients, and sends devices GOAWAY; until the last client is gone, the time is up, or
@@ -272,10 +343,7 @@ impl Server {
     fn step(&mut self, buffer: &mut [u8]) {
         let now = Instant::now();
         self.accept_devices(now);
-        self.accept_clients(now);
-        if self.reopen_at.is_some_and(|at| at <= now) {
-            self.open_client_ports(now);
-        }
+        self.visit_devices(now);
         self.io.closing.handle_timeout(now, &mut self.io.event_loop);
         self.shortage.handle_timeout(now);
         self.log_limits.handle_timeout(now);
@@ -285,9 +353,6 @@ impl Server {
                 self.visit(now, number, buffer);
             }
         }
-        self.bound_retired(now);
-        // Last, so that what came while the process was stopped counts.
-        self.end_idle_clients(now);
     }
 
     fn visit(&mut self, now: Instant, number: usize, buffer: &mut [u8]) {
@@ -299,15 +364,23 @@ impl Server {
                 false
             }
         };
+        // Behind what was read, so that what came while the process was stopped counts.
+        self.end_idle_clients(now, number);
         busy |= self.carry_out_all(now, number);
-        if self.is_flushing && self.sessions.get(number).is_some_and(|peer| !peer.session.has_unsent()) {
+        if self.phase == Phase::Flushing && self.sessions.get(number).is_some_and(|peer| !peer.session.has_unsent()) {
             self.close_link(number);
             busy |= self.carry_out_all(now, number);
         }
         self.leave_if_going_away(now, number);
         self.forget_if_over(now, number);
         self.recount(number);
-        let timeout = self.sessions.get(number).and_then(|peer| peer.session.poll_timeout());
+        if let Some(Peer { stage, device: Some(device), .. }) = self.sessions.get(number)
+            && stage.is_retired()
+        {
+            self.bound_retired(now, *device);
+        }
+        self.wake_device(number);
+        let timeout = self.sessions.get(number).and_then(Peer::poll_timeout);
         self.sessions.end_visit(number, busy, timeout);
     }
 
@@ -317,39 +390,47 @@ impl Server {
         let Some(peer) = self.sessions.get_mut(number) else { return };
         let share = Share::of(peer);
         if share != peer.share {
-            self.totals.subtract(number, &peer.share);
-            self.totals.add(number, &share);
-            peer.share = share;
+            let old = std::mem::replace(&mut peer.share, share);
+            self.count(number, &old, &share);
+        }
+    }
+
+    /// A session adds this to the totals from here on, in place of what it did before.
+    fn count(&mut self, number: usize, old: &Share, new: &Share) {
+        self.totals.subtract(number, old);
+        self.totals.add(number, new);
+        if let Some(device) = old.device.and_then(|device| self.devices.get_mut(device)) {
+            device.totals.subtract(number, old);
+        }
+        if let Some(device) = new.device.and_then(|device| self.devices.get_mut(device)) {
+            device.totals.add(number, new);
         }
     }
 
     /// Takes the session out.
     fn remove(&mut self, number: usize) -> Option<Peer> {
         let peer = self.sessions.remove(number)?;
-        self.totals.subtract(number, &peer.share);
+        self.count(number, &peer.share, &Share::default());
         Some(peer)
     }
 
     /// Whether there is something to do without an event.
-    fn is_busy(&self, now: Instant) -> bool {
-        self.sessions.has_ready()
-            || self.takes_clients() && self.client_listeners.has_ready()
-            || self.device_listeners.iter().any(|listener| listener.is_ready(now))
+    fn is_busy(&self) -> bool {
+        self.sessions.has_ready() || self.devices.has_ready() || self.device_ports.has_ready()
     }
 
     fn wait(&mut self, deadline: Option<Instant>) -> Result<(), Error> {
         debug_assert!(self.is_consistent(), "something was done to a session without a visit");
         let now = Instant::now();
-        let deadline = if self.is_busy(now) { Some(now) } else { self.next_deadline(deadline) };
+        let deadline = if self.is_busy() { Some(now) } else { self.next_deadline(deadline) };
         let poll_failed = |reason| Error::System { what: "cannot wait for events".into(), reason };
         self.io.event_loop.wait(deadline).map_err(poll_failed)?;
         let now = Instant::now();
         while let Some(event) = self.io.event_loop.next_ready() {
             match event.source {
                 Source::Listener(place) => {
-                    let of_clients = self.client_listeners.get_mut(place).map(|(listener, _)| listener);
-                    for listener in of_clients.into_iter().chain(&mut self.device_listeners) {
-                        listener.handle_event(place);
+                    if let Some(listener) = self.listener_at(place) {
+                        listener.handle_event();
                     }
                 }
                 Source::Link(number) => {
@@ -372,28 +453,53 @@ impl Server {
         Ok(())
     }
 
+    fn listener_at(&mut self, place: usize) -> Option<&mut Listener> {
+        match *self.places.get(place)? {
+            Place::Devices(number) => self.device_ports.get_mut(number).map(|port| &mut port.listener),
+            Place::Clients(device, number) => {
+                self.devices.get_mut(device)?.listeners.get_mut(number).map(|(listener, _)| listener)
+            }
+        }
+    }
+
     fn next_deadline(&mut self, own: Option<Instant>) -> Option<Instant> {
         let (sessions, closing) = (self.sessions.poll_timeout(), self.io.closing.poll_timeout());
-        let clients = self.client_listeners.poll_timeout().filter(|_| self.takes_clients());
-        let devices = self.device_listeners.iter().filter_map(Listener::paused_until).min();
+        let (devices, ports) = (self.devices.poll_timeout(), self.device_ports.poll_timeout());
         let logs = [self.shortage.poll_timeout(), self.log_limits.poll_timeout()].into_iter().flatten().min();
-        // They were given the same time each.
-        let pending = self.waiting.front().map(|pending| pending.deadline);
-        let idle = self.look_for_idle_at.filter(|_| self.totals.unlogged > 0);
-        let drains = self.drains_until();
-        let all = [own, sessions, closing, clients, devices, self.reopen_at, logs, pending, idle, drains];
+        let all = [own, sessions, closing, devices, ports, logs, self.drains_until()];
         all.into_iter().flatten().min()
     }
 
     /// Whether nothing was forgotten, which would show only when something else happens. For assertions: it looks at
     /// everything.
     fn is_consistent(&self) -> bool {
-        let mut totals = Totals::default();
-        self.sessions.iter().for_each(|(number, peer)| totals.add(number, &peer.share));
-        self.sessions.is_armed(|peer| peer.session.poll_timeout())
+        let (mut totals, mut by_device) = (Totals::default(), BTreeMap::new());
+        for (number, Peer { share, .. }) in self.sessions.iter() {
+            totals.add(number, share);
+            if let Some(device) = share.device {
+                by_device.entry(device).or_insert_with(Totals::default).add(number, share);
+            }
+        }
+        let mut devices = self.devices.iter();
+        let none = Totals::default();
+        self.sessions.is_armed(Peer::poll_timeout)
             && self.sessions.idle().all(|(_, peer)| peer.share == Share::of(peer))
-            && self.client_listeners.is_armed(|(listener, _)| listener.paused_until())
+            && self.device_ports.is_armed(|port| port.listener.paused_until())
             && self.totals == totals
+            && devices.all(|(number, device)| &device.totals == by_device.get(&number).unwrap_or(&none))
+            && self.devices.iter().map(|(_, device)| device.waiting.len()).sum::<usize>() == self.waiting
+            && self.devices.iter().filter(|(_, device)| device.active.is_some()).count() == self.served
+            && self.devices.idle().all(|(_, device)| self.rests(device))
+            && self.devices.is_armed(|device| device.poll_timeout(self.takes_clients(device)))
+    }
+
+    /// Whether a device that is on no list has nothing to do.
+    fn rests(&self, device: &Device) -> bool {
+        let has_next = |number| device.next_waiting(&self.shares(number)).is_some();
+        let can_serve = !device.waiting.is_empty() && device.active.is_some_and(has_next);
+        let listeners = &device.listeners;
+        !self.takes_clients(device)
+            || !can_serve && !listeners.has_ready() && listeners.is_armed(|(listener, _)| listener.paused_until())
     }
 
     fn carry_out_all(&mut self, now: Instant, number: usize) -> bool {
@@ -409,12 +515,12 @@ impl Server {
 
     fn carry_out(&mut self, now: Instant, number: usize, output: Output) {
         let Some(peer) = self.sessions.get_mut(number) else { return };
-        let link = peer.address;
+        let (link, device) = (peer.address, peer.log_device());
         let connection = |peer: &Peer, stream| peer.clients.get(&stream).map(|client| client.connection);
         match output {
             Output::Listening => self.activate(now, number),
             Output::Version(version) => {
-                if self.log_limits.admit(now, Kind::Arrival) {
+                if self.log_limits.admit(now, device, Kind::Arrival) {
                     info!(%link, version, "the version of the protocol is agreed");
                 }
             }
@@ -428,7 +534,7 @@ impl Server {
             Output::Finish { stream } => self.log_client_end(now, number, stream, &Ending::FINISHED),
             Output::Reset { stream, reason } => self.log_client_end(now, number, stream, &Ending::from(reason)),
             Output::GoAway(go_away) => {
-                if self.log_limits.admit(now, Kind::Departure) {
+                if self.log_limits.admit(now, device, Kind::Departure) {
                     let reason = go_away.reason;
                     info!(%link, code = %go_away.code, %reason, "the device takes no new clients on this link");
                 }

@@ -1,5 +1,7 @@
-//! How many lines a peer can cause: a token bucket for each kind of them, and the number of those that were left out.
+//! How many lines peers can cause: for each device a token bucket of each kind of them, and the number of those that were
+//! left out; and buckets for all devices together.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use tracing::info;
@@ -24,7 +26,7 @@ pub(super) enum Kind {
     ClientEnd,
 }
 
-/// Each kind, its name, and its lines: so many at once, and so many a second.
+/// Each kind, its name, and its lines for each device: so many at once, and so many a second.
 const KINDS: [(Kind, &str, u32, u32); 5] = [
     (Kind::Stray, "a connection on the device port was dropped", 20, 1),
     (Kind::Arrival, "a device has come", 100, 2),
@@ -33,68 +35,72 @@ const KINDS: [(Kind, &str, u32, u32); 5] = [
     (Kind::ClientEnd, "a client has left", 1000, 100),
 ];
 
+/// So many devices may cause all their lines; what more of them cause is left out.
+const DEVICES: u32 = 8;
+
 /// The buckets of all kinds.
 #[derive(Debug)]
 pub(super) struct LogLimits {
-    kinds: [Limit; KINDS.len()],
+    /// Of the devices that have caused a line.
+    by_device: BTreeMap<usize, [Limit; KINDS.len()]>,
+    /// Of all devices together.
+    all: [Bucket; KINDS.len()],
+    /// When it is to be logged how many lines of a device, and of which kind, were left out: the first is due first.
+    reports: VecDeque<(Instant, usize, usize)>,
 }
 
 #[derive(Debug)]
 struct Limit {
-    name: &'static str,
     bucket: Bucket,
     left_out: u64,
-    /// When their number is due.
-    report_at: Option<Instant>,
 }
 
 impl LogLimits {
     pub(super) fn new(now: Instant) -> Self {
-        let limit = |(_, name, burst, rate)| Limit {
-            name,
-            bucket: Bucket::new(now, burst, rate),
-            left_out: 0,
-            report_at: None,
-        };
-        Self { kinds: KINDS.map(limit) }
+        let all = KINDS.map(|(_, _, burst, rate)| Bucket::new(now, DEVICES * burst, DEVICES * rate));
+        Self { by_device: BTreeMap::new(), all, reports: VecDeque::new() }
     }
 
-    /// Takes a line of this kind, which may then be logged; false if it may not, and is counted.
-    pub(super) fn admit(&mut self, now: Instant, kind: Kind) -> bool {
-        let Some(place) = KINDS.iter().position(|&(of, ..)| of == kind) else { return true };
-        let limit = &mut self.kinds[place];
-        let permitted = limit.bucket.take(now);
+    /// Takes a line of this kind that a device has caused, and that may then be logged; false if it may not, and is counted.
+    pub(super) fn admit(&mut self, now: Instant, device: usize, kind: Kind) -> bool {
+        let place = kind as usize;
+        let new = || KINDS.map(|(_, _, burst, rate)| Limit { bucket: Bucket::new(now, burst, rate), left_out: 0 });
+        let limit = &mut self.by_device.entry(device).or_insert_with(new)[place];
+        let permitted = limit.bucket.take(now) && self.all[place].take(now);
         if !permitted {
+            if limit.left_out == 0 {
+                self.reports.push_back((now + REPORT_AFTER, device, place));
+            }
             limit.left_out += 1;
-            limit.report_at.get_or_insert(now + REPORT_AFTER);
         }
         permitted
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.kinds.iter().filter_map(|limit| limit.report_at).min()
+        self.reports.front().map(|&(at, ..)| at)
     }
 
     /// Logs how many lines were left out, where it is time.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
-        for limit in &mut self.kinds {
-            if limit.report_at.is_some_and(|at| at <= now) {
-                limit.report();
-            }
+        while self.poll_timeout().is_some_and(|at| at <= now) {
+            self.report();
         }
     }
 
     /// Logs how many lines were left out: the relay ends.
     pub(super) fn finish(&mut self) {
-        self.kinds.iter_mut().filter(|limit| limit.left_out > 0).for_each(Limit::report);
+        while !self.reports.is_empty() {
+            self.report();
+        }
     }
-}
 
-impl Limit {
+    /// Logs the number that is due first.
     fn report(&mut self) {
-        info!(lines = self.left_out, like = self.name, "and {} more like it", self.left_out);
-        (self.left_out, self.report_at) = (0, None);
+        let Some((_, device, place)) = self.reports.pop_front() else { return };
+        let Some(limits) = self.by_device.get_mut(&device) else { return };
+        let lines = std::mem::take(&mut limits[place].left_out);
+        info!(lines, like = KINDS[place].1, "and {lines} more like it");
     }
 }
 
@@ -102,16 +108,37 @@ impl Limit {
 mod tests {
     use super::*;
 
+    fn lines(limits: &mut LogLimits, now: Instant, device: usize, kind: Kind) -> usize {
+        (0..10_000).filter(|_| limits.admit(now, device, kind)).count()
+    }
+
     #[test]
     fn a_flood_of_one_kind_is_cut_and_counted_and_takes_no_line_from_another() {
         let start = Instant::now() + Duration::from_secs(1000);
         let mut limits = LogLimits::new(start);
-        let lines = (0..10_000).filter(|_| limits.admit(start, Kind::Stray)).count();
-        assert_eq!((lines, limits.poll_timeout()), (20, Some(start + REPORT_AFTER)));
-        assert_eq!(limits.kinds[0].left_out, 9980);
-        assert!(limits.admit(start, Kind::Refusal));
+        assert_eq!(lines(&mut limits, start, 3, Kind::Stray), 20);
+        assert_eq!(limits.poll_timeout(), Some(start + REPORT_AFTER));
+        assert_eq!(limits.by_device[&3][Kind::Stray as usize].left_out, 9980);
+        assert!(limits.admit(start, 3, Kind::Refusal));
         limits.handle_timeout(start + REPORT_AFTER);
-        assert_eq!((limits.kinds[0].left_out, limits.poll_timeout()), (0, None));
+        assert_eq!(limits.by_device[&3][Kind::Stray as usize].left_out, 0);
+        assert_eq!(limits.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_flood_of_one_device_takes_no_line_from_another_and_all_of_them_have_a_bound() {
+        let start = Instant::now() + Duration::from_secs(1000);
+        let mut limits = LogLimits::new(start);
+        for device in 0..8 {
+            assert_eq!(lines(&mut limits, start, device, Kind::Departure), 100, "device {device}");
+        }
+        assert_eq!(lines(&mut limits, start, 8, Kind::Departure), 0);
+        assert_eq!(limits.reports.len(), 9, "each has a number of its own");
+        assert_eq!(lines(&mut limits, start + Duration::from_secs(1), 9, Kind::Departure), 16);
+        limits.finish();
+        assert!(
+            limits.poll_timeout().is_none() && limits.by_device.values().flatten().all(|limit| limit.left_out == 0)
+        );
     }
 
     #[test]

@@ -1,17 +1,20 @@
 mod descriptors;
 mod drains;
+mod many_devices;
 mod wake;
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::clients::MAX_WAITING;
-use super::devices::DRAIN_TIMEOUT;
+use super::clients::PendingClient;
+use super::links::DRAIN_TIMEOUT;
 use super::*;
 use crate::connection::{Connection, Limits, Protocol, StreamKey};
 use crate::io::retired::{MAX_DRAINING, MAX_LOST};
+use crate::relay::limits::MAX_WAITING;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const MS: Duration = Duration::from_millis(1);
@@ -37,9 +40,15 @@ impl Bench {
     }
 
     fn with(ports: usize, configure: impl FnOnce(&mut Config)) -> Self {
+        Self::with_devices(1, ports, configure)
+    }
+
+    /// So many devices, each with a port of its own and so many client ports.
+    fn with_devices(devices: usize, ports: usize, configure: impl FnOnce(&mut Config)) -> Self {
         let listen = Address::listen("127.0.0.1:0").expect("an address");
         let mapping = Mapping { client: listen.clone(), service: "127.0.0.1:7".parse().expect("an address") };
-        let mut config = Config::new(listen, vec![mapping; ports], Config::HALF_CLOSE).expect("a configuration");
+        let device = PlainDevice { listen, mappings: vec![mapping; ports] };
+        let mut config = Config::new(vec![device; devices], Config::HALF_CLOSE).expect("a configuration");
         configure(&mut config);
         let server = Server::bind(config).expect("ports");
         Self { server, buffer: vec![0; LINK_BUFFER] }
@@ -85,10 +94,15 @@ impl Bench {
     /// A client of the device in use that reads nothing, and for which bytes wait when the device of version 1 has
     /// ended it; and how many bytes are left for it.
     fn slow_client(&mut self, device: &mut TcpStream) -> (TcpStream, usize) {
-        let number = self.server.active.expect("a device");
+        self.slow_client_of(0, device)
+    }
+
+    fn slow_client_of(&mut self, number: usize, device: &mut TcpStream) -> (TcpStream, usize) {
+        let port = self.server.client_addr_of(number, 0);
+        let number = self.server.devices.get(number).and_then(|device| device.active).expect("a device");
         let slow = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
         slow.set_recv_buffer_size(4096).expect("size");
-        slow.connect(&self.server.client_addr(0).into()).expect("connect");
+        slow.connect(&port.into()).expect("connect");
         slow.set_nonblocking(true).expect("mode");
         self.run_until("a client", |server| server.clients() == 1);
         let key = StreamKey { index: 0, generation: 0 };
@@ -107,6 +121,37 @@ impl Bench {
         self.run_until("the client is off the link", |server| server.clients() == 0);
         (TcpStream::from(slow), left)
     }
+}
+
+impl Server {
+    /// The link of the first device that is served.
+    fn active(&self) -> Option<usize> {
+        self.devices.get(0)?.active
+    }
+
+    /// Where clients of the first device's listener with this number connect.
+    fn client_addr(&self, number: usize) -> SocketAddr {
+        self.client_addr_of(0, number)
+    }
+
+    fn client_addr_of(&self, device: usize, number: usize) -> SocketAddr {
+        self.devices.get(device).and_then(|device| device.listeners.get(number)).expect("a listener").0.address()
+    }
+
+    /// Whether clients of the first device are taken at every port.
+    fn are_client_ports_open(&self) -> bool {
+        self.are_client_ports_open_of(0)
+    }
+
+    fn are_client_ports_open_of(&self, device: usize) -> bool {
+        let listeners = &self.devices.get(device).expect("a device").listeners;
+        listeners.iter().all(|(_, (listener, _))| listener.is_listening())
+    }
+}
+
+/// The first device's clients that wait for a place.
+fn waiting_clients(server: &mut Server) -> &mut VecDeque<PendingClient> {
+    &mut server.devices.get_mut(0).expect("a device").waiting
 }
 
 /// A client from another address of this machine.
@@ -130,14 +175,16 @@ fn a_place_that_becomes_free_is_for_the_address_that_has_the_fewest_of_those_tha
         // The last one comes from elsewhere, and there is no room for one more.
         waiting.push(client_from(if count <= MAX_WAITING { 1 } else { 2 }, port));
         bench.run_until("one more waits", |server| {
-            let latest = server.waiting.back_mut();
+            if server.connections != 2 + count as u64 {
+                return false;
+            }
             // However long the test takes.
-            let Some(latest) = latest.filter(|_| server.connections == 2 + count as u64) else { return false };
+            let Some(latest) = waiting_clients(server).back_mut() else { return false };
             latest.deadline += DEADLINE;
             true
         });
     }
-    assert_eq!(bench.server.waiting.len(), MAX_WAITING);
+    assert_eq!(bench.server.waiting, MAX_WAITING);
     SockRef::from(&hogs.remove(0)).set_linger(Some(Duration::ZERO)).expect("RST");
     bench.run_until("it has the place", |server| {
         let mut clients = server.sessions.iter().flat_map(|(_, peer)| peer.clients.values());
@@ -157,7 +204,7 @@ fn places_that_become_free_together_do_not_all_go_to_one_address() {
         clients.push(client_from(host, port));
         bench.run_until("one more is here", |server| {
             // However long the test takes.
-            server.waiting.iter_mut().for_each(|pending| pending.deadline = Instant::now() + DEADLINE);
+            waiting_clients(server).iter_mut().for_each(|pending| pending.deadline = Instant::now() + DEADLINE);
             server.connections == 1 + count as u64
         });
     }
@@ -165,7 +212,7 @@ fn places_that_become_free_together_do_not_all_go_to_one_address() {
         SockRef::from(&hog).set_linger(Some(Duration::ZERO)).expect("RST");
     }
     bench.server.wait(Some(Instant::now() + 100 * MS)).expect("wait");
-    bench.run_until("four have a place", |server| server.waiting.len() == 3);
+    bench.run_until("four have a place", |server| server.waiting == 3);
     let clients = bench.server.sessions.iter().flat_map(|(_, peer)| peer.clients.values());
     assert_eq!(clients.filter(|client| client.address.ip().to_string() == "127.0.0.2").count(), 2);
 }
@@ -221,7 +268,7 @@ fn of_half_closed_clients_that_make_room_for_others_all_at_once_each_gets_its_en
     for client in &clients[..10] {
         client.shutdown(std::net::Shutdown::Write).expect("FIN");
     }
-    bench.run_until("the ten are served", |server| server.waiting.is_empty());
+    bench.run_until("the ten are served", |server| server.waiting == 0);
     for client in &mut clients[..10] {
         client.set_read_timeout(Some(DEADLINE)).expect("timeout");
         assert_eq!(client.read(&mut [0]).expect("FIN, not RST"), 0);
@@ -232,7 +279,7 @@ fn of_half_closed_clients_that_make_room_for_others_all_at_once_each_gets_its_en
 fn a_device_that_left_before_its_listen_was_read_does_not_take_the_place_of_one_that_is_there() {
     let mut bench = Bench::new(Protocol::V2);
     let _device = bench.device(GREETING);
-    let active = bench.server.active;
+    let active = bench.server.active();
     for is_reset in [false, true] {
         // While the relay is stopped.
         let mut gone = TcpStream::connect(bench.server.device_addr()).expect("connect");
@@ -244,7 +291,7 @@ fn a_device_that_left_before_its_listen_was_read_does_not_take_the_place_of_one_
         // A reset one may come and go in one turn.
         let mut turns = 0..50;
         bench.run_until("it has come and gone", |server| turns.next().is_none() && server.sessions.len() == 1);
-        assert_eq!(bench.server.active, active);
+        assert_eq!(bench.server.active(), active);
         assert!(bench.server.are_client_ports_open());
     }
 }
@@ -257,17 +304,17 @@ fn a_device_that_breaks_the_protocol_right_behind_its_listen_takes_no_place() {
         for behind in [&b"\0\0\x01\x01"[..], b"\0\0\x05\xf2\0\0\x03\0\0\0\0\x01"] {
             for is_one_there in [false, true] {
                 let device = is_one_there.then(|| bench.device(GREETING));
-                let active = bench.server.active;
+                let active = bench.server.active();
                 let mut peer = TcpStream::connect(bench.server.device_addr()).expect("connect");
                 peer.write_all(&[LISTEN, behind].concat()).expect("sent");
                 let mut turns = 0..50;
                 bench.run_until("it has come and gone", |server| {
                     turns.next().is_none() && server.sessions.len() == usize::from(is_one_there)
                 });
-                assert_eq!(bench.server.active, active);
+                assert_eq!(bench.server.active(), active);
                 assert_eq!(bench.server.are_client_ports_open(), is_one_there);
                 drop(device);
-                bench.run_until("the device is gone", |server| server.active.is_none());
+                bench.run_until("the device is gone", |server| server.active().is_none());
             }
         }
         let _device = bench.device(GREETING);
@@ -294,7 +341,7 @@ fn a_wake_visits_the_link_and_the_port_that_have_an_event_and_none_of_those_that
     let address = bench.server.device_addr();
     let idle: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(address).expect("connect")).collect();
     bench.run_until("all are here", |server| server.sessions.len() == 1 + idle.len());
-    let visits = |server: &Server| (server.sessions.visits, server.client_listeners.visits);
+    let visits = |server: &Server| (server.sessions.visits, server.devices.get(0).expect("a device").listeners.visits);
     let rest = |bench: &mut Bench| {
         let mut last = None;
         bench.run_until("it has nothing to do", |server| last.replace(visits(server)) == Some(visits(server)));

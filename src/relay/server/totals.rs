@@ -1,26 +1,27 @@
-//! Sums and orders over all sessions, kept by difference whenever one was visited, so that no wake adds them up.
+//! Sums and orders over sessions, of one device and of all, kept by difference whenever one was visited, so that no wake
+//! adds them up.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::Peer;
+use super::{Peer, Stage};
 use crate::connection::Connection;
 
-/// What all sessions come to.
+/// What sessions come to.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Totals {
     /// Clients on every link.
     pub(super) clients: usize,
     /// Streams of every link, also those that only get their last bytes.
     pub(super) streams: usize,
-    /// Clients that have no line in the log yet.
-    pub(super) unlogged: usize,
     /// Connections that are no link yet.
     pub(super) pending: Order,
     /// Links that take no new clients.
     pub(super) draining: Order,
     /// Links that are gone and only deliver what is left.
     pub(super) lost: Order,
+    /// Bytes that links of both of these hold.
+    pub(super) retired_bytes: u64,
 }
 
 /// Sessions by number, the one first that has been there for the longest time.
@@ -29,33 +30,25 @@ pub(super) type Order = BTreeSet<(Instant, usize)>;
 /// What one session adds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Share {
+    /// To the totals of which device, besides those of all.
+    pub(super) device: Option<usize>,
     clients: usize,
     streams: usize,
-    unlogged: usize,
-    stage: Stage,
-}
-
-/// How far a session is, and since when.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Stage {
-    Pending(Instant),
-    #[default]
-    InUse,
-    Draining(Instant),
-    Lost(Instant),
+    stage: Option<Stage>,
+    retired_bytes: u64,
 }
 
 impl Share {
     /// What the session adds as it is now.
     pub(super) fn of(peer: &Peer) -> Self {
         let connection = peer.session.connection();
-        let stage = match (peer.session.has_link(), peer.draining_since, peer.lost_since) {
-            (true, _, _) if !connection.is_listening() => Stage::Pending(peer.since),
-            (true, Some(since), _) => Stage::Draining(since),
-            (false, _, Some(since)) => Stage::Lost(since),
-            (true, None, _) | (false, _, None) => Stage::InUse,
-        };
-        Self { clients: connection.clients(), streams: connection.streams(), unlogged: peer.clients.len(), stage }
+        Self {
+            device: peer.device,
+            clients: connection.clients(),
+            streams: connection.streams(),
+            stage: Some(peer.stage),
+            retired_bytes: if peer.stage.is_retired() { connection.held() } else { 0 },
+        }
     }
 }
 
@@ -63,7 +56,7 @@ impl Totals {
     pub(super) fn add(&mut self, number: usize, share: &Share) {
         self.clients += share.clients;
         self.streams += share.streams;
-        self.unlogged += share.unlogged;
+        self.retired_bytes += share.retired_bytes;
         if let Some((order, since)) = self.order(share.stage) {
             order.insert((since, number));
         }
@@ -72,14 +65,14 @@ impl Totals {
     pub(super) fn subtract(&mut self, number: usize, share: &Share) {
         self.clients -= share.clients;
         self.streams -= share.streams;
-        self.unlogged -= share.unlogged;
+        self.retired_bytes -= share.retired_bytes;
         if let Some((order, since)) = self.order(share.stage) {
             order.remove(&(since, number));
         }
     }
 
-    fn order(&mut self, stage: Stage) -> Option<(&mut Order, Instant)> {
-        match stage {
+    fn order(&mut self, stage: Option<Stage>) -> Option<(&mut Order, Instant)> {
+        match stage? {
             Stage::Pending(since) => Some((&mut self.pending, since)),
             Stage::InUse => None,
             Stage::Draining(since) => Some((&mut self.draining, since)),

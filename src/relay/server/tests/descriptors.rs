@@ -33,7 +33,7 @@ fn clients_that_come_all_at_once_have_no_more_descriptors_than_there_are() {
     let mut old = bench.device(GREETING);
     let _cut = bench.clients(0, 3);
     old.write_all(LEAVING_ALL).expect("sent");
-    bench.run_until("it drains", |server| server.active.is_none() && !server.are_client_ports_open());
+    bench.run_until("it drains", |server| server.active().is_none() && !server.are_client_ports_open());
     let _device = bench.device(GREETING);
     bench.server.descriptors.clients = 5;
     let port = bench.server.client_addr(0);
@@ -52,7 +52,7 @@ fn the_client_that_has_the_last_descriptor_costs_no_link_that_drains_its_clients
     let mut old = bench.device(GREETING);
     let mut draining = bench.clients(0, 1);
     old.write_all(LEAVING_ALL).expect("sent");
-    bench.run_until("it drains", |server| server.active.is_none() && !server.are_client_ports_open());
+    bench.run_until("it drains", |server| server.active().is_none() && !server.are_client_ports_open());
     let _device = bench.device(GREETING);
     bench.server.descriptors.clients = 2;
     let _last = bench.clients(0, 1);
@@ -66,7 +66,7 @@ fn a_descriptor_that_has_just_become_free_is_for_the_next_client_and_no_link_is_
     let mut old = bench.device(GREETING);
     let mut draining = bench.clients(0, 1);
     old.write_all(LEAVING_ALL).expect("sent");
-    bench.run_until("it drains", |server| server.active.is_none() && !server.are_client_ports_open());
+    bench.run_until("it drains", |server| server.active().is_none() && !server.are_client_ports_open());
     let mut device = bench.device(GREETING);
     let mut clients = bench.clients(0, 1);
     bench.server.descriptors.clients = 2;

@@ -13,7 +13,7 @@ fn of_too_many_links_that_are_gone_and_still_deliver_the_oldest_is_cut() {
         let mut device = bench.device(LISTEN);
         clients.push(bench.slow_client(&mut device));
         drop(device);
-        bench.run_until("its link is gone", |server| server.active.is_none());
+        bench.run_until("its link is gone", |server| server.active().is_none());
     }
     let mut cut = Vec::new();
     for (place, (client, left)) in clients.iter_mut().enumerate() {
@@ -48,9 +48,9 @@ fn links_that_are_gone_hold_no_more_bytes_than_one_link_and_the_oldest_is_cut() 
     for _ in 0..MAX_LOST {
         let mut device = bench.device(LISTEN);
         clients.push(bench.slow_client(&mut device));
-        held.push(bench.connection(bench.server.active.expect("a device")).held());
+        held.push(bench.connection(bench.server.active().expect("a device")).held());
         drop(device);
-        bench.run_until("its link is gone", |server| server.active.is_none());
+        bench.run_until("its link is gone", |server| server.active().is_none());
         let all: u64 = bench.server.sessions.iter().map(|(_, peer)| peer.session.connection().held()).sum();
         assert!(all <= budget, "{all} bytes are held of {held:?}");
     }
@@ -76,7 +76,7 @@ fn links_that_drain_have_no_more_clients_than_one_link_and_the_oldest_is_cut() {
         assert_eq!(bench.server.clients(), before);
         clients.push(bench.clients(0, count));
         device.write_all(LEAVING_ALL).expect("sent");
-        bench.run_until("it drains", |server| server.active.is_none() && !server.are_client_ports_open());
+        bench.run_until("it drains", |server| server.active().is_none() && !server.are_client_ports_open());
         devices.push(device);
     }
     assert_eq!(bench.server.clients(), 200, "what fits beside the newest");
@@ -96,7 +96,7 @@ fn links_that_drain_hold_no_more_bytes_than_one_link_and_the_oldest_is_cut() {
         clients.push(bench.clients(0, 16));
         let mut bytes: Vec<u8> = (1..=16).flat_map(|stream| [b"\0\0\x07\0\0\0\0", &[stream][..]].concat()).collect();
         bytes.extend((1..=16).flat_map(|stream| frame(stream).repeat(17)));
-        let (number, mut written) = (bench.server.active.expect("a device"), 0);
+        let (number, mut written) = (bench.server.active().expect("a device"), 0);
         device.set_nonblocking(true).expect("mode");
         bench.run_until("all is here", |server| {
             written += device.write(&bytes[written..]).unwrap_or(0);
@@ -105,7 +105,7 @@ fn links_that_drain_hold_no_more_bytes_than_one_link_and_the_oldest_is_cut() {
         });
         held.push(bench.connection(number).held());
         assert_eq!(device.write(LEAVING_ALL).expect("sent"), LEAVING_ALL.len());
-        bench.run_until("it drains", |server| server.active.is_none() && !server.are_client_ports_open());
+        bench.run_until("it drains", |server| server.active().is_none() && !server.are_client_ports_open());
         devices.push(device);
         let all: u64 = bench.server.sessions.iter().map(|(_, peer)| peer.session.connection().held()).sum();
         assert!(all <= limits.budget, "{all} bytes are held of {held:?}");
@@ -122,7 +122,7 @@ fn a_link_that_drains_alone_keeps_all_its_clients() {
     let mut device = bench.device(GREETING);
     let mut clients = bench.clients(0, 300);
     device.write_all(LEAVING_ALL).expect("sent");
-    bench.run_until("it drains", |server| server.active.is_none());
+    bench.run_until("it drains", |server| server.active().is_none());
     bench.server.step(&mut bench.buffer);
     assert_eq!((bench.server.clients(), cut(&mut clients).len()), (300, 0));
 }
@@ -136,10 +136,10 @@ fn at_the_relays_own_end_no_link_is_one_too_many() {
         clients.push(bench.slow_client(&mut device));
         if place < MAX_LOST {
             drop(device);
-            bench.run_until("its link is gone", |server| server.active.is_none());
+            bench.run_until("its link is gone", |server| server.active().is_none());
         } else {
-            let number = bench.server.active.expect("a device");
-            bench.server.device_listeners.clear();
+            let number = bench.server.active().expect("a device");
+            bench.server.phase = Phase::Draining;
             bench.server.close_link(number);
             bench.server.step(&mut bench.buffer);
         }
@@ -157,12 +157,12 @@ fn of_too_many_links_that_drain_those_without_clients_are_cut_and_then_the_oldes
         if place != 5 {
             clients.push(TcpStream::connect(bench.server.client_addr(0)).expect("connect"));
             bench.run_until("it has a client", |server| {
-                let peer = server.active.and_then(|number| server.sessions.get(number));
+                let peer = server.active().and_then(|number| server.sessions.get(number));
                 peer.is_some_and(|peer| peer.session.connection().clients() == 1)
             });
         }
         device.write_all(&LEAVING[16..]).expect("sent");
-        bench.run_until("it drains", |server| server.active.is_none() && !server.are_client_ports_open());
+        bench.run_until("it drains", |server| server.active().is_none() && !server.are_client_ports_open());
         devices.push(device);
     }
     bench.run_until("three are gone", |server| server.sessions.len() == MAX_DRAINING);
@@ -181,19 +181,21 @@ fn a_link_that_drains_for_too_long_is_cut_with_its_clients_unless_the_relay_ends
     let mut client = TcpStream::connect(bench.server.client_addr(0)).expect("connect");
     bench.run_until("it has a client", |server| server.clients() == 1);
     device.write_all(&LEAVING[16..]).expect("sent");
-    bench.run_until("it drains", |server| server.active.is_none());
+    bench.run_until("it drains", |server| server.active().is_none());
     let age = |bench: &mut Bench, by: Duration| {
         let peer = bench.server.sessions.get_mut(0).expect("a session");
-        peer.draining_since = peer.draining_since.and_then(|since| since.checked_sub(by));
+        if let Stage::Draining(since) = &mut peer.stage {
+            *since = since.checked_sub(by).expect("a time");
+        }
     };
     age(&mut bench, DRAIN_TIMEOUT - DEADLINE);
     bench.server.step(&mut bench.buffer);
     assert_eq!(bench.server.clients(), 1, "it has time left");
     age(&mut bench, DEADLINE);
-    let listeners = std::mem::take(&mut bench.server.device_listeners);
+    bench.server.phase = Phase::Draining;
     bench.server.step(&mut bench.buffer);
     assert_eq!(bench.server.clients(), 1, "the relay's own end has a time of its own");
-    bench.server.device_listeners = listeners;
+    bench.server.phase = Phase::Serving;
     assert!(bench.server.next_deadline(None).is_some_and(|at| at <= Instant::now()));
     bench.run_until("it is cut", |server| server.sessions.is_empty());
     client.set_read_timeout(Some(DEADLINE)).expect("timeout");

@@ -1,4 +1,4 @@
-//! What one wake costs beside links that are idle: `make bench-wake`.
+//! What one wake costs beside devices that are idle: `make bench-wake`.
 
 #![allow(clippy::print_stdout, reason = "its output is for a terminal")]
 
@@ -9,7 +9,7 @@ use crate::connection::Connection;
 use crate::connection::relay::Settings;
 use crate::io::net;
 
-/// Links beside the one that has an event.
+/// Devices beside the one that has an event.
 const IDLE: [usize; 3] = [10, 1000, 10_000];
 const WAKES: usize = 5000;
 /// Connections that a listener's backlog holds, whatever the system's limit is.
@@ -17,7 +17,8 @@ const BACKLOG: usize = 100;
 /// The header of a frame that no version knows, whose payload is skipped.
 const UNKNOWN: &[u8] = b"\xff\xff\x7f\0\0\0\0\0";
 
-/// Adds so many links of version 2 on which nothing happens; their devices are in the backlogs of what is given back.
+/// Adds so many links of version 2 on which nothing happens, each of a device of its own; their other ends are in the
+/// backlogs of what is given back.
 fn add_idle(bench: &mut Bench, count: usize) -> Vec<Socket> {
     let server = &mut bench.server;
     let mut backlogs = Vec::new();
@@ -41,7 +42,10 @@ fn add_idle(bench: &mut Bench, count: usize) -> Vec<Socket> {
         let mut greeting = GREETING;
         while connection.receive(now, &mut greeting).expect("a device").is_some() {}
         while connection.poll_output().is_some() {}
-        server.add_session(now, number, Session::new(connection, number, io, token), address);
+        let device = server.devices.reserve();
+        server.devices.insert(device, Device::new(Table::default(), Vec::new()));
+        server.add_session(now, number, Session::new(connection, number, io, token), address, device);
+        server.activate(now, number);
     }
     backlogs
 }
@@ -52,7 +56,7 @@ fn wake(bench: &mut Bench, device: &mut TcpStream) -> Duration {
     let began = Instant::now();
     let visits = bench.server.sessions.visits;
     bench.server.wait(Some(began + DEADLINE)).expect("wait");
-    while bench.server.is_busy(Instant::now()) {
+    while bench.server.is_busy() {
         bench.server.step(&mut bench.buffer);
         bench.server.wait(Some(Instant::now())).expect("wait");
     }
@@ -63,10 +67,11 @@ fn wake(bench: &mut Bench, device: &mut TcpStream) -> Duration {
 
 #[test]
 #[ignore = "a measurement: make bench-wake"]
-fn a_wake_costs_the_same_beside_however_many_idle_links() {
-    println!("{:>12}  {:>10}  {:>10}", "idle links", "median", "9 of 10");
+fn a_wake_costs_the_same_beside_however_many_idle_devices() {
+    println!("{:>12}  {:>10}  {:>10}", "idle devices", "median", "9 of 10");
     for count in IDLE {
         let mut bench = Bench::new(Protocol::V2);
+        bench.server.descriptors.devices = 1 + count;
         let mut device = bench.device(GREETING);
         let _backlogs = add_idle(&mut bench, count);
         device.write_all(UNKNOWN).expect("sent");
@@ -74,7 +79,7 @@ fn a_wake_costs_the_same_beside_however_many_idle_links() {
         bench.run_until("all is said", |_| rounds.next().is_none());
         let mut times: Vec<Duration> = (0..WAKES).map(|_| wake(&mut bench, &mut device)).collect();
         times.sort_unstable();
-        assert_eq!(bench.server.sessions.len(), 1 + count, "all are there");
+        assert_eq!(bench.server.served, 1 + count, "all are there");
         println!("{count:>12}  {:>10.1?}  {:>10.1?}", times[WAKES / 2], times[WAKES * 9 / 10]);
     }
 }

@@ -21,7 +21,9 @@ pub(super) struct Client {
     /// Its number since the relay's start, by which lines about it are found.
     pub(super) connection: u64,
     pub(super) address: SocketAddr,
-    /// The client port, by its place.
+    /// Whose client it is.
+    pub(super) device: usize,
+    /// The client port, by its place with the device.
     pub(super) port: usize,
     pub(super) service: Arc<Address>,
     pub(super) since: Instant,
@@ -106,11 +108,11 @@ impl Client {
     ) {
         let Self { connection, address, service, .. } = self;
         if let Some(warning) = ending.warning
-            && limits.admit(now, Kind::Refusal)
+            && limits.admit(now, self.device, Kind::Refusal)
         {
             warn!(connection, client = %address, %service, "{warning}");
         }
-        if limits.admit(now, Kind::ClientEnd) {
+        if limits.admit(now, self.device, Kind::ClientEnd) {
             let seconds = (now.saturating_duration_since(self.since).as_secs_f64() * 1000.0).round() / 1000.0;
             let (received, sent) = traffic.map_or((0, 0), |traffic| (traffic.read, traffic.written));
             let (link, code) = (link.map(display), display(&ending.code));

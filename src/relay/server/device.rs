@@ -1,0 +1,81 @@
+//! What belongs to one device: the link that is served, its client ports, and the clients that wait for a place.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::clients::PendingClient;
+use super::shares::Shares;
+use super::totals::Totals;
+use crate::address::Address;
+use crate::io::table::Table;
+use crate::relay::listener::Listener;
+
+/// One device that is served, or will be when it comes. Its number is its place in the server's table.
+#[derive(Debug)]
+pub(super) struct Device {
+    /// The session of the link that is served: the newest that sent LISTEN.
+    pub(super) active: Option<usize>,
+    /// They listen while the device is there; each with its place in `ports`.
+    pub(super) listeners: Table<(Listener, usize)>,
+    pub(super) ports: Vec<ClientPort>,
+    /// Whether clients can only come from this machine.
+    pub(super) is_local: bool,
+    /// When to try again to open client ports that could not be.
+    pub(super) reopen_at: Option<Instant>,
+    /// Clients that wait for a place.
+    pub(super) waiting: VecDeque<PendingClient>,
+    /// What its links come to.
+    pub(super) totals: Totals,
+}
+
+/// Where clients of a service connect.
+#[derive(Debug)]
+pub(super) struct ClientPort {
+    pub(super) service: Arc<Address>,
+    /// Whether the log has said where it is.
+    pub(super) is_announced: bool,
+}
+
+impl Device {
+    /// A device that is not there yet; its client ports are held.
+    pub(super) fn new(listeners: Table<(Listener, usize)>, ports: Vec<ClientPort>) -> Self {
+        let is_local = listeners.iter().all(|(_, (listener, _))| listener.address().ip().is_loopback());
+        Self {
+            active: None,
+            listeners,
+            ports,
+            is_local,
+            reopen_at: None,
+            waiting: VecDeque::new(),
+            totals: Totals::default(),
+        }
+    }
+
+    /// When it is to be visited though nothing has happened; its ports count only while it `takes_clients`.
+    pub(super) fn poll_timeout(&self, takes_clients: bool) -> Option<Instant> {
+        let ports = self.listeners.poll_timeout().filter(|_| takes_clients);
+        // They were given the same time each.
+        let waiting = self.waiting.front().map(|pending| pending.deadline);
+        [ports, waiting, self.reopen_at].into_iter().flatten().min()
+    }
+
+    /// Whether clients wait, be it for a place or to be accepted, perhaps at a port that rests for a moment.
+    pub(super) fn has_clients_to_come(&self) -> bool {
+        !self.waiting.is_empty() || self.listeners.has_ready() || self.listeners.poll_timeout().is_some()
+    }
+
+    /// Of those that wait, and for which there is a place, the one from the address with the fewest places is next, and of
+    /// these the one that came first.
+    pub(super) fn next_waiting(&self, shares: &Shares) -> Option<usize> {
+        let may_have = |PendingClient { client, .. }: &PendingClient| shares.admits(client.port, client.address);
+        let admitted = self.waiting.iter().enumerate().filter(|(_, pending)| may_have(pending));
+        let next = admitted.min_by_key(|(_, pending)| shares.of_source(pending.client.address));
+        next.map(|(at, _)| at)
+    }
+
+    /// Descriptors that its clients have.
+    pub(super) fn descriptors(&self) -> usize {
+        self.totals.streams + self.waiting.len()
+    }
+}
