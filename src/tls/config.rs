@@ -70,8 +70,8 @@ impl Acceptor {
             .with_client_cert_verifier(Arc::new(AnyKey))
             .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(raw_key(key)?)));
         config.alpn_protocols = vec![ALPN.to_vec()];
+        // Where nothing is stored no ticket is sent: a ticket would be a second credential.
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
         Ok(Self(Arc::new(config)))
     }
 

@@ -1,3 +1,4 @@
+use super::peers::{Habit, Shown};
 use super::*;
 
 #[test]
@@ -36,6 +37,15 @@ fn the_openers_first_data_leaves_with_the_end_of_its_handshake() {
     assert_eq!(acceptor.plaintext, b"SETTINGS");
     // It decides now whom it has before it, and TLS itself has said nothing more.
     assert!(acceptor.send().is_empty() && last.len() < 1024, "{}", last.len());
+}
+
+#[test]
+fn a_peer_that_would_resume_gets_no_ticket() {
+    let mut acceptor = End::acceptor(&key());
+    let mut client = Habit::of(Shown::honest(&key())).client();
+    assert_eq!(client.meet(&mut acceptor), (Ok(()), Ok(())));
+    let rustls::Connection::Client(client) = client.0 else { unreachable!("it is a client") };
+    assert_eq!(client.tls13_tickets_received(), 0);
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 use std::sync::Arc;
 
+use rustls::client::AlwaysResolvesClientRawPublicKeys;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -200,7 +200,6 @@ impl Habit {
             Some(shown) => builder.with_client_cert_resolver(Arc::new(Certificate(shown.certified()))),
         };
         config.alpn_protocols.clone_from(&self.alpn);
-        config.resumption = Resumption::disabled();
         config.enable_secret_extraction = true;
         let name = ServerName::try_from("relay.example.com").expect("a name");
         Peer(ClientConnection::new(Arc::new(config), name).expect("a connection").into())
