@@ -15,7 +15,7 @@ pub use join::{JoinError, JoinString, Kind, MAX_ADDRESSES, TokenId};
 pub use label::Label;
 pub use name::{MAX_NAME, MAX_SERVICE_NAME, Name, NameError, Problem, Subject};
 pub use pattern::Pattern;
-pub use pin::Pin;
+pub use pin::{Pin, PinError, Pins};
 #[cfg(feature = "tls")]
 pub use secret::{NoRandomness, Secret};
 pub use user::UserName;

@@ -9,13 +9,14 @@
 //! | [`identity`] | names of devices, services, groups and users; join strings and their secrets | all modules |
 //! | [`protocol`] | the wire's format, and no state but a frame that is half read; `v1`, `v2` | `connection`, `io` and the two sides |
 //! | [`connection`] | one end of a link, sans-IO: which version is spoken (`device`, `relay`), and each version (`v1`, `v2`) | `io` and the two sides |
+//! | [`tls`] | TLS 1.3 on a link, sans-IO over rustls: keys, pins, one end of a connection | `io` and the two sides |
 //! | [`io`] | the mio half that device and relay share: event loop, session, socket options | the two sides |
 //! | [`device`] | `Config` and `Handle`; behind them the thread that dials, resolves, permits and reconnects | `lua`, tests |
 //! | [`relay`] | `Config` and `Server`; behind them ports, clients, devices and the log | the relay binary, tests |
 //! | `lua` | arguments and results of the Lua module | Lua |
 //!
-//! `device` and `relay` never import each other. `connection` names no socket, no thread and no clock: it takes bytes
-//! and `now`, and gives back bytes and outputs to carry out.
+//! `device` and `relay` never import each other. `connection` and `tls` name no socket, no thread and no clock: they take
+//! bytes and `now`, and give back bytes and outputs to carry out.
 
 pub mod address;
 pub mod connection;
@@ -35,5 +36,7 @@ mod lua;
 pub mod protocol;
 #[cfg(feature = "relay")]
 pub mod relay;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 pub use error::Error;

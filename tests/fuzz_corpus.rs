@@ -10,6 +10,8 @@ use proptest::prelude::*;
 mod decoder;
 #[path = "../fuzz/entries/decoder_v2.rs"]
 mod decoder_v2;
+#[path = "../fuzz/entries/handshake.rs"]
+mod handshake;
 #[path = "../fuzz/entries/join.rs"]
 mod join;
 #[path = "../fuzz/entries/pair.rs"]
@@ -32,6 +34,11 @@ fn the_decoder_passes_its_corpus() {
 }
 
 #[test]
+fn the_handshake_passes_its_corpus() {
+    replay("handshake", handshake::run);
+}
+
+#[test]
 fn the_pair_passes_its_corpus() {
     replay("pair", pair::run_v1);
 }
@@ -51,6 +58,15 @@ proptest! {
     #[test]
     fn no_bytes_make_the_decoder_depend_on_how_they_were_cut(data in prop::collection::vec(any::<u8>(), 0..400)) {
         decoder::run(&data);
+    }
+
+    #[test]
+    fn no_bytes_make_the_handshake_depend_on_how_they_were_cut(
+        start in 0..4usize, data in prop::collection::vec(any::<u8>(), 0..400)
+    ) {
+        // As a record of the handshake or an alert at times, so that it is looked at.
+        let start: &[u8] = [&b""[..], b"\x09\x16\x03\x01\x00\x20", b"\x05\x15\x03\x03\x00\x02", b"\x20\x16\x03\x03"][start];
+        handshake::run(&[start, &data].concat());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use data_encoding::BASE64URL_NOPAD;
 use ring::digest;
 use zeroize::Zeroizing;
 
-use super::{Pin, Secret};
+use super::{Pin, Pins, Secret};
 use crate::address::Address;
 
 /// What every join string of this version begins with.
@@ -49,8 +49,7 @@ pub struct TokenId(pub [u8; Self::LEN]);
 pub struct JoinString {
     kind: Kind,
     addresses: Vec<Address>,
-    current: Pin,
-    next: Pin,
+    pins: Pins,
     token: TokenId,
     secret: Secret,
 }
@@ -98,7 +97,7 @@ impl JoinString {
     pub fn new(
         kind: Kind,
         addresses: Vec<Address>,
-        [current, next]: [Pin; 2],
+        pins: Pins,
         token: TokenId,
         secret: Secret,
     ) -> Result<Self, JoinError> {
@@ -108,7 +107,7 @@ impl JoinString {
         if let Some(long) = addresses.iter().find(|address| address.to_string().len() > usize::from(u8::MAX)) {
             return Err(JoinError::LongAddress(long.clone()));
         }
-        Ok(Self { kind, addresses, current, next, token, secret })
+        Ok(Self { kind, addresses, pins, token, secret })
     }
 
     /// Reads one that is for `kind`. White space around it is passed over.
@@ -155,7 +154,8 @@ impl JoinString {
         if !rest.is_empty() {
             return Err(JoinError::Malformed("it is too long"));
         }
-        Self::new(kind, addresses, [Pin(*current), Pin(*next)], TokenId(*token), Secret::from_bytes(*secret))
+        let pins = Pins { current: Pin(*current), next: Pin(*next) };
+        Self::new(kind, addresses, pins, TokenId(*token), Secret::from_bytes(*secret))
     }
 
     /// The string. It holds a secret: print it once, and log it never.
@@ -168,8 +168,8 @@ impl JoinString {
             content.push(address.len() as u8);
             content.extend(address.as_bytes());
         }
-        content.extend(self.current.0);
-        content.extend(self.next.0);
+        content.extend(self.pins.current.0);
+        content.extend(self.pins.next.0);
         content.extend(self.token.0);
         content.extend(self.secret.as_bytes());
         let check = check(&content);
@@ -191,8 +191,8 @@ impl JoinString {
     }
 
     /// The relay's key, and the one that follows it.
-    pub fn pins(&self) -> [Pin; 2] {
-        [self.current, self.next]
+    pub fn pins(&self) -> Pins {
+        self.pins
     }
 
     /// The token's name.

@@ -5,7 +5,8 @@ use super::*;
 fn sample(kind: Kind, addresses: &[&str]) -> JoinString {
     let addresses = addresses.iter().map(|text| text.parse().expect("an address")).collect();
     let secret = Secret::from_bytes([0x44; 16]);
-    JoinString::new(kind, addresses, [Pin([0x11; 32]), Pin([0x22; 32])], TokenId([0x33; 8]), secret).expect("a string")
+    let pins = Pins { current: Pin([0x11; 32]), next: Pin([0x22; 32]) };
+    JoinString::new(kind, addresses, pins, TokenId([0x33; 8]), secret).expect("a string")
 }
 
 /// A string with this content, and a check that fits.
@@ -112,7 +113,13 @@ fn what_says_what_cannot_be_is_refused_though_its_check_fits() {
 #[test]
 fn it_has_one_to_four_addresses_that_are_not_too_long() {
     let make = |addresses: Vec<Address>| {
-        JoinString::new(Kind::User, addresses, [Pin([0; 32]); 2], TokenId([0; 8]), Secret::from_bytes([0; 16]))
+        JoinString::new(
+            Kind::User,
+            addresses,
+            Pins { current: Pin([0; 32]), next: Pin([0; 32]) },
+            TokenId([0; 8]),
+            Secret::from_bytes([0; 16]),
+        )
     };
     let address = |text: &str| text.parse::<Address>().expect("an address");
     assert_eq!(make(vec![]), Err(JoinError::Addresses(0)));
@@ -143,7 +150,7 @@ proptest! {
     ) {
         let kind = if is_user { Kind::User } else { Kind::Device };
         let addresses = hosts.iter().map(|(host, port)| Address::new(host, *port).expect("an address")).collect();
-        let pins = [Pin(current), Pin(next)];
+        let pins = Pins { current: Pin(current), next: Pin(next) };
         let join = JoinString::new(kind, addresses, pins, TokenId(token), Secret::from_bytes(secret)).expect("a string");
         prop_assert_eq!(JoinString::decode(&join.encode(), kind), Ok(join));
     }

@@ -13,7 +13,7 @@ pub use identity::{MAX_ADDRESSES, MAX_SERVICES, Service, ServiceFlags};
 use super::field;
 use super::header::{Flags, Header, Type};
 use crate::address::Address;
-use crate::identity::{Name, Pin};
+use crate::identity::{Name, Pins};
 use crate::protocol::ProtocolError;
 
 /// The payload of SETTINGS.
@@ -47,7 +47,7 @@ pub struct Settings {
     /// A relay's: seconds since 1970, for the device's log and for no decision. In TLS alone.
     pub time: Option<u64>,
     /// A relay's: its key and the one that follows it. In TLS alone.
-    pub pins: Option<[Pin; 2]>,
+    pub pins: Option<Pins>,
     /// A relay's: where it is to be found, at most [`MAX_ADDRESSES`]. In TLS alone.
     pub addresses: Vec<Address>,
 }
@@ -135,7 +135,7 @@ impl Settings {
         if let Some(time) = self.time {
             push(tag::TIME, &time.to_be_bytes());
         }
-        if let Some([current, next]) = self.pins {
+        if let Some(Pins { current, next }) = self.pins {
             push(tag::PINS, &[current.0, next.0].concat());
         }
         if !self.addresses.is_empty() {

@@ -6,7 +6,7 @@ use std::str::from_utf8;
 use zeroize::Zeroizing;
 
 use crate::address::Address;
-use crate::identity::{Name, Pin};
+use crate::identity::{Name, Pin, Pins};
 #[cfg(feature = "tls")]
 use crate::identity::{Secret, TokenId};
 
@@ -113,9 +113,9 @@ pub(super) fn decode_services(mut value: &[u8]) -> Option<Vec<Service>> {
     Some(services)
 }
 
-pub(super) fn decode_pins(value: &[u8]) -> Option<[Pin; 2]> {
+pub(super) fn decode_pins(value: &[u8]) -> Option<Pins> {
     let (current, next) = value.split_first_chunk()?;
-    Some([Pin(*current), Pin(next.try_into().ok()?)])
+    Some(Pins { current: Pin(*current), next: Pin(next.try_into().ok()?) })
 }
 
 /// As many as may be sent, without those that are too long to be told.

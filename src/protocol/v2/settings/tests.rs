@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::identity::Pin;
 
 /// Fields, in their order.
 fn payload(fields: &[(u16, &[u8])]) -> Vec<u8> {
@@ -38,7 +39,7 @@ fn full() -> Settings {
             secret: crate::identity::Secret::from_bytes([9; 16]),
         }),
         time: Some(1_700_000_000),
-        pins: Some([Pin([1; 32]), Pin([2; 32])]),
+        pins: Some(Pins { current: Pin([1; 32]), next: Pin([2; 32]) }),
         addresses: ["relay.example.com:443", "[2001:db8::1]:443"].map(|text| text.parse().expect("an address")).into(),
     }
 }
