@@ -3,6 +3,7 @@
 mod config;
 mod descriptors;
 mod listener;
+pub mod registry;
 mod server;
 
 pub use config::{Config, Mapping};
