@@ -12,7 +12,7 @@ fn ten_thousand_devices_cost() {
     let mut bench = Bench::new();
     let table: String =
         (0..DEVICES).map(|key| format!("pump-{key},{},site=berlin line=7\n", public_key(key))).collect();
-    let mut say = |text: String| writeln!(std::io::stderr(), "{text}").expect("printed");
+    let say = |text: String| writeln!(std::io::stderr(), "{text}").expect("printed");
 
     let began = Instant::now();
     bench.import(&table).expect("imported");
