@@ -10,7 +10,7 @@
 //! | [`connection`] | one end of a link, sans-IO: which version is spoken (`device`, `relay`), and each version (`v1`, `v2`) | `io` and the two sides |
 //! | [`io`] | the mio half that device and relay share: event loop, session, socket options | the two sides |
 //! | [`device`] | `Config` and `Handle`; behind them the thread that dials, resolves, permits and reconnects | `lua`, tests |
-//! | [`relay`] | `Config` and `Server`; behind them ports, clients, devices and the log | the relay binary, tests |
+//! | [`relay`] | `Config` and `Server`; behind them ports, clients, devices and the log; `registry`, who may come | the relay binary, tests |
 //! | `lua` | arguments and results of the Lua module | Lua |
 //!
 //! `device` and `relay` never import each other. `connection` names no socket, no thread and no clock: it takes bytes

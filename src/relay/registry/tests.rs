@@ -186,8 +186,7 @@ fn refusal(decision: Decision) -> Refusal {
 }
 
 fn fault(decision: Decision) -> TokenFault {
-    match refusal(decision) {
-        Refusal::Token(fault) => fault,
-        other => panic!("{other:?}"),
-    }
+    let refusal = refusal(decision);
+    let Refusal::Token(fault) = refusal else { panic!("{refusal:?}") };
+    fault
 }

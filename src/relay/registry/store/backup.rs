@@ -103,10 +103,11 @@ fn load(file: &Path, now: u64) -> Result<(Connection, Restored), RegistryError> 
 
 /// All of one database in place of all of another, in one transaction.
 fn copy(from: &Connection, to: &mut Connection) -> rusqlite::Result<()> {
-    match Backup::new(from, to)?.step(-1)? {
-        StepResult::Done => Ok(()),
-        _ => Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY), None)),
+    if matches!(Backup::new(from, to)?.step(-1)?, StepResult::Done) {
+        return Ok(());
     }
+    // Another program has one of them locked.
+    Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY), None))
 }
 
 /// The log first: without it the database is as damaged as before.
