@@ -146,7 +146,7 @@ fn a_disk_that_is_full_at_any_step_changes_nothing_and_goes_on_when_there_is_spa
             .and_then(|()| mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>))
             .and_then(|()| mount(Some("none"), &disk, Some("tmpfs"), MsFlags::empty(), Some("size=8m")));
         if let Err(error) = own {
-            return eprintln_skipped(&error.to_string());
+            return say_skipped(&error.to_string());
         }
         on_a_small_disk(&disk);
     };
@@ -208,7 +208,7 @@ fn fill(filler: &Path, left: usize) {
 }
 
 #[cfg(target_os = "linux")]
-fn eprintln_skipped(reason: &str) {
+fn say_skipped(reason: &str) {
     use std::io::Write;
     let _ = writeln!(
         std::io::stderr(),
