@@ -4,6 +4,7 @@ mod config;
 mod descriptors;
 mod limits;
 mod listener;
+pub mod registry;
 mod server;
 
 pub use config::{Config, Mapping, PlainDevice};

@@ -31,7 +31,7 @@ pub use config::{Acceptor, Opener};
 pub use engine::Tls;
 pub use error::TlsError;
 pub use greeting::Greeting;
-pub use key::{Key, KeyError, PublicKey, PublicKeyError};
+pub use key::{Key, KeyError, PublicKey, PublicKeyError, PublicKeyTextError};
 pub use scratch::Scratch;
 
 /// What a device and its relay speak inside TLS, as ALPN names it.

@@ -1,7 +1,9 @@
 //! Ed25519 keys: the one that an end has, and the ones that others prove.
 
 use std::fmt;
+use std::str::FromStr;
 
+use data_encoding::BASE64;
 use ring::rand::SystemRandom;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use zeroize::Zeroizing;
@@ -155,6 +157,38 @@ impl PublicKey {
     }
 }
 
+/// A text that is no public key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "'{text}' is no public key of a device: {problem}; give the 60 characters of Base64 between the lines of its PEM \
+     file, MCowBQYDK2VwAyEA and what follows"
+)]
+pub struct PublicKeyTextError {
+    /// The text, escaped and cut to what a line can hold.
+    pub text: String,
+    /// What is wrong.
+    pub problem: PublicKeyError,
+}
+
+/// SubjectPublicKeyInfo in Base64, as it is the one line of a PEM file.
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        BASE64.encode_display(&self.to_spki()).fmt(f)
+    }
+}
+
+impl FromStr for PublicKey {
+    type Err = PublicKeyTextError;
+
+    fn from_str(text: &str) -> Result<Self, PublicKeyTextError> {
+        let der = BASE64.decode(text.as_bytes()).map_err(|_| PublicKeyError::NotEd25519);
+        der.and_then(|der| Self::from_spki(&der)).map_err(|problem| PublicKeyTextError {
+            text: text.chars().take(80).flat_map(char::escape_debug).collect(),
+            problem,
+        })
+    }
+}
+
 impl fmt::Debug for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PublicKey({})", self.pin())
@@ -166,6 +200,28 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+
+    #[test]
+    fn a_key_reads_as_the_line_of_its_pem_file_and_is_known_by_the_sha_256_of_its_44_bytes() {
+        // openssl pkey -pubout
+        let text = "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=";
+        let key: PublicKey = text.parse().expect("a key");
+        assert_eq!(key.to_spki()[12..16], [0x19, 0xbf, 0x44, 0x09]);
+        assert_eq!(key.pin().0.as_slice(), ring::digest::digest(&ring::digest::SHA256, &key.to_spki()).as_ref());
+        assert_eq!(key.to_string(), text);
+    }
+
+    #[test]
+    fn a_text_that_is_no_key_is_shown_harmlessly() {
+        let error = "ssh-ed25519 \u{1b}[2J".parse::<PublicKey>().expect_err("no key").to_string();
+        assert!(
+            error.starts_with("'ssh-ed25519 \\u{1b}[2J' is no public key of a device: it is no Ed25519"),
+            "{error}"
+        );
+        let identity = PublicKey([0; 32]).to_string();
+        let error = identity.parse::<PublicKey>().expect_err("of small order").to_string();
+        assert!(error.contains("it is a key that anybody can sign for; give the 60 characters"), "{error}");
+    }
 
     fn spki(bytes: [u8; 32]) -> Vec<u8> {
         [&SPKI[..], &bytes].concat()

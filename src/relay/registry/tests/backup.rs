@@ -1,0 +1,112 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+/// One of each, and a backup of it.
+fn with_backup() -> (Bench, PathBuf) {
+    let bench = Bench::new();
+    bench.add("pump-1", 1).expect("added");
+    bench.add("pump-2", 2).expect("added");
+    bench.revoke("pump-2").expect("revoked");
+    bench.token(token(1, "pump-3"));
+    bench.token(token(2, "pump-4"));
+    bench.join(4, 2);
+    let file = bench.directory.path().join("backup.db");
+    bench.backup(&file).expect("written");
+    (bench, file)
+}
+
+fn restore_into(state: &Path, file: &Path) -> Result<Restored, RegistryError> {
+    restore(&StateDirectory::open(state)?, file, NOW)
+}
+
+#[test]
+fn a_backup_restores_everything_but_open_tokens() {
+    let (mut bench, file) = with_backup();
+    assert_eq!(fs::metadata(&file).expect("a file").permissions().mode() & 0o777, 0o600);
+    let contents = bench.contents();
+    bench.add("pump-9", 9).expect("added");
+    bench.reopen(|state| {
+        let restored = restore_into(state, &file).expect("restored");
+        assert_eq!(restored, Restored { principals: 3, voided: 1 });
+    });
+    assert_eq!((bench.contents(), bench.open_tokens()), (contents, Vec::new()));
+    assert_eq!(fault(bench.join(3, 1)), TokenFault::Void);
+    assert!(matches!(fault(bench.join(5, 2)), TokenFault::Used(_)));
+    assert!(matches!(refusal(bench.come(2)), Refusal::Revoked(_)));
+    assert_eq!(refusal(bench.come(9)), Refusal::Unknown);
+    bench.add("pump-9", 9).expect("it can be written");
+}
+
+#[test]
+fn a_backup_restores_into_a_new_directory_on_another_machine() {
+    let (bench, file) = with_backup();
+    let state = bench.directory.path().join("other");
+    restore_into(&state, &file).expect("restored");
+    assert_eq!(SqliteRegistry::open(&state).expect("a registry").list(), bench.registry().list());
+}
+
+#[test]
+fn a_backup_overwrites_nothing_and_leaves_nothing_half_written() {
+    let (bench, file) = with_backup();
+    let error = bench.backup(&file).expect_err("there").to_string();
+    assert_eq!(error, format!("{} is there already; give another name", file.display()));
+    let nowhere = bench.directory.path().join("nowhere/backup.db");
+    let error = bench.backup(&nowhere).expect_err("no directory").to_string();
+    assert!(error.ends_with("backup.db.partial: No such file or directory (os error 2)"), "{error}");
+    assert!(!bench.directory.path().join("backup.db.partial").exists());
+}
+
+#[test]
+fn what_is_no_whole_backup_is_refused_and_changes_nothing() {
+    let (mut bench, file) = with_backup();
+    let contents = bench.contents();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = bench.directory.path().join(name);
+        fs::write(&path, bytes).expect("written");
+        path
+    };
+    let whole = fs::read(&file).expect("a backup");
+    let text =
+        write("text", b"This is a text and no database at all, but it is long enough to be looked at twice. Or more.");
+    let half = write("half", &whole[..whole.len() / 2]);
+    let empty = write("empty", b"");
+    let other = bench.directory.path().join("other.db");
+    rusqlite::Connection::open(&other).and_then(|other| other.execute_batch("CREATE TABLE t (x)")).expect("made");
+    let missing = bench.directory.path().join("missing");
+    bench.reopen(|state| {
+        for (file, text) in [
+            (text, "text is damaged: file is not a database; stop the relay and restore a backup"),
+            (half, "half is damaged: "),
+            (empty, "empty: this is no relay's registry; give another file"),
+            (other, "other.db: this is no relay's registry; give another file"),
+            (missing, "missing: unable to open database file"),
+        ] {
+            let error = restore_into(state, &file).expect_err("no backup").to_string();
+            assert!(error.contains(text), "{error}");
+        }
+    });
+    assert_eq!((bench.contents(), bench.open_tokens().len()), (contents, 1));
+}
+
+#[test]
+fn a_registry_that_is_damaged_is_refused_and_set_aside_by_a_backup() {
+    let (mut bench, file) = with_backup();
+    let contents = bench.contents();
+    bench.reopen(|state| {
+        fs::write(state.join("registry.db"), [b'x'; 8192]).expect("damaged");
+        let error = SqliteRegistry::open(state).expect_err("damaged").to_string();
+        assert!(error.ends_with("is damaged: file is not a database; stop the relay and restore a backup"), "{error}");
+        restore_into(state, &file).expect("restored");
+        assert_eq!(fs::read(state.join("registry.db.damaged")).expect("kept"), [b'x'; 8192]);
+    });
+    assert_eq!(bench.contents(), contents);
+}
+
+#[test]
+fn nothing_is_restored_under_a_relay_that_runs() {
+    let (bench, file) = with_backup();
+    let error = restore_into(&bench.state(), &file).expect_err("in use").to_string();
+    assert!(error.contains("is in use by another process"), "{error}");
+}

@@ -1,0 +1,225 @@
+use super::*;
+
+#[test]
+fn a_token_that_makes_no_sense_is_refused_with_what_to_do() {
+    let bench = Bench::new();
+    bench.add("pump-1", 1).expect("added");
+    let alice = || TokenSubject::User("alice".parse().expect("a user"));
+    for (wrong, text) in [
+        (token(1, "pump-1"), "device pump-1 is there already (active); replace its key by the token (--replace), or"),
+        (
+            NewToken { uses: 2, ..token(1, "pump-2") },
+            "a name is one device's, and a token for it has one use; give a pa",
+        ),
+        (NewToken { uses: 0, ..token(1, "a*") }, "a token is for one use at least"),
+        (NewToken { replace: true, ..token(1, "a*") }, "a token that replaces a key is for one device's name"),
+        (NewToken { replace: true, pending: true, ..token(1, "a") }, "a token that replaces a key is for one device's"),
+        (NewToken { replace: true, subject: alice(), ..token(1, "a") }, "a token that replaces a key is for one devic"),
+        (NewToken { expires: NOW - 60, ..token(1, "a") }, "the token would be expired when it is made"),
+        (NewToken { creator: "r".repeat(65), ..token(1, "a") }, "the creator's name is longer than 64 bytes"),
+        (token(1, &format!("{}*", "a".repeat(56))), "the pattern leaves no room for the 8 characters"),
+    ] {
+        let refused = bench.refused_token(wrong);
+        assert!(refused.starts_with(text), "{refused}");
+    }
+    bench.token(token(1, "a"));
+    assert_eq!(bench.refused_token(token(1, "b")), "there is a token with this id; make another");
+    bench.token(token(2, &format!("{}*", "a".repeat(55))));
+    assert!(name_of(&bench.join(2, 2)).is_some_and(|name| name.len() == 63));
+}
+
+#[test]
+fn open_tokens_are_listed_and_deleted() {
+    let bench = Bench::new();
+    bench.token(NewToken { uses: 3, pending: true, ..token(1, "line7-*") });
+    bench.token(NewToken { expires: NOW, ..token(2, "expired") });
+    bench.token(token(3, "used"));
+    bench.join(3, 3);
+    bench.join(1, 1);
+    let [open] = &bench.open_tokens()[..] else { panic!("one is open") };
+    assert_eq!((open.id, open.uses, open.used, open.pending), (TokenId([1; 8]), 3, 1, true));
+    assert_eq!((open.subject.to_string(), &*open.creator), ("line7-*".into(), "root"));
+    let delete = || ask(|answer| bench.registry().delete_token(TokenId([1; 8]), NOW, answer));
+    delete().expect("deleted");
+    assert_eq!(bench.open_tokens(), []);
+    assert_eq!(delete().expect_err("gone").to_string(), "there is no such token; list those there are");
+}
+
+#[test]
+fn a_key_that_knocked_is_approved_by_its_fingerprint() {
+    let bench = Bench::new();
+    let error = bench.approve(1, None).expect_err("nobody came").to_string();
+    assert_eq!(error, "no such key waits or has knocked; compare the fingerprint with what the device prints");
+    bench.admit(candidate(1, Some("pump-1"), None));
+    bench.admit(candidate(2, Some("pump-1"), None));
+    bench.admit(candidate(3, Some("Pump 3"), None));
+    assert_eq!(bench.approve(1, None).expect("approved").name, device("pump-1"));
+    assert!(bench.approve(2, None).expect_err("taken").to_string().starts_with("pump-1 is there already (active)"));
+    assert_eq!(bench.approve(2, Some("pump-2")).expect("approved").name, device("pump-2"));
+    let error = bench.approve(3, None).expect_err("no name").to_string();
+    assert_eq!(error, "this key claimed no valid name; give it one (--name)");
+    let error = bench.approve(1, None).expect_err("known").to_string();
+    assert_eq!(error, "this key is pump-1's and does not wait; it is active");
+    bench.revoke("pump-1").expect("revoked");
+    let error = bench.approve(1, None).expect_err("revoked").to_string();
+    assert_eq!(error, "this key is pump-1's and does not wait; it is revoked");
+    assert_eq!(name_of(&bench.come(2)), Some("pump-2"));
+}
+
+#[test]
+fn approval_gives_no_name_that_another_has() {
+    let bench = Bench::new();
+    bench.add("pump-1", 1).expect("added");
+    bench.token(NewToken { pending: true, ..token(1, "pump-2") });
+    bench.join(2, 1);
+    assert!(bench.approve(2, Some("pump-1")).is_err());
+    assert_eq!(bench.contents(), ["pump-1 active [] 1", "pump-2 pending [] 1"]);
+    bench.approve(2, None).expect("approved");
+    assert_eq!(name_of(&bench.come(2)), Some("pump-2"));
+}
+
+#[test]
+fn a_name_and_a_key_are_added_once() {
+    let bench = Bench::new();
+    bench.add("pump-1", 1).expect("added");
+    assert!(bench.add("pump-1", 2).expect_err("name").to_string().starts_with("pump-1 is there already (active)"));
+    assert_eq!(bench.add("pump-2", 1).expect_err("key").to_string(), "the key is pump-1's already (active)");
+    bench.revoke("pump-1").expect("revoked");
+    assert_eq!(bench.add("pump-2", 1).expect_err("key").to_string(), "the key is pump-1's already (revoked)");
+    bench.remove("pump-1").expect("removed");
+    assert_eq!(
+        bench.add("pump-2", 1).expect_err("key").to_string(),
+        "the key was pump-1's and is revoked; make another"
+    );
+    bench.add("pump-1", 2).expect("the name is free");
+    bench.remove("pump-1").expect("removed");
+    bench.add("pump-3", 2).expect("an unrevoked key of a removed device is added again");
+    assert_eq!(name_of(&bench.come(2)), Some("pump-3"));
+    assert_eq!(bench.contents(), ["pump-3 active [] 1"]);
+}
+
+#[test]
+fn a_table_is_imported_whole_or_not_at_all() {
+    let bench = Bench::new();
+    let line = |name: &str, key, labels: &str| format!("{name},{},{labels}", public_key(key));
+    let good = format!(
+        "\u{feff}name,key,labels\r\n{}\r\n\n\"pump-2\", \"{}\"\n{}\n",
+        line("pump-1", 1, "site=berlin line=7"),
+        public_key(2),
+        line("pump-3", 3, "\"a=b;c=d\"")
+    );
+    assert_eq!(bench.import(&good).expect("imported"), 3);
+    let contents = ["pump-1 active [line=7 site=berlin] 1", "pump-2 active [] 1", "pump-3 active [a=b c=d] 1"];
+    assert_eq!(bench.contents(), contents);
+
+    let number = bench.registry().snapshot().number();
+    let wrong = [
+        line("pump-4", 4, ""),
+        line("pump-1", 5, ""),
+        line("pump-5", 2, ""),
+        line("pump-4", 6, ""),
+        line("pump-7", 4, ""),
+    ];
+    let error = bench.import(&wrong.join("\n")).expect_err("wrong").to_string();
+    assert_eq!(
+        error,
+        "nothing was imported: line 2: pump-1 is there already (active); give another name, or remove it first; line 3: the \
+         key is pump-2's already (active); line 4: pump-4 stands in an earlier line too; line 5: the key stands in an \
+         earlier line too"
+    );
+    let unreadable = format!("pump-4\nPump,{}\npump-4,key,\n{}", public_key(4), line("pump-4", 4, "site"));
+    let error = bench.import(&unreadable).expect_err("wrong").to_string();
+    for part in [
+        "line 1: this is not name,key",
+        "line 2: device name 'Pump' has 'P'",
+        "line 3: 'key' is no",
+        "line 4: label 'site' has no '='",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+    let many = bench.import(&"?\n".repeat(1000)).expect_err("wrong").to_string();
+    assert!(many.ends_with("line 20: this is not name,key or name,key,labels; and 980 lines more"), "{many}");
+    assert_eq!((bench.contents(), bench.registry().snapshot().number()), (contents.map(String::from).into(), number));
+}
+
+#[test]
+fn labels_are_set_and_removed() {
+    let mut bench = Bench::new();
+    bench.add("pump-1", 1).expect("added");
+    bench.label("pump-1", &["site=berlin", "line=7"], &[]).expect("labelled");
+    bench.label("pump-1", &["site=paris"], &["line", "other"]).expect("labelled");
+    assert_eq!(bench.contents(), ["pump-1 active [site=paris] 1"]);
+    bench.reopen(|_| ());
+    assert_eq!(bench.contents(), ["pump-1 active [site=paris] 1"]);
+    let error = bench.label("pump-2", &[], &[]).expect_err("nobody").to_string();
+    assert_eq!(error, "there is no pump-2; list those there are");
+}
+
+#[test]
+fn a_revocation_keeps_the_name_and_can_be_undone() {
+    let mut bench = Bench::new();
+    bench.add("pump-1", 1).expect("added");
+    bench.revoke("pump-1").expect("revoked");
+    bench.revoke("pump-1").expect("revoked twice is revoked");
+    bench.reopen(|_| ());
+    assert!(matches!(refusal(bench.come(1)), Refusal::Revoked(_)));
+    assert!(bench.add("pump-1", 2).is_err());
+    bench.unrevoke("pump-1").expect("unrevoked");
+    assert_eq!(name_of(&bench.come(1)), Some("pump-1"));
+    assert_eq!(bench.unrevoke("pump-1").expect_err("not").to_string(), "pump-1 is not revoked, but active");
+}
+
+#[test]
+fn what_waits_is_removed_rather_than_revoked_so_that_nothing_undone_lets_it_in() {
+    let bench = Bench::new();
+    bench.token(NewToken { pending: true, ..token(1, "pump-1") });
+    bench.join(1, 1);
+    let error = bench.revoke("pump-1").expect_err("pending").to_string();
+    assert_eq!(error, "pump-1 was never approved; remove it instead");
+    bench.remove("pump-1").expect("removed");
+    assert!(matches!(fault(bench.join(1, 1)), TokenFault::Used(_)));
+}
+
+#[test]
+fn removing_a_device_voids_the_tokens_that_would_replace_its_key() {
+    let bench = Bench::new();
+    bench.add("pump-1", 1).expect("added");
+    bench.token(NewToken { replace: true, ..token(1, "pump-1") });
+    bench.remove("pump-1").expect("removed");
+    assert_eq!(fault(bench.join(2, 1)), TokenFault::Void);
+    assert_eq!(bench.contents(), [""; 0]);
+}
+
+#[test]
+fn a_snapshot_stays_as_it_was_and_the_next_has_the_next_number() {
+    let bench = Bench::new();
+    let before = bench.registry().snapshot();
+    bench.token(token(1, "pump-1"));
+    assert_eq!(bench.registry().snapshot().number(), before.number(), "a token is no principal");
+    let principal = bench.add("pump-1", 2).expect("added");
+    let after = bench.registry().snapshot();
+    assert_eq!(after.number(), before.number() + 1);
+    assert!(before.by_name(&device("pump-1")).is_none() && before.by_key(&public_key(2).pin()).is_none());
+    assert_eq!(after.by_name(&device("pump-1")), Some(&principal));
+    assert_eq!(after.by_id(principal.id), Some(&principal));
+    bench.remove("pump-1").expect("removed");
+    let removed = bench.registry().snapshot();
+    assert!(removed.by_name(&device("pump-1")).is_none());
+    assert_eq!(removed.by_id(principal.id).map(|principal| principal.state), Some(State::Removed));
+    assert_eq!(after.standing(Kind::Device, &public_key(2).pin()), Standing::Active(&principal));
+    assert_eq!(removed.standing(Kind::Device, &public_key(2).pin()), Standing::Unknown);
+}
+
+#[test]
+fn when_a_device_was_last_seen_is_told_at_once_and_written_late() {
+    let mut bench = Bench::new();
+    let id = bench.add("pump-1", 1).expect("added").id;
+    let seen = |bench: &Bench| bench.registry().list()[0].seen;
+    assert_eq!(seen(&bench), None);
+    bench.registry().note_seen(id, NOW + 5);
+    bench.registry().note_seen(PrincipalId(99), NOW);
+    assert_eq!(seen(&bench), Some(NOW + 5));
+    let number = bench.registry().snapshot().number();
+    bench.reopen(|_| ());
+    assert_eq!((seen(&bench), bench.registry().snapshot().number()), (Some(NOW + 5), number.min(1)));
+}
