@@ -517,7 +517,7 @@ impl Pacing {
     fn allowed_queue(&self) -> f64 {
         let Some(trip) = self.path.trip else { return 0.0 };
         let rate = self.rate();
-        (trip / 4.0).min(0.025).max((MIB / rate).min(0.002)).max(3.0 * KIB / rate)
+        (trip / 4.0).min(0.025).max((6.0 * MIB / rate).min(0.002)).max(3.0 * KIB / rate)
     }
 
     /// The path's rate, as far as the window lets it be seen.
