@@ -1,9 +1,9 @@
 //! TLS 1.3 on the link, sans-IO: keys, pins, and one end of a connection. No socket, no thread, no clock.
 //!
 //! Each end proves an Ed25519 [`Key`], as a raw public key (RFC 7250); there is no certificate, so nothing expires. The
-//! end that opens the connection, the [`Opener`], knows the other's key by its [`Pins`]. The [`Acceptor`] takes any key
-//! that is well-formed: which device it belongs to is decided later, by what the link says. The version of the protocol
-//! inside is the name that both ends agree on with ALPN.
+//! end that opens the connection, the [`Opener`], knows the other's key by its [`Pins`](crate::identity::Pins). The
+//! [`Acceptor`] takes any key that is well-formed: which device it belongs to is decided later, by what the link says.
+//! The version of the protocol inside is the name that both ends agree on with ALPN.
 //!
 //! Ciphertext goes into [`Tls::open`], plaintext into [`Tls::seal`]. What is to be written stands in a [`Scratch`] that
 //! the loop has for all its links, so that an idle link has no buffer:
