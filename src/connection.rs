@@ -309,8 +309,7 @@ pub trait Connection {
     /// The stream's socket took `count` bytes of [`pending`](Self::pending).
     fn advance(&mut self, now: Instant, stream: StreamKey, count: usize);
 
-    /// Whether the stream's socket may be read, now or once the link has been written: it waits for nothing that the peer
-    /// is to send first.
+    /// Whether the stream's socket may be read, now or when its turn on the link comes.
     fn may_read(&self, stream: StreamKey) -> bool;
 
     /// Where the stream's socket is to be read into, if only its first part; `contended` if other streams wait to be read.

@@ -393,7 +393,7 @@ impl Connection for Mux {
 
     fn may_read(&self, key: StreamKey) -> bool {
         let stream = self.streams.get(key).filter(|stream| stream.is_sending(self.role));
-        stream.is_some_and(|stream| stream.sent < stream.credit && !stream.paced)
+        stream.is_some_and(|stream| stream.sent < stream.credit)
     }
 
     fn reserve(&mut self, key: StreamKey, contended: bool) -> Room<'_> {

@@ -489,8 +489,14 @@ impl Server {
             && devices.all(|(number, device)| &device.totals == by_device.get(&number).unwrap_or(&none))
             && self.devices.iter().map(|(_, device)| device.waiting.len()).sum::<usize>() == self.waiting
             && self.devices.iter().filter(|(_, device)| device.active.is_some()).count() == self.served
+            && self.devices.iter().all(|(number, device)| self.is_served_by_own(number, device))
             && self.devices.idle().all(|(_, device)| self.rests(device))
             && self.devices.is_armed(|device| device.poll_timeout(self.takes_clients(device)))
+    }
+
+    /// Whether the link on which a device is served, if there is one, is that device's.
+    fn is_served_by_own(&self, number: usize, device: &Device) -> bool {
+        device.active.is_none_or(|link| self.sessions.get(link).and_then(|peer| peer.device) == Some(number))
     }
 
     /// Whether a device that is on no list has nothing to do.

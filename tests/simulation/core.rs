@@ -92,7 +92,7 @@ pub(crate) enum Seen {
     Committed(StreamKey, usize),
     /// A stream's socket is at its end.
     Ended(StreamKey),
-    /// A stream's socket is not read before its peer has sent something: credit, or an acknowledgement.
+    /// A stream's socket is not read for want of credit.
     Blocked(StreamKey),
     /// A stream's socket failed, and whether it might have been read.
     Failed(StreamKey, bool),
@@ -235,8 +235,8 @@ impl<C: Connection> Connection for Watched<C> {
                 let fits = room.iter().all(|payload| is_frame(payload.len()));
                 assert!(!room[0].is_empty() && fits, "a frame's worth of room each");
             }
-            Room::Blocked | Room::Paced => self.seen.borrow_mut().push(Seen::Blocked(stream)),
-            Room::Full | Room::Unwanted => {}
+            Room::Blocked => self.seen.borrow_mut().push(Seen::Blocked(stream)),
+            Room::Full | Room::Paced | Room::Unwanted => {}
         }
         room
     }

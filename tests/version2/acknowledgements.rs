@@ -105,24 +105,3 @@ fn acknowledgements_that_were_not_asked_for_end_the_link() {
         device.link.expect_goodbye(code::OVERLOAD);
     }
 }
-
-#[test]
-fn a_client_that_resets_while_its_device_acknowledges_nothing_is_given_up() {
-    let relay = Relay::start(&[SERVICE]);
-    let mut device = Reader::new(&relay);
-    let (mut client, stream) = device.open();
-    client.send(&[b'x'; 200_000]);
-    let mut read = 0;
-    while read < 16 * 1024 {
-        let frame = device.read();
-        read += if frame.kind == wire::DATA { frame.payload.len() } else { 0 };
-    }
-    client.reset();
-    let close = loop {
-        let frame = device.read();
-        if frame.kind == wire::CLOSE {
-            break frame;
-        }
-    };
-    assert_eq!(close.stream, stream);
-}

@@ -167,10 +167,10 @@ impl<C: Connection, R: Registry> Session<C, R> {
         let result = if socket.reading.is_readable() {
             match self.connection.reserve(key, contended) {
                 Room::Full => return false,
-                Room::Unwanted => None,
-                // What has failed is not to wait for credit, or an acknowledgement, that may never come: what was sent
-                // before is cut with it.
-                Room::Blocked | Room::Paced => socket.take_error().map(|error| (Err(error), 0)),
+                // Its turn comes, or the link is lost: what was sent before it failed is to arrive.
+                Room::Unwanted | Room::Paced => None,
+                // What has failed is not to wait for credit that may never come: what was sent before is cut with it.
+                Room::Blocked => socket.take_error().map(|error| (Err(error), 0)),
                 Room::Free(mut room) => {
                     let room = &mut room[..frames];
                     Some((socket.tcp.read_vectored(room), room.iter().map(|payload| payload.len()).sum()))

@@ -103,12 +103,16 @@ impl Server {
         if !peer.session.has_link() || !peer.session.connection().is_going_away() {
             return;
         }
-        if let (Stage::InUse, Some(device)) = (peer.stage, peer.device) {
+        let in_use = peer.device.filter(|_| peer.stage == Stage::InUse);
+        if in_use.is_some() {
             peer.stage = Stage::Draining(now);
-            self.recount(number);
+        }
+        self.recount(number);
+        // Before the bound, which may take out this very link: its number would be the next one's.
+        self.leave_device(now, number, &Ending::device_leaves());
+        if let Some(device) = in_use {
             self.bound_draining(now, device);
         }
-        self.leave_device(now, number, &Ending::device_leaves());
     }
 
     /// If it was the link on which its device is served, that has none now.

@@ -175,6 +175,29 @@ fn of_too_many_links_that_drain_those_without_clients_are_cut_and_then_the_oldes
 }
 
 #[test]
+fn a_link_that_is_cut_as_soon_as_it_drains_leaves_its_device_without_one() {
+    let mut bench = Bench::new(Protocol::V2);
+    let (mut clients, mut devices) = (Vec::new(), Vec::new());
+    for place in 0..=MAX_DRAINING {
+        let mut device = bench.device(&LEAVING[..16]);
+        if place < MAX_DRAINING {
+            clients.push(TcpStream::connect(bench.server.client_addr(0)).expect("connect"));
+            bench.run_until("it has a client", |server| {
+                let peer = server.active().and_then(|number| server.sessions.get(number));
+                peer.is_some_and(|peer| peer.session.connection().clients() == 1)
+            });
+        }
+        device.write_all(&LEAVING[16..]).expect("sent");
+        bench.run_until("it drains", |server| server.active().is_none() && !server.are_client_ports_open());
+        devices.push(device);
+    }
+    assert_eq!(bench.server.sessions.len(), MAX_DRAINING, "that without clients made room");
+    // The next link may have its number.
+    devices.push(bench.device(&LEAVING[..16]));
+    bench.run_until("it is served", |server| server.active().is_some() && server.are_client_ports_open());
+}
+
+#[test]
 fn a_link_that_drains_for_too_long_is_cut_with_its_clients_unless_the_relay_ends() {
     let mut bench = Bench::new(Protocol::V2);
     let mut device = bench.device(&LEAVING[..16]);
