@@ -69,6 +69,9 @@ const LOW: u32 = 3;
 /// Rounds of long round trips, after which the path has become slower, and those after which there is cross traffic.
 const SLOWER: u32 = 3;
 const CROWDED: u32 = 8;
+/// A path is longer than it was known to be by so many allowed queues: another tunnel of this kind adds up to 2.4 of them
+/// on a slow line, cross traffic that fills the queue many more.
+const RISEN: f64 = 3.0;
 /// Drains in a row that find the same longer path: then it is the path.
 const AGREED: u32 = 3;
 /// How long TCP alone decides, and that in round trips. These are bounded: TCP fills every queue, so that the longest
@@ -386,7 +389,7 @@ impl Pacing {
             return;
         }
         self.state = State::Steady { high, low };
-        if round.is_used() && now - self.path.fresh_at > self.stale_after().max(40.0 * trip) {
+        if round.is_used() && now - self.path.fresh_at > self.stale_after().max((40.0 * trip).min(20.0)) {
             self.drain(None);
         } else if round.held_back || round.kernel_full && queue > 2.0 * allowed {
             self.fit();
@@ -400,7 +403,7 @@ impl Pacing {
         self.path.note_drained(round);
         let trip = self.path.drained_trip();
         self.path.fresh_at = now;
-        let rose = self.path.has_risen(now, 1.5 * allowed);
+        let rose = self.path.has_risen(now, RISEN * allowed);
         match competing {
             Some(agreement) => {
                 let agrees = (trip - agreement.trip).abs() <= allowed / 4.0;
