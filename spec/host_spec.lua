@@ -163,18 +163,21 @@ describe("in its host", function()
 
     --- A host whose tunnel serves so many pairs when it forks; then it runs `code`, and waits for the child's end.
     local function fork_beside(count, code)
+      -- The host forks once there is a file of this name.
+      local sign = os.tmpname()
+      os.remove(sign)
       host = process.start(process.host, ([[
         local tcpremote = require "tcpremote"
         local tunnel = assert(tcpremote.connect {
           server_address = "127.0.0.1", server_port = %d, keep_trying = true, connect_timeout = 30
         })
-        while tunnel:status().clients <= %d do
+        while not os.remove(%q) do
           tunnel:wait(0.01)
           tunnel:next_event()
         end
         local child = host.fork_asleep()
         io.stderr:write(child, "\n")
-      ]]):format(device_port, count) .. code .. [[
+      ]]):format(device_port, sign) .. code .. [[
 
         assert(host.wait(child) == 9, "the child has ended by itself")
       ]])
@@ -182,11 +185,8 @@ describe("in its host", function()
       for i = 1, count do
         there[i] = { pair() }
       end
-      -- One more has the host fork when all of these are there.
-      local sign = net.try_connect(client_port)
+      assert(io.open(sign, "w")):close()
       child = assert(host.line():match("^%d+$"))
-      sign:close()
-      net.accept(service):close()
       return there
     end
 
