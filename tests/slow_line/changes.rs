@@ -42,6 +42,7 @@ fn short(round_trip: Duration) -> Duration {
 }
 
 #[test]
+#[ignore = "it takes minutes: make soak"]
 fn the_echo_is_short_again_and_the_line_busy_after_its_rate_has_changed_and_while_it_loses_packets() {
     on_a_line(SHAPE, |line| {
         let tunnel = Tunnel::with_endless(line);
@@ -58,6 +59,7 @@ fn the_echo_is_short_again_and_the_line_busy_after_its_rate_has_changed_and_whil
 }
 
 #[test]
+#[ignore = "it takes minutes: make soak"]
 fn the_echo_is_short_again_and_the_line_busy_after_it_has_become_longer_and_shorter() {
     on_a_line(SHAPE, |line| {
         let tunnel = Tunnel::with_endless(line);

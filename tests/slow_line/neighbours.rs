@@ -25,6 +25,7 @@ const LEAST: f64 = 4.0;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
+#[ignore = "it takes minutes: make soak"]
 fn two_tunnels_on_one_line_share_it() {
     on_a_line(SHAPE, |line| {
         let first = Tunnel::with_endless(line);
@@ -75,6 +76,7 @@ fn download_plainly(line: &Line) -> (TcpStream, Arc<AtomicU64>) {
 }
 
 #[test]
+#[ignore = "it takes minutes: make soak"]
 fn a_plain_download_that_fills_the_queue_starves_no_tunnel_and_the_queue_is_short_once_it_is_over() {
     on_a_line(SHAPE, |line| {
         let tunnel = Tunnel::with_endless(line);
