@@ -5,6 +5,27 @@ use super::*;
 /// LISTEN, HELLO, SETTINGS and GOAWAY.
 const LEAVING: &[u8] = b"\0\0\x04\0\0\0\x05\xf2\0\0\x06\0\0\0\0\0\0\x08\x0a\0\0\0\0\0\0\0\0\0\0\0\0\x01";
 
+impl Bench {
+    /// So many devices, one after the other, each with a link that drains a client, but for one that has none.
+    fn drain_links(&mut self, count: usize, without: usize) -> (Vec<TcpStream>, Vec<TcpStream>) {
+        let (mut devices, mut clients) = (Vec::new(), Vec::new());
+        for place in 0..count {
+            let mut device = self.device(&LEAVING[..16]);
+            if place != without {
+                clients.push(TcpStream::connect(self.server.client_addr(0)).expect("connect"));
+                self.run_until("it has a client", |server| {
+                    let peer = server.active().and_then(|number| server.sessions.get(number));
+                    peer.is_some_and(|peer| peer.session.connection().clients() == 1)
+                });
+            }
+            device.write_all(&LEAVING[16..]).expect("sent");
+            self.run_until("it drains", |server| server.active().is_none() && !server.are_client_ports_open());
+            devices.push(device);
+        }
+        (devices, clients)
+    }
+}
+
 #[test]
 fn of_too_many_links_that_are_gone_and_still_deliver_the_oldest_is_cut() {
     let mut bench = Bench::new(Protocol::V1);
@@ -150,21 +171,7 @@ fn at_the_relays_own_end_no_link_is_one_too_many() {
 #[test]
 fn of_too_many_links_that_drain_those_without_clients_are_cut_and_then_the_oldest() {
     let mut bench = Bench::new(Protocol::V2);
-    let mut clients = Vec::new();
-    let mut devices = Vec::new();
-    for place in 0..MAX_DRAINING + 3 {
-        let mut device = bench.device(&LEAVING[..16]);
-        if place != 5 {
-            clients.push(TcpStream::connect(bench.server.client_addr(0)).expect("connect"));
-            bench.run_until("it has a client", |server| {
-                let peer = server.active().and_then(|number| server.sessions.get(number));
-                peer.is_some_and(|peer| peer.session.connection().clients() == 1)
-            });
-        }
-        device.write_all(&LEAVING[16..]).expect("sent");
-        bench.run_until("it drains", |server| server.active().is_none() && !server.are_client_ports_open());
-        devices.push(device);
-    }
+    let (devices, _clients) = bench.drain_links(MAX_DRAINING + 3, 5);
     bench.run_until("three are gone", |server| server.sessions.len() == MAX_DRAINING);
     let is_there = |device: &TcpStream| {
         let address = device.local_addr().expect("address");
@@ -177,20 +184,7 @@ fn of_too_many_links_that_drain_those_without_clients_are_cut_and_then_the_oldes
 #[test]
 fn a_link_that_is_cut_as_soon_as_it_drains_leaves_its_device_without_one() {
     let mut bench = Bench::new(Protocol::V2);
-    let (mut clients, mut devices) = (Vec::new(), Vec::new());
-    for place in 0..=MAX_DRAINING {
-        let mut device = bench.device(&LEAVING[..16]);
-        if place < MAX_DRAINING {
-            clients.push(TcpStream::connect(bench.server.client_addr(0)).expect("connect"));
-            bench.run_until("it has a client", |server| {
-                let peer = server.active().and_then(|number| server.sessions.get(number));
-                peer.is_some_and(|peer| peer.session.connection().clients() == 1)
-            });
-        }
-        device.write_all(&LEAVING[16..]).expect("sent");
-        bench.run_until("it drains", |server| server.active().is_none() && !server.are_client_ports_open());
-        devices.push(device);
-    }
+    let (mut devices, _clients) = bench.drain_links(MAX_DRAINING + 1, MAX_DRAINING);
     assert_eq!(bench.server.sessions.len(), MAX_DRAINING, "that without clients made room");
     // The next link may have its number.
     devices.push(bench.device(&LEAVING[..16]));
