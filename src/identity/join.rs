@@ -1,5 +1,5 @@
 //! The string with which a device, or a person's laptop, joins a relay: where the relay is, by which keys it is known,
-//! and the token that admits whoever presents it.
+//! and the token that admits a key that presents it.
 //!
 //! `tcpr1.` and base64url without padding of
 //!
@@ -84,7 +84,7 @@ pub enum JoinError {
     /// There are none, or too many.
     #[error("a join string has 1 to {MAX_ADDRESSES} addresses of the relay, and not {0}")]
     Addresses(usize),
-    /// One is longer than can be told.
+    /// One is longer than the field has room for.
     #[error("address '{0}' is too long for a join string; use a shorter name, of at most 249 characters")]
     LongAddress(Address),
 }

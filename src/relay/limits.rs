@@ -7,7 +7,7 @@
 //! | clients | [`Config::clients`](super::Config::clients) | [`Descriptors::clients`], [fairly](may_have_descriptor) |
 //! | clients that wait for a place | [`MAX_WAITING`] | as clients |
 //! | clients accepted in a turn | [`ACCEPTS`] for each port | [`ACCEPTS_A_TURN`] |
-//! | connections without LISTEN | its part of those of the process, whoever has the most loses one | [`Descriptors::pending`] |
+//! | connections without LISTEN | its part of those of the process, the port that has the most loses one | [`Descriptors::pending`] |
 //! | links that drain | [`retired::MAX_DRAINING`] | [`MAX_DRAINING`] |
 //! | links that are lost and deliver last bytes | [`retired::MAX_LOST`] | [`MAX_LOST`] |
 //! | bytes that both of these hold | [`retired_bytes`] | [`retired_bytes_of_all`] |

@@ -49,7 +49,7 @@ pub use token::{NewToken, OpenToken, SecretDigest, TokenSubject};
 /// What is called with the result of an operation, once, when it is durable and in the snapshot.
 ///
 /// It is called by the registry's thread, which waits for it, or before the operation's method returns if that can tell
-/// already. It is to leave the result somewhere and wake whoever asked.
+/// already. It is to leave the result somewhere and wake the one that asked.
 pub type Answer<T> = Box<dyn FnOnce(Result<T, RegistryError>) + Send>;
 
 /// A principal in a list.

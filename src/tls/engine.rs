@@ -32,7 +32,7 @@ pub struct Tls {
     /// What the socket did not take, from `held_start` on.
     held: Vec<u8>,
     held_start: usize,
-    /// Whether the peer was told that nothing more comes.
+    /// Whether close_notify was sent: nothing more comes.
     has_closed: bool,
     /// Bytes of ciphertext that gave no plaintext.
     fruitless: usize,

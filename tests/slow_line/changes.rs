@@ -11,7 +11,7 @@ use crate::{SHAPE, Tunnel, keys, on_a_line, rates_while, say, share_of};
 const WARM_UP: Duration = Duration::from_secs(6);
 /// Keys are typed for so long, again and again, until line and echo are as they should be.
 const SPAN: Duration = Duration::from_secs(4);
-/// A longer path is told from somebody else's queue by the fourth drain in a row, after three times 10 s or more with a
+/// A longer path is known from cross traffic by the fourth drain in a row, after three times 10 s or more with a
 /// full queue: some 50 s on a quiet machine. All other changes need 15 s at most.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// What downloads are to have of the line, in %.

@@ -1,4 +1,4 @@
-//! A process that is stopped, or told to end, while the line is full both ways.
+//! A process that is stopped, or asked to end, while the line is full both ways.
 
 use std::thread;
 use std::time::Duration;

@@ -12,7 +12,7 @@ use socket2::SockRef;
 use crate::line::{DEVICE, Line};
 use crate::{SHAPE, Tunnel, keys, on_a_line, rates_while, say, share_of};
 
-/// Until whoever came first has given up what is not its own.
+/// Until the first has given up what is not its share.
 const WARM_UP: Duration = Duration::from_secs(10);
 const WINDOW: Duration = Duration::from_secs(20);
 /// Keys are typed for so long, again and again, until half of their echoes are back within `SHORT`: far from the two

@@ -20,7 +20,7 @@ const WINDOW: Duration = Duration::from_secs(15);
 const P50_AT_MOST: Duration = Duration::from_millis(600);
 const GROWTH_AT_MOST: usize = 24 * 1024;
 
-/// How a client reads until it is told to finish.
+/// How a client reads until it is to finish.
 #[derive(Clone, Copy)]
 enum Reading {
     /// A byte a second.

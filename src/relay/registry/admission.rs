@@ -99,7 +99,7 @@ pub struct Use {
 }
 
 impl Refusal {
-    /// What the peer is told: plain ASCII, and nothing of what the peer itself sent.
+    /// What the peer gets to read: plain ASCII, and nothing of what the peer itself sent.
     pub fn reason(&self) -> String {
         match self {
             Self::Unknown => "this key is not known here; join with a token, or have it added".into(),

@@ -20,7 +20,7 @@ use super::token::{NewToken, OpenToken};
 use super::{Answer, Listed, Registry, RegistryError};
 use crate::identity::{Label, Pin, TokenId};
 
-/// Operations that may wait. More are refused: whoever comes by the network comes again.
+/// Operations that may wait. More are refused: who comes by the network comes again.
 const MAX_QUEUE: usize = 1024;
 /// How late it is written when a principal was last seen.
 const WRITE_SEEN_EVERY: Duration = Duration::from_secs(60);

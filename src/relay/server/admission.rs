@@ -11,7 +11,7 @@ use crate::protocol::v2::Code;
 /// Seconds after which a device may come back for which there was no place.
 const RETRY_AFTER: u16 = 60;
 
-/// Why a link is not served, as its device is told where its version has words for that.
+/// Why a link is not served, as its device reads it where its version has words for that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     code: Code,

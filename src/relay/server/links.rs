@@ -29,7 +29,7 @@ use crate::relay::listener::Listener;
 /// How long a link may finish beside the one in use.
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Where devices connect that are told from others by their port.
+/// Where devices connect that are known by their port.
 #[derive(Debug)]
 pub(super) struct DevicePort {
     pub(super) listener: Listener,

@@ -1,4 +1,4 @@
-//! Peers made of rustls' parts, which show and sign what they are told to.
+//! Peers made of rustls' parts, which show and sign what a test wants.
 
 use std::io::{Read, Write};
 use std::sync::Arc;

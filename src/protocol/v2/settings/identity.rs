@@ -118,7 +118,7 @@ pub(super) fn decode_pins(value: &[u8]) -> Option<Pins> {
     Some(Pins { current: Pin(*current), next: Pin(next.try_into().ok()?) })
 }
 
-/// As many as may be sent, without those that are too long to be told.
+/// As many as may be sent, without those that are too long for the field.
 pub(super) fn encode_addresses(addresses: &[Address]) -> Vec<u8> {
     let mut value = Vec::new();
     let texts = addresses.iter().map(Address::to_string).filter(|text| text.len() <= usize::from(u8::MAX));

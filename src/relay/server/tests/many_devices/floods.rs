@@ -1,6 +1,6 @@
 //! An echo through one device, beside each attack on another one of the same relay.
 
-#![allow(clippy::print_stdout, reason = "the times are for whoever asks for them")]
+#![allow(clippy::print_stdout, reason = "it prints the times")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
@@ -103,7 +103,7 @@ fn echoes(port: SocketAddr) -> Vec<Duration> {
     times
 }
 
-/// Echoes beside an attack that goes on for as long as it is told to.
+/// Echoes beside an attack that goes on until it is ended.
 fn echo_beside(name: &str, attack: impl FnOnce(&Relay, &dyn Fn() -> bool) + Send) {
     // One that has failed is no reason for the others to.
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
