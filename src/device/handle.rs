@@ -87,11 +87,8 @@ impl Handle {
         self.check_process()?;
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
-            if self.shared.has_event() {
+            if self.shared.has_event()? {
                 return Ok(Wait::Ready);
-            }
-            if self.shared.is_over() {
-                return Err(Error::Closed);
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {

@@ -126,8 +126,17 @@ impl Shared {
         event
     }
 
-    pub(super) fn has_event(&self) -> bool {
-        !self.lock().events.is_empty()
+    /// Whether there is an event to take.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] if there is none and none will come. One look tells both: the last event comes with the end, and
+    /// between two looks it would be missed.
+    pub(super) fn has_event(&self) -> Result<bool, Error> {
+        let inner = self.lock();
+        match inner.events.is_empty() {
+            true if inner.state == State::Closed => Err(Error::Closed),
+            is_empty => Ok(!is_empty),
+        }
     }
 
     pub(super) fn is_over(&self) -> bool {
