@@ -313,3 +313,27 @@ impl AsFd for Shared {
         self.notify_receiver.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use mio::{Poll, Token};
+
+    use super::*;
+
+    #[test]
+    fn an_owner_that_looks_while_the_tunnel_ends_sees_the_last_event() {
+        for _ in 0..200 {
+            let poll = Poll::new().unwrap();
+            let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
+            let shared = Shared::new(Address::new("relay", 2065).unwrap(), waker).unwrap();
+            thread::scope(|scope| {
+                scope.spawn(|| shared.over(Ok(())));
+                while !shared.has_event().unwrap() {}
+            });
+            assert_eq!(shared.next_event().map(|event| event.kind), Some(EventKind::Closed));
+            assert!(matches!(shared.has_event(), Err(Error::Closed)));
+        }
+    }
+}
