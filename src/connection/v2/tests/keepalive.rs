@@ -54,8 +54,10 @@ fn dead_after(end: &mut Mux, mut now: Instant) -> u64 {
 }
 
 #[test]
-fn the_larger_wish_holds_up_to_an_hour_and_the_device_asks_first() {
-    for (device, relay, holds) in [(90, 90, 90), (20, 300, 300), (300, 20, 300), (1, 1, 1), (60_000, 90, 3600)] {
+fn the_smaller_wish_holds_but_no_less_than_5_s_and_the_device_asks_first() {
+    for (device, relay, holds) in
+        [(90, 90, 90), (20, 300, 20), (300, 20, 20), (1, 90, 5), (90, 1, 5), (3600, 90, 90), (60_000, 60_000, 3600)]
+    {
         let mut pair = pair(device * SECOND, relay * SECOND);
         assert_eq!(asks_after(&mut pair), [Some(holds), Some(holds + 5)], "{device} and {relay}");
     }
@@ -63,6 +65,13 @@ fn the_larger_wish_holds_up_to_an_hour_and_the_device_asks_first() {
     let mut pair = Pair::new();
     assert_eq!(dead_after(&mut pair.relay, pair.now), 125);
     assert_eq!(pair.relay.link_keepalive(), Some(125 * SECOND), "TCP's probes come when the link is given up");
+}
+
+#[test]
+fn a_device_cannot_put_off_when_its_relay_finds_that_it_is_gone() {
+    let mut pair = pair(3600 * SECOND, 90 * SECOND);
+    assert_eq!(pair.relay.link_keepalive(), Some(125 * SECOND));
+    assert_eq!(dead_after(&mut pair.relay, pair.now), 125);
 }
 
 #[test]
