@@ -232,11 +232,11 @@ impl Mux {
                 self.timers.set(timer, self.liveness.poll_timeout());
             }
             Timer::Ack => return self.handle_ack_timeout(now),
-            Timer::Place(_) if self.device_is_slow() => self.timers.set(timer, now + PLACE_TIMEOUT),
             Timer::Place(key) if self.liveness.is_suspect() => self.reset(key, Reset::Unanswered),
+            Timer::Place(_) if self.device_is_slow() => self.timers.set(timer, now + PLACE_TIMEOUT),
             Timer::Place(key) => self.reset(key, Reset::NoPlace),
             Timer::OpenRate => self.assign_numbers(now),
-            Timer::Sign => self.give_answer(),
+            Timer::Sign => self.handle_sign_timeout(now),
             Timer::Connect(key) => {
                 let reason = "there was no connection to the service in 10 s";
                 self.push_close_of(key, Code::Timeout, reason);
