@@ -529,6 +529,9 @@ impl Server {
                 if self.log_limits.admit(now, device, Kind::Arrival) {
                     info!(%link, version, "the version of the protocol is agreed");
                 }
+                if matches!(peer.stage, Stage::Pending(_)) {
+                    self.activate(now, number);
+                }
             }
             Output::Introduced(software) => debug!(%link, %software, "the device has introduced itself"),
             Output::Opened { stream, client } => {
