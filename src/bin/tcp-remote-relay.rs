@@ -20,10 +20,6 @@ use tcpremote::Error;
 use tcpremote::address::{Address, AddressError};
 use tcpremote::relay::{Config, Limits, Mapping, Outcome, PlainDevice, Protocol, Server};
 
-/// The bounds of `--idle`.
-const MIN_IDLE: Duration = Duration::from_millis(100);
-const MAX_IDLE: Duration = Duration::from_secs(7 * 24 * 3600);
-
 /// Open clients had to be cut.
 const EXIT_CUT: u8 = 3;
 
@@ -250,7 +246,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 fn idle(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    let seconds = seconds.filter(|seconds| (MIN_IDLE..=MAX_IDLE).contains(seconds));
+    let seconds = seconds.filter(|seconds| (Config::MIN_IDLE..=Config::MAX_IDLE).contains(seconds));
     seconds.ok_or_else(|| "write a number of seconds from 0.1 to 604800 (a week), for example 3600".into())
 }
 
