@@ -173,7 +173,7 @@ impl Mux {
         self.newest = number;
         if self.is_going_away() {
             // It crossed our GOAWAY, which says that it was not taken.
-            self.stale_credit += u64::from(self.limits.window);
+            self.add_stale_credit(self.limits.window.into());
             return Ok(());
         }
         if self.numbers.len() >= self.limits.streams as usize || !self.opens.take(now) {
@@ -209,7 +209,7 @@ impl Mux {
 
     /// A stream that never was.
     fn refuse(&mut self, number: u32, code: Code, reason: &str) {
-        self.stale_credit += u64::from(self.limits.window);
+        self.add_stale_credit(self.limits.window.into());
         self.push_close(number, code, reason);
     }
 }
