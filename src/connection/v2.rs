@@ -51,6 +51,9 @@ const SETTINGS_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_GREETING: usize = 4 * 1024;
 /// CONNECTs that an honest relay can have on their way, beyond what it may open in a second.
 const MOST_ON_THE_WAY: u32 = 20_000;
+/// Bytes for streams that are over that may come at once: more than any line has on its way. What streams did not use would
+/// add up for as long as the link lasts, and in the end anything might come.
+const MOST_STALE: u64 = 64 * 1024 * 1024;
 /// Frames of no use that are forgiven: so many at once, and so many a second.
 const ABUSE: (u32, u32) = (100, 10);
 
@@ -85,7 +88,7 @@ pub(crate) struct Mux {
     waiting_streams: WaitingStreams,
     reading: Reading,
     delivery_rate: DeliveryRate,
-    /// Credit of streams that we ended and whose bytes may still come.
+    /// Credit of streams that we ended and whose bytes may still come; at most [`MOST_STALE`].
     stale_credit: u64,
     /// Streams for which CREDIT or CONNECTED is to be sent.
     pending_control: VecDeque<StreamKey>,
@@ -232,11 +235,11 @@ impl Mux {
                 self.timers.set(timer, self.liveness.poll_timeout());
             }
             Timer::Ack => return self.handle_ack_timeout(now),
-            Timer::Place(_) if self.device_is_slow() => self.timers.set(timer, now + PLACE_TIMEOUT),
             Timer::Place(key) if self.liveness.is_suspect() => self.reset(key, Reset::Unanswered),
+            Timer::Place(_) if self.device_is_slow() => self.timers.set(timer, now + PLACE_TIMEOUT),
             Timer::Place(key) => self.reset(key, Reset::NoPlace),
             Timer::OpenRate => self.assign_numbers(now),
-            Timer::Sign => self.give_answer(),
+            Timer::Sign => self.handle_sign_timeout(now),
             Timer::Connect(key) => {
                 let reason = "there was no connection to the service in 10 s";
                 self.push_close_of(key, Code::Timeout, reason);
@@ -309,6 +312,11 @@ impl Mux {
                 }
             }
         }
+    }
+
+    /// Bytes may still come for a stream that is over: as many as there is credit for.
+    fn add_stale_credit(&mut self, bytes: u64) {
+        self.stale_credit = MOST_STALE.min(self.stale_credit + bytes);
     }
 
     /// On an error, queues a GOAWAY that says why the link ends: there is one try to send it.

@@ -55,6 +55,8 @@ const GRACE: Duration = Duration::from_millis(500);
 pub struct Session<C, R: Registry = EventLoop> {
     connection: C,
     number: usize,
+    /// Whose sockets they are, among those that were ended and wait for their peers.
+    owner: usize,
     link: Option<Link<R::Socket>>,
     /// By the index of their stream's key.
     sockets: Vec<Option<StreamSocket<R::Socket>>>,
@@ -69,7 +71,8 @@ impl<C: Connection, R: Registry> Session<C, R> {
     /// A session on a connected link, registered as [`Source::Link`](crate::io::event_loop::Source::Link) of `number`.
     pub fn new(connection: C, number: usize, tcp: R::Socket, token: Token) -> Self {
         let (sockets, over, scheduler) = (Vec::new(), Vec::new(), Scheduler::default());
-        Self { connection, number, link: Some(Link::new(tcp, token)), sockets, over, scheduler, grace: None }
+        let link = Some(Link::new(tcp, token));
+        Self { connection, number, owner: 0, link, sockets, over, scheduler, grace: None }
     }
 
     /// What the session's connection knows.
@@ -105,6 +108,12 @@ impl<C: Connection, R: Registry> Session<C, R> {
             | Output::GoAway(_) => {}
         }
         Some(output)
+    }
+
+    /// Whose sockets it has, where a loop has those of several: each has its share of what all have together.
+    #[cfg(feature = "relay")]
+    pub(crate) fn set_owner(&mut self, owner: usize) {
+        self.owner = owner;
     }
 
     /// See [`Connection::go_away`].
@@ -209,7 +218,7 @@ impl<C: Connection, R: Registry> Session<C, R> {
             let _ = self.flush_link(now);
         }
         if let Some(link) = self.link.take() {
-            io.closing.add(now, &mut io.event_loop, link.tcp, link.token);
+            io.closing.add(now, &mut io.event_loop, self.owner, link.tcp, link.token);
         }
         self.connection.handle_link_lost(now);
     }

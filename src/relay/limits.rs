@@ -11,6 +11,7 @@
 //! | links that drain | [`retired::MAX_DRAINING`] | [`MAX_DRAINING`] |
 //! | links that are lost and deliver last bytes | [`retired::MAX_LOST`] | [`MAX_LOST`] |
 //! | bytes that both of these hold | [`retired_bytes`] | [`retired_bytes_of_all`] |
+//! | sockets that were ended and wait for their peers | its part of those of the process, the device that has the most loses one | `io/closing.rs` |
 //! | lines of the log | `server/log_limits.rs` | the same |
 //!
 //! [`Descriptors::clients`]: super::descriptors::Descriptors::clients

@@ -163,9 +163,10 @@ impl Server {
     /// Opens the port of each device, and holds every client port, which opens when its device is there.
     ///
     /// # Errors
-    /// [`Error::System`] with the address that cannot be bound, and the reason; or if the process may not have enough
-    /// descriptors to serve a client.
+    /// [`Error::Usage`] of [`Config::check`]; [`Error::System`] with the address that cannot be bound, and the reason, or if
+    /// the process may not have enough descriptors to serve a client.
     pub fn bind(config: Config) -> Result<Self, Error> {
+        config.check()?;
         let now = Instant::now();
         let loop_failed = |reason| Error::System { what: "cannot make the event loop".into(), reason };
         let mut event_loop = EventLoop::new().map_err(loop_failed)?;
@@ -528,6 +529,9 @@ impl Server {
             Output::Version(version) => {
                 if self.log_limits.admit(now, device, Kind::Arrival) {
                     info!(%link, version, "the version of the protocol is agreed");
+                }
+                if matches!(peer.stage, Stage::Pending(_)) {
+                    self.activate(now, number);
                 }
             }
             Output::Introduced(software) => debug!(%link, %software, "the device has introduced itself"),

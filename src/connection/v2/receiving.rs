@@ -177,7 +177,8 @@ impl Mux {
         self.reading.begin();
         self.pacing = settings.acknowledges.then(|| Pacing::new(now));
         if let Some(keepalive) = settings.keepalive {
-            self.liveness.agree(self.role, self.limits.keepalive.max(keepalive).min(Limits::MAX_KEEPALIVE));
+            let agreed = self.limits.keepalive.min(keepalive);
+            self.liveness.agree(self.role, agreed.clamp(Limits::MIN_KEEPALIVE, Limits::MAX_KEEPALIVE));
             self.timers.set(Timer::Liveness, self.liveness.poll_timeout());
         }
         self.peer = settings;

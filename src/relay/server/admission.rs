@@ -45,6 +45,8 @@ impl Server {
         }
         let device = match self.admit(peer) {
             Ok(device) => device,
+            // Which words there are for it is known at `Output::Version`, and then it is asked for again.
+            Err(_) if !peer.session.connection().is_ready() => return,
             Err(refusal) => return self.refuse_link(now, number, refusal),
         };
         if self.log_limits.admit(now, device, Kind::Arrival) {
@@ -52,6 +54,7 @@ impl Server {
         }
         if let Some(peer) = self.sessions.get_mut(number) {
             (peer.device, peer.stage) = (Some(device), Stage::InUse);
+            peer.session.set_owner(device);
         }
         self.recount(number);
         let replaced = self.serve(device, Some(number));

@@ -78,10 +78,11 @@ impl Server {
         &mut self,
         now: Instant,
         number: usize,
-        session: Session<Relay>,
+        mut session: Session<Relay>,
         address: SocketAddr,
         port_device: usize,
     ) {
+        session.set_owner(port_device);
         let peer = Peer {
             session,
             address,

@@ -72,6 +72,30 @@ fn a_device_for_which_there_is_no_place_is_told_so_and_one_that_comes_again_has_
 }
 
 #[test]
+fn a_device_is_told_that_there_is_no_place_for_it_though_its_hello_comes_late() {
+    let mut bench = with_devices(2);
+    bench.server.descriptors.devices = 1;
+    let _first = bench.device_of(0, GREETING);
+    for (late, answer) in [(&GREETING[4..], &b"the relay has no place for more devices"[..]), (&[], &[])] {
+        let mut second = TcpStream::connect(bench.server.device_addr_of(1)).expect("connect");
+        second.write_all(LISTEN).expect("sent");
+        let is_here = |peer: &Peer| peer.port_device == 1 && peer.session.connection().is_listening();
+        bench.run_until("LISTEN is here", |server| server.sessions.iter().any(|(_, peer)| is_here(peer)));
+        second.write_all(late).expect("sent");
+        // However late that is, it counts.
+        bench.server.wait(Some(Instant::now())).expect("wait");
+        bench.run_until("it is refused", |server| server.io.closing.len() == 1 && server.sessions.len() == 1);
+        assert_eq!(bench.server.io.closing.len_of(1), 1, "it takes no other device's place");
+        let mut read = Vec::new();
+        second.set_read_timeout(Some(DEADLINE)).expect("timeout");
+        second.read_to_end(&mut read).expect("FIN, not RST");
+        assert!(read.ends_with(answer) && read.is_empty() == answer.is_empty(), "{read:x?}");
+        drop(second);
+        bench.run_until("it is gone", |server| server.io.closing.len() == 0);
+    }
+}
+
+#[test]
 fn a_port_that_is_flooded_by_connections_without_listen_loses_its_own() {
     let mut bench = Bench::with_devices(2, 1, |config| config.min_protocol = Protocol::V2);
     let mut device = TcpStream::connect(bench.server.device_addr_of(1)).expect("connect");
