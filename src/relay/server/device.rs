@@ -8,12 +8,15 @@ use super::clients::PendingClient;
 use super::shares::Shares;
 use super::totals::Totals;
 use crate::address::Address;
+use crate::identity::Name;
 use crate::io::table::Table;
 use crate::relay::listener::Listener;
 
 /// One device that is served, or will be when it comes. Its number is its place in the server's table.
 #[derive(Debug)]
 pub(super) struct Device {
+    /// Of one that has an identity.
+    pub(super) name: Option<Name>,
     /// The session of the link that is served: the newest that sent LISTEN.
     pub(super) active: Option<usize>,
     /// They listen while the device is there; each with its place in `ports`.
@@ -42,6 +45,7 @@ impl Device {
     pub(super) fn new(listeners: Table<(Listener, usize)>, ports: Vec<ClientPort>) -> Self {
         let is_local = listeners.iter().all(|(_, (listener, _))| listener.address().ip().is_loopback());
         Self {
+            name: None,
             active: None,
             listeners,
             ports,
