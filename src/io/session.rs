@@ -264,7 +264,7 @@ impl<C: Connection, R: Registry> Session<C, R> {
         if let Some(mut link) = self.link.take() {
             // It has one try: the other end is not what is expected here.
             let _ = link.tcp.send(&[IoSlice::new(answer)]);
-            io.closing.add(now, &mut io.event_loop, link.tcp, link.token);
+            io.closing.add(now, &mut io.event_loop, self.owner, link.tcp, link.token);
         }
         self.connection.handle_link_lost(now);
     }
@@ -306,7 +306,7 @@ impl<C: Connection, R: Registry> Session<C, R> {
         #[cfg(feature = "tls")]
         if let Some(link) = self.link.take_if(|link| link.is_untrusted()) {
             // No RST is to overtake the alert.
-            io.closing.add(now, &mut io.event_loop, link.tcp, link.token);
+            io.closing.add(now, &mut io.event_loop, self.owner, link.tcp, link.token);
         }
         if let Some(link) = self.link.take() {
             io.event_loop.forget(link.token);

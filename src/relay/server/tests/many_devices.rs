@@ -79,7 +79,7 @@ fn a_device_is_told_that_there_is_no_place_for_it_though_its_hello_comes_late() 
     for (late, answer) in [(&GREETING[4..], &b"the relay has no place for more devices"[..]), (&[], &[])] {
         let mut second = TcpStream::connect(bench.server.device_addr_of(1)).expect("connect");
         second.write_all(LISTEN).expect("sent");
-        let is_here = |peer: &Peer| peer.port_device == 1 && peer.session.connection().is_listening();
+        let is_here = |peer: &Peer| peer.port_device == Some(1) && peer.session.connection().is_listening();
         bench.run_until("LISTEN is here", |server| server.sessions.iter().any(|(_, peer)| is_here(peer)));
         second.write_all(late).expect("sent");
         // However late that is, it counts.
