@@ -27,6 +27,8 @@ pub(crate) use socket::Traffic;
 
 #[cfg(feature = "relay")]
 use crate::address::Address;
+#[cfg(feature = "relay")]
+use crate::connection::WindowPool;
 use crate::connection::device::Device;
 #[cfg(feature = "relay")]
 use crate::connection::relay::Relay;
@@ -323,6 +325,11 @@ impl<C: Connection + BorrowMut<Device>, R: Registry> Session<C, R> {
 /// What a relay's session does.
 #[cfg(feature = "relay")]
 impl<C: Connection + BorrowMut<Relay>, R: Registry> Session<C, R> {
+    /// See [`Relay::share_windows`].
+    pub fn share_windows(&mut self, pool: &WindowPool) {
+        self.connection.borrow_mut().share_windows(pool);
+    }
+
     /// A client came. Its socket is [attached](Self::attach) next.
     pub fn open(&mut self, now: Instant, service: &Arc<Address>, from: SocketAddr) -> Option<StreamKey> {
         self.connection.borrow_mut().open(now, service, Some(from))

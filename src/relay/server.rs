@@ -25,11 +25,11 @@ use tracing::{debug, info};
 
 use super::descriptors::{Descriptors, Shortage};
 use super::listener::{Listener, hold, resolve};
-use super::{Config, Mapping, PlainDevice};
+use super::{Config, Mapping, PlainDevice, limits};
 use crate::Error;
 use crate::address::Address;
 use crate::connection::relay::Relay;
-use crate::connection::{Output, Reset, StreamKey};
+use crate::connection::{Output, Reset, StreamKey, WindowPool};
 use crate::io::Io;
 use crate::io::event_loop::{EventLoop, Source};
 use crate::io::mailbox::{Mailbox, Request};
@@ -56,6 +56,8 @@ pub struct Server {
     /// Every link, also those of connections that may become one.
     sessions: Table<Peer>,
     totals: Totals,
+    /// What the windows of all links may take.
+    windows: WindowPool,
     phase: Phase,
     /// Devices that have a link on which they are served.
     served: usize,
@@ -223,6 +225,7 @@ impl Server {
             devices,
             sessions: Table::default(),
             totals: Totals::default(),
+            windows: WindowPool::new(limits::WINDOWS_OF_ALL),
             phase: Phase::Serving,
             served: 0,
             waiting: 0,
@@ -527,6 +530,7 @@ impl Server {
         match output {
             Output::Listening => self.activate(now, number),
             Output::Version(version) => {
+                peer.session.share_windows(&self.windows);
                 if self.log_limits.admit(now, device, Kind::Arrival) {
                     info!(%link, version, "the version of the protocol is agreed");
                 }

@@ -182,7 +182,11 @@ mod tests {
         let ping = liveness.ask(start).expect("a PING");
         assert_eq!(liveness.ask(start), None, "one at a time");
         liveness.note_input(at(40_000));
-        assert_eq!((liveness.poll_timeout(), liveness.handle_timeout(at(55_000))), (at(55_000), Due::Nothing), "it is out");
+        assert_eq!(
+            (liveness.poll_timeout(), liveness.handle_timeout(at(55_000))),
+            (at(55_000), Due::Nothing),
+            "it is out"
+        );
         assert_eq!(liveness.poll_timeout(), at(85_000), "45 s of silence, though the question is older");
         assert_eq!(liveness.handle_answer(at(41_000), [0; 8]), None, "not what was asked");
         assert_eq!(liveness.handle_answer(at(80), ping), Some(Duration::from_millis(80)));
