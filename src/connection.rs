@@ -39,7 +39,7 @@ pub(crate) use send_queue::{FRAMES_A_READ, SendQueue};
 pub(crate) use slab::Slab;
 pub(crate) use timers::Timers;
 pub(crate) use v2::Mux;
-pub use v2::Role;
+pub use v2::{Role, WindowPool};
 
 use crate::address::Address;
 use crate::protocol::v2::{Close, Code, GoAway};

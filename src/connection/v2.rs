@@ -4,6 +4,7 @@
 //! one CREDIT, one CONNECTED and one CLOSE for a stream, and one answer to PING, wait at any time; and the link is
 //! read whatever waits to be written. So no two peers can wait for each other.
 
+mod budget;
 mod control;
 mod delivery_rate;
 mod ending;
@@ -21,6 +22,8 @@ mod window;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use budget::Budget;
+pub use budget::WindowPool;
 use control::PendingCloses;
 use delivery_rate::DeliveryRate;
 use liveness::{Due, Liveness};
@@ -31,7 +34,7 @@ use round_trip::{Next, RoundTrip};
 use send_buffer::{SendBuffer, data_len};
 use stream::{Sending, State, Stream};
 use waiting_streams::WaitingStreams;
-use window::{Budget, Growth};
+use window::Growth;
 
 use super::{
     Bucket, Connection, Counters, Delivery, Limits, Output, Reset, Room, Slab, StreamKey, Timers, whole_frames,
@@ -259,6 +262,12 @@ impl Mux {
             self.introduce(said);
             self.greet(now);
         }
+    }
+
+    /// From here on its windows share what those of other links may take, too.
+    #[cfg(feature = "relay")]
+    pub(crate) fn share_windows(&mut self, pool: &WindowPool) {
+        self.budget.share(pool);
     }
 
     /// Whether there will be no new streams, by either side's wish.

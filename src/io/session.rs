@@ -29,6 +29,8 @@ pub(crate) use socket::Traffic;
 
 #[cfg(feature = "relay")]
 use crate::address::Address;
+#[cfg(feature = "relay")]
+use crate::connection::WindowPool;
 use crate::connection::device::Device;
 #[cfg(feature = "relay")]
 use crate::connection::relay::Relay;
@@ -425,6 +427,11 @@ impl<C: Connection + BorrowMut<Relay>, R: Registry> Session<C, R> {
     /// The token that the device has presented. It is not kept here.
     pub(crate) fn take_join(&mut self) -> Option<Join> {
         self.connection.borrow_mut().take_join()
+    }
+
+    /// See [`Relay::share_windows`].
+    pub fn share_windows(&mut self, pool: &WindowPool) {
+        self.connection.borrow_mut().share_windows(pool);
     }
 
     /// A client came. Its socket is [attached](Self::attach) next.

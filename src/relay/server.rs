@@ -28,11 +28,11 @@ use tracing::{debug, info};
 
 use super::descriptors::{Descriptors, Shortage};
 use super::listener::{Listener, hold, resolve};
-use super::{Config, Mapping, PlainDevice, TlsPort};
+use super::{Config, Mapping, PlainDevice, TlsPort, limits};
 use crate::Error;
 use crate::address::Address;
 use crate::connection::relay::Relay;
-use crate::connection::{Output, Reset, StreamKey};
+use crate::connection::{Output, Reset, StreamKey, WindowPool};
 use crate::identity::Name;
 use crate::io::Io;
 use crate::io::event_loop::{EventLoop, Source};
@@ -64,6 +64,8 @@ pub struct Server {
     /// Every link, also those of connections that may become one.
     sessions: Table<Peer>,
     totals: Totals,
+    /// What the windows of all links may take.
+    windows: WindowPool,
     phase: Phase,
     /// Devices that have a link on which they are served.
     served: usize,
@@ -268,6 +270,7 @@ impl Server {
             devices,
             sessions: Table::default(),
             totals: Totals::default(),
+            windows: WindowPool::new(limits::WINDOWS_OF_ALL),
             phase: Phase::Serving,
             served: 0,
             waiting: 0,
@@ -582,6 +585,7 @@ impl Server {
             Output::Listening => self.activate(now, number),
             Output::Presented => self.ask_registry(number),
             Output::Version(version) => {
+                peer.session.share_windows(&self.windows);
                 if self.log_limits.admit(now, device, Kind::Arrival) {
                     info!(%link, version, "the version of the protocol is agreed");
                 }

@@ -31,7 +31,8 @@
 use std::time::Instant;
 
 use super::Role;
-use super::window::{Budget, Window};
+use super::budget::Budget;
+use super::window::Window;
 use crate::connection::{ByteQueue, Reset};
 
 /// A stream, from its opening until its socket is ended.
