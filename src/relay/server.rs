@@ -246,7 +246,7 @@ impl Server {
         for number in device_ports.numbers() {
             let Some(DevicePort { listener, device }) = device_ports.get_mut(number) else { continue };
             let plain = device.map(|device| &config.devices[device].listen);
-            let Some(listen) = plain.or(config.tls.as_ref().map(|port| &port.listen)) else { continue };
+            let Some(listen) = plain.or_else(|| config.tls.as_ref().map(|port| &port.listen)) else { continue };
             listener.listen(&mut event_loop).map_err(|reason| cannot_listen("the device", listen, reason))?;
             info!(at = %listener.address(), "waiting for a device");
         }
