@@ -166,7 +166,8 @@ fn drain(side: &mut Side<impl Connection>) {
             Output::Finish { stream } | Output::Reset { stream, .. } | Output::Gone { stream } => {
                 end(&mut side.streams, stream);
             }
-            Output::Listening
+            Output::Presented
+            | Output::Listening
             | Output::Version(_)
             | Output::Introduced(_)
             | Output::Malformed { .. }

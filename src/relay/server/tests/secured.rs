@@ -1,6 +1,7 @@
 //! Links in TLS, over real sockets, with a registry on disk, and devices of this crate.
 
 mod echo;
+mod joining;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc;
