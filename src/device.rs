@@ -15,9 +15,11 @@ mod handle;
 mod link;
 mod names;
 mod resolver;
+mod services;
 mod shared;
 
 pub use access::{Access, Rule, RuleError, RuleProblem};
 pub use config::Config;
 pub use event::{Event, EventKind, Severity, State, Status};
 pub use handle::{Handle, Wait};
+pub use services::{Service, Services, ServicesError};

@@ -146,14 +146,20 @@ enum Timer {
 }
 
 impl Mux {
-    /// An end whose SETTINGS are to be sent, behind `first`: what was decided to be sent before version 2 was.
+    /// An end that says no more in its SETTINGS than its limits.
+    #[cfg(test)]
     pub(crate) fn new(now: Instant, role: Role, limits: Limits, first: &[u8]) -> Self {
+        Self::saying(now, role, limits, first, Settings::default())
+    }
+
+    /// An end whose SETTINGS are to be sent, behind `first`: what was decided to be sent before version 2 was. They say its
+    /// limits beside what is `said`.
+    pub(crate) fn saying(now: Instant, role: Role, limits: Limits, first: &[u8], said: Settings) -> Self {
         let mut send_buffer = SendBuffer::new(first);
         let software = concat!("tcpremote ", env!("CARGO_PKG_VERSION")).to_owned();
         let Limits { window, streams, open_rate, .. } = limits;
         let keepalive = Some(limits.keepalive);
-        let settings =
-            Settings { window, streams, open_rate, acknowledges: true, software, keepalive, ..Settings::default() };
+        let settings = Settings { window, streams, open_rate, acknowledges: true, software, keepalive, ..said };
         send_buffer.push_uncounted(&settings.frame());
         let mut timers = Timers::new();
         timers.set(Timer::Settings, now + SETTINGS_TIMEOUT);
@@ -203,6 +209,16 @@ impl Mux {
     /// Whether there will be no new streams, by either side's wish.
     pub(crate) fn is_going_away(&self) -> bool {
         self.going_away.is_some()
+    }
+
+    /// What the peer offers by name, as far as it has said so.
+    pub(crate) fn services(&self) -> Option<&[v2::Service]> {
+        self.peer.services.as_deref()
+    }
+
+    /// Whether the peer's SETTINGS are here.
+    pub(crate) fn has_introduction(&self) -> bool {
+        self.greeting == Greeting::Done
     }
 
     /// Streams that may be on the link at once.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Access;
+use super::{Access, Services};
 use crate::address::Address;
 use crate::connection::{Limits, Protocol};
 
@@ -13,6 +13,8 @@ pub struct Config {
     pub server: Address,
     /// What the relay may reach through this device.
     pub access: Access,
+    /// What it offers by name; see [`offer`](Self::offer).
+    pub services: Services,
     /// How long resolving and connecting to the server may take in all.
     pub connect_timeout: Duration,
     /// Whether a link that is lost is made anew, for ever, once there was one.
@@ -37,6 +39,7 @@ impl Config {
         Self {
             server,
             access: Access::default(),
+            services: Services::default(),
             connect_timeout: Self::CONNECT_TIMEOUT,
             reconnect: true,
             keep_trying: false,
@@ -44,5 +47,11 @@ impl Config {
             min_protocol: Protocol::V1,
             limits: Limits::DEVICE,
         }
+    }
+
+    /// Offers these services, and lets nothing else be reached; another `access` is set afterwards.
+    pub fn offer(&mut self, services: Services) {
+        self.access = services.access();
+        self.services = services;
     }
 }

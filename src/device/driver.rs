@@ -18,6 +18,7 @@ use crate::io::Io;
 use crate::io::event_loop::{EventLoop, Source};
 use crate::io::session::LINK_BUFFER;
 use crate::io::table::Table;
+use crate::protocol::v2::Settings;
 
 /// How long the last bytes may take once the tunnel is to end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -58,8 +59,13 @@ struct Driver<'a> {
 impl<'a> Driver<'a> {
     fn new(config: &'a Config, event_loop: EventLoop, shared: &'a Shared) -> Self {
         let relay_name = RelayName::new(config.server.host(), event_loop.waker());
-        let context =
-            Context { names: Names::new(event_loop.waker()), io: Io::new(event_loop), shared, access: &config.access };
+        let context = Context {
+            names: Names::new(event_loop.waker()),
+            io: Io::new(event_loop),
+            shared,
+            access: &config.access,
+            services: &config.services,
+        };
         Self {
             config,
             context,
@@ -214,7 +220,8 @@ impl<'a> Driver<'a> {
                 let number = attempt.number;
                 self.attempt = None;
                 let Config { protocol, min_protocol, limits, .. } = self.config;
-                let device = Device::new(*protocol, *limits).at_least(*min_protocol);
+                let said = Settings { services: self.config.services.announced(), ..Settings::default() };
+                let device = Device::new(*protocol, *limits).at_least(*min_protocol).saying(said);
                 self.add_link(now, Link::new(device, number, reached), number);
                 Ok(())
             }
@@ -286,7 +293,7 @@ impl<'a> Driver<'a> {
                 Source::Closing(place) => {
                     self.context.io.closing.handle_event(&mut self.context.io.event_loop, place);
                 }
-                Source::Waker | Source::Listener(_) => {}
+                Source::Waker | Source::Listener(_) | Source::Header(_) => {}
             }
         }
         Ok(())

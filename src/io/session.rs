@@ -14,8 +14,6 @@ use std::borrow::BorrowMut;
 use std::io::{self, IoSlice};
 #[cfg(feature = "relay")]
 use std::net::SocketAddr;
-#[cfg(feature = "relay")]
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use link::Link;
@@ -26,7 +24,7 @@ use socket::StreamSocket;
 pub(crate) use socket::Traffic;
 
 #[cfg(feature = "relay")]
-use crate::address::Address;
+use crate::connection::Destination;
 use crate::connection::device::Device;
 #[cfg(feature = "relay")]
 use crate::connection::relay::Relay;
@@ -315,7 +313,7 @@ impl<C: Connection + BorrowMut<Device>, R: Registry> Session<C, R> {
 #[cfg(feature = "relay")]
 impl<C: Connection + BorrowMut<Relay>, R: Registry> Session<C, R> {
     /// A client came. Its socket is [attached](Self::attach) next.
-    pub fn open(&mut self, now: Instant, service: &Arc<Address>, from: SocketAddr) -> Option<StreamKey> {
+    pub fn open(&mut self, now: Instant, service: Destination, from: SocketAddr) -> Option<StreamKey> {
         self.connection.borrow_mut().open(now, service, Some(from))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use tracing::field::display;
 use tracing::{info, warn};
 
 use super::log_limits::Kind;
@@ -48,7 +49,8 @@ impl Server {
             Err(refusal) => return self.refuse_link(now, number, refusal),
         };
         if self.log_limits.admit(now, device, Kind::Arrival) {
-            info!(link = %peer.address, "a device is here");
+            let name = self.devices.get(device).and_then(|device| device.name.as_ref()).map(display);
+            info!(link = %peer.address, device = name, "a device is here");
         }
         if let Some(peer) = self.sessions.get_mut(number) {
             (peer.device, peer.stage) = (Some(device), Stage::InUse);

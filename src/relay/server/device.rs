@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::clients::PendingClient;
+use super::ports::PortService;
 use super::shares::Shares;
 use super::totals::Totals;
-use crate::address::Address;
+use crate::identity::Name;
 use crate::io::table::Table;
 use crate::relay::listener::Listener;
 
 /// One device that is served, or will be when it comes. Its number is its place in the server's table.
 #[derive(Debug)]
 pub(super) struct Device {
+    pub(super) name: Option<Name>,
     /// The session of the link that is served: the newest that sent LISTEN.
     pub(super) active: Option<usize>,
     /// They listen while the device is there; each with its place in `ports`.
@@ -32,16 +34,17 @@ pub(super) struct Device {
 /// Where clients of a service connect.
 #[derive(Debug)]
 pub(super) struct ClientPort {
-    pub(super) service: Arc<Address>,
+    pub(super) service: Arc<PortService>,
     /// Whether the log has said where it is.
     pub(super) is_announced: bool,
 }
 
 impl Device {
     /// A device that is not there yet; its client ports are held.
-    pub(super) fn new(listeners: Table<(Listener, usize)>, ports: Vec<ClientPort>) -> Self {
+    pub(super) fn new(name: Option<Name>, listeners: Table<(Listener, usize)>, ports: Vec<ClientPort>) -> Self {
         let is_local = listeners.iter().all(|(_, (listener, _))| listener.address().ip().is_loopback());
         Self {
+            name,
             active: None,
             listeners,
             ports,
@@ -50,6 +53,11 @@ impl Device {
             waiting: VecDeque::new(),
             totals: Totals::default(),
         }
+    }
+
+    /// Whether a client of any port has to wait until the device has said which services it offers.
+    pub(super) fn needs_introduction(&self) -> bool {
+        self.ports.iter().any(|port| port.service.is_of_device())
     }
 
     /// When it is to be visited though nothing has happened; its ports count only while it `takes_clients`.

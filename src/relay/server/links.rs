@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 
 use super::client_log::Ending;
 use super::log_limits::Kind;
+use super::proxied::Goal;
 use super::stray::protocol_of;
 use super::totals::{Order, Share, Totals};
 use super::{Peer, Phase, Server, Stage};
@@ -46,14 +47,16 @@ impl Server {
             let (accepted, device) = (port.listener.accept(now, &mut self.shortage), port.device);
             let (again, timeout) = (port.listener.is_ready(now), port.listener.paused_until());
             self.device_ports.end_visit(place, again, timeout);
-            if let Some((io, address)) = accepted {
-                self.add_pending(now, device, io, address);
+            match accepted {
+                Some((io, from)) if self.is_proxy(from) => self.await_header(now, io, from, Goal::Device(device)),
+                Some((io, address)) => self.add_pending(now, device, io, address),
+                None => {}
             }
         }
     }
 
     /// A connection that came by the port of this device.
-    fn add_pending(&mut self, now: Instant, device: usize, mut io: TcpStream, address: SocketAddr) {
+    pub(super) fn add_pending(&mut self, now: Instant, device: usize, mut io: TcpStream, address: SocketAddr) {
         self.drop_one_pending(now);
         // The options only hasten what the protocol does without them.
         let _ = net::tune_link(&io);

@@ -1,6 +1,8 @@
 mod descriptors;
 mod drains;
 mod many_devices;
+mod proxied;
+mod services;
 mod wake;
 
 use std::collections::VecDeque;
@@ -15,6 +17,7 @@ use super::*;
 use crate::connection::{Connection, Limits, Protocol, StreamKey};
 use crate::io::retired::{MAX_DRAINING, MAX_LOST};
 use crate::relay::limits::MAX_WAITING;
+use crate::relay::{Mapping, PlainDevice};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const MS: Duration = Duration::from_millis(1);
