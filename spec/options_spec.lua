@@ -100,7 +100,7 @@ describe("the options' check", function()
 
   it("lists the options for any other unknown one", function()
     local list = "the options are allow, connect_timeout, keep_trying, keepalive, local_address, local_port, "
-      .. "min_protocol, protocol, reconnect, server_address, server_port"
+      .. "min_protocol, protocol, reconnect, server_address, server_port, services"
     assert.equal("unknown option 'port'; " .. list, options.mistake { port = 1 })
     assert.equal("unknown option '1'; " .. list, options.mistake { "relay.example.com" })
   end)

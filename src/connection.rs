@@ -31,6 +31,7 @@ mod v2;
 
 use std::io::IoSliceMut;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(crate) use bucket::Bucket;
@@ -42,6 +43,7 @@ pub(crate) use v2::Mux;
 pub use v2::{Role, WindowPool};
 
 use crate::address::Address;
+use crate::identity::Name;
 use crate::protocol::v2::{Close, Code, GoAway};
 use crate::protocol::{MAX_FRAME, Malformed, ProtocolError};
 
@@ -83,6 +85,21 @@ pub enum Room<'a> {
     Unwanted,
 }
 
+/// Where a stream leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// What is at an address, as seen from the device.
+    Address(Arc<Address>),
+    /// A service that the device offers by this name; version 2.
+    Service(Name),
+}
+
+impl From<Address> for Destination {
+    fn from(address: Address) -> Self {
+        Self::Address(Arc::new(address))
+    }
+}
+
 /// What the owner of a connection is to do, or to know. A device's are marked so, and a relay's.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output {
@@ -102,7 +119,7 @@ pub enum Output {
         /// The client's number on the link.
         client: u32,
         /// Where to.
-        service: Address,
+        service: Destination,
         /// The client's own address, where the relay passes it on.
         from: Option<SocketAddr>,
     },

@@ -4,6 +4,8 @@
 //! Whatever can go wrong in operation is returned as `nil, message, code`: an error raised from here would be a
 //! userdata, which no Lua program expects.
 
+mod services;
+
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::time::{Duration, UNIX_EPOCH};
@@ -184,8 +186,16 @@ fn config(options: &Table) -> Result<Config, Error> {
     })?;
     let service = address(options, "local_address", "local_port")?;
     let mut config = Config::new(server);
+    let services = option::<Table>(options, "services")?.map(|table| services::services(&table)).transpose()?;
+    if let Some(services) = services {
+        if service.is_some() {
+            let text = "services: local_address and local_port name the one thing that may be reached; leave them off";
+            return Err(Error::Usage(text.into()));
+        }
+        config.offer(services);
+    }
     if let Some(service) = service {
-        config.access = Access::only(&service);
+        config.access = Access::only([&service]);
     } else if let Some(allow) = option::<Value>(options, "allow")? {
         config.access = access(&allow)?;
     }

@@ -4,10 +4,16 @@ mod config;
 mod descriptors;
 mod limits;
 mod listener;
+mod network;
 pub mod registry;
 mod server;
+mod service_port;
 
 pub use config::{Config, Mapping, PlainDevice, TlsPort};
+pub use network::{Network, NetworkError};
 pub use server::{Outcome, Server, Stopper};
 
+pub use service_port::{ServicePort, ServicePortError};
+
 pub use crate::connection::{Limits, Protocol};
+pub use crate::protocol::v2::Part;

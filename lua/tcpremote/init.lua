@@ -144,13 +144,20 @@ function metatable.__close(tunnel)
   tunnel[HANDLE]:close()
 end
 
+---@class tcpremote.Service
+---@field target string host:port, as seen from the device
+---@field port? integer the number by which it is asked for, too; its target's port without it
+---@field proxy_protocol? 2 its connections begin with a header that names the client; none without it
+
 ---@class tcpremote.Options
 ---@field server_address string the relay's host: a name or an address
 ---@field server_port integer the relay's port for devices
 ---@field local_address? string with local_port: the one service that the relay may reach
 ---@field local_port? integer
 ---@field allow? "any"|(string|integer)[] what the relay may reach: addresses, networks, names, ports and ranges.
---- Without this and local_address: any port of the device itself
+--- Without this, services and local_address: any port of the device itself
+---@field services? table<string, string|tcpremote.Service> what the relay may ask for by name, such as
+--- { ssh = "127.0.0.1:22" }. Without allow nothing else can be reached
 ---@field connect_timeout? number seconds, 10 without it
 ---@field reconnect? boolean whether a link that is lost is made anew, for ever; true without it
 ---@field keep_trying? boolean whether the first link is tried for until there is one, too; false without it. Then the

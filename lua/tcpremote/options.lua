@@ -8,6 +8,7 @@ options.types = {
   local_address = { "string" },
   local_port = { "number" },
   allow = { "string", "table" },
+  services = { "table" },
   connect_timeout = { "number" },
   keep_trying = { "boolean" },
   keepalive = { "number" },

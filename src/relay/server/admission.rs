@@ -56,9 +56,7 @@ impl Server {
             return number;
         }
         let number = self.devices.reserve();
-        let mut device = Device::new(Table::default(), Vec::new());
-        device.name = Some(name.clone());
-        self.devices.insert(number, device);
+        self.devices.insert(number, Device::new(Some(name.clone()), Table::default(), Vec::new()));
         self.names.insert(name.clone(), number);
         number
     }

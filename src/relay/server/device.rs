@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::clients::PendingClient;
+use super::ports::PortService;
 use super::shares::Shares;
 use super::totals::Totals;
-use crate::address::Address;
 use crate::identity::Name;
 use crate::io::table::Table;
 use crate::relay::listener::Listener;
@@ -37,17 +37,17 @@ pub(super) struct Device {
 /// Where clients of a service connect.
 #[derive(Debug)]
 pub(super) struct ClientPort {
-    pub(super) service: Arc<Address>,
+    pub(super) service: Arc<PortService>,
     /// Whether the log has said where it is.
     pub(super) is_announced: bool,
 }
 
 impl Device {
     /// A device that is not there yet; its client ports are held.
-    pub(super) fn new(listeners: Table<(Listener, usize)>, ports: Vec<ClientPort>) -> Self {
+    pub(super) fn new(name: Option<Name>, listeners: Table<(Listener, usize)>, ports: Vec<ClientPort>) -> Self {
         let is_local = listeners.iter().all(|(_, (listener, _))| listener.address().ip().is_loopback());
         Self {
-            name: None,
+            name,
             instances: [None; 2],
             active: None,
             listeners,
@@ -68,6 +68,11 @@ impl Device {
         }
         self.instances = [Some(instance), newest];
         before != Some(instance)
+    }
+
+    /// Whether a client of any port has to wait until the device has said which services it offers.
+    pub(super) fn needs_introduction(&self) -> bool {
+        self.ports.iter().any(|port| port.service.is_of_device())
     }
 
     /// When it is to be visited though nothing has happened; its ports count only while it `takes_clients`.
@@ -104,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_process_that_comes_back_after_another_is_a_second_device_with_the_key() {
-        let mut device = Device::new(Table::default(), Vec::new());
+        let mut device = Device::new(None, Table::default(), Vec::new());
         let mut note = |instance: u8| device.note_instance([instance; 16]);
         assert_eq!([1, 1, 2, 2, 3].map(&mut note), [true; 5], "it was restarted");
         assert_eq!([2, 3, 4].map(&mut note), [false, false, true]);

@@ -1,7 +1,9 @@
 mod descriptors;
 mod drains;
 mod many_devices;
+mod proxied;
 mod secured;
+mod services;
 mod wake;
 
 use std::collections::VecDeque;
@@ -16,6 +18,7 @@ use super::*;
 use crate::connection::{Connection, Limits, Protocol, StreamKey};
 use crate::io::retired::{MAX_DRAINING, MAX_LOST};
 use crate::relay::limits::MAX_WAITING;
+use crate::relay::{Mapping, PlainDevice};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const MS: Duration = Duration::from_millis(1);
@@ -48,7 +51,7 @@ impl Bench {
     fn with_devices(devices: usize, ports: usize, configure: impl FnOnce(&mut Config)) -> Self {
         let listen = Address::listen("127.0.0.1:0").expect("an address");
         let mapping = Mapping { client: listen.clone(), service: "127.0.0.1:7".parse().expect("an address") };
-        let device = PlainDevice { listen, mappings: vec![mapping; ports] };
+        let device = PlainDevice { name: None, listen, mappings: vec![mapping; ports] };
         let mut config = Config::new(vec![device; devices], Config::HALF_CLOSE).expect("a configuration");
         configure(&mut config);
         let server = Server::bind(config).expect("ports");

@@ -9,6 +9,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc;
 use std::thread;
 
+use super::ports::PortService;
 use super::*;
 use crate::device::{self, Handle, Identity, State};
 use crate::identity::{Name, Pattern, Pin, Pins, Secret, TokenId};
@@ -130,7 +131,8 @@ impl Secure {
         let device = server.devices.get_mut(number).expect("a device");
         let place = device.listeners.reserve();
         device.listeners.insert(place, (listener, 0));
-        let service = Arc::new(echo_service().to_string().parse().expect("an address"));
+        let service = echo_service().to_string().parse().expect("an address");
+        let service = Arc::new(PortService::Address(Arc::new(service)));
         device.ports.push(ClientPort { service, is_announced: false });
         server.places.push(Place::Clients(number, place));
         at
