@@ -9,9 +9,13 @@ options.types = {
   local_port = { "number" },
   allow = { "string", "table" },
   connect_timeout = { "number" },
+  join = { "string" },
   keep_trying = { "boolean" },
   keepalive = { "number" },
+  name = { "string" },
+  proxy = { "string" },
   reconnect = { "boolean" },
+  state_dir = { "string" },
   protocol = { "number" },
   min_protocol = { "number" },
 }
