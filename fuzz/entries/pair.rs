@@ -166,8 +166,8 @@ fn drain(side: &mut Side<impl Connection>) {
             Output::Finish { stream } | Output::Reset { stream, .. } | Output::Gone { stream } => {
                 end(&mut side.streams, stream);
             }
-            Output::Presented
-            | Output::Listening
+            Output::Listening
+            | Output::Presented
             | Output::Version(_)
             | Output::Introduced(_)
             | Output::Malformed { .. }

@@ -351,3 +351,29 @@ impl AsFd for Shared {
         self.notify_receiver.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use mio::{Poll, Token};
+
+    use super::*;
+
+    #[test]
+    fn an_owner_that_looks_while_the_tunnel_ends_sees_the_last_event() -> Result<(), Box<dyn std::error::Error>> {
+        for _ in 0..200 {
+            let poll = Poll::new()?;
+            let waker = Arc::new(Waker::new(poll.registry(), Token(0))?);
+            let shared = Shared::new(Address::new("relay", 2065)?, waker)?;
+            thread::scope(|scope| {
+                scope.spawn(|| shared.over(Ok(())));
+                while !shared.has_event()? {}
+                Ok::<_, Error>(())
+            })?;
+            assert_eq!(shared.next_event().map(|event| event.kind), Some(EventKind::Closed));
+            assert!(matches!(shared.has_event(), Err(Error::Closed)));
+        }
+        Ok(())
+    }
+}

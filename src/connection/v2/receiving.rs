@@ -32,7 +32,9 @@ impl Mux {
                     return Err(ProtocolError::NoSettings);
                 }
             }
-            if self.greeting == Greeting::Undecided && !matches!(item, None | Some(Item::GoAway(_))) {
+            // Once it is refused it may say what it likes.
+            let is_early = self.greeting == Greeting::Undecided && !self.has_introduced;
+            if is_early && !matches!(item, None | Some(Item::GoAway(_))) {
                 return Err(ProtocolError::TooEarly);
             }
             let Some(item) = item else { return Ok(None) };
@@ -193,7 +195,8 @@ impl Mux {
         }
         self.pacing = acknowledges.then(|| Pacing::new(now));
         if let Some(keepalive) = keepalive {
-            self.liveness.agree(self.role, self.limits.keepalive.max(keepalive).min(Limits::MAX_KEEPALIVE));
+            let agreed = self.limits.keepalive.min(keepalive);
+            self.liveness.agree(self.role, agreed.clamp(Limits::MIN_KEEPALIVE, Limits::MAX_KEEPALIVE));
             self.timers.set(Timer::Liveness, self.liveness.poll_timeout());
         }
         // A refusal introduces nobody; GOAWAY behind it says why.

@@ -56,7 +56,8 @@ impl Server {
             return number;
         }
         let number = self.devices.reserve();
-        let device = Device { name: Some(name.clone()), ..Device::new(Table::default(), Vec::new()) };
+        let mut device = Device::new(Table::default(), Vec::new());
+        device.name = Some(name.clone());
         self.devices.insert(number, device);
         self.names.insert(name.clone(), number);
         number
@@ -85,6 +86,8 @@ impl Server {
         }
         let device = match self.admit(peer) {
             Ok(device) => device,
+            // Which words there are for it is known at `Output::Version`, and then it is asked for again.
+            Err(_) if !peer.session.connection().is_ready() => return,
             Err(refusal) => return self.refuse_link(now, number, refusal),
         };
         self.take_place(now, number, device);
@@ -99,6 +102,7 @@ impl Server {
         }
         if let Some(peer) = self.sessions.get_mut(number) {
             (peer.device, peer.stage) = (Some(device), Stage::InUse);
+            peer.session.set_owner(device);
         }
         self.recount(number);
         let replaced = self.serve(device, Some(number));

@@ -1,7 +1,9 @@
 //! Links in TLS, over real sockets, with a registry on disk, and devices of this crate.
 
+mod adversaries;
 mod echo;
 mod joining;
+mod refusals;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc;
