@@ -10,9 +10,13 @@ options.types = {
   allow = { "string", "table" },
   services = { "table" },
   connect_timeout = { "number" },
+  join = { "string" },
   keep_trying = { "boolean" },
   keepalive = { "number" },
+  name = { "string" },
+  proxy = { "string" },
   reconnect = { "boolean" },
+  state_dir = { "string" },
   protocol = { "number" },
   min_protocol = { "number" },
 }
