@@ -12,7 +12,8 @@
 //!    [`commit`](Connection::commit), [`handle_end`](Connection::handle_end) or
 //!    [`handle_failure`](Connection::handle_failure). A stream for which there is no room now is tried again when
 //!    [`poll_unblocked`](Connection::poll_unblocked) names it, or when the link has been written.
-//! 4. The link is writable: [`unsent`](Connection::unsent), write, [`advance_link`](Connection::advance_link).
+//! 4. The link is writable: [`unsent`](Connection::unsent), write, [`advance_link`](Connection::advance_link), and
+//!    [`note_link_full`](Connection::note_link_full) if its socket took less than it was given.
 //! 5. After any of these: [`poll_output`](Connection::poll_output) until it gives `None`, then
 //!    [`poll_timeout`](Connection::poll_timeout); when that time has come, [`handle_timeout`](Connection::handle_timeout).
 
