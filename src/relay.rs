@@ -2,6 +2,7 @@
 
 mod config;
 mod descriptors;
+pub mod file;
 mod limits;
 mod listener;
 pub mod registry;
