@@ -12,6 +12,8 @@ mod dials;
 mod driver;
 mod event;
 mod handle;
+#[cfg(feature = "tls")]
+mod identity;
 mod link;
 mod names;
 mod resolver;
@@ -21,3 +23,5 @@ pub use access::{Access, Rule, RuleError, RuleProblem};
 pub use config::Config;
 pub use event::{Event, EventKind, Severity, State, Status};
 pub use handle::{Handle, Wait};
+#[cfg(feature = "tls")]
+pub use identity::{Announcement, Identity};

@@ -8,7 +8,7 @@ mod listener;
 pub mod registry;
 mod server;
 
-pub use config::{Config, Mapping, PlainDevice};
+pub use config::{Config, Mapping, PlainDevice, TlsPort};
 pub use server::{Outcome, Server, Stopper};
 
 pub use crate::connection::{Limits, Protocol};

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::Access;
+#[cfg(feature = "tls")]
+use super::Identity;
 use crate::address::Address;
 use crate::connection::{Limits, Protocol};
 
@@ -11,6 +13,10 @@ use crate::connection::{Limits, Protocol};
 pub struct Config {
     /// The relay: the document's ServerAddress:ServerPort.
     pub server: Address,
+    /// Who the device is. With it the link is in TLS, and `protocol` and `min_protocol` mean nothing; without it there is no
+    /// identity, and the link is plain.
+    #[cfg(feature = "tls")]
+    pub identity: Option<Identity>,
     /// What the relay may reach through this device.
     pub access: Access,
     /// How long resolving and connecting to the server may take in all.
@@ -36,6 +42,8 @@ impl Config {
     pub fn new(server: Address) -> Self {
         Self {
             server,
+            #[cfg(feature = "tls")]
+            identity: None,
             access: Access::default(),
             connect_timeout: Self::CONNECT_TIMEOUT,
             reconnect: true,

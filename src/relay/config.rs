@@ -1,18 +1,25 @@
 //! What a relay is to do; always valid once it exists.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::Error;
 use crate::address::Address;
 use crate::connection::{Limits, Protocol};
+use crate::identity::Pin;
+use crate::relay::registry::Registry;
+use crate::tls::Key;
 
 /// The settings of a relay.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// At least one, each with a port of its own that it connects to.
+    /// Devices without an identity, each with a port of its own that it connects to.
     pub devices: Vec<PlainDevice>,
+    /// Where devices with an identity connect.
+    pub tls: Option<TlsPort>,
     /// How long a service may be silent once its client has ended its sending side; then the client is closed.
     pub half_close: Duration,
     /// How long clients that are open may go on once the relay is to end.
@@ -27,6 +34,30 @@ pub struct Config {
     pub min_protocol: Protocol,
     /// What is taken from a device, and how much is kept.
     pub limits: Limits,
+}
+
+/// The port for links in TLS, and who may come there.
+#[derive(Clone)]
+pub struct TlsPort {
+    /// Where devices connect.
+    pub listen: Address,
+    /// The relay's key.
+    pub key: Arc<Key>,
+    /// The key that follows it, as devices are told.
+    pub next: Pin,
+    /// Where the relay is to be found, as devices are told; none if that is only known to them.
+    pub addresses: Vec<Address>,
+    /// Who is admitted.
+    pub registry: Arc<dyn Registry>,
+}
+
+impl fmt::Debug for TlsPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { listen, key, next, addresses, registry: _ } = self;
+        let mut debug = f.debug_struct("TlsPort");
+        debug.field("listen", listen).field("key", key).field("next", next).field("addresses", addresses);
+        debug.finish_non_exhaustive()
+    }
 }
 
 /// A device without an identity: whatever sends LISTEN at its port is this device.
@@ -72,6 +103,7 @@ impl Config {
         check_addresses(&devices).map_err(Error::Usage)?;
         Ok(Self {
             devices,
+            tls: None,
             half_close,
             drain: Self::DRAIN,
             clients: Self::MAX_CLIENTS,
