@@ -13,9 +13,12 @@ use std::fs::File as Open;
 use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::{Config, Mapping, PlainDevice, overlap};
+use super::config::{Config, Mapping, PlainDevice, TlsPort, overlap};
+use super::keys::Keys;
+use super::registry::Registry;
 use crate::Error;
 use crate::address::Address;
 use crate::connection::Limits;
@@ -174,7 +177,7 @@ impl File {
         if text.len() as u64 > MAX_SIZE {
             return Err(unreadable(io::Error::other(format!("it has more than {MAX_SIZE} bytes"))));
         }
-        let directory = path.parent().unwrap_or(Path::new(""));
+        let directory = path.parent().unwrap_or_else(|| Path::new(""));
         Self::parse(&text, directory).map_err(|mistakes| FileError::Mistakes { path: path.to_owned(), mistakes })
     }
 
@@ -233,18 +236,25 @@ impl File {
         })
     }
 
-    /// What the server is to do.
+    /// What the server is to do, with these keys if there is a port for TLS.
     ///
     /// # Errors
     /// [`Error::Usage`], as of [`Config::new`].
-    pub fn config(&self) -> Result<Config, Error> {
+    pub fn config(&self, keys: Option<&Keys>, registry: &Arc<dyn Registry>) -> Result<Config, Error> {
         let plain = self.plain.iter().map(|Plain { listen, device }| {
             let mappings = self.ports.iter().filter(|port| port.device == *device).filter_map(Port::mapping);
             PlainDevice { listen: listen.clone(), mappings: mappings.collect() }
         });
         let config = Config::new(plain.collect(), self.half_close)?;
+        let tls = self.tls.clone().zip(keys).map(|(listen, keys)| TlsPort {
+            listen,
+            key: Arc::clone(&keys.key),
+            next: keys.next,
+            addresses: self.addresses.clone(),
+            registry: Arc::clone(registry),
+        });
         let limits = Limits { keepalive: self.keepalive, ..config.limits };
-        Ok(Config { drain: self.drain, clients: self.clients, idle: self.idle, limits, ..config })
+        Ok(Config { tls, drain: self.drain, clients: self.clients, idle: self.idle, limits, ..config })
     }
 }
 

@@ -6,6 +6,7 @@ mod clients;
 mod device;
 mod links;
 mod log_limits;
+mod reload;
 mod shares;
 mod stray;
 mod totals;
@@ -13,13 +14,15 @@ mod totals;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use client_log::{Client, Ending};
 use device::{ClientPort, Device};
 use links::DevicePort;
 use log_limits::{Kind, LogLimits};
+use reload::Task;
+pub use reload::{Controller, DeviceStatus, LinkStatus};
 use totals::{Share, Totals};
 use tracing::{debug, info};
 
@@ -49,6 +52,9 @@ pub struct Server {
     io: Io,
     /// What other threads ask for.
     requests: Mailbox,
+    /// What they ask for in more than a word.
+    tasks: Receiver<Task>,
+    controller: Controller,
     device_ports: Table<DevicePort>,
     /// What a listener's events are about, by its place.
     places: Vec<Place>,
@@ -85,6 +91,8 @@ enum Place {
     Devices(usize),
     /// Of clients, by the numbers of its device, and its own.
     Clients(usize, usize),
+    /// None any more.
+    Free,
 }
 
 /// Ends a running [`Server`] from another thread.
@@ -194,18 +202,18 @@ impl Server {
                 places.push(Place::Devices(number));
             }
             let (mut listeners, mut ports) = (Table::default(), Vec::new());
-            for (port, (Mapping { client, service }, of_port)) in mappings.iter().zip(of_clients).enumerate() {
+            for (port, (mapping, of_port)) in mappings.iter().zip(of_clients).enumerate() {
                 let held = hold(of_port, places.len());
-                for listener in held.map_err(|reason| cannot_listen("clients", client, reason))? {
+                for listener in held.map_err(|reason| cannot_listen("clients", &mapping.client, reason))? {
                     // They only hasten what is done without them.
                     let _ = listener.tune();
                     let number = listeners.reserve();
                     listeners.insert(number, (listener, port));
                     places.push(Place::Clients(device, number));
                 }
-                ports.push(ClientPort { service: Arc::new(service.clone()), is_announced: false });
+                ports.push(ClientPort::new(mapping));
             }
-            devices.insert(device, Device::new(listeners, ports));
+            devices.insert(device, Device::new(listen.clone(), listeners, ports));
         }
         for number in device_ports.numbers() {
             let Some(DevicePort { listener, device }) = device_ports.get_mut(number) else { continue };
@@ -213,9 +221,13 @@ impl Server {
             listener.listen(&mut event_loop).map_err(|reason| cannot_listen("the device", listen, reason))?;
             info!(at = %listener.address(), "waiting for a device");
         }
+        let requests = Mailbox::new(event_loop.waker());
+        let (controller, tasks) = Controller::new(requests.clone());
         Ok(Self {
             config,
-            requests: Mailbox::new(event_loop.waker()),
+            requests,
+            tasks,
+            controller,
             io: Io::new(event_loop),
             device_ports,
             places,
@@ -342,6 +354,7 @@ impl Server {
     /// Moves bytes, carries out outputs, and keeps time, of those for which there is something to do.
     fn step(&mut self, buffer: &mut [u8]) {
         let now = Instant::now();
+        self.do_tasks(now);
         self.accept_devices(now);
         self.visit_devices(now);
         self.io.closing.handle_timeout(now, &mut self.io.event_loop);
@@ -459,6 +472,7 @@ impl Server {
             Place::Clients(device, number) => {
                 self.devices.get_mut(device)?.listeners.get_mut(number).map(|(listener, _)| listener)
             }
+            Place::Free => None,
         }
     }
 

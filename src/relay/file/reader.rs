@@ -110,22 +110,23 @@ impl<'t> Reader<'t> {
     /// Takes a table out of the table.
     pub(super) fn take_table(&mut self, table: &mut Table<'t>, key: &'static str, example: &str) -> Option<Table<'t>> {
         let (value, line) = self.take_value(table, key)?;
-        match value {
-            DeValue::Table(entries) => Some(Table { name: key, entries, line }),
-            other => {
-                self.mistake(line, format!("{}: this is {}; write {example}", table.path(key), describe(&other)));
-                None
-            }
+        let is = describe(&value);
+        if let DeValue::Table(entries) = value {
+            return Some(Table { name: key, entries, line });
         }
+        self.mistake(line, format!("{}: this is {is}; write {example}", table.path(key)));
+        None
     }
 
     /// Takes an array of tables out of the table.
     pub(super) fn take_tables(&mut self, table: &mut Table<'t>, key: &'static str, example: &str) -> Vec<Table<'t>> {
         let mut all = Vec::new();
         for (value, line) in self.take_elements(table, key, example) {
-            match value {
-                DeValue::Table(entries) => all.push(Table { name: key, entries, line }),
-                other => self.mistake(line, format!("{key}: this is {}; write {example}", describe(&other))),
+            let is = describe(&value);
+            if let DeValue::Table(entries) = value {
+                all.push(Table { name: key, entries, line });
+            } else {
+                self.mistake(line, format!("{key}: this is {is}; write {example}"));
             }
         }
         all
@@ -133,19 +134,16 @@ impl<'t> Reader<'t> {
 
     fn take_elements(&mut self, table: &mut Table<'t>, key: &'static str, what: &str) -> Vec<(DeValue<'t>, usize)> {
         let Some((value, line)) = self.take_value(table, key) else { return Vec::new() };
-        match value {
-            DeValue::Array(elements) => elements
-                .into_iter()
-                .map(|element| {
-                    let line = self.line(element.span().start);
-                    (element.into_inner(), line)
-                })
-                .collect(),
-            other => {
-                self.mistake(line, format!("{}: this is {}; write {what}", table.path(key), describe(&other)));
-                Vec::new()
-            }
-        }
+        let is = describe(&value);
+        let DeValue::Array(elements) = value else {
+            self.mistake(line, format!("{}: this is {is}; write {what}", table.path(key)));
+            return Vec::new();
+        };
+        elements
+            .into_iter()
+            .map(|element| (self.line(element.span().start), element))
+            .map(|(line, element)| (element.into_inner(), line))
+            .collect()
     }
 
     fn take_value(&self, table: &mut Table<'t>, key: &'static str) -> Option<(DeValue<'t>, usize)> {

@@ -1,4 +1,7 @@
 use super::*;
+use crate::identity::Pin;
+use crate::relay::registry::SqliteRegistry;
+use crate::tls::Key;
 
 const WHOLE: &str = r#"
 state = "/var/lib/relay"
@@ -63,7 +66,12 @@ fn a_file_says_all_there_is_to_say() {
     assert_eq!((file.clients, file.idle), (64, Some(Duration::from_secs(5400))));
     assert_eq!((file.keepalive, file.half_close), (Duration::from_secs(120), Duration::from_millis(500)));
     assert_eq!((file.drain, file.level, file.format), (Duration::ZERO, Level::Debug, Format::Json));
-    let config = file.config().expect("a configuration of a server");
+    let state = tempfile::tempdir().expect("a directory");
+    let registry: Arc<dyn Registry> = Arc::new(SqliteRegistry::open(&state.path().join("state")).expect("a registry"));
+    let (key, next) = (Arc::new(Key::generate().expect("a key")), Pin([7; 32]));
+    let config = file.config(Some(&Keys { key, next }), &registry).expect("a configuration of a server");
+    let tls = config.tls.as_ref().expect("a port for TLS");
+    assert_eq!((tls.listen.to_string(), tls.next, tls.addresses.len()), ("0.0.0.0:443".into(), next, 2));
     assert_eq!((config.clients, config.drain, config.limits.keepalive), (64, Duration::ZERO, file.keepalive));
     let [PlainDevice { listen, mappings }] = &config.devices[..] else { panic!("one device") };
     assert_eq!((listen.to_string().as_str(), mappings.len()), ("127.0.0.1:2065", 1));

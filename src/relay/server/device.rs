@@ -9,11 +9,14 @@ use super::shares::Shares;
 use super::totals::Totals;
 use crate::address::Address;
 use crate::io::table::Table;
+use crate::relay::Mapping;
 use crate::relay::listener::Listener;
 
 /// One device that is served, or will be when it comes. Its number is its place in the server's table.
 #[derive(Debug)]
 pub(super) struct Device {
+    /// Where it connects.
+    pub(super) listen: Address,
     /// The session of the link that is served: the newest that sent LISTEN.
     pub(super) active: Option<usize>,
     /// They listen while the device is there; each with its place in `ports`.
@@ -32,24 +35,59 @@ pub(super) struct Device {
 /// Where clients of a service connect.
 #[derive(Debug)]
 pub(super) struct ClientPort {
+    /// Where that is, as the configuration has it.
+    pub(super) client: Address,
     pub(super) service: Arc<Address>,
+    /// Whether the configuration has it still. The number of one that was taken out is for the next one.
+    pub(super) is_open: bool,
     /// Whether the log has said where it is.
     pub(super) is_announced: bool,
 }
 
+impl ClientPort {
+    pub(super) fn new(Mapping { client, service }: &Mapping) -> Self {
+        Self { client: client.clone(), service: Arc::new(service.clone()), is_open: true, is_announced: false }
+    }
+
+    /// Clients that come from here on reach this service.
+    pub(super) fn set_service(&mut self, service: &Address) {
+        if *self.service != *service {
+            (self.service, self.is_announced) = (Arc::new(service.clone()), false);
+        }
+    }
+}
+
 impl Device {
     /// A device that is not there yet; its client ports are held.
-    pub(super) fn new(listeners: Table<(Listener, usize)>, ports: Vec<ClientPort>) -> Self {
-        let is_local = listeners.iter().all(|(_, (listener, _))| listener.address().ip().is_loopback());
-        Self {
+    pub(super) fn new(listen: Address, listeners: Table<(Listener, usize)>, ports: Vec<ClientPort>) -> Self {
+        let mut device = Self {
+            listen,
             active: None,
             listeners,
             ports,
-            is_local,
+            is_local: true,
             reopen_at: None,
             waiting: VecDeque::new(),
             totals: Totals::default(),
+        };
+        device.look_whether_local();
+        device
+    }
+
+    /// Its client ports are others.
+    pub(super) fn look_whether_local(&mut self) {
+        self.is_local = self.listeners.iter().all(|(_, (listener, _))| listener.address().ip().is_loopback());
+    }
+
+    /// Takes one more port; its number.
+    pub(super) fn free_port(&mut self, port: ClientPort) -> usize {
+        let number = self.ports.iter().position(|port| !port.is_open).unwrap_or(self.ports.len());
+        if number == self.ports.len() {
+            self.ports.push(port);
+        } else {
+            self.ports[number] = port;
         }
+        number
     }
 
     /// When it is to be visited though nothing has happened; its ports count only while it `takes_clients`.

@@ -1,0 +1,112 @@
+//! The configuration that is in force, and how it is replaced while the relay runs.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tracing::{error, info};
+
+use super::file::File;
+use super::keys::Keys;
+use super::notify;
+use super::registry::Registry;
+use super::server::Controller;
+
+/// Reads the configuration again, and has the server do what it says.
+#[derive(Debug)]
+pub struct Reloader {
+    path: PathBuf,
+    controller: Controller,
+    current: Mutex<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    file: Arc<File>,
+    keys: Option<Keys>,
+}
+
+impl Reloader {
+    /// Of a server that does what this file says.
+    pub fn new(path: PathBuf, file: File, keys: Option<Keys>, controller: Controller) -> Self {
+        Self { path, controller, current: Mutex::new(Current { file: Arc::new(file), keys }) }
+    }
+
+    /// What is in force.
+    pub fn file(&self) -> Arc<File> {
+        Arc::clone(&self.lock().file)
+    }
+
+    /// The relay's keys; none without a port for TLS.
+    pub fn keys(&self) -> Option<Keys> {
+        self.lock().keys.clone()
+    }
+
+    /// The running server.
+    pub fn controller(&self) -> &Controller {
+        &self.controller
+    }
+
+    /// Reads the file, checks all of it, and only then has the server change. What was not changed is not touched.
+    ///
+    /// # Errors
+    /// What is wrong. All is as it was then.
+    pub fn reload(&self, registry: &Arc<dyn Registry>) -> Result<String, String> {
+        // One after the other.
+        let mut current = self.lock();
+        notify::reloading();
+        let reloaded = self.replace(&mut current, registry);
+        match &reloaded {
+            Ok(text) => info!(file = %self.path.display(), "{text}"),
+            Err(text) => {
+                for line in text.lines() {
+                    error!("{line}");
+                }
+                error!(file = %self.path.display(), "the configuration was not reloaded; the one before stays in force");
+            }
+        }
+        // Also where it failed: the relay serves as before.
+        notify::ready();
+        reloaded
+    }
+
+    fn replace(&self, current: &mut Current, registry: &Arc<dyn Registry>) -> Result<String, String> {
+        let file = File::read(&self.path).map_err(|error| error.to_string())?;
+        let keys = read_keys(&file)?;
+        let later = needs_restart(&current.file, current.keys.as_ref(), &file, keys.as_ref());
+        let config = |file: &File, keys: &Option<Keys>| file.config(keys.as_ref(), registry);
+        let old = config(&current.file, &current.keys).map_err(|error| error.to_string())?;
+        let new = config(&file, &keys).map_err(|error| error.to_string())?;
+        self.controller.reconfigure(&old, new).map_err(|error| error.to_string())?;
+        *current = Current { file: Arc::new(file), keys };
+        let mut text = String::from("the configuration is reloaded and in force");
+        if !later.is_empty() {
+            text.push_str(&format!("; but restart the relay for {}", later.join(", ")));
+        }
+        Ok(text)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The keys that a configuration needs.
+///
+/// # Errors
+/// They cannot be read.
+pub fn read_keys(file: &File) -> Result<Option<Keys>, String> {
+    let keys = file.tls.as_ref().map(|_| Keys::read(&file.key, &file.next_key));
+    keys.transpose().map_err(|error| error.to_string())
+}
+
+/// What is new and is looked at only when the relay starts.
+fn needs_restart(old: &File, old_keys: Option<&Keys>, new: &File, new_keys: Option<&Keys>) -> Vec<&'static str> {
+    let pins = |keys: Option<&Keys>| keys.map(Keys::pins);
+    let changed = [
+        ("state", old.state != new.state),
+        ("listen.tls", old.tls != new.tls),
+        ("the keys", old.tls.is_some() && new.tls.is_some() && pins(old_keys) != pins(new_keys)),
+        ("log", (old.level, old.format) != (new.level, new.format)),
+    ];
+    changed.into_iter().filter(|(_, is_changed)| *is_changed).map(|(what, _)| what).collect()
+}
