@@ -1,6 +1,7 @@
 mod descriptors;
 mod drains;
 mod many_devices;
+mod reload;
 mod wake;
 
 use std::collections::VecDeque;
