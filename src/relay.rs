@@ -7,12 +7,18 @@ pub mod file;
 pub mod keys;
 mod limits;
 mod listener;
+mod network;
 pub mod notify;
 pub mod registry;
 pub mod reloader;
 mod server;
+mod service_port;
 
 pub use config::{Config, Mapping, PlainDevice, TlsPort};
+pub use network::{Network, NetworkError};
 pub use server::{Controller, DeviceStatus, LinkStatus, Outcome, Server, Stopper};
 
+pub use service_port::{ServicePort, ServicePortError};
+
 pub use crate::connection::{Limits, Protocol};
+pub use crate::protocol::v2::Part;

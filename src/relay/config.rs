@@ -6,9 +6,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::{Network, ServicePort};
 use crate::Error;
 use crate::address::Address;
 use crate::connection::{Limits, Protocol};
+use crate::identity::Name;
 use crate::identity::Pin;
 use crate::relay::registry::Registry;
 use crate::tls::Key;
@@ -20,6 +22,11 @@ pub struct Config {
     pub devices: Vec<PlainDevice>,
     /// Where devices with an identity connect.
     pub tls: Option<TlsPort>,
+    /// Client ports that lead to services of devices that have a name; set by [`with_ports`](Self::with_ports).
+    pub ports: Vec<ServicePort>,
+    /// Load balancers: a connection from there begins with a header of the PROXY protocol, version 2, on the ports of
+    /// devices and of clients alike, and its client is whom that names.
+    pub proxy_protocol_from: Vec<Network>,
     /// How long a service may be silent once its client has ended its sending side; then the client is closed.
     pub half_close: Duration,
     /// How long clients that are open may go on once the relay is to end.
@@ -63,9 +70,11 @@ impl fmt::Debug for TlsPort {
 /// A device without an identity: whatever sends LISTEN at its port is this device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlainDevice {
+    /// By what [`ServicePort`]s call it.
+    pub name: Option<Name>,
     /// Where it connects: the document's ServerAddress:ServerPort.
     pub listen: Address,
-    /// At least one, each with a client port of its own.
+    /// At least one, unless the device has a name; each with a client port of its own.
     pub mappings: Vec<Mapping>,
 }
 
@@ -91,19 +100,23 @@ impl Config {
     /// A relay of these devices, with defaults for all else.
     ///
     /// # Errors
-    /// [`Error::Usage`] if a device has no mapping, an address is given twice to listen at, or `half_close` is too long.
+    /// [`Error::Usage`] if a device without a name has no mapping, an address is given twice to listen at, or `half_close`
+    /// is too long.
     pub fn new(devices: Vec<PlainDevice>, half_close: Duration) -> Result<Self, Error> {
-        if devices.iter().any(|device| device.mappings.is_empty()) {
+        if devices.iter().any(|device| device.mappings.is_empty() && device.name.is_none()) {
             return Err(Error::Usage("no client port; give at least one pair of client and service address".into()));
         }
         if half_close > Self::MAX_HALF_CLOSE {
             let seconds = half_close.as_secs_f64();
             return Err(Error::Usage(format!("half-close of {seconds} s is too long; give at most 3600 s")));
         }
-        check_addresses(&devices).map_err(Error::Usage)?;
+        check_names(&devices).map_err(Error::Usage)?;
+        check_addresses(&devices, &[]).map_err(Error::Usage)?;
         Ok(Self {
             devices,
             tls: None,
+            ports: Vec::new(),
+            proxy_protocol_from: Vec::new(),
             half_close,
             drain: Self::DRAIN,
             clients: Self::MAX_CLIENTS,
@@ -113,10 +126,26 @@ impl Config {
             limits: Limits::RELAY,
         })
     }
+
+    /// The same with these client ports, too.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if an address is given twice to listen at.
+    pub fn with_ports(self, ports: Vec<ServicePort>) -> Result<Self, Error> {
+        check_addresses(&self.devices, &ports).map_err(Error::Usage)?;
+        Ok(Self { ports, ..self })
+    }
+}
+
+/// Whether no two devices have one name.
+fn check_names(devices: &[PlainDevice]) -> Result<(), String> {
+    let names: Vec<_> = devices.iter().filter_map(|device| device.name.as_ref()).collect();
+    let twice = names.iter().enumerate().find(|&(at, name)| names[..at].contains(name));
+    twice.map_or(Ok(()), |(_, name)| Err(format!("two devices are called '{name}'; give one another name")))
 }
 
 /// Whether each address to listen at has a port of its own; if not, which have not.
-fn check_addresses(devices: &[PlainDevice]) -> Result<(), String> {
+fn check_addresses(devices: &[PlainDevice], ports: &[ServicePort]) -> Result<(), String> {
     #[derive(Clone, Copy, PartialEq)]
     enum For {
         Device,
@@ -124,10 +153,11 @@ fn check_addresses(devices: &[PlainDevice]) -> Result<(), String> {
     }
     // Only addresses with the same port can be in each other's way.
     let mut by_port: HashMap<u16, Vec<(&Address, For)>> = HashMap::new();
-    let all = devices.iter().flat_map(|PlainDevice { listen, mappings }| {
+    let of_devices = devices.iter().flat_map(|PlainDevice { listen, mappings, .. }| {
         let clients = mappings.iter().map(|mapping| (&mapping.client, For::Clients));
         [(listen, For::Device)].into_iter().chain(clients)
     });
+    let all = of_devices.chain(ports.iter().map(|port| (&port.listen, For::Clients)));
     // With port 0 the system gives each its own.
     for (address, whom) in all.filter(|(address, _)| address.port() != 0) {
         let earlier = by_port.entry(address.port()).or_default();
@@ -173,7 +203,7 @@ mod tests {
             service: service.parse().expect(service),
         };
         let mappings = mappings.iter().map(mapping).collect();
-        let device = PlainDevice { listen: listen(device), mappings };
+        let device = PlainDevice { name: None, listen: listen(device), mappings };
         Config::new(vec![device], Duration::from_secs(half_close)).map_err(|error| error.to_string())
     }
 
@@ -204,6 +234,7 @@ mod tests {
     fn an_address_of_one_device_is_not_to_be_had_for_another() {
         let listen = |text: &str| Address::listen(text).expect(text);
         let device = |at: &str, client: &str| PlainDevice {
+            name: None,
             listen: listen(at),
             mappings: vec![Mapping { client: listen(client), service: listen("127.0.0.1:22") }],
         };
@@ -219,6 +250,30 @@ mod tests {
         );
         let overlapping = config(device("[::]:1", "[::]:2"), device("[::]:3", "0.0.0.0:2")).expect_err("one port");
         assert!(overlapping.starts_with("[::]:2 and 0.0.0.0:2 are one port"), "{overlapping}");
+    }
+
+    #[test]
+    fn ports_of_named_services_have_addresses_of_their_own_and_devices_names_of_their_own() {
+        let listen = |text: &str| Address::listen(text).expect(text);
+        let name = Some(Name::device("pump-3").expect("a name"));
+        let device = |at: &str| PlainDevice { name: name.clone(), listen: listen(at), mappings: Vec::new() };
+        let config = || Config::new(vec![device("[::]:1")], Duration::ZERO).expect("a name is enough");
+        let ports = |all: &[&str]| all.iter().map(|at| ServicePort::new(listen(at), "pump-3:ssh")).collect();
+        let with = |all: &[&str]| {
+            let ports: Result<Vec<_>, _> = ports(all);
+            config().with_ports(ports.expect("ports")).map_err(|error| error.to_string())
+        };
+        assert_eq!(with(&["[::]:2", "[::]:3"]).expect("a configuration").ports.len(), 2);
+        assert_eq!(
+            with(&["[::]:2", "[::]:2"]).expect_err("twice"),
+            "client address [::]:2 is given twice; use another port for one of its services"
+        );
+        assert_eq!(
+            with(&["[::]:1"]).expect_err("twice"),
+            "[::]:1 is given for the device and for clients; use another port for one"
+        );
+        let both = Config::new(vec![device("[::]:1"), device("[::]:2")], Duration::ZERO).expect_err("one name");
+        assert_eq!(both.to_string(), "two devices are called 'pump-3'; give one another name");
     }
 
     #[test]

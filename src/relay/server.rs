@@ -179,7 +179,7 @@ impl Server {
         let mut event_loop = EventLoop::new().map_err(loop_failed)?;
         // Names are resolved before any port is held, since that may take its time.
         let mut addresses = Vec::new();
-        for PlainDevice { listen, mappings } in &config.devices {
+        for PlainDevice { listen, mappings, .. } in &config.devices {
             let of_device = resolve(listen).map_err(|reason| cannot_listen("the device", listen, reason))?;
             let of_clients = mappings.iter().map(|Mapping { client, .. }| {
                 resolve(client).map_err(|reason| cannot_listen("clients", client, reason))
@@ -193,7 +193,7 @@ impl Server {
         let descriptors = Descriptors::of_process(ports.sum(), config.devices.len(), clients)?;
 
         let (mut device_ports, mut devices, mut places) = (Table::default(), Table::default(), Vec::new());
-        for (PlainDevice { listen, mappings }, (of_device, of_clients)) in config.devices.iter().zip(&addresses) {
+        for (PlainDevice { listen, mappings, .. }, (of_device, of_clients)) in config.devices.iter().zip(&addresses) {
             let device = devices.reserve();
             let held = hold(of_device, places.len());
             for listener in held.map_err(|reason| cannot_listen("the device", listen, reason))? {

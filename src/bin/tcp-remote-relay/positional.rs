@@ -171,7 +171,7 @@ fn config(command_line: &CommandLine) -> Result<Config, String> {
             "--min-protocol 2 is above --protocol 1, so that no device could be served; leave one of them off".into()
         );
     }
-    let device = PlainDevice { listen: server.clone(), mappings };
+    let device = PlainDevice { name: None, listen: server.clone(), mappings };
     let config = Config::new(vec![device], *half_close).map_err(|error| error.to_string())?;
     Ok(Config {
         drain: *drain,

@@ -48,7 +48,7 @@ impl Bench {
     fn with_devices(devices: usize, ports: usize, configure: impl FnOnce(&mut Config)) -> Self {
         let listen = Address::listen("127.0.0.1:0").expect("an address");
         let mapping = Mapping { client: listen.clone(), service: "127.0.0.1:7".parse().expect("an address") };
-        let device = PlainDevice { listen, mappings: vec![mapping; ports] };
+        let device = PlainDevice { name: None, listen, mappings: vec![mapping; ports] };
         let mut config = Config::new(vec![device; devices], Config::HALF_CLOSE).expect("a configuration");
         configure(&mut config);
         let server = Server::bind(config).expect("ports");

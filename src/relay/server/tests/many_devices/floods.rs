@@ -42,7 +42,7 @@ impl Relay {
         });
         let listen = Address::listen("127.0.0.1:0").expect("an address");
         let mapping = Mapping { client: listen.clone(), service: address };
-        let device = PlainDevice { listen, mappings: vec![mapping] };
+        let device = PlainDevice { name: None, listen, mappings: vec![mapping] };
         let mut config = Config::new(vec![device; 2], Config::HALF_CLOSE).expect("a configuration");
         config.drain = Duration::ZERO;
         let server = Server::bind(config).expect("ports");
