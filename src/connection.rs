@@ -86,6 +86,8 @@ pub enum Room<'a> {
 /// What the owner of a connection is to do, or to know. A device's are marked so, and a relay's.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output {
+    /// A relay's, in TLS: the device has said who it is. Its owner [admits](relay::Relay::admit) it, or says GOAWAY.
+    Presented,
     /// A relay's: LISTEN is here, and the device may be served. Open the client ports.
     Listening,
     /// Both ends speak this version from here on; a relay may [open](relay::Relay::open) streams.
@@ -362,6 +364,15 @@ pub trait Connection {
 
     /// The link took `count` bytes of [`unsent`](Self::unsent).
     fn advance_link(&mut self, now: Instant, count: usize);
+
+    /// The link's socket did not take all that it was given.
+    fn note_link_full(&mut self);
+
+    /// So many KiB came that carried nothing, such as empty records of TLS: each is as a frame of no use.
+    ///
+    /// # Errors
+    /// They are too many: as in [`receive`](Self::receive).
+    fn handle_fruitless(&mut self, now: Instant, count: usize) -> Result<(), ProtocolError>;
 
     /// No new streams from here on; the peer is sent GOAWAY, in version 2. Open streams go on.
     fn go_away(&mut self, now: Instant, code: Code, retry_after: u16, reason: &str);

@@ -63,6 +63,27 @@ pub enum Error {
         /// What it says itself; may be empty.
         reason: String,
     },
+    /// The relay proves a key that is not pinned, or cannot prove one.
+    #[error("the link to {address} was given up: {reason}")]
+    Pin {
+        /// The relay.
+        address: Address,
+        /// The key that it has, and those that were expected.
+        reason: String,
+    },
+    /// Something on the way answers in the relay's place.
+    #[error(
+        "the link to {0} was given up: something between opens TLS, or it is no relay; pass its port through untouched"
+    )]
+    Intercepted(Address),
+    /// There is no TLS on the link.
+    #[error("the link to {address} was given up: {reason}")]
+    Tls {
+        /// The relay.
+        address: Address,
+        /// What is wrong.
+        reason: String,
+    },
     /// The relay speaks only versions of the protocol that are older than `min_protocol`.
     #[error(
         "the link to {0} was given up: the relay speaks version 1 of the protocol, and min_protocol is 2; update the relay, \
@@ -93,7 +114,7 @@ pub enum Error {
 
 impl Error {
     /// A stable lowercase word for programs: `usage`, `unresolved`, `refused`, `unreachable`, `timeout`,
-    /// `lost`, `replaced`, `unknown`, `revoked`, `token`, `pending`, `version`, `protocol`, `closed`, `internal`, `forked` or `system`.
+    /// `lost`, `replaced`, `unknown`, `revoked`, `token`, `pending`, `pin`, `tls`, `version`, `protocol`, `closed`, `internal`, `forked` or `system`.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Usage(_) | Self::Address(_) => "usage",
@@ -104,6 +125,8 @@ impl Error {
             Self::Lost { .. } => "lost",
             Self::Replaced(_) => "replaced",
             Self::NotAdmitted { code, .. } => code.name(),
+            Self::Pin { .. } => "pin",
+            Self::Intercepted(_) | Self::Tls { .. } => "tls",
             Self::OldRelay(_) => "version",
             Self::Protocol(_) => "protocol",
             Self::Closed => "closed",
@@ -128,6 +151,10 @@ fn bar(code: Code, reason: &str) -> String {
     } else {
         ("this device's key waits for approval", "ask the relay's operator to approve it")
     };
+    if reason.contains("; ") {
+        // It says what to do itself.
+        return reason.into();
+    }
     let text = if reason.is_empty() { text } else { reason };
     format!("{text}; {remedy}")
 }
@@ -149,6 +176,9 @@ mod tests {
             Error::NotAdmitted { address: address(), code: Code::Revoked, reason: String::new() },
             Error::NotAdmitted { address: address(), code: Code::Token, reason: "the token is used".into() },
             Error::OldRelay(address()),
+            Error::Pin { address: address(), reason: "the relay has another key".into() },
+            Error::Intercepted(address()),
+            Error::Tls { address: address(), reason: "the other end speaks no TLS".into() },
         ] {
             let text = error.to_string();
             assert!(text.starts_with("the link to relay.example.com:2065 "), "{text}");

@@ -1,6 +1,7 @@
 //! What device and relay share of moving bytes between sockets. It is public for the simulator, whose sockets and event
 //! loop take the place of mio's.
 
+mod buffers;
 pub mod closing;
 pub mod event_loop;
 pub(crate) mod mailbox;
@@ -10,6 +11,7 @@ pub mod session;
 pub mod socket;
 pub(crate) mod table;
 
+use buffers::Buffers;
 use closing::ClosingSockets;
 use event_loop::{EventLoop, Registry};
 
@@ -20,11 +22,13 @@ pub struct Io<R: Registry = EventLoop> {
     pub event_loop: R,
     /// Those that were ended, and wait for their peers.
     pub closing: ClosingSockets<R::Socket>,
+    /// What their links use in turn.
+    pub(crate) buffers: Buffers,
 }
 
 impl<R: Registry> Io<R> {
     /// With this loop, and no socket yet.
     pub fn new(event_loop: R) -> Self {
-        Self { event_loop, closing: ClosingSockets::default() }
+        Self { event_loop, closing: ClosingSockets::default(), buffers: Buffers::default() }
     }
 }

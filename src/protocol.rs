@@ -77,6 +77,15 @@ pub enum ProtocolError {
     /// SETTINGS did not come first, or not in time.
     #[error("SETTINGS is not the first frame, or did not come within 10 s")]
     NoSettings,
+    /// In TLS: the first message of the handshake did not come in time.
+    #[error("it sent no ClientHello within 10 s")]
+    NoClientHello,
+    /// In TLS: the handshake, SETTINGS and the relay's answer took too long.
+    #[error("the TLS handshake and SETTINGS took more than 20 s")]
+    NotGreeted,
+    /// In TLS: the device went on before the relay had admitted it.
+    #[error("a frame came before this relay's SETTINGS")]
+    TooEarly,
     /// A frame that only the other side of a link sends.
     #[error("{0} is not for this side to send")]
     WrongDirection(&'static str),

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::negotiation::{Negotiated, Negotiation, Speaking, with_version};
 use super::v1::device as v1;
+#[cfg(feature = "tls")]
+use crate::connection::Mux;
 use crate::connection::{Connection, Limits, Output, Protocol, Role, StreamKey};
 use crate::protocol::ProtocolError;
 use crate::protocol::v1::{Command, Header};
@@ -56,6 +58,12 @@ impl Device {
             greeting.min_protocol = min_protocol;
         }
         self
+    }
+
+    /// A link in TLS, on which version 2 is spoken from the start. SETTINGS wait to be sent: what is `said`, and the limits.
+    #[cfg(feature = "tls")]
+    pub fn in_tls(now: Instant, limits: Limits, said: v2::Settings) -> Self {
+        Self::begin_v2(Mux::opener(now, limits, said))
     }
 
     /// The connection that [`Output::Connect`] asked for is made.

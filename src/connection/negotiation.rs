@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use super::{Connection, Counters, Delivery, Limits, Mux, Output, Protocol, Role, Room, StreamKey};
 use crate::protocol::ProtocolError;
 use crate::protocol::v2::Code;
+#[cfg(feature = "tls")]
+use crate::protocol::v2::Settings;
 
 /// What one side of a link sends and takes before the version is fixed.
 pub trait Negotiation: Debug {
@@ -103,6 +105,18 @@ macro_rules! with_any {
 impl<N: Negotiation> Negotiated<N> {
     pub(super) fn begin(negotiation: N) -> Self {
         Self { speaking: Speaking::Negotiating(negotiation), outputs: VecDeque::new() }
+    }
+
+    /// An end of a link whose version was agreed on in another way.
+    #[cfg(feature = "tls")]
+    pub(super) fn begin_v2(mux: Mux) -> Self {
+        Self { speaking: Speaking::V2(Box::new(mux)), outputs: VecDeque::new() }
+    }
+
+    /// What the peer has said of itself in version 2.
+    #[cfg(feature = "tls")]
+    pub fn peer(&self) -> Option<&Settings> {
+        if let Speaking::V2(end) = &self.speaking { Some(end.peer()) } else { None }
     }
 
     fn agree(&mut self, now: Instant, protocol: Option<Protocol>) -> Result<(), ProtocolError> {
@@ -217,6 +231,14 @@ impl<N: Negotiation> Connection for Negotiated<N> {
 
     fn advance_link(&mut self, now: Instant, count: usize) {
         with_any!(&mut self.speaking, any => any.advance_link(now, count));
+    }
+
+    fn note_link_full(&mut self) {
+        with_version!(&mut self.speaking, end => end.note_link_full(), else ());
+    }
+
+    fn handle_fruitless(&mut self, now: Instant, count: usize) -> Result<(), ProtocolError> {
+        with_version!(&mut self.speaking, end => end.handle_fruitless(now, count), else Ok(()))
     }
 
     fn go_away(&mut self, now: Instant, code: Code, retry_after: u16, reason: &str) {

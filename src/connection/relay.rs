@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::negotiation::{Negotiated, Negotiation, Speaking, with_version};
 use super::v1::relay as v1;
 use crate::address::Address;
-use crate::connection::{Connection, Limits, Output, Protocol, Role, StreamKey};
+use crate::connection::{Connection, Limits, Mux, Output, Protocol, Role, StreamKey};
 use crate::protocol::ProtocolError;
 use crate::protocol::v1::{Command, Header};
 use crate::protocol::v2;
@@ -57,17 +57,40 @@ impl Relay {
         Self::begin(Greeting { settings, is_listening: false, bytes: [0; Header::LEN], have: 0, deadline })
     }
 
-    /// Whether LISTEN has come, and HELLO behind it where a device without it is not served.
+    /// The end of a connection that was just accepted on the port for TLS.
+    pub fn in_tls(now: Instant, limits: Limits) -> Self {
+        Self::begin_v2(Mux::acceptor(now, limits))
+    }
+
+    /// The token that the device of [`Output::Presented`] presents.
+    pub fn take_join(&mut self) -> Option<v2::Join> {
+        if let Speaking::V2(end) = &mut self.speaking { end.take_join() } else { None }
+    }
+
+    /// The device of [`Output::Presented`] is let in, and learns what is `said` to it.
+    pub fn admit(&mut self, now: Instant, said: v2::Settings) {
+        if let Speaking::V2(end) = &mut self.speaking {
+            end.admit(now, said);
+        }
+    }
+
+    /// Whether LISTEN has come, and HELLO behind it where a device without it is not served; in TLS, whether the device
+    /// was admitted.
     pub fn is_listening(&self) -> bool {
         match &self.speaking {
             Speaking::Negotiating(greeting) => greeting.is_listening && !greeting.needs_hello(),
-            Speaking::V1(_) | Speaking::V2(_) => true,
+            Speaking::V1(_) => true,
+            Speaking::V2(end) => end.has_begun(),
         }
     }
 
     /// Whether the version is fixed, so that clients can be [opened](Relay::open).
     pub fn is_ready(&self) -> bool {
-        !matches!(self.speaking, Speaking::Negotiating(_))
+        match &self.speaking {
+            Speaking::Negotiating(_) => false,
+            Speaking::V1(_) => true,
+            Speaking::V2(end) => end.has_begun(),
+        }
     }
 
     /// Whether there will be no new clients on this link, by either side's wish.

@@ -47,6 +47,8 @@ const CONTROL_FULL: usize = 64 * 1024;
 const MAX_BACKLOG: usize = 256 * 1024;
 /// From the start of version 2 until SETTINGS are here.
 const SETTINGS_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same in TLS, whose handshake is a part of it, and a relay's decision another.
+const SETTINGS_TIMEOUT_IN_TLS: Duration = Duration::from_secs(20);
 /// Input that may come before SETTINGS are complete.
 const MAX_GREETING: usize = 4 * 1024;
 /// CONNECTs that an honest relay can have on their way, beyond what it may open in a second.
@@ -67,6 +69,10 @@ pub enum Role {
 #[derive(Debug)]
 pub(crate) struct Mux {
     role: Role,
+    /// The link is in TLS: nobody between reads it, and its relay decides about the device before it says a word.
+    is_in_tls: bool,
+    /// Whether our SETTINGS are on their way.
+    has_introduced: bool,
     limits: Limits,
     decoder: v2::Decoder,
     send_buffer: SendBuffer,
@@ -119,6 +125,8 @@ pub(crate) struct Mux {
 enum Greeting {
     /// Its SETTINGS are to come; so many bytes came.
     Awaited(usize),
+    /// A relay's, in TLS: they are here, and its owner is to decide whether the device is admitted.
+    Undecided,
     Done,
 }
 
@@ -148,18 +156,42 @@ enum Timer {
 impl Mux {
     /// An end whose SETTINGS are to be sent, behind `first`: what was decided to be sent before version 2 was.
     pub(crate) fn new(now: Instant, role: Role, limits: Limits, first: &[u8]) -> Self {
-        let mut send_buffer = SendBuffer::new(first);
+        let mut mux = Self::silent(now, role, limits, SendBuffer::new(first));
+        mux.introduce(Settings::default());
+        mux.timers.set(Timer::Settings, now + SETTINGS_TIMEOUT);
+        mux.timers.set(Timer::Liveness, mux.liveness.poll_timeout());
+        mux
+    }
+
+    /// A device's end of a link in TLS. Its SETTINGS, which say who it is, are all that it sends before the relay's.
+    pub(crate) fn opener(now: Instant, limits: Limits, said: Settings) -> Self {
+        let mut mux = Self { is_in_tls: true, ..Self::silent(now, Role::Device, limits, SendBuffer::default()) };
+        mux.introduce(said);
+        mux.timers.set(Timer::Settings, now + SETTINGS_TIMEOUT_IN_TLS);
+        mux
+    }
+
+    /// A relay's end of a link in TLS. It says nothing before its owner has [admitted](Self::admit) the device.
+    pub(crate) fn acceptor(now: Instant, limits: Limits) -> Self {
+        let mut mux = Self { is_in_tls: true, ..Self::silent(now, Role::Relay, limits, SendBuffer::default()) };
+        mux.timers.set(Timer::Settings, now + SETTINGS_TIMEOUT_IN_TLS);
+        mux
+    }
+
+    /// Sends our SETTINGS: what is `said`, and our limits.
+    fn introduce(&mut self, said: Settings) {
         let software = concat!("tcpremote ", env!("CARGO_PKG_VERSION")).to_owned();
+        let Limits { window, streams, open_rate, .. } = self.limits;
+        let keepalive = Some(self.limits.keepalive);
+        let settings = Settings { window, streams, open_rate, acknowledges: true, software, keepalive, ..said };
+        self.send_buffer.push_uncounted(&settings.frame());
+        self.has_introduced = true;
+    }
+
+    /// An end that has said nothing yet.
+    fn silent(now: Instant, role: Role, limits: Limits, send_buffer: SendBuffer) -> Self {
         let Limits { window, streams, open_rate, .. } = limits;
-        let keepalive = Some(limits.keepalive);
-        let settings =
-            Settings { window, streams, open_rate, acknowledges: true, software, keepalive, ..Settings::default() };
-        send_buffer.push_uncounted(&settings.frame());
-        let mut timers = Timers::new();
-        timers.set(Timer::Settings, now + SETTINGS_TIMEOUT);
-        let liveness = Liveness::new(now);
-        timers.set(Timer::Liveness, liveness.poll_timeout());
-        let peer = Settings::default();
+        let (timers, liveness, peer) = (Timers::new(), Liveness::new(now), Settings::default());
         // What waited on its way to a device comes all at once: ten seconds' worth is no breach, if it fits on a way.
         let (burst, rate) = match role {
             Role::Device => (open_rate.saturating_mul(10).min(open_rate.saturating_add(MOST_ON_THE_WAY)), open_rate),
@@ -167,6 +199,8 @@ impl Mux {
         };
         Self {
             role,
+            is_in_tls: false,
+            has_introduced: false,
             limits,
             decoder: v2::Decoder::default(),
             send_buffer,
@@ -200,6 +234,30 @@ impl Mux {
         }
     }
 
+    /// What the peer has said of itself; what is assumed of it before that.
+    pub(crate) fn peer(&self) -> &Settings {
+        &self.peer
+    }
+
+    /// The peer's token, which is needed once.
+    #[cfg(feature = "relay")]
+    pub(crate) fn take_join(&mut self) -> Option<v2::Join> {
+        self.peer.join.take()
+    }
+
+    /// Whether streams may be opened: at once, but in TLS not before the device is admitted.
+    pub(crate) fn has_begun(&self) -> bool {
+        !self.is_in_tls || self.greeting == Greeting::Done
+    }
+
+    /// The owner of a relay's end in TLS admits the device: what is `said` to it goes into SETTINGS.
+    pub(crate) fn admit(&mut self, now: Instant, said: Settings) {
+        if self.greeting == Greeting::Undecided && !self.has_introduced {
+            self.introduce(said);
+            self.greet(now);
+        }
+    }
+
     /// Whether there will be no new streams, by either side's wish.
     pub(crate) fn is_going_away(&self) -> bool {
         self.going_away.is_some()
@@ -217,6 +275,7 @@ impl Mux {
 
     fn handle_timer(&mut self, now: Instant, timer: Timer) -> Result<(), ProtocolError> {
         match timer {
+            Timer::Settings if self.is_in_tls => return Err(ProtocolError::NotGreeted),
             Timer::Settings => return Err(ProtocolError::NoSettings),
             Timer::Liveness => {
                 match self.liveness.handle_timeout(now) {
@@ -343,6 +402,10 @@ impl Connection for Mux {
 
     fn go_away(&mut self, _now: Instant, code: Code, retry_after: u16, reason: &str) {
         let last_stream = self.newest;
+        if !self.has_introduced {
+            self.has_introduced = true;
+            self.send_buffer.push_uncounted(&Settings { refuses: true, ..Settings::default() }.frame());
+        }
         self.send_buffer.push_control(&GoAway { code, retry_after, last_stream, reason: reason.into() }.frame());
         self.stop_opening(if code == Code::Shutdown {
             Reset::Shutdown
@@ -488,19 +551,26 @@ impl Connection for Mux {
     }
 
     fn advance_link(&mut self, now: Instant, count: usize) {
-        let is_full = count < self.send_buffer.unsent().len();
         self.send_buffer.advance(count);
         if let Some(pacing) = &mut self.pacing {
             pacing.handle_left(now, self.send_buffer.sent(), self.send_buffer.offset());
-            if is_full {
-                pacing.note_kernel_full();
-            }
         }
         self.await_ack();
         while self.finishing.front().is_some_and(|&end| end <= self.send_buffer.sent()) {
             self.finishing.pop_front();
         }
         self.assign_numbers(now);
+    }
+
+    fn note_link_full(&mut self) {
+        if let Some(pacing) = &mut self.pacing {
+            pacing.note_kernel_full();
+        }
+    }
+
+    fn handle_fruitless(&mut self, now: Instant, count: usize) -> Result<(), ProtocolError> {
+        let result = (0..count).try_for_each(|_| self.note_abuse(now));
+        self.say_why(now, result)
     }
 
     fn handle_link_lost(&mut self, _now: Instant) {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::Config;
-use super::attempt::Attempt;
+use super::attempt::{Attempt, Reached};
 use super::backoff::Backoff;
 use super::link::{Context, Link, Stage};
 use super::resolver::{Names, RelayName};
@@ -18,6 +18,8 @@ use crate::io::Io;
 use crate::io::event_loop::{EventLoop, Source};
 use crate::io::session::LINK_BUFFER;
 use crate::io::table::Table;
+#[cfg(feature = "tls")]
+use crate::tls::{Opener, TlsError};
 
 /// How long the last bytes may take once the tunnel is to end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -213,13 +215,37 @@ impl<'a> Driver<'a> {
             Some(Ok(reached)) => {
                 let number = attempt.number;
                 self.attempt = None;
-                let Config { protocol, min_protocol, limits, .. } = self.config;
-                let device = Device::new(*protocol, *limits).at_least(*min_protocol);
-                self.add_link(now, Link::new(device, number, reached), number);
-                Ok(())
+                match self.begin_link(now, number, reached) {
+                    Ok(link) => {
+                        self.add_link(now, link, number);
+                        Ok(())
+                    }
+                    Err(error) => {
+                        self.links.remove(number);
+                        self.fail_attempt(now, error)
+                    }
+                }
             }
             Some(Err(error)) => self.fail_attempt(now, error),
         }
+    }
+
+    /// A link on the connection that was made: in TLS if the device has an identity.
+    fn begin_link(&mut self, now: Instant, number: usize, reached: Reached) -> Result<Link, Error> {
+        let Config { protocol, min_protocol, limits, .. } = self.config;
+        #[cfg(feature = "tls")]
+        if let Some(identity) = &self.config.identity {
+            let server = &self.config.server;
+            let scratch = self.context.io.buffers.scratch();
+            let failed = |error: TlsError| Error::Tls { address: server.clone(), reason: error.to_string() };
+            let opener = Opener::new(&identity.key, identity.pins).map_err(failed)?;
+            let tls = opener.start(server.host(), scratch).map_err(failed)?;
+            let device = Device::in_tls(now, *limits, identity.said());
+            return Ok(Link::in_tls(device, number, reached, tls, &mut self.context.io));
+        }
+        #[cfg(not(feature = "tls"))]
+        let _ = now;
+        Ok(Link::new(Device::new(*protocol, *limits).at_least(*min_protocol), number, reached))
     }
 
     fn visit(&mut self, now: Instant, number: usize, buffer: &mut [u8]) -> Result<(), Error> {

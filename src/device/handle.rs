@@ -12,6 +12,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
+#[cfg(feature = "tls")]
+use super::Announcement;
 use super::event::{Event, Status};
 use super::shared::Shared;
 use super::{Config, driver, resolver};
@@ -71,6 +73,14 @@ impl Handle {
     pub fn status(&self) -> Result<Status, Error> {
         self.check_process()?;
         Ok(self.shared.status())
+    }
+
+    /// What the relay said when it last admitted the device, once it has, to be stored for the next start. A link in TLS
+    /// alone has that.
+    #[cfg(feature = "tls")]
+    pub fn announcement(&self) -> Result<Option<Announcement>, Error> {
+        self.check_process()?;
+        Ok(self.shared.announcement())
     }
 
     /// The oldest event that was not taken yet.

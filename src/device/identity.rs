@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::address::Address;
 use crate::identity::{Name, Pin, Pins};
-use crate::protocol::v2::Join;
+use crate::protocol::v2::{Join, Settings};
 use crate::tls::Key;
 
 /// Who a device is, and which relay it trusts. With it the link is in TLS.
@@ -21,6 +21,14 @@ pub struct Identity {
     /// Random bytes, new at each start of the process and never stored: a relay that sees older ones again knows that two
     /// devices have one key.
     pub instance: [u8; 16],
+}
+
+impl Identity {
+    /// What it says of itself in SETTINGS.
+    pub(super) fn said(&self) -> Settings {
+        let Self { name, join, instance, .. } = self;
+        Settings { name: name.clone(), join: join.clone(), instance: Some(*instance), ..Settings::default() }
+    }
 }
 
 /// What a relay said when it admitted the device; to be stored for the next start.

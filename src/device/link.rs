@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+#[cfg(feature = "tls")]
+use super::Announcement;
 use super::access::{Access, Refusal};
 use super::attempt::Reached;
 use super::dial::Progress;
@@ -21,7 +23,11 @@ use crate::io::Io;
 use crate::io::event_loop::Readiness;
 use crate::io::net;
 use crate::io::session::{LinkLost, Session};
+#[cfg(feature = "tls")]
+use crate::protocol::v2::Settings;
 use crate::protocol::v2::{Code, GoAway};
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
 
 /// What all links of a tunnel share.
 pub(super) struct Context<'a> {
@@ -133,11 +139,25 @@ impl Failure {
 
 impl Link {
     pub(super) fn new(device: Device, number: usize, reached: Reached) -> Self {
+        let Reached { io, token, peer } = reached;
         // The options only hasten what the protocol does without them.
-        let _ = net::tune_link(&reached.io);
+        let _ = net::tune_link(&io);
+        Self::of(Session::new(device, number, io, token), number, peer)
+    }
+
+    /// A link in TLS, whose first message stands in the loop's scratch.
+    #[cfg(feature = "tls")]
+    pub(super) fn in_tls(device: Device, number: usize, reached: Reached, tls: Tls, loop_io: &mut Io) -> Self {
+        let Reached { io, token, peer } = reached;
+        // As above.
+        let _ = net::tune_link(&io);
+        Self::of(Session::in_tls(device, number, io, token, tls, loop_io), number, peer)
+    }
+
+    fn of(session: Session<Device>, number: usize, peer: SocketAddr) -> Self {
         Self {
-            session: Session::new(device, number, reached.io, reached.token),
-            peer: reached.peer,
+            session,
+            peer,
             stage: Stage::Silent,
             answered_at: None,
             version: None,
@@ -163,6 +183,15 @@ impl Link {
         let mut busy = self.session.turn(now, &mut context.io, buffer)?;
         busy |= self.carry_out_all(now, context);
         Ok(busy)
+    }
+
+    /// What the relay said when it admitted the device, on a link in TLS.
+    #[cfg(feature = "tls")]
+    pub(super) fn announcement(&self) -> Option<Announcement> {
+        let proven = self.session.peer_key()?.pin();
+        let Settings { name, pins, addresses, time, .. } = self.session.connection().peer()?;
+        let (name, pins, addresses, time) = (name.clone(), *pins, addresses.clone(), *time);
+        Some(Announcement { proven, name, pins, addresses, time })
     }
 
     /// Ends everything that is left with RST, and gives up connections that are being made.
@@ -349,6 +378,7 @@ impl Link {
             Output::ShutdownWrite { .. }
             | Output::Introduced(_)
             | Output::Listening
+            | Output::Presented
             | Output::Opened { .. }
             | Output::Connected { .. } => {}
         }

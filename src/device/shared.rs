@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use mio::Waker;
 
+#[cfg(feature = "tls")]
+use super::Announcement;
 use super::event::{Event, EventKind, Severity, State, Status};
 use crate::Error;
 use crate::address::Address;
@@ -53,6 +55,9 @@ struct Inner {
     since: Instant,
     peer: Option<SocketAddr>,
     protocol: Option<u8>,
+    /// What the relay said that admitted the device.
+    #[cfg(feature = "tls")]
+    announcement: Option<Announcement>,
     /// How often a relay has answered.
     links: u64,
     next_attempt: Option<Instant>,
@@ -78,6 +83,8 @@ impl Shared {
                 since: Instant::now(),
                 peer: None,
                 protocol: None,
+                #[cfg(feature = "tls")]
+                announcement: None,
                 links: 0,
                 next_attempt: None,
                 held_until: None,
@@ -114,6 +121,11 @@ impl Shared {
             since: inner.since.elapsed(),
             last_error: inner.last_error.clone(),
         }
+    }
+
+    #[cfg(feature = "tls")]
+    pub(super) fn announcement(&self) -> Option<Announcement> {
+        self.lock().announcement.clone()
     }
 
     pub(super) fn next_event(&self) -> Option<Event> {
@@ -213,6 +225,12 @@ impl Shared {
         inner.peer = Some(peer);
         let message = format!("the link to {} is made, waiting for the relay's answer", self.server);
         inner.push(Event::new(EventKind::Greeting, Severity::Info, message));
+    }
+
+    /// The relay has admitted the device, and said this.
+    #[cfg(feature = "tls")]
+    pub(super) fn admitted(&self, announcement: Announcement) {
+        self.lock().announcement = Some(announcement);
     }
 
     /// The relay has answered, and this version is spoken.

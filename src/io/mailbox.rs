@@ -20,6 +20,12 @@ pub(crate) enum Request {
     Reconnect,
     /// To look at how long it is to be held back.
     Hold,
+    /// To look at what the registry has answered.
+    #[cfg(feature = "relay")]
+    Answers,
+    /// To look at the registry, which has changed.
+    #[cfg(feature = "relay")]
+    Registry,
     /// To panic.
     #[cfg(any(test, feature = "fault-injection"))]
     Panic,

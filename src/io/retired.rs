@@ -21,12 +21,12 @@ pub(crate) fn excess<'a, A: Ord, C: Connection + 'a>(
     let mut oldest = None;
     for (since, number, session) in links {
         let connection = session.connection();
-        if connection.streams() == 0 && connection.held() == 0 {
+        if connection.streams() == 0 && session.held() == 0 {
             continue;
         }
         count += 1;
         streams += connection.streams();
-        held += connection.held();
+        held += session.held();
         if oldest.as_ref().is_none_or(|(oldest, _)| since < *oldest) {
             oldest = Some((since, number));
         }

@@ -5,13 +5,15 @@
 
 mod link;
 mod scheduler;
+#[cfg(feature = "tls")]
+mod sealed;
 mod socket;
 mod state;
 mod streams;
 mod user_timeout;
 
 use std::borrow::BorrowMut;
-use std::io::{self, IoSlice};
+use std::io::IoSlice;
 #[cfg(feature = "relay")]
 use std::net::SocketAddr;
 #[cfg(feature = "relay")]
@@ -36,6 +38,10 @@ use crate::io::event_loop::{EventLoop, LATE, Readiness, Registry};
 use crate::io::socket::Socket;
 use crate::protocol::ProtocolError;
 use crate::protocol::v2::Code;
+#[cfg(feature = "relay")]
+use crate::protocol::v2::{Join, Settings};
+#[cfg(feature = "tls")]
+use crate::tls::{PublicKey, Tls};
 
 /// Bytes that one read of the link takes at most.
 pub(crate) const LINK_BUFFER: usize = 256 * 1024;
@@ -68,8 +74,19 @@ pub struct Session<C, R: Registry = EventLoop> {
 impl<C: Connection, R: Registry> Session<C, R> {
     /// A session on a connected link, registered as [`Source::Link`](crate::io::event_loop::Source::Link) of `number`.
     pub fn new(connection: C, number: usize, tcp: R::Socket, token: Token) -> Self {
+        Self::on(Link::new(tcp, token), connection, number)
+    }
+
+    /// The same, with TLS between link and connection. What `tls` has to say first stands in [`Io`]'s scratch.
+    #[cfg(feature = "tls")]
+    pub fn in_tls(connection: C, number: usize, tcp: R::Socket, token: Token, mut tls: Tls, io: &mut Io<R>) -> Self {
+        tls.hold(io.buffers.scratch());
+        Self::on(Link::in_tls(tcp, token, tls), connection, number)
+    }
+
+    fn on(link: Link<R::Socket>, connection: C, number: usize) -> Self {
         let (sockets, over, scheduler) = (Vec::new(), Vec::new(), Scheduler::default());
-        Self { connection, number, link: Some(Link::new(tcp, token)), sockets, over, scheduler, grace: None }
+        Self { connection, number, link: Some(link), sockets, over, scheduler, grace: None }
     }
 
     /// What the session's connection knows.
@@ -97,6 +114,7 @@ impl<C: Connection, R: Registry> Session<C, R> {
             Output::Reset { stream, .. } => self.reset(io, stream),
             Output::Version(_)
             | Output::Listening
+            | Output::Presented
             | Output::Connect { .. }
             | Output::Malformed { .. }
             | Output::EarlyDropped { .. }
@@ -140,9 +158,9 @@ impl<C: Connection, R: Registry> Session<C, R> {
                 more = self.read_streams(now, io);
             }
         }
-        if let Err(error) = self.flush_link(now) {
+        if let Err(error) = self.flush_link(now, io) {
             self.read_rest_of_link(now, io, buffer);
-            return Err(error.into());
+            return Err(error);
         }
         // Only now: a loop that was stopped for long would take what waits to be read, or written, for silence.
         self.handle_timeout(now)?;
@@ -180,7 +198,7 @@ impl<C: Connection, R: Registry> Session<C, R> {
         let Some(link) = &self.link else { return false };
         let is_writable = link.is_writable();
         let input = link.is_readable() && self.connection.wants_input();
-        let output = is_writable && self.connection.has_unsent();
+        let output = is_writable && link.has_output(&self.connection);
         // Streams wait for the link to be writable, unless it is.
         let streams = is_writable && self.scheduler.len() > 0;
         input || output || streams
@@ -188,7 +206,24 @@ impl<C: Connection, R: Registry> Session<C, R> {
 
     /// Whether something is to leave by the link that it has not taken.
     pub fn has_unsent(&self) -> bool {
-        self.connection.has_unsent()
+        self.connection.has_unsent() || self.link.as_ref().is_some_and(Link::is_holding)
+    }
+
+    /// Bytes that wait here, for the sockets of streams or for the link.
+    pub fn held(&self) -> u64 {
+        self.connection.held() + self.link.as_ref().map_or(0, Link::held)
+    }
+
+    /// The key that the other end has proved, if the link is in TLS and its handshake is done.
+    #[cfg(feature = "tls")]
+    pub fn peer_key(&self) -> Option<&PublicKey> {
+        self.link.as_ref()?.sealed.as_ref()?.tls.peer_key()
+    }
+
+    /// Whether all of the first message of TLS is here, of an end that waits for it.
+    #[cfg(feature = "relay")]
+    pub(crate) fn has_hello(&self) -> bool {
+        self.link.as_ref().and_then(|link| link.sealed.as_ref()).is_some_and(|sealed| sealed.has_hello)
     }
 
     /// Whether the link is still there.
@@ -206,23 +241,46 @@ impl<C: Connection, R: Registry> Session<C, R> {
     pub fn close_link(&mut self, now: Instant, io: &mut Io<R>) {
         if self.connection.has_last_word() {
             // If it fails the link is lost, and over all the same.
-            let _ = self.flush_link(now);
+            let _ = self.flush_link(now, io);
         }
+        self.say_closed(now, io);
         if let Some(link) = self.link.take() {
             io.closing.add(now, &mut io.event_loop, link.tcp, link.token);
         }
         self.connection.handle_link_lost(now);
     }
 
+    /// Answers in the clear, on a link on which TLS did not begin, and ends it with FIN.
+    #[cfg(feature = "relay")]
+    pub(crate) fn close_link_in_the_clear(&mut self, now: Instant, io: &mut Io<R>, answer: &[u8]) {
+        if let Some(mut link) = self.link.take() {
+            // It has one try: the other end is not what is expected here.
+            let _ = link.tcp.send(&[IoSlice::new(answer)]);
+            io.closing.add(now, &mut io.event_loop, link.tcp, link.token);
+        }
+        self.connection.handle_link_lost(now);
+    }
+
+    /// Where TLS is, it says that nothing more comes: a link that ends without that was cut.
+    fn say_closed(&mut self, now: Instant, io: &mut Io<R>) {
+        #[cfg(feature = "tls")]
+        if let Some(link) = &mut self.link {
+            link.close_sealed(now, &mut self.connection, &mut io.buffers);
+        }
+        #[cfg(not(feature = "tls"))]
+        let _ = (now, io);
+    }
+
     /// Ends a link that carries nothing, without a wait: there is nothing that a RST could destroy. GOAWAY is sent
     /// in one try, in version 2.
     pub(crate) fn close_idle_link(&mut self, now: Instant, io: &mut Io<R>) {
-        if self.connection.streams() > 0 || self.connection.has_unsent() {
+        if self.connection.streams() > 0 || self.has_unsent() {
             return;
         }
         self.connection.close(now);
         // If it fails the link is lost, and over all the same.
-        let _ = self.flush_link(now);
+        let _ = self.flush_link(now, io);
+        self.say_closed(now, io);
         if let Some(link) = self.link.take() {
             link.tcp.finish();
             io.event_loop.forget(link.token);
@@ -235,7 +293,12 @@ impl<C: Connection, R: Registry> Session<C, R> {
     pub fn abort_link(&mut self, now: Instant, io: &mut Io<R>) {
         if self.connection.has_last_word() {
             // If it fails the link was lost before.
-            let _ = self.flush_link(now);
+            let _ = self.flush_link(now, io);
+        }
+        #[cfg(feature = "tls")]
+        if let Some(link) = self.link.take_if(|link| link.is_untrusted()) {
+            // No RST is to overtake the alert.
+            io.closing.add(now, &mut io.event_loop, link.tcp, link.token);
         }
         if let Some(link) = self.link.take() {
             io.event_loop.forget(link.token);
@@ -262,7 +325,39 @@ impl<C: Connection, R: Registry> Session<C, R> {
         let most = self.connection.read_size(buffer.len());
         let Some(count) = link.read(&mut buffer[..most])? else { return Ok(false) };
         let more = link.is_readable();
-        let mut input = &buffer[..count];
+        #[cfg(feature = "tls")]
+        if link.sealed.is_some() {
+            return self.open_and_take(now, io, &mut buffer[..count]).map(|()| more);
+        }
+        self.take_input(now, io, &buffer[..count])?;
+        Ok(more)
+    }
+
+    /// What was read of a link in TLS, and what follows from it.
+    #[cfg(feature = "tls")]
+    fn open_and_take(&mut self, now: Instant, io: &mut Io<R>, input: &mut [u8]) -> Result<(), LinkLost> {
+        let Some(link) = &mut self.link else { return Ok(()) };
+        let opened = link.open(input, &mut io.buffers);
+        let sealed = link.sealed.as_mut();
+        let (fruitless, is_over) =
+            sealed.map_or((0, false), |sealed| (sealed.tls.take_fruitless(), sealed.tls.has_peer_closed()));
+        let mut plaintext = std::mem::take(&mut io.buffers.plaintext);
+        // What was opened before it failed is what the other end has sent.
+        let taken = self.take_input(now, io, &plaintext);
+        plaintext.clear();
+        io.buffers.plaintext = plaintext;
+        if opened.is_err() {
+            // An alert says why. If it does not leave the link is lost all the same.
+            let _ = self.flush_link(now, io);
+        }
+        taken?;
+        opened?;
+        self.connection.handle_fruitless(now, fruitless)?;
+        if is_over { Err(LinkLost::Ended) } else { Ok(()) }
+    }
+
+    /// Bytes of the connection came.
+    fn take_input(&mut self, now: Instant, io: &mut Io<R>, mut input: &[u8]) -> Result<(), ProtocolError> {
         while let Some(Delivery { stream, bytes }) = self.connection.receive(now, &mut input)? {
             let (mut pieces, mut count) = ([IoSlice::new(&[]); PIECES], 1);
             pieces[0] = IoSlice::new(bytes);
@@ -284,7 +379,7 @@ impl<C: Connection, R: Registry> Session<C, R> {
             self.deliver(now, io, stream, &pieces[..count]);
             result?;
         }
-        Ok(more)
+        Ok(())
     }
 
     /// The link takes no more. What its other end sent before that is there to be read, such as why.
@@ -295,9 +390,9 @@ impl<C: Connection, R: Registry> Session<C, R> {
         while let Ok(true) = self.read_link(now, io, buffer) {}
     }
 
-    fn flush_link(&mut self, now: Instant) -> io::Result<()> {
+    fn flush_link(&mut self, now: Instant, io: &mut Io<R>) -> Result<(), LinkLost> {
         let connection = &mut self.connection;
-        self.link.as_mut().map_or(Ok(()), |link| link.flush(now, connection))
+        self.link.as_mut().map_or(Ok(()), |link| link.flush(now, connection, &mut io.buffers))
     }
 }
 
@@ -314,6 +409,16 @@ impl<C: Connection + BorrowMut<Device>, R: Registry> Session<C, R> {
 /// What a relay's session does.
 #[cfg(feature = "relay")]
 impl<C: Connection + BorrowMut<Relay>, R: Registry> Session<C, R> {
+    /// See [`Relay::admit`].
+    pub(crate) fn admit(&mut self, now: Instant, said: Settings) {
+        self.connection.borrow_mut().admit(now, said);
+    }
+
+    /// The token that the device has presented. It is not kept here.
+    pub(crate) fn take_join(&mut self) -> Option<Join> {
+        self.connection.borrow_mut().take_join()
+    }
+
     /// A client came. Its socket is [attached](Self::attach) next.
     pub fn open(&mut self, now: Instant, service: &Arc<Address>, from: SocketAddr) -> Option<StreamKey> {
         self.connection.borrow_mut().open(now, service, Some(from))

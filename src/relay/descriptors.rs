@@ -14,6 +14,8 @@ use crate::io::retired;
 const OWN: usize = 16;
 /// Connections on the device port that may be without LISTEN at once.
 const MAX_PENDING: usize = 64;
+/// Devices that may come beside those that are configured.
+const MAX_OTHERS: usize = 100_000;
 /// A shortage is over when nothing was refused for so long.
 const OVER_AFTER: Duration = Duration::from_secs(10);
 
@@ -29,14 +31,16 @@ pub(super) struct Descriptors {
 }
 
 impl Descriptors {
-    /// Of the process, beside `ports` that listen; so many devices and `clients` are wanted.
+    /// Of the process, beside `ports` that listen; so many devices and `clients` are wanted, and with `others` as many
+    /// more devices as there is room for.
     ///
     /// # Errors
     /// [`Error::System`] if no client could be served.
-    pub(super) fn of_process(ports: usize, devices: usize, clients: usize) -> Result<Self, Error> {
+    pub(super) fn of_process(ports: usize, devices: usize, others: bool, clients: usize) -> Result<Self, Error> {
         // Where the system does not tell there may be any number.
         let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(usize::MAX, |(soft, _)| soft as usize);
-        let all = Self::divide(limit, ports, devices).ok_or_else(|| {
+        let most = if others { devices.saturating_add(MAX_OTHERS) } else { devices };
+        let all = Self::divide(limit, ports, most).ok_or_else(|| {
             let needed = ports + links(1) + OWN + 1;
             let what = format!(
                 "{ports} ports need more than {needed} open files, and the limit is {limit}; raise it (ulimit -n), or \

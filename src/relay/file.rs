@@ -11,7 +11,6 @@ mod values;
 use std::fmt;
 use std::fs::File as Open;
 use std::io::{self, Read};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +18,7 @@ use std::time::Duration;
 use super::config::{Config, Mapping, PlainDevice, TlsPort, overlap};
 use super::keys::Keys;
 use super::registry::Registry;
+use super::{Network, Part, ServicePort};
 use crate::Error;
 use crate::address::Address;
 use crate::connection::Limits;
@@ -57,9 +57,9 @@ pub struct File {
     /// Where one device connects that has no key.
     pub plain: Option<Plain>,
     /// Load balancers, which must begin each connection with a PROXY protocol header.
-    pub proxy_protocol_from: Vec<IpAddr>,
+    pub proxy_protocol_from: Vec<Network>,
     /// Ports that are one device's service each.
-    pub ports: Vec<Port>,
+    pub ports: Vec<ServicePort>,
     /// Clients of each device at once.
     pub clients: u32,
     /// After which time a client for which nothing moves is ended.
@@ -83,26 +83,6 @@ pub struct Plain {
     pub listen: Address,
     /// How it is called.
     pub device: Name,
-}
-
-/// A port that is one service of a device, for clients that know nothing of that.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Port {
-    /// Where clients connect.
-    pub listen: Address,
-    /// The device.
-    pub device: Name,
-    /// The service.
-    pub target: Target,
-}
-
-/// A service of a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// By its name.
-    Service(Name),
-    /// By its number.
-    Port(u16),
 }
 
 /// The least that is logged.
@@ -242,10 +222,16 @@ impl File {
     /// [`Error::Usage`], as of [`Config::new`].
     pub fn config(&self, keys: Option<&Keys>, registry: &Arc<dyn Registry>) -> Result<Config, Error> {
         let plain = self.plain.iter().map(|Plain { listen, device }| {
-            let mappings = self.ports.iter().filter(|port| port.device == *device).filter_map(Port::mapping);
-            PlainDevice { listen: listen.clone(), mappings: mappings.collect() }
+            let mappings = self.ports.iter().filter(|port| port.device == *device).filter_map(mapping);
+            PlainDevice { name: Some(device.clone()), listen: listen.clone(), mappings: mappings.collect() }
         });
         let config = Config::new(plain.collect(), self.half_close)?;
+        let is_mapping = |port: &&ServicePort| {
+            let is_plain = self.plain.as_ref().is_some_and(|plain| plain.device == port.device);
+            is_plain && mapping(port).is_some()
+        };
+        let ports = self.ports.iter().filter(|port| !is_mapping(port)).cloned();
+        let config = config.with_ports(ports.collect())?;
         let tls = self.tls.clone().zip(keys).map(|(listen, keys)| TlsPort {
             listen,
             key: Arc::clone(&keys.key),
@@ -254,17 +240,17 @@ impl File {
             registry: Arc::clone(registry),
         });
         let limits = Limits { keepalive: self.keepalive, ..config.limits };
-        Ok(Config { tls, drain: self.drain, clients: self.clients, idle: self.idle, limits, ..config })
+        let proxy_protocol_from = self.proxy_protocol_from.clone();
+        let (drain, clients, idle) = (self.drain, self.clients, self.idle);
+        Ok(Config { tls, proxy_protocol_from, drain, clients, idle, limits, ..config })
     }
 }
 
-impl Port {
-    /// The port as one of a device that knows no services: its own loopback is meant then.
-    fn mapping(&self) -> Option<Mapping> {
-        let Target::Port(port) = self.target else { return None };
-        let service = Address::new("127.0.0.1", port).ok()?;
-        Some(Mapping { client: self.listen.clone(), service })
-    }
+/// A port of a device that may know no services, by its number: its own loopback is meant then.
+fn mapping(port: &ServicePort) -> Option<Mapping> {
+    let Part::Port(number) = port.service else { return None };
+    let service = Address::new("127.0.0.1", number).ok()?;
+    Some(Mapping { client: port.listen.clone(), service })
 }
 
 /// The table `[listen]`.
@@ -272,7 +258,7 @@ impl Port {
 struct Listen {
     tls: Option<At<Address>>,
     plain: Option<At<Plain>>,
-    proxy_protocol_from: Vec<IpAddr>,
+    proxy_protocol_from: Vec<Network>,
 }
 
 impl Listen {
@@ -292,9 +278,9 @@ impl Listen {
             let value = Plain { listen: listen?.value, device: device?.value };
             Some(At { line, value })
         });
-        let from = r.take_each(&mut table, "proxy_protocol_from", "an array, [\"10.0.0.5\"]", values::ip);
+        let from = r.take_each(&mut table, "proxy_protocol_from", "an array, [\"10.0.0.5\"]", values::network);
         r.finish(table);
-        Self { tls, plain, proxy_protocol_from: from.into_iter().map(|ip| ip.value).collect() }
+        Self { tls, plain, proxy_protocol_from: from.into_iter().map(|network| network.value).collect() }
     }
 }
 
@@ -354,7 +340,7 @@ fn read_log<'t>(r: &mut Reader<'t>, mut table: Table<'t>) -> (Option<Level>, Opt
     (level, format)
 }
 
-fn read_ports<'t>(r: &mut Reader<'t>, top: &mut Table<'t>) -> Vec<At<Port>> {
+fn read_ports<'t>(r: &mut Reader<'t>, top: &mut Table<'t>) -> Vec<At<ServicePort>> {
     let example = "[[port]] in a line of its own";
     let mut ports = Vec::new();
     for mut table in r.take_tables(top, "port", example) {
@@ -363,15 +349,15 @@ fn read_ports<'t>(r: &mut Reader<'t>, top: &mut Table<'t>) -> Vec<At<Port>> {
         let listen = r.take(&mut table, "listen", values::listen);
         let to = r.take(&mut table, "to", values::target);
         r.finish(table);
-        if let (Some(At { line, value: listen }), Some(At { value: (device, target), .. })) = (listen, to) {
-            ports.push(At { line, value: Port { listen, device, target } });
+        if let (Some(At { line, value: listen }), Some(At { value: to, .. })) = (listen, to) {
+            ports.push(At { line, value: ServicePort { listen, ..to } });
         }
     }
     ports
 }
 
 /// Each address to listen at must have a port of its own.
-fn check_listeners(r: &mut Reader<'_>, listen: &Listen, ports: &[At<Port>]) {
+fn check_listeners(r: &mut Reader<'_>, listen: &Listen, ports: &[At<ServicePort>]) {
     let tls = listen.tls.iter().map(|tls| (tls.line, &tls.value));
     let plain = listen.plain.iter().map(|plain| (plain.line, &plain.value.listen));
     let ports = ports.iter().map(|port| (port.line, &port.value.listen));
@@ -392,30 +378,17 @@ fn check_listeners(r: &mut Reader<'_>, listen: &Listen, ports: &[At<Port>]) {
     }
 }
 
-/// Each port must lead to a device that can come, by a service that it can have.
-fn check_ports(r: &mut Reader<'_>, listen: &Listen, ports: &[At<Port>]) {
-    let plain = listen.plain.as_ref().map(|plain| &plain.value.device);
-    for At { line, value: Port { device, target, .. } } in ports {
-        if plain != Some(device) {
-            if listen.tls.is_none() && plain.is_some() {
-                r.mistake(
-                    *line,
-                    format!("{device} cannot come: devices with keys need tls = \"0.0.0.0:443\" in [listen]"),
-                );
-            }
-        } else if let Target::Service(service) = target {
-            let text = format!(
-                "{device} comes by the plain listener and names no services; write the number of the port in place of \
-                 {service}, for example {device}:22"
-            );
-            r.mistake(*line, text);
+/// Each port must lead to a device that can come.
+fn check_ports(r: &mut Reader<'_>, listen: &Listen, ports: &[At<ServicePort>]) {
+    let Some(At { line, value: Plain { device: plain, .. } }) = &listen.plain else { return };
+    for At { line, value: ServicePort { device, .. } } in ports {
+        if listen.tls.is_none() && plain != device {
+            r.mistake(*line, format!("{device} cannot come: devices with keys need tls = \"0.0.0.0:443\" in [listen]"));
         }
     }
-    if let Some(At { line, value: Plain { device, .. } }) = &listen.plain
-        && !ports.iter().any(|port| port.value.device == *device)
-    {
+    if !ports.iter().any(|port| port.value.device == *plain) {
         let text =
-            format!("no [[port]] leads to {device}; add one, listen = \"127.0.0.1:2222\" and to = \"{device}:22\"");
+            format!("no [[port]] leads to {plain}; add one, listen = \"127.0.0.1:2222\" and to = \"{plain}:22\"");
         r.mistake(*line, text);
     }
 }

@@ -52,6 +52,9 @@ pub use token::{NewToken, OpenToken, SecretDigest, TokenSubject};
 /// already. It is to leave the result somewhere and wake the one that asked.
 pub type Answer<T> = Box<dyn FnOnce(Result<T, RegistryError>) + Send>;
 
+/// What is called when the snapshot has changed. It is to wake the one that looks at it.
+pub type Watcher = Box<dyn Fn() + Send + Sync>;
+
 /// A principal in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
@@ -67,6 +70,9 @@ pub struct Listed {
 pub trait Registry: Send + Sync {
     /// What is true now.
     fn snapshot(&self) -> Arc<Snapshot>;
+
+    /// Has `watcher` called after each change of the snapshot, by the thread that made it, which waits for it.
+    fn watch(&self, watcher: Watcher);
 
     /// Decides whether a key that TLS has proven is let in. Its state comes first; a token is looked at, and used, only
     /// for a key that is unknown.

@@ -72,10 +72,13 @@ impl Reloader {
     fn replace(&self, current: &mut Current, registry: &Arc<dyn Registry>) -> Result<String, String> {
         let file = File::read(&self.path).map_err(|error| error.to_string())?;
         let keys = read_keys(&file)?;
-        let later = needs_restart(&current.file, current.keys.as_ref(), &file, keys.as_ref());
         let config = |file: &File, keys: &Option<Keys>| file.config(keys.as_ref(), registry);
         let old = config(&current.file, &current.keys).map_err(|error| error.to_string())?;
         let new = config(&file, &keys).map_err(|error| error.to_string())?;
+        let mut later = needs_restart(&current.file, current.keys.as_ref(), &file, keys.as_ref());
+        if old.ports != new.ports {
+            later.push("each [[port]] of a service that has a name, or of a device that has a key");
+        }
         self.controller.reconfigure(&old, new).map_err(|error| error.to_string())?;
         *current = Current { file: Arc::new(file), keys };
         let mut text = String::from("the configuration is reloaded and in force");
@@ -105,6 +108,7 @@ fn needs_restart(old: &File, old_keys: Option<&Keys>, new: &File, new_keys: Opti
     let changed = [
         ("state", old.state != new.state),
         ("listen.tls", old.tls != new.tls),
+        ("addresses, as links are told", old.tls.is_some() && new.tls.is_some() && old.addresses != new.addresses),
         ("the keys", old.tls.is_some() && new.tls.is_some() && pins(old_keys) != pins(new_keys)),
         ("log", (old.level, old.format) != (new.level, new.format)),
     ];

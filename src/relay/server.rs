@@ -4,14 +4,16 @@ mod admission;
 mod client_log;
 mod clients;
 mod device;
+mod handshakes;
 mod links;
 mod log_limits;
 mod reload;
+mod secured;
 mod shares;
 mod stray;
 mod totals;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::mpsc::Receiver;
@@ -23,16 +25,18 @@ use links::DevicePort;
 use log_limits::{Kind, LogLimits};
 use reload::Task;
 pub use reload::{Controller, DeviceStatus, LinkStatus};
+use secured::{Proof, Secured};
 use totals::{Share, Totals};
 use tracing::{debug, info};
 
 use super::descriptors::{Descriptors, Shortage};
 use super::listener::{Listener, hold, resolve};
-use super::{Config, Mapping, PlainDevice};
+use super::{Config, Mapping, PlainDevice, TlsPort};
 use crate::Error;
 use crate::address::Address;
 use crate::connection::relay::Relay;
 use crate::connection::{Output, Reset, StreamKey};
+use crate::identity::Name;
 use crate::io::Io;
 use crate::io::event_loop::{EventLoop, Source};
 use crate::io::mailbox::{Mailbox, Request};
@@ -59,6 +63,10 @@ pub struct Server {
     /// What a listener's events are about, by its place.
     places: Vec<Place>,
     devices: Table<Device>,
+    /// Those that have a name.
+    names: HashMap<Name, usize>,
+    /// What links in TLS have in common, if there are any.
+    secured: Option<Secured>,
     /// Every link, also those of connections that may become one.
     sessions: Table<Peer>,
     totals: Totals,
@@ -112,14 +120,16 @@ pub struct Outcome {
 struct Peer {
     session: Session<Relay>,
     address: SocketAddr,
-    /// The device that the port is for by which it came.
-    port_device: usize,
+    /// The device that the port is for by which it came; none, if it is for all that are in TLS.
+    port_device: Option<usize>,
     /// The device that it is from, once that is decided.
     device: Option<usize>,
     clients: BTreeMap<StreamKey, Client>,
     /// When clients that move nothing are looked for, where there is a limit for them.
     look_for_idle_at: Option<Instant>,
     stage: Stage,
+    /// What is known of one in TLS.
+    proof: Option<Proof>,
     /// What it has added to the totals.
     share: Share,
 }
@@ -129,6 +139,8 @@ struct Peer {
 enum Stage {
     /// It was accepted, and has not said yet what it is.
     Pending(Instant),
+    /// The same in TLS.
+    Handshake(Instant),
     /// Its device is served on it, or was until now.
     InUse,
     /// It takes no new clients.
@@ -140,12 +152,18 @@ enum Stage {
 impl Peer {
     /// The device whose lines in the log it takes.
     fn log_device(&self) -> usize {
-        self.device.unwrap_or(self.port_device)
+        self.device.or(self.port_device).unwrap_or(Server::NO_DEVICE)
+    }
+
+    /// Whether a byte has come, or in TLS a whole message.
+    fn has_input(&self) -> bool {
+        if self.proof.is_some() { self.session.has_hello() } else { self.session.connection().has_input() }
     }
 
     /// When it is to be visited though nothing has happened.
     fn poll_timeout(&self) -> Option<Instant> {
-        let all = [self.session.poll_timeout(), self.look_for_idle_at];
+        let proof = self.proof.as_ref().and_then(Proof::poll_timeout);
+        let all = [self.session.poll_timeout(), self.look_for_idle_at, proof];
         all.into_iter().flatten().min()
     }
 }
@@ -168,6 +186,9 @@ impl Stopper {
 }
 
 impl Server {
+    /// In the log's bounds, what has not said yet from which device it is.
+    const NO_DEVICE: usize = usize::MAX;
+
     /// Opens the port of each device, and holds every client port, which opens when its device is there.
     ///
     /// # Errors
@@ -189,8 +210,15 @@ impl Server {
         let ports = addresses
             .iter()
             .map(|(of_device, of_clients)| of_device.len() + of_clients.iter().map(Vec::len).sum::<usize>());
+        let of_tls = match &config.tls {
+            Some(TlsPort { listen, .. }) => {
+                resolve(listen).map_err(|reason| cannot_listen("devices in TLS", listen, reason))?
+            }
+            None => Vec::new(),
+        };
         let clients = (config.clients as usize).saturating_mul(config.devices.len());
-        let descriptors = Descriptors::of_process(ports.sum(), config.devices.len(), clients)?;
+        let ports = ports.sum::<usize>() + of_tls.len();
+        let descriptors = Descriptors::of_process(ports, config.devices.len(), config.tls.is_some(), clients)?;
 
         let (mut device_ports, mut devices, mut places) = (Table::default(), Table::default(), Vec::new());
         for (PlainDevice { listen, mappings, .. }, (of_device, of_clients)) in config.devices.iter().zip(&addresses) {
@@ -198,7 +226,7 @@ impl Server {
             let held = hold(of_device, places.len());
             for listener in held.map_err(|reason| cannot_listen("the device", listen, reason))? {
                 let number = device_ports.reserve();
-                device_ports.insert(number, DevicePort { listener, device });
+                device_ports.insert(number, DevicePort { listener, device: Some(device) });
                 places.push(Place::Devices(number));
             }
             let (mut listeners, mut ports) = (Table::default(), Vec::new());
@@ -213,21 +241,37 @@ impl Server {
                 }
                 ports.push(ClientPort::new(mapping));
             }
-            devices.insert(device, Device::new(listen.clone(), listeners, ports));
+            devices.insert(device, Device::new(Some(listen.clone()), listeners, ports));
+        }
+        if let Some(TlsPort { listen, .. }) = &config.tls {
+            let held = hold(&of_tls, places.len());
+            for listener in held.map_err(|reason| cannot_listen("devices in TLS", listen, reason))? {
+                let number = device_ports.reserve();
+                device_ports.insert(number, DevicePort { listener, device: None });
+                places.push(Place::Devices(number));
+            }
         }
         for number in device_ports.numbers() {
             let Some(DevicePort { listener, device }) = device_ports.get_mut(number) else { continue };
-            let listen = &config.devices[*device].listen;
+            let plain = device.map(|device| &config.devices[device].listen);
+            let Some(listen) = plain.or_else(|| config.tls.as_ref().map(|port| &port.listen)) else { continue };
             listener.listen(&mut event_loop).map_err(|reason| cannot_listen("the device", listen, reason))?;
             info!(at = %listener.address(), "waiting for a device");
         }
         let requests = Mailbox::new(event_loop.waker());
         let (controller, tasks) = Controller::new(requests.clone());
+        let secured = config.tls.clone().map(|port| Secured::new(port, requests.clone())).transpose();
+        let secured = secured.map_err(|error| Error::System {
+            what: "cannot make the end of TLS".into(),
+            reason: io::Error::other(error.to_string()),
+        })?;
         Ok(Self {
             config,
             requests,
             tasks,
             controller,
+            names: HashMap::new(),
+            secured,
             io: Io::new(event_loop),
             device_ports,
             places,
@@ -254,7 +298,7 @@ impl Server {
     #[cfg(test)]
     fn device_addr_of(&self, device: usize) -> SocketAddr {
         let mut ports = self.device_ports.iter().map(|(_, port)| port);
-        ports.find(|port| port.device == device).expect("a port").listener.address()
+        ports.find(|port| port.device == Some(device)).expect("a port").listener.address()
     }
 
     /// A way to end [`run`](Self::run).
@@ -355,6 +399,9 @@ impl Server {
     fn step(&mut self, buffer: &mut [u8]) {
         let now = Instant::now();
         self.do_tasks(now);
+        self.recheck_admissions(now);
+        self.take_decisions(now);
+        self.begin_handshakes(now);
         self.accept_devices(now);
         self.visit_devices(now);
         self.io.closing.handle_timeout(now, &mut self.io.event_loop);
@@ -377,6 +424,7 @@ impl Server {
                 false
             }
         };
+        self.handle_proof_timeout(now, number);
         // Behind what was read, so that what came while the process was stopped counts.
         self.end_idle_clients(now, number);
         busy |= self.carry_out_all(now, number);
@@ -422,14 +470,19 @@ impl Server {
 
     /// Takes the session out.
     fn remove(&mut self, number: usize) -> Option<Peer> {
-        let peer = self.sessions.remove(number)?;
+        let mut peer = self.sessions.remove(number)?;
         self.count(number, &peer.share, &Share::default());
+        self.release(peer.proof.as_mut().and_then(Proof::take_source));
+        if let Some(device) = peer.device {
+            self.forget_device_if_gone(device);
+        }
         Some(peer)
     }
 
     /// Whether there is something to do without an event.
     fn is_busy(&self) -> bool {
-        self.sessions.has_ready() || self.devices.has_ready() || self.device_ports.has_ready()
+        let has_handshakes = self.secured.as_ref().is_some_and(|secured| secured.handshakes.has_next());
+        has_handshakes || self.sessions.has_ready() || self.devices.has_ready() || self.device_ports.has_ready()
     }
 
     fn wait(&mut self, deadline: Option<Instant>) -> Result<(), Error> {
@@ -539,6 +592,7 @@ impl Server {
         let connection = |peer: &Peer, stream| peer.clients.get(&stream).map(|client| client.connection);
         match output {
             Output::Listening => self.activate(now, number),
+            Output::Presented => self.ask_registry(number),
             Output::Version(version) => {
                 if self.log_limits.admit(now, device, Kind::Arrival) {
                     info!(%link, version, "the version of the protocol is agreed");

@@ -200,6 +200,11 @@ impl Tls {
         scratch.clear();
     }
 
+    /// Whether something is held that the socket has not taken.
+    pub fn is_holding(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// Bytes of memory that its buffers take, which is none when it is idle. It counts for the process's budget.
     pub fn buffered(&self) -> usize {
         self.held.capacity() + self.kept.capacity()

@@ -299,6 +299,14 @@ impl<C: Connection> Connection for Watched<C> {
         self.note_queued();
     }
 
+    fn note_link_full(&mut self) {
+        self.core.note_link_full();
+    }
+
+    fn handle_fruitless(&mut self, now: Instant, count: usize) -> Result<(), ProtocolError> {
+        self.core.handle_fruitless(now, count)
+    }
+
     fn go_away(&mut self, now: Instant, code: Code, retry_after: u16, reason: &str) {
         self.core.go_away(now, code, retry_after, reason);
     }

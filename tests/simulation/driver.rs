@@ -66,7 +66,7 @@ impl<C: Core> Party for Driver<C> {
         let has_more = match turned {
             Ok(has_more) => has_more,
             Err(LinkLost::Protocol(error)) => panic!("{} thinks that the protocol is broken: {error}", name::<C>()),
-            Err(LinkLost::Ended | LinkLost::Failed(_)) => {
+            Err(LinkLost::Ended | LinkLost::Failed(_) | LinkLost::Tls(_)) => {
                 self.session.abort_link(now, &mut self.io);
                 world.note(format_args!("{} has no link any more", name::<C>()));
                 true
@@ -273,6 +273,7 @@ impl<C: Core> Driver<C> {
             Output::Malformed { .. } => panic!("no relay here sends a malformed CONNECT"),
             Output::EarlyDropped { .. }
             | Output::Listening
+            | Output::Presented
             | Output::Introduced(_)
             | Output::Connected { .. }
             | Output::GoAway(_) => world.note(format_args!("{} {output:?}", name::<C>())),

@@ -283,6 +283,13 @@ impl<S: Side> Connection for S {
         self.note_taken(now, count);
     }
 
+    fn note_link_full(&mut self) {}
+
+    fn handle_fruitless(&mut self, _now: Instant, _count: usize) -> Result<(), ProtocolError> {
+        // It is not spoken in TLS.
+        Ok(())
+    }
+
     fn go_away(&mut self, _now: Instant, _code: Code, _retry_after: u16, _reason: &str) {
         // Version 1 has no word for it: a relay accepts no more clients, and to a device it goes on sending CONNECT.
     }

@@ -32,6 +32,9 @@ impl Mux {
                     return Err(ProtocolError::NoSettings);
                 }
             }
+            if self.greeting == Greeting::Undecided && !matches!(item, None | Some(Item::GoAway(_))) {
+                return Err(ProtocolError::TooEarly);
+            }
             let Some(item) = item else { return Ok(None) };
             let delivery = self.handle_item(now, item)?;
             self.assign_numbers(now);
@@ -159,35 +162,49 @@ impl Mux {
         if self.greeting == Greeting::Done {
             return self.note_abuse(now);
         }
-        if settings.has_token() {
+        if settings.has_token() && !self.is_in_tls {
             return Err(ProtocolError::JoinInTheClear);
         }
-        self.greeting = Greeting::Done;
         self.timers.cancel(Timer::Settings);
+        self.reading.begin();
+        self.peer = settings;
+        if self.is_in_tls && self.role == Role::Relay {
+            self.greeting = Greeting::Undecided;
+            self.outputs.push_back(Output::Presented);
+        } else {
+            self.greet(now);
+        }
+        Ok(())
+    }
+
+    /// Each end has the other's SETTINGS, or will have: streams may come.
+    pub(super) fn greet(&mut self, now: Instant) {
+        self.greeting = Greeting::Done;
+        let Settings { window, open_rate, acknowledges, keepalive, .. } = self.peer;
         // What was assumed is only ever raised, for open streams too.
         for key in self.numbers.values().copied().collect::<Vec<_>>() {
             if let Some(stream) = self.streams.get_mut(key) {
-                stream.credit = stream.credit.max(settings.window.into());
+                stream.credit = stream.credit.max(window.into());
                 self.unblock(key);
             }
         }
         if self.role == Role::Relay {
-            self.opens.set_rate(now, settings.open_rate, settings.open_rate);
+            self.opens.set_rate(now, open_rate, open_rate);
         }
-        self.reading.begin();
-        self.pacing = settings.acknowledges.then(|| Pacing::new(now));
-        if let Some(keepalive) = settings.keepalive {
+        self.pacing = acknowledges.then(|| Pacing::new(now));
+        if let Some(keepalive) = keepalive {
             self.liveness.agree(self.role, self.limits.keepalive.max(keepalive).min(Limits::MAX_KEEPALIVE));
             self.timers.set(Timer::Liveness, self.liveness.poll_timeout());
         }
-        self.peer = settings;
         // A refusal introduces nobody; GOAWAY behind it says why.
         if !self.peer.refuses {
+            if self.is_in_tls {
+                self.outputs.push_back(Output::Version(2));
+            }
             let software = self.peer.software.escape_debug().to_string();
             self.outputs.push_back(Output::Introduced(software));
         }
         self.ask(now);
-        Ok(())
     }
 
     fn handle_go_away(&mut self, now: Instant, go_away: GoAway) {

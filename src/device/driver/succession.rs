@@ -7,11 +7,15 @@ use super::super::backoff::Backoff;
 use super::super::link::{Link, Stage};
 use super::Driver;
 use crate::Error;
+#[cfg(feature = "tls")]
+use crate::address::Address;
 use crate::connection::Connection;
 use crate::io::retired::{self, MAX_DRAINING, MAX_LOST};
 use crate::io::session::LinkLost;
 use crate::protocol::ProtocolError;
 use crate::protocol::v2::{Code, GoAway};
+#[cfg(feature = "tls")]
+use crate::tls::TlsError;
 
 /// The longest that a GOAWAY is taken to be on its way to the relay, and what the relay is given to read it.
 const MAX_ON_ITS_WAY: Duration = Duration::from_secs(1);
@@ -92,6 +96,10 @@ impl Driver<'_> {
             self.backoff.restart_is_over();
             if self.successor.take_if(|successor| *successor == number).is_some() {
                 self.succeed(now, number);
+            }
+            #[cfg(feature = "tls")]
+            if let Some(announcement) = self.links.get(number).and_then(Link::announcement) {
+                self.context.shared.admitted(announcement);
             }
             self.context.shared.listening(peer, version);
         }
@@ -220,6 +228,8 @@ impl Driver<'_> {
         let address = self.config.server.clone();
         let error = match reason {
             LinkLost::Protocol(ProtocolError::OldRelay) => Error::OldRelay(address),
+            #[cfg(feature = "tls")]
+            LinkLost::Tls(error) => of_tls(address, error),
             LinkLost::Ended | LinkLost::Failed(_) | LinkLost::Protocol(_) => {
                 Error::Lost { address, reason: reason.to_string() }
             }
@@ -259,6 +269,8 @@ impl Driver<'_> {
         }
         let wait = match &go_away {
             Some(go_away) => wait_after(&mut self.backoff, now, answered_at, go_away),
+            // It is refused, if by the device.
+            None if matches!(error, Error::Pin { .. }) => self.backoff.wait_barred(0),
             None => self.backoff.next_wait(now, answered_at),
         };
         self.plan(now, wait, error);
@@ -276,6 +288,26 @@ impl Driver<'_> {
         }
         let why = if go_away.reason.is_empty() { String::new() } else { format!(", {}", go_away.reason) };
         Error::Lost { address, reason: format!("the relay ended it ({}{why})", go_away.code) }
+    }
+}
+
+/// What ended a link in TLS, for its owner.
+#[cfg(feature = "tls")]
+fn of_tls(address: Address, error: &TlsError) -> Error {
+    let reason = error.to_string();
+    match error {
+        TlsError::WrongPin { .. } | TlsError::Key(_) | TlsError::SeveralKeys | TlsError::BadSignature => {
+            Error::Pin { address, reason }
+        }
+        TlsError::NoRawKey => Error::Intercepted(address),
+        TlsError::Cut | TlsError::Exhausted => Error::Lost { address, reason },
+        TlsError::NoAlpn
+        | TlsError::NotTls(_)
+        | TlsError::HandshakeTooLong
+        | TlsError::RecordTooLong
+        | TlsError::EndInHandshake
+        | TlsError::Alert(_)
+        | TlsError::Tls(_) => Error::Tls { address, reason },
     }
 }
 

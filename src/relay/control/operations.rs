@@ -10,13 +10,13 @@ use super::message::{
     Answer, DeviceName, DeviceRow, Devices, FailureKind, LinkRow, Made, Request, Text, TokenRequest, TokenRow,
     TokenText, UnknownRow,
 };
-use crate::identity::{JoinString, Kind, Secret, TokenId};
-use crate::relay::LinkStatus;
+use crate::identity::{JoinString, Kind, Name, Pattern, Secret, TokenId};
 use crate::relay::registry::{
     self, Key, Labels, Listed, NewToken, Newcomer, OpenToken, Principal, PrincipalName, Registry, RegistryError,
     SecretDigest, State, TokenSubject,
 };
 use crate::relay::reloader::Reloader;
+use crate::relay::{DeviceStatus, LinkStatus};
 
 /// How long the registry may take for an answer.
 const TIMEOUT: Duration = Duration::from_secs(50);
@@ -68,12 +68,14 @@ impl Operations {
             }
             Request::Devices => Answer::Devices(self.devices()),
             Request::Approve { fingerprint: Text(pin), name } => {
+                name.iter().try_for_each(|Text(DeviceName(name))| self.check_name(name))?;
                 let name = name.map(principal_name);
                 let principal = wait(|answer| registry.approve(pin, name, now, answer))?;
                 info!(device = %principal.name, key = %pin, %by, "a key was approved");
                 Answer::Done(format!("{} is let in; its device comes within its retry time", principal.name))
             }
             Request::Add { name, key: Text(key), labels } => {
+                self.check_name(&name.0.0)?;
                 let newcomer = Newcomer { name: principal_name(name), key, labels: labels_of(labels)? };
                 let principal = wait(|answer| registry.add(newcomer, now, answer))?;
                 info!(device = %principal.name, key = %key.pin(), %by, "a device was added");
@@ -123,9 +125,23 @@ impl Operations {
         Answer::Done(format!("{} {what}", principal.name))
     }
 
+    /// The device of the plain listener has a name that none of the registry may have.
+    fn check_name(&self, name: &Name) -> Result<(), RegistryError> {
+        match &self.reloader.file().plain {
+            Some(plain) if plain.device == *name => {
+                let text = format!("{name} comes by the plain listener, and has no key; give another name");
+                Err(RegistryError::Usage(text))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     fn make_token(&self, request: TokenRequest, by: &str, now: u64) -> Result<Answer, RegistryError> {
         let TokenRequest { subject: Text(subject), labels, uses, expires, pending, replace } = request;
         let (file, keys) = (self.reloader.file(), self.reloader.keys());
+        if let Pattern::Name(name) = &subject {
+            self.check_name(name)?;
+        }
         let Some(keys) = keys else {
             let text = "devices with keys need TLS; write tls = \"0.0.0.0:443\" below [listen], and restart the relay";
             return Err(RegistryError::Usage(text.into()));
@@ -160,10 +176,19 @@ impl Operations {
 
     fn devices(&self) -> Devices {
         let is_device = |listed: &Listed| listed.principal.name.kind() == Kind::Device;
-        let mut devices: Vec<DeviceRow> = self.registry.list().into_iter().filter(is_device).map(device_row).collect();
         let status = self.reloader.controller().devices();
+        let link_of = |name: &str| {
+            let named = |device: &&DeviceStatus| device.name.as_ref().is_some_and(|other| other.as_str() == name);
+            status.iter().find(named).and_then(|device| device.link)
+        };
+        let listed = self.registry.list().into_iter().filter(is_device);
+        let mut devices: Vec<DeviceRow> =
+            listed.map(|listed| device_row(&listed, link_of(listed.principal.name.as_str()))).collect();
         if let Some(plain) = &self.reloader.file().plain {
-            let link = status.into_iter().find(|device| device.listen == plain.listen).and_then(|device| device.link);
+            let link = status
+                .iter()
+                .find(|device| device.listen.as_ref() == Some(&plain.listen))
+                .and_then(|device| device.link);
             devices.push(DeviceRow {
                 name: plain.device.to_string(),
                 state: if link.is_some() { "up" } else { "down" }.into(),
@@ -187,15 +212,19 @@ impl Operations {
     }
 }
 
-fn device_row(Listed { principal, seen }: Listed) -> DeviceRow {
+fn device_row(Listed { principal, seen }: &Listed, link: Option<LinkStatus>) -> DeviceRow {
     let current = principal.keys.iter().rev().find(|key| !key.is_revoked).or_else(|| principal.keys.last());
     DeviceRow {
         name: principal.name.to_string(),
-        state: if principal.state == State::Active { "down".into() } else { principal.state.to_string() },
+        state: match (principal.state, link) {
+            (State::Active, Some(_)) => "up".into(),
+            (State::Active, None) => "down".into(),
+            (state @ (State::Pending | State::Revoked | State::Removed), _) => state.to_string(),
+        },
         fingerprint: current.map(|Key { pin, .. }| pin.to_string()),
         labels: principal.labels.iter().map(ToString::to_string).collect(),
-        seen,
-        link: None,
+        seen: *seen,
+        link: link.map(link_row),
     }
 }
 

@@ -1,14 +1,14 @@
 //! Values of the configuration file, each with the text of what is right.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use toml::de::DeValue;
 
 use super::reader::{describe, shown};
-use super::{Format, Level, Target};
-use crate::address::Address;
+use super::{Format, Level};
+use crate::address::{Address, AddressError};
 use crate::identity::Name;
+use crate::relay::{Network, NetworkError, ServicePort};
 
 pub(super) type Value<'t> = DeValue<'t>;
 
@@ -27,32 +27,22 @@ pub(super) fn listen(value: &Value<'_>) -> Result<Address, String> {
 }
 
 pub(super) fn address(value: &Value<'_>) -> Result<Address, String> {
-    text(value, "\"relay.example.com:443\"")?.parse().map_err(|error: crate::address::AddressError| error.to_string())
+    text(value, "\"relay.example.com:443\"")?.parse().map_err(|error: AddressError| error.to_string())
 }
 
-pub(super) fn ip(value: &Value<'_>) -> Result<IpAddr, String> {
-    let text = text(value, "\"10.0.0.5\"")?;
-    text.parse().map_err(|_| format!("'{}' is no IP address; write one, for example \"10.0.0.5\"", shown(text)))
+pub(super) fn network(value: &Value<'_>) -> Result<Network, String> {
+    text(value, "\"10.0.0.5\"")?.parse().map_err(|error: NetworkError| error.to_string())
 }
 
 pub(super) fn device(value: &Value<'_>) -> Result<Name, String> {
     Name::device(text(value, "\"pump-3\"")?).map_err(|error| error.to_string())
 }
 
-/// `device:service`, the service by its name or its port.
-pub(super) fn target(value: &Value<'_>) -> Result<(Name, Target), String> {
+/// `DEVICE:SERVICE`, as a port whose own address is still to come.
+pub(super) fn target(value: &Value<'_>) -> Result<ServicePort, String> {
     let text = text(value, "\"pump-3:ssh\"")?;
-    let (device, service) = text.split_once(':').ok_or_else(|| {
-        format!("'{}' has no service; write device:service, for example pump-3:ssh or pump-3:22", shown(text))
-    })?;
-    let device = Name::device(device).map_err(|error| error.to_string())?;
-    if service.bytes().all(|byte| byte.is_ascii_digit()) {
-        let port = service.parse().ok().filter(|port| *port != 0);
-        let port = port.ok_or_else(|| format!("port '{}' is not a number from 1 to 65535", shown(service)))?;
-        return Ok((device, Target::Port(port)));
-    }
-    let service = Name::service(service).map_err(|error| error.to_string())?;
-    Ok((device, Target::Service(service)))
+    let nowhere = Address::listen("127.0.0.1:0").map_err(|error| error.to_string())?;
+    ServicePort::new(nowhere, text).map_err(|error| error.to_string())
 }
 
 /// A time within bounds, which the text for `range` names.

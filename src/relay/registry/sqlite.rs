@@ -17,7 +17,7 @@ use super::seen::Seen;
 use super::snapshot::Snapshot;
 use super::store::{Published, Store};
 use super::token::{NewToken, OpenToken};
-use super::{Answer, Listed, Registry, RegistryError};
+use super::{Answer, Listed, Registry, RegistryError, Watcher};
 use crate::identity::{Label, Pin, TokenId};
 
 /// Operations that may wait. More are refused: who comes by the network comes again.
@@ -87,6 +87,10 @@ impl SqliteRegistry {
 impl Registry for SqliteRegistry {
     fn snapshot(&self) -> Arc<Snapshot> {
         self.published.latest()
+    }
+
+    fn watch(&self, watcher: Watcher) {
+        self.published.watch(watcher);
     }
 
     fn admit(&self, candidate: Candidate, answer: Answer<Decision>) {

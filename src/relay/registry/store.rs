@@ -8,16 +8,17 @@ mod rows;
 mod tokens;
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
-use super::RegistryError;
 use super::principal::{Labels, PrincipalId, PrincipalName, State};
 use super::schema::{self, Empty};
 use super::snapshot::Snapshot;
+use super::{RegistryError, Watcher};
 use crate::tls::PublicKey;
 pub use backup::{Restored, restore};
 use rows::{kind_text, seconds};
@@ -25,9 +26,18 @@ use rows::{kind_text, seconds};
 /// How long another program may have the database locked.
 const BUSY: Duration = Duration::from_secs(1);
 
-/// The snapshot that is true now. The lock is held for as long as a reference is copied.
-#[derive(Debug)]
-pub(super) struct Published(Mutex<Arc<Snapshot>>);
+/// The snapshot that is true now, and who is told when another one is.
+pub(super) struct Published {
+    /// The lock is held for as long as a reference is copied.
+    snapshot: Mutex<Arc<Snapshot>>,
+    watchers: Mutex<Vec<Watcher>>,
+}
+
+impl fmt::Debug for Published {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Published").field("number", &self.latest().number()).finish_non_exhaustive()
+    }
+}
 
 /// The database.
 #[derive(Debug)]
@@ -55,14 +65,23 @@ pub(super) enum Fault {
 
 impl Published {
     pub(super) fn latest(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&lock(&self.snapshot))
+    }
+
+    pub(super) fn watch(&self, watcher: Watcher) {
+        lock(&self.watchers).push(watcher);
     }
 
     fn publish(&self, snapshot: Arc<Snapshot>) {
-        let old = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), snapshot);
+        let old = std::mem::replace(&mut *lock(&self.snapshot), snapshot);
         // Not under the lock: it may be the last reference, and there is much to free.
         drop(old);
+        lock(&self.watchers).iter().for_each(|watcher| watcher());
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Store {
@@ -71,7 +90,7 @@ impl Store {
         let connection = connect(&path)?;
         let principals = rows::principals(&connection, None).map_err(|fault| fault.at(&path))?;
         let snapshot = Arc::new(Snapshot::of(principals));
-        let published = Arc::new(Published(Mutex::new(Arc::clone(&snapshot))));
+        let published = Arc::new(Published { snapshot: Mutex::new(Arc::clone(&snapshot)), watchers: Mutex::default() });
         Ok(Self { connection, path, published, snapshot })
     }
 

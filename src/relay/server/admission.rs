@@ -1,35 +1,75 @@
 //! Which device a link is from, and whether that is served: decided once, when the link has said what it is.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
+use tracing::field::display;
 use tracing::{info, warn};
 
+use super::device::Device;
 use super::log_limits::Kind;
+use super::totals::Totals;
 use super::{Peer, Server, Stage};
+use crate::identity::Name;
+use crate::io::table::Table;
 use crate::protocol::v2::Code;
 
 /// Seconds after which a device may come back for which there was no place.
 const RETRY_AFTER: u16 = 60;
 
 /// Why a link is not served, as its device reads it where its version has words for that.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     code: Code,
     /// Seconds after which the device may come back.
     retry_after: u16,
-    reason: &'static str,
+    reason: Cow<'static, str>,
+}
+
+impl Refusal {
+    pub(super) fn new(code: Code, retry_after: u16, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, retry_after, reason: reason.into() }
+    }
 }
 
 impl Server {
     /// The device that the link is from. A plain link is from the device of the port that it came by.
     fn admit(&self, peer: &Peer) -> Result<usize, Refusal> {
-        let device = peer.port_device;
+        let Some(device) = peer.port_device else {
+            return Err(Refusal::new(Code::Internal, RETRY_AFTER, "the port is for no device"));
+        };
+        self.has_place_for(device).map(|()| device)
+    }
+
+    /// Whether one more device may be served, if this one is not yet.
+    pub(super) fn has_place_for(&self, device: usize) -> Result<(), Refusal> {
         let is_there = self.devices.get(device).is_some_and(|device| device.active.is_some());
         if !is_there && self.served >= self.descriptors.devices {
-            let reason = "the relay has no place for more devices";
-            return Err(Refusal { code: Code::Overload, retry_after: RETRY_AFTER, reason });
+            return Err(Refusal::new(Code::Overload, RETRY_AFTER, "the relay has no place for more devices"));
         }
-        Ok(device)
+        Ok(())
+    }
+
+    /// The number of the device of that name. One that has no ports is there while it has a link.
+    pub(super) fn named(&mut self, name: &Name) -> usize {
+        if let Some(&number) = self.names.get(name) {
+            return number;
+        }
+        let number = self.devices.reserve();
+        let device = Device { name: Some(name.clone()), ..Device::new(None, Table::default(), Vec::new()) };
+        self.devices.insert(number, device);
+        self.names.insert(name.clone(), number);
+        number
+    }
+
+    /// A device that has no ports, nor any link any more, is not kept.
+    pub(super) fn forget_device_if_gone(&mut self, number: usize) {
+        let Some(device) = self.devices.get(number) else { return };
+        let is_gone = device.active.is_none() && device.listeners.is_empty() && device.totals == Totals::default();
+        if is_gone && let Some(name) = device.name.clone() {
+            self.devices.remove(number);
+            self.names.remove(&name);
+        }
     }
 
     /// The newest link of a device that sent LISTEN is the one that is served, at once; but not one that is lost, be it by
@@ -47,8 +87,15 @@ impl Server {
             Ok(device) => device,
             Err(refusal) => return self.refuse_link(now, number, refusal),
         };
+        self.take_place(now, number, device);
+    }
+
+    /// The link of a device that is admitted takes the place of the one before.
+    pub(super) fn take_place(&mut self, now: Instant, number: usize, device: usize) {
+        let (Some(peer), Some(of)) = (self.sessions.get(number), self.devices.get(device)) else { return };
         if self.log_limits.admit(now, device, Kind::Arrival) {
-            info!(link = %peer.address, "a device is here");
+            let name = of.name.as_ref().map(display);
+            info!(link = %peer.address, device = name, "a device is here");
         }
         if let Some(peer) = self.sessions.get_mut(number) {
             (peer.device, peer.stage) = (Some(device), Stage::InUse);
@@ -66,14 +113,15 @@ impl Server {
         self.open_client_ports(now, device);
     }
 
-    fn refuse_link(&mut self, now: Instant, number: usize, refusal: Refusal) {
+    pub(super) fn refuse_link(&mut self, now: Instant, number: usize, refusal: Refusal) {
         let Some(peer) = self.sessions.get_mut(number) else { return };
         let Refusal { code, retry_after, reason } = refusal;
-        if self.log_limits.admit(now, peer.port_device, Kind::Stray) {
-            warn!(link = %peer.address, %code, reason, "refused a device");
+        if self.log_limits.admit(now, peer.log_device(), Kind::Stray) {
+            warn!(link = %peer.address, %code, %reason, "refused a device");
         }
-        peer.session.go_away(now, code, retry_after, reason);
+        peer.session.go_away(now, code, retry_after, &reason);
         peer.session.close_link(now, &mut self.io);
+        self.end_handshake(number);
     }
 
     /// The device is served on this link from here on, or on none; on which it was before.

@@ -8,6 +8,7 @@ use super::clients::PendingClient;
 use super::shares::Shares;
 use super::totals::Totals;
 use crate::address::Address;
+use crate::identity::Name;
 use crate::io::table::Table;
 use crate::relay::Mapping;
 use crate::relay::listener::Listener;
@@ -15,8 +16,10 @@ use crate::relay::listener::Listener;
 /// One device that is served, or will be when it comes. Its number is its place in the server's table.
 #[derive(Debug)]
 pub(super) struct Device {
-    /// Where it connects.
-    pub(super) listen: Address,
+    /// Where it connects, if that is a port of its own.
+    pub(super) listen: Option<Address>,
+    /// Of one that has an identity.
+    pub(super) name: Option<Name>,
     /// The session of the link that is served: the newest that sent LISTEN.
     pub(super) active: Option<usize>,
     /// They listen while the device is there; each with its place in `ports`.
@@ -59,9 +62,10 @@ impl ClientPort {
 
 impl Device {
     /// A device that is not there yet; its client ports are held.
-    pub(super) fn new(listen: Address, listeners: Table<(Listener, usize)>, ports: Vec<ClientPort>) -> Self {
+    pub(super) fn new(listen: Option<Address>, listeners: Table<(Listener, usize)>, ports: Vec<ClientPort>) -> Self {
         let mut device = Self {
             listen,
+            name: None,
             active: None,
             listeners,
             ports,

@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 
 use super::client_log::Ending;
 use super::log_limits::Kind;
+use super::secured::Proof;
 use super::stray::protocol_of;
 use super::totals::{Order, Share, Totals};
 use super::{Peer, Phase, Server, Stage};
@@ -23,8 +24,9 @@ use crate::io::retired;
 use crate::io::session::{LinkLost, Session};
 use crate::protocol::v2::Code;
 use crate::relay::Config;
-use crate::relay::limits::{self, DEVICE_PORTS_A_TURN};
+use crate::relay::limits::{self, ACCEPTS, DEVICE_PORTS_A_TURN};
 use crate::relay::listener::Listener;
+use crate::tls::TlsError;
 
 /// How long a link may finish beside the one in use.
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
@@ -33,8 +35,8 @@ pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub(super) struct DevicePort {
     pub(super) listener: Listener,
-    /// The device that it is for.
-    pub(super) device: usize,
+    /// The device that it is for; none, if it is for all that are in TLS.
+    pub(super) device: Option<usize>,
 }
 
 impl Server {
@@ -43,11 +45,20 @@ impl Server {
         for _ in 0..self.device_ports.begin_round(now).min(DEVICE_PORTS_A_TURN) {
             let Some(place) = self.device_ports.next_visit() else { continue };
             let Some(port) = self.device_ports.get_mut(place) else { continue };
-            let (accepted, device) = (port.listener.accept(now, &mut self.shortage), port.device);
+            let (mut accepted, device) = (port.listener.accept(now, &mut self.shortage), port.device);
+            let mut more = Vec::new();
+            if device.is_none() {
+                // A fleet may come back at once, and none of it costs much before its handshake.
+                more.extend(accepted.take());
+                more.extend(std::iter::from_fn(|| port.listener.accept(now, &mut self.shortage)).take(ACCEPTS));
+            }
             let (again, timeout) = (port.listener.is_ready(now), port.listener.paused_until());
             self.device_ports.end_visit(place, again, timeout);
-            if let Some((io, address)) = accepted {
+            if let (Some((io, address)), Some(device)) = (accepted, device) {
                 self.add_pending(now, device, io, address);
+            }
+            for (io, address) in more {
+                self.add_to_handshakes(now, io, address);
             }
         }
     }
@@ -82,6 +93,18 @@ impl Server {
         address: SocketAddr,
         port_device: usize,
     ) {
+        self.insert_session(number, session, address, Some(port_device), Stage::Pending(now), None);
+    }
+
+    pub(super) fn insert_session(
+        &mut self,
+        number: usize,
+        session: Session<Relay>,
+        address: SocketAddr,
+        port_device: Option<usize>,
+        stage: Stage,
+        proof: Option<Proof>,
+    ) {
         let peer = Peer {
             session,
             address,
@@ -89,7 +112,8 @@ impl Server {
             device: None,
             clients: BTreeMap::new(),
             look_for_idle_at: None,
-            stage: Stage::Pending(now),
+            stage,
+            proof,
             share: Share::default(),
         };
         self.sessions.insert(number, peer);
@@ -116,7 +140,7 @@ impl Server {
     }
 
     /// If it was the link on which its device is served, that has none now.
-    fn leave_device(&mut self, now: Instant, number: usize, ending: &Ending) {
+    pub(super) fn leave_device(&mut self, now: Instant, number: usize, ending: &Ending) {
         if self.is_active(number)
             && let Some(device) = self.sessions.get(number).and_then(|peer| peer.device)
         {
@@ -137,17 +161,20 @@ impl Server {
                     warn!(%link, clients, %reason, "the link to the device is lost");
                 }
             }
-        } else if !peer.session.connection().has_input() && is_silent_end(reason) {
+        } else if !peer.has_input() && is_silent_end(reason) {
             debug!(%link, %reason, "a connection on the device port has ended without a byte");
         } else if self.log_limits.admit(now, device, Kind::Stray) {
             let looks_like = protocol_of(reason).map(display);
-            if peer.session.connection().has_input() {
+            if peer.has_input() {
                 warn!(%link, looks_like, %reason, "dropped a connection on the device port");
             } else {
                 info!(%link, %reason, "dropped a connection on the device port");
             }
         }
+        self.answer_in_the_clear(now, number, reason);
+        let Some(peer) = self.sessions.get_mut(number) else { return };
         peer.session.abort_link(now, &mut self.io);
+        self.end_handshake(number);
         self.leave_device(now, number, &Reset::LinkLost.into());
     }
 
@@ -175,6 +202,16 @@ impl Server {
     /// The relay ends: connections that have not sent LISTEN are not to become links any more.
     pub(super) fn drop_pending(&mut self, now: Instant) {
         while let Some(&(_, number)) = self.totals.pending.first() {
+            self.cut(now, number, Code::Shutdown, "the relay is about to end");
+        }
+        if let Some(secured) = &mut self.secured {
+            secured.handshakes.drop_waiting();
+        }
+        let in_handshake = |number: &usize| {
+            let peer = self.sessions.get(*number);
+            peer.is_some_and(|peer| matches!(peer.stage, Stage::Handshake(_)))
+        };
+        for number in self.sessions.numbers().into_iter().filter(in_handshake).collect::<Vec<_>>() {
             self.cut(now, number, Code::Shutdown, "the relay is about to end");
         }
     }
@@ -315,7 +352,7 @@ impl Server {
         excess.or_else(|| {
             let all = self.totals.draining.iter().chain(&self.totals.lost);
             let is_too_much = self.totals.retired_bytes > limits::retired_bytes_of_all(&self.config.limits);
-            is_too_much.then(|| self.oldest_of_most(all, |peer| peer.session.connection().held()))?
+            is_too_much.then(|| self.oldest_of_most(all, |peer| peer.session.held()))?
         })
     }
 
@@ -334,6 +371,7 @@ fn is_silent_end(reason: &LinkLost) -> bool {
     match reason {
         LinkLost::Ended => true,
         LinkLost::Failed(error) => error.kind() == io::ErrorKind::ConnectionReset,
+        LinkLost::Tls(error) => *error == TlsError::EndInHandshake,
         LinkLost::Protocol(_) => false,
     }
 }

@@ -16,6 +16,7 @@ use super::{Place, Server, cannot_listen};
 use crate::Error;
 use crate::address::Address;
 use crate::connection::Connection;
+use crate::identity::Name;
 use crate::io::mailbox::{Mailbox, Request};
 use crate::io::table::Table;
 use crate::protocol::v2::Code;
@@ -49,8 +50,10 @@ pub(super) enum Task {
 /// A device of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceStatus {
-    /// Where it connects.
-    pub listen: Address,
+    /// Where it connects, if that is a port of its own.
+    pub listen: Option<Address>,
+    /// Its name in the registry, if it has a key.
+    pub name: Option<Name>,
     /// The link on which it is served, if it is there.
     pub link: Option<LinkStatus>,
 }
@@ -76,7 +79,7 @@ impl Controller {
     }
 
     /// Has the server go on with the configuration `new`, where it has `old` now. Devices and ports that are in both are
-    /// not touched. Its port for TLS stays as it is.
+    /// not touched. Its port for TLS stays as it is, and so do ports that lead to services by name.
     ///
     /// # Errors
     /// A port that is new cannot be opened, or there are too few descriptors. All is as it was then.
@@ -115,7 +118,7 @@ impl Controller {
 
 /// Every address to listen at.
 fn addresses(config: &Config) -> impl Iterator<Item = &Address> {
-    config.devices.iter().flat_map(|PlainDevice { listen, mappings }| {
+    config.devices.iter().flat_map(|PlainDevice { listen, mappings, .. }| {
         [listen].into_iter().chain(mappings.iter().map(|mapping| &mapping.client))
     })
 }
@@ -174,7 +177,7 @@ impl Server {
             let round_trip = connection.counters().round_trip;
             LinkStatus { address: peer.address, round_trip, clients: connection.clients() }
         });
-        DeviceStatus { listen: device.listen.clone(), link }
+        DeviceStatus { listen: device.listen.clone(), name: device.name.clone(), link }
     }
 
     fn reconfigure(&mut self, now: Instant, config: Config, mut spare: Spare) -> Result<(), Error> {
@@ -183,11 +186,17 @@ impl Server {
             return Err(Error::System { what: "the relay is about to end".into(), reason });
         }
         let clients = (config.clients as usize).saturating_mul(config.devices.len());
-        self.descriptors = Descriptors::of_process(addresses(&config).count(), config.devices.len(), clients)?;
+        let (ports, has_tls) = (addresses(&config).count(), self.secured.is_some());
+        let ports = ports + self.device_ports.iter().filter(|(_, port)| port.device.is_none()).count();
+        self.descriptors = Descriptors::of_process(ports, config.devices.len(), has_tls, clients)?;
         let mut kept = Vec::new();
         let mut gone = self.devices.numbers();
+        // Those that come by the port for TLS are as the registry has them.
+        gone.retain(|&number| self.devices.get(number).is_some_and(|device| device.listen.is_some()));
         for wanted in &config.devices {
-            let is_it = |number: &usize| self.devices.get(*number).is_some_and(|device| device.listen == wanted.listen);
+            let is_it = |number: &usize| {
+                self.devices.get(*number).is_some_and(|device| device.listen.as_ref() == Some(&wanted.listen))
+            };
             kept.push(gone.iter().position(is_it).map(|at| gone.remove(at)));
         }
         for number in gone {
@@ -206,7 +215,9 @@ impl Server {
             };
             self.add_ports(now, number, &wanted.mappings, &mut spare);
         }
-        self.config = Config { tls: self.config.tls.take(), ..config };
+        // What is bound when the relay starts stays.
+        let (tls, ports) = (self.config.tls.take(), std::mem::take(&mut self.config.ports));
+        self.config = Config { tls, ports, ..config };
         Ok(())
     }
 
@@ -217,11 +228,10 @@ impl Server {
         self.serve(number, None);
         self.close_unwanted_ports(number, &[], spare);
         for place in self.device_ports.numbers() {
-            if self.device_ports.get(place).is_some_and(|port| port.device == number)
+            if self.device_ports.get(place).is_some_and(|port| port.device == Some(number))
                 && let Some(DevicePort { listener, .. }) = self.device_ports.remove(place)
-                && let Some(device) = self.devices.get(number)
+                && let Some(listen) = self.devices.get(number).and_then(|device| device.listen.clone())
             {
-                let listen = device.listen.clone();
                 self.put_aside(listen, listener, spare);
             }
         }
@@ -233,8 +243,8 @@ impl Server {
                 self.cut(now, session, Code::Shutdown, reason);
             }
         }
-        if let Some(device) = self.devices.remove(number) {
-            info!(at = %device.listen, "a device was taken out of the configuration");
+        if let Some(Device { listen: Some(listen), .. }) = self.devices.remove(number) {
+            info!(at = %listen, "a device was taken out of the configuration");
         }
     }
 
@@ -294,9 +304,9 @@ impl Server {
                 return Err(cannot_listen("the device", listen, reason));
             }
             info!(at = %listener.address(), "waiting for a device");
-            self.device_ports.insert(port, DevicePort { listener, device: number });
+            self.device_ports.insert(port, DevicePort { listener, device: Some(number) });
         }
-        self.devices.insert(number, Device::new(listen.clone(), Table::default(), Vec::new()));
+        self.devices.insert(number, Device::new(Some(listen.clone()), Table::default(), Vec::new()));
         Ok(number)
     }
 

@@ -2,6 +2,7 @@
 
 use crate::io::session::LinkLost;
 use crate::protocol::ProtocolError;
+use crate::tls::TlsError;
 
 /// Protocols by the first bytes of a connection.
 const PROTOCOLS: [(&[u8], &str); 11] = [
@@ -20,6 +21,9 @@ const PROTOCOLS: [(&[u8], &str); 11] = [
 
 /// What a connection that was dropped speaks, as far as its first bytes tell.
 pub(super) fn protocol_of(reason: &LinkLost) -> Option<&'static str> {
+    if let LinkLost::Tls(TlsError::NotTls(greeting)) = reason {
+        return Some(greeting.description());
+    }
     let LinkLost::Protocol(ProtocolError::NotListen(header)) = reason else { return None };
     let bytes = header.encode();
     PROTOCOLS.iter().find(|(first, _)| bytes.starts_with(first)).map(|&(_, name)| name)

@@ -2,11 +2,13 @@ mod descriptors;
 mod drains;
 mod many_devices;
 mod reload;
+mod secured;
 mod wake;
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 
 use socket2::{Domain, SockRef, Socket, Type};
 

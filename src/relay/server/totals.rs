@@ -47,7 +47,7 @@ impl Share {
             clients: connection.clients(),
             streams: connection.streams(),
             stage: Some(peer.stage),
-            retired_bytes: if peer.stage.is_retired() { connection.held() } else { 0 },
+            retired_bytes: if peer.stage.is_retired() { peer.session.held() } else { 0 },
         }
     }
 }
@@ -74,7 +74,7 @@ impl Totals {
     fn order(&mut self, stage: Option<Stage>) -> Option<(&mut Order, Instant)> {
         match stage? {
             Stage::Pending(since) => Some((&mut self.pending, since)),
-            Stage::InUse => None,
+            Stage::Handshake(_) | Stage::InUse => None,
             Stage::Draining(since) => Some((&mut self.draining, since)),
             Stage::Lost(since) => Some((&mut self.lost, since)),
         }

@@ -20,7 +20,7 @@ fn free_address() -> Address {
 
 fn device(listen: &Address, clients: &[&Address]) -> PlainDevice {
     let mapping = |client: &&Address| Mapping { client: (*client).clone(), service: address("127.0.0.1:7") };
-    PlainDevice { listen: listen.clone(), mappings: clients.iter().map(mapping).collect() }
+    PlainDevice { name: None, listen: listen.clone(), mappings: clients.iter().map(mapping).collect() }
 }
 
 fn config(devices: Vec<PlainDevice>) -> Config {
