@@ -170,7 +170,11 @@ impl<'t> Reader<'t> {
         let place = if table.is_empty() { String::new() } else { format!(" in {table}") };
         let start = format!("unknown key '{}'{place}", shown(key));
         let known = self.keys_of(table);
-        let likeness = |known: &&&str| strsim::jaro(key, known);
+        // Of short keys two letters in the wrong order leave little alike.
+        let likeness = |known: &&&str| match strsim::osa_distance(key, known) {
+            0 | 1 => 1.0,
+            _ => strsim::jaro(key, known),
+        };
         let nearest = known.iter().max_by(|one, other| likeness(one).total_cmp(&likeness(other)));
         if let Some(nearest) = nearest.filter(|nearest| likeness(nearest) > ALIKE) {
             return format!("{start}; did you mean '{nearest}'?");

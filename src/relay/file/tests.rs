@@ -122,6 +122,12 @@ fn an_unknown_key_is_a_mistake_that_names_the_nearest_known_one_or_its_place() {
 }
 
 #[test]
+fn of_two_letters_in_the_wrong_order_the_right_order_is_told() {
+    let mistakes = parse("[listen]\ntsl = \"[::]:443\"").expect_err("wrong");
+    assert!(mistakes[1].ends_with("unknown key 'tsl' in listen; did you mean 'tls'?"), "{mistakes:?}");
+}
+
+#[test]
 fn each_value_that_cannot_be_is_a_mistake_that_says_what_to_write() {
     for (line, text) in [
         ("clients = 0", "limits.clients: this is the number 0; write a whole number from 1 to 256"),
