@@ -167,6 +167,7 @@ fn drain(side: &mut Side<impl Connection>) {
                 end(&mut side.streams, stream);
             }
             Output::Listening
+            | Output::Presented
             | Output::Version(_)
             | Output::Introduced(_)
             | Output::Malformed { .. }

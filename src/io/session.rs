@@ -322,11 +322,13 @@ impl<C: Connection, R: Registry> Session<C, R> {
         if !link.is_readable() || !self.connection.wants_input() {
             return Ok(false);
         }
-        let most = self.connection.read_size(buffer.len());
+        let room = buffer.len();
+        // Ciphertext does not end where a frame does.
+        let most = if link.is_sealed() { room } else { self.connection.read_size(room) };
         let Some(count) = link.read(&mut buffer[..most])? else { return Ok(false) };
         let more = link.is_readable();
         #[cfg(feature = "tls")]
-        if link.sealed.is_some() {
+        if link.is_sealed() {
             return self.open_and_take(now, io, &mut buffer[..count]).map(|()| more);
         }
         self.take_input(now, io, &buffer[..count])?;

@@ -8,7 +8,7 @@ use tracing::{error, info};
 use super::file::File;
 use super::keys::Keys;
 use super::notify;
-use super::registry::Registry;
+use super::registry::{PrincipalName, Registry};
 use super::server::Controller;
 
 /// Reads the configuration again, and has the server do what it says.
@@ -16,10 +16,13 @@ use super::server::Controller;
 pub struct Reloader {
     path: PathBuf,
     controller: Controller,
+    /// Held for as long as a reload takes, which may wait for a name server.
+    reload: Mutex<()>,
+    /// Held for as long as it takes to look.
     current: Mutex<Current>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Current {
     file: Arc<File>,
     keys: Option<Keys>,
@@ -28,7 +31,8 @@ struct Current {
 impl Reloader {
     /// Of a server that does what this file says.
     pub fn new(path: PathBuf, file: File, keys: Option<Keys>, controller: Controller) -> Self {
-        Self { path, controller, current: Mutex::new(Current { file: Arc::new(file), keys }) }
+        let current = Mutex::new(Current { file: Arc::new(file), keys });
+        Self { path, controller, reload: Mutex::new(()), current }
     }
 
     /// What is in force.
@@ -52,9 +56,9 @@ impl Reloader {
     /// What is wrong. All is as it was then.
     pub fn reload(&self, registry: &Arc<dyn Registry>) -> Result<String, String> {
         // One after the other.
-        let mut current = self.lock();
+        let _one = self.reload.lock().unwrap_or_else(PoisonError::into_inner);
         notify::reloading();
-        let reloaded = self.replace(&mut current, registry);
+        let reloaded = self.replace(registry);
         match &reloaded {
             Ok(text) => info!(file = %self.path.display(), "{text}"),
             Err(text) => {
@@ -69,9 +73,11 @@ impl Reloader {
         reloaded
     }
 
-    fn replace(&self, current: &mut Current, registry: &Arc<dyn Registry>) -> Result<String, String> {
+    fn replace(&self, registry: &Arc<dyn Registry>) -> Result<String, String> {
+        let current = self.lock().clone();
         let file = File::read(&self.path).map_err(|error| error.to_string())?;
         let keys = read_keys(&file)?;
+        check_name(&file, &**registry)?;
         let config = |file: &File, keys: &Option<Keys>| file.config(keys.as_ref(), registry);
         let old = config(&current.file, &current.keys).map_err(|error| error.to_string())?;
         let new = config(&file, &keys).map_err(|error| error.to_string())?;
@@ -80,7 +86,7 @@ impl Reloader {
             later.push("each [[port]] of a service that has a name, or of a device that has a key");
         }
         self.controller.reconfigure(&old, new).map_err(|error| error.to_string())?;
-        *current = Current { file: Arc::new(file), keys };
+        *self.lock() = Current { file: Arc::new(file), keys };
         let mut text = String::from("the configuration is reloaded and in force");
         if !later.is_empty() {
             text.push_str(&format!("; but restart the relay for {}", later.join(", ")));
@@ -100,6 +106,21 @@ impl Reloader {
 pub fn read_keys(file: &File) -> Result<Option<Keys>, String> {
     let keys = file.tls.as_ref().map(|_| Keys::read(&file.key, &file.next_key));
     keys.transpose().map_err(|error| error.to_string())
+}
+
+/// The device without a key must not be called as one that has a key.
+///
+/// # Errors
+/// It is.
+pub fn check_name(file: &File, registry: &dyn Registry) -> Result<(), String> {
+    let Some(plain) = &file.plain else { return Ok(()) };
+    match registry.snapshot().by_name(&PrincipalName::Device(plain.device.clone())) {
+        None => Ok(()),
+        Some(_) => Err(format!(
+            "the device of listen.plain is called {}, as one of the registry is; give it another name",
+            plain.device
+        )),
+    }
 }
 
 /// What is new and is looked at only when the relay starts.

@@ -41,6 +41,12 @@ impl Opener {
         Ok(Self(Arc::new(config)))
     }
 
+    /// For an end that breaks the rules.
+    #[cfg(test)]
+    pub(crate) fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.0)
+    }
+
     /// Begins a handshake with `host`, the name or address that was dialled; its first bytes stand in the scratch. No
     /// name is sent if this is an address, or a name that DNS does not allow.
     ///

@@ -224,6 +224,9 @@ fn a_configuration_that_is_wrong_is_not_reloaded_and_one_that_is_right_is() {
     relay.wait_for_logs("clients may connect", 2);
     place.configure(&format!("{PLAIN}{second}[log]\nlevel = \"debug\"\n"));
     assert!(place.done(&["reload"]).ends_with("in force; but restart the relay for log\n"));
+    place.done(&["add", "pump-4", "--key", KEY]);
+    place.configure(&PLAIN.replace("old-gateway", "pump-4"));
+    assert!(place.failed(2, &["reload"]).contains("is called pump-4, as one of the registry is"));
     assert!(!relay.log().concat().contains("the link to the device is lost"), "{:?}", relay.log());
     drop(link);
 }

@@ -10,7 +10,7 @@ use tcpremote::relay::file::{self, File};
 use tcpremote::relay::keys::Keys;
 use tcpremote::relay::notify;
 use tcpremote::relay::registry::{Registry, SqliteRegistry};
-use tcpremote::relay::reloader::{Reloader, read_keys};
+use tcpremote::relay::reloader::{Reloader, check_name, read_keys};
 use tcpremote::relay::{Outcome, Server};
 
 use super::files::next_key_beside;
@@ -41,6 +41,7 @@ fn serve(config: &Path, file: File, keys: Option<Keys>) -> Result<Outcome, Error
     }
     let registry = SqliteRegistry::open(&file.state).map_err(|error| Error::Usage(error.to_string()))?;
     let registry: Arc<dyn Registry> = Arc::new(registry);
+    check_name(&file, &*registry).map_err(Error::Usage)?;
     let server = Server::bind(file.config(keys.as_ref(), &registry)?)?;
     let state = file.state.clone();
     let reloader = Arc::new(Reloader::new(config.to_owned(), file, keys, server.controller()));

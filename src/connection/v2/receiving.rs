@@ -32,7 +32,9 @@ impl Mux {
                     return Err(ProtocolError::NoSettings);
                 }
             }
-            if self.greeting == Greeting::Undecided && !matches!(item, None | Some(Item::GoAway(_))) {
+            // Once it is refused it may say what it likes.
+            let is_early = self.greeting == Greeting::Undecided && !self.has_introduced;
+            if is_early && !matches!(item, None | Some(Item::GoAway(_))) {
                 return Err(ProtocolError::TooEarly);
             }
             let Some(item) = item else { return Ok(None) };

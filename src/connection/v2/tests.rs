@@ -4,6 +4,8 @@ mod hostile;
 mod keepalive;
 mod opening;
 mod order;
+#[cfg(feature = "tls")]
+mod secured;
 
 use super::*;
 use crate::protocol::v2::{Close, Flags, Type};

@@ -146,6 +146,14 @@ impl<S: Socket> Link<S> {
         Ok(())
     }
 
+    /// Whether it is in TLS.
+    pub(super) fn is_sealed(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.sealed.is_some();
+        #[cfg(not(feature = "tls"))]
+        false
+    }
+
     /// Whether a write would find something.
     pub(super) fn has_output(&self, connection: &impl Connection) -> bool {
         #[cfg(feature = "tls")]

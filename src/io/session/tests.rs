@@ -1,3 +1,6 @@
+mod sealed;
+mod wire;
+
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -6,6 +9,7 @@ use std::time::Duration;
 use mio::net::TcpStream;
 use socket2::{Domain, SockRef, Type};
 
+use self::wire::{Carrier, Wire};
 use super::state::Reading;
 use super::*;
 use crate::connection::{Limits, Mux, Role};
@@ -50,7 +54,7 @@ fn the_kernel_asks_for_the_peer_when_the_link_would_be_given_up_if_both_ends_hav
     for (keepalive, expected) in
         [(None, 15), (Some(Duration::from_secs(90)), 120), (Some(Duration::from_secs(300)), 330)]
     {
-        let mut bench = Bench::linked(Limits::DEVICE);
+        let mut bench = Bench::linked(Carrier::Clear, Limits::DEVICE);
         net::tune_link(&bench.session.link.as_ref().expect("a link").tcp).expect("options");
         bench.tell(&Settings { keepalive, ..Settings::default() }.frame());
         let began = Instant::now();
@@ -144,26 +148,26 @@ struct Bench {
     session: Session<Mux>,
     io: Io,
     buffer: Vec<u8>,
-    relay: std::net::TcpStream,
+    relay: Wire,
     keys: Vec<StreamKey>,
     began: Instant,
 }
 
 impl Bench {
     /// Two streams have these sockets, and credit for a MiB each way.
-    fn new(sockets: [impl Into<OwnedFd>; 2]) -> Self {
-        Self::with_window(sockets, 1024 * 1024)
+    fn new(carrier: Carrier, sockets: [impl Into<OwnedFd>; 2]) -> Self {
+        Self::with_window(carrier, sockets, 1024 * 1024)
     }
 
     /// The same, with that much credit each way.
-    fn with_window(sockets: [impl Into<OwnedFd>; 2], window: u32) -> Self {
-        Self::with_settings(sockets, Settings { window, streams: 16, ..Settings::default() })
+    fn with_window(carrier: Carrier, sockets: [impl Into<OwnedFd>; 2], window: u32) -> Self {
+        Self::with_settings(carrier, sockets, Settings { window, streams: 16, ..Settings::default() })
     }
 
     /// The same, with a relay that sends these SETTINGS.
-    fn with_settings(sockets: [impl Into<OwnedFd>; 2], settings: Settings) -> Self {
+    fn with_settings(carrier: Carrier, sockets: [impl Into<OwnedFd>; 2], settings: Settings) -> Self {
         let limits = Limits { window: settings.window, streams: 16, budget: 32 * 1024 * 1024, ..Limits::DEVICE };
-        let mut bench = Self::linked(limits);
+        let mut bench = Self::linked(carrier, limits);
         bench.tell(&settings.frame());
         for (number, socket) in (1..).zip(sockets) {
             let connect = Connect::to(Target::Address("127.0.0.1:22".parse().expect("an address")));
@@ -186,16 +190,20 @@ impl Bench {
     }
 
     /// With a link, and no streams; the relay has said nothing.
-    fn linked(limits: Limits) -> Self {
+    fn linked(carrier: Carrier, limits: Limits) -> Self {
         let mut io = Io::new(EventLoop::new().expect("poll"));
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let mut link = net::connect(listener.local_addr().expect("address")).expect("connect");
         let (relay, _) = listener.accept().expect("accept");
         let token = io.event_loop.register(&mut link, Source::Link(0)).expect("register");
-        let device = Mux::new(Instant::now(), Role::Device, limits, &[]);
-        let session = Session::new(device, 0, link, token);
+        let (session, relay) = carrier.ends(link, token, relay, limits, &mut io);
         let buffer = vec![0; LINK_BUFFER];
-        Self { session, io, buffer, relay, keys: Vec::new(), began: Instant::now() }
+        let mut bench = Self { session, io, buffer, relay, keys: Vec::new(), began: Instant::now() };
+        while !bench.relay.is_ready() {
+            bench.step();
+            bench.relay.shake_hands();
+        }
+        bench
     }
 
     /// The relay says this, in one piece if it is little.
@@ -243,88 +251,96 @@ fn pairs(kind: Type) -> [(socket2::Socket, socket2::Socket); 2] {
 #[test]
 #[cfg(target_os = "linux")]
 fn neighbouring_pieces_of_one_stream_leave_in_one_write() {
-    // Each write is a record of its own.
-    let [(one, mut one_end), (other, mut other_end)] = pairs(Type::SEQPACKET);
-    let mut bench = Bench::new([one, other]);
-    let pieces: [(u32, &[u8], bool); 6] =
-        [(1, b"a", false), (1, b"b", false), (2, b"x", false), (1, b"c", false), (1, b"d", false), (1, b"e", true)];
-    bench.tell(&pieces.map(|(stream, bytes, fin)| data(stream, bytes, fin)).concat());
-    while bench.session.connection.counters().received < 6 {
-        bench.step();
+    for carrier in Carrier::ALL {
+        // Each write is a record of its own.
+        let [(one, mut one_end), (other, mut other_end)] = pairs(Type::SEQPACKET);
+        let mut bench = Bench::new(carrier, [one, other]);
+        let pieces: [(u32, &[u8], bool); 6] =
+            [(1, b"a", false), (1, b"b", false), (2, b"x", false), (1, b"c", false), (1, b"d", false), (1, b"e", true)];
+        bench.tell(&pieces.map(|(stream, bytes, fin)| data(stream, bytes, fin)).concat());
+        while bench.session.connection.counters().received < 6 {
+            bench.step();
+        }
+        let record = |end: &mut socket2::Socket| {
+            let mut buffer = [0; 16];
+            let count = end.read(&mut buffer).expect("a record");
+            String::from_utf8(buffer[..count].to_vec()).expect("text")
+        };
+        assert_eq!([(); 3].map(|()| record(&mut one_end)), ["ab", "cd", "e"]);
+        assert_eq!(record(&mut other_end), "x");
     }
-    let record = |end: &mut socket2::Socket| {
-        let mut buffer = [0; 16];
-        let count = end.read(&mut buffer).expect("a record");
-        String::from_utf8(buffer[..count].to_vec()).expect("text")
-    };
-    assert_eq!([(); 3].map(|()| record(&mut one_end)), ["ab", "cd", "e"]);
-    assert_eq!(record(&mut other_end), "x");
 }
 
 #[test]
 fn an_end_behind_pieces_that_left_together_waits_for_the_last_byte_of_them() {
-    let large = [7; 60 * 1024];
-    let close = Close { code: Code::Normal, reason: String::new() };
-    for end in [data(1, &large, true), [data(1, &large, false), close.frame(1)].concat()] {
-        let [(io, mut peer), (other, _other_peer)] = pairs(Type::STREAM);
-        // The first of the pieces fits, and the others do not.
-        SockRef::from(&io).set_send_buffer_size(4096).expect("option");
-        let mut bench = Bench::new([io, other]);
-        let key = bench.keys[0];
-        bench.tell(&[data(1, b"1", false), data(1, &large, false), end].concat());
-        while bench.session.connection.counters().received < 1 + 2 * large.len() as u64 {
-            bench.step();
-        }
-        bench.step();
-        assert!(bench.session.connection.poll_output().is_none() && !bench.session.connection.pending(key).is_empty());
-        peer.set_nonblocking(true).expect("mode");
-        let mut came = Vec::new();
-        let output = loop {
-            // What is there; that there is no more now is no failure.
-            let _ = peer.read_to_end(&mut came);
-            bench.step();
-            if let Some(output) = bench.session.connection.poll_output() {
-                break output;
+    for carrier in Carrier::ALL {
+        let large = [7; 60 * 1024];
+        let close = Close { code: Code::Normal, reason: String::new() };
+        for end in [data(1, &large, true), [data(1, &large, false), close.frame(1)].concat()] {
+            let [(io, mut peer), (other, _other_peer)] = pairs(Type::STREAM);
+            // The first of the pieces fits, and the others do not.
+            SockRef::from(&io).set_send_buffer_size(4096).expect("option");
+            let mut bench = Bench::new(carrier, [io, other]);
+            let key = bench.keys[0];
+            bench.tell(&[data(1, b"1", false), data(1, &large, false), end].concat());
+            while bench.session.connection.counters().received < 1 + 2 * large.len() as u64 {
+                bench.step();
             }
-        };
-        let _ = peer.read_to_end(&mut came);
-        assert!(matches!(output, Output::ShutdownWrite { .. } | Output::Reset { .. }), "{output:?}");
-        assert!(came == [&b"1"[..], &large, &large].concat(), "{} bytes", came.len());
+            bench.step();
+            assert!(
+                bench.session.connection.poll_output().is_none() && !bench.session.connection.pending(key).is_empty()
+            );
+            peer.set_nonblocking(true).expect("mode");
+            let mut came = Vec::new();
+            let output = loop {
+                // What is there; that there is no more now is no failure.
+                let _ = peer.read_to_end(&mut came);
+                bench.step();
+                if let Some(output) = bench.session.connection.poll_output() {
+                    break output;
+                }
+            };
+            let _ = peer.read_to_end(&mut came);
+            assert!(matches!(output, Output::ShutdownWrite { .. } | Output::Reset { .. }), "{output:?}");
+            assert!(came == [&b"1"[..], &large, &large].concat(), "{} bytes", came.len());
+        }
     }
 }
 
 #[test]
 fn a_stream_alone_fills_the_link_with_one_read_and_beside_another_has_a_frame_at_a_time() {
     const BYTES: usize = 150_000;
-    let [(one, mut one_peer), (other, mut other_peer)] = pairs(Type::STREAM);
-    let mut bench = Bench::new([one, other]);
-    one_peer.write_all(&[1; BYTES]).expect("sent");
-    bench.session.start(Instant::now(), &mut bench.io, bench.keys[0]);
-    bench.turn();
-    assert_eq!(bench.session.connection.counters().sent, BYTES as u64, "three frames");
+    for carrier in Carrier::ALL {
+        let [(one, mut one_peer), (other, mut other_peer)] = pairs(Type::STREAM);
+        let mut bench = Bench::new(carrier, [one, other]);
+        one_peer.write_all(&[1; BYTES]).expect("sent");
+        bench.session.start(Instant::now(), &mut bench.io, bench.keys[0]);
+        bench.turn();
+        assert_eq!(bench.session.connection.counters().sent, BYTES as u64, "three frames");
 
-    for peer in [&mut one_peer, &mut other_peer] {
-        peer.write_all(&[2; BYTES]).expect("sent");
-    }
-    bench.relay.set_nonblocking(true).expect("mode");
-    bench.wait();
-    let (mut decoder, mut frames, mut total) = (Decoder::default(), Vec::new(), 0);
-    while total < 3 * BYTES {
-        bench.step();
-        let mut bytes = Vec::new();
-        // What is there; that there is no more now is no failure.
-        let _ = bench.relay.read_to_end(&mut bytes);
-        let mut input = &bytes[..];
-        while !input.is_empty() {
-            let is_new = decoder.left() == 0;
-            if let Some(Item::Data { stream, bytes, .. }) = decoder.next(&mut input).expect("frames") {
-                total += bytes.len();
-                frames.extend(is_new.then_some(stream));
+        for peer in [&mut one_peer, &mut other_peer] {
+            peer.write_all(&[2; BYTES]).expect("sent");
+        }
+        bench.relay.set_nonblocking(true).expect("mode");
+        bench.wait();
+        let (mut decoder, mut frames, mut total) = (Decoder::default(), Vec::new(), 0);
+        while total < 3 * BYTES {
+            bench.step();
+            let mut bytes = Vec::new();
+            // What is there; that there is no more now is no failure.
+            let _ = bench.relay.read_to_end(&mut bytes);
+            let mut input = &bytes[..];
+            while !input.is_empty() {
+                let is_new = decoder.left() == 0;
+                if let Some(Item::Data { stream, bytes, .. }) = decoder.next(&mut input).expect("frames") {
+                    total += bytes.len();
+                    frames.extend(is_new.then_some(stream));
+                }
             }
         }
+        assert_eq!(frames[..3], [1; 3], "{frames:?}");
+        assert!(frames[3..9].windows(2).all(|pair| pair[0] != pair[1]), "{frames:?}");
     }
-    assert_eq!(frames[..3], [1; 3], "{frames:?}");
-    assert!(frames[3..9].windows(2).all(|pair| pair[0] != pair[1]), "{frames:?}");
 }
 
 #[test]
@@ -336,7 +352,7 @@ fn a_socket_that_could_not_be_written_does_not_wait_for_credit() {
         let io = std::net::TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
         (io, listener.accept().expect("accept").0)
     });
-    let mut bench = Bench::with_window([one, other], WINDOW as u32);
+    let mut bench = Bench::with_window(Carrier::Clear, [one, other], WINDOW as u32);
     one_peer.write_all(&[1; 2 * WINDOW]).expect("sent");
     net::reset(&one_peer);
     // The session knows of the reset by its write, before an event tells.
@@ -359,34 +375,35 @@ fn a_socket_that_could_not_be_written_does_not_wait_for_credit() {
 #[test]
 #[cfg(target_os = "linux")]
 fn what_came_before_a_reset_is_sent_though_its_stream_waits_for_its_share_of_the_link() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-    let [(one, mut one_peer), (other, mut other_peer)] = [(); 2].map(|()| {
-        let io = std::net::TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
-        (io, listener.accept().expect("accept").0)
-    });
-    let settings = Settings { window: 1024 * 1024, streams: 16, acknowledges: true, ..Settings::default() };
-    let mut bench = Bench::with_settings([one, other], settings);
-    // More than may be in flight before anything is acknowledged.
-    for peer in [&mut one_peer, &mut other_peer] {
-        peer.write_all(&[1; 100_000]).expect("sent");
+    for carrier in Carrier::ALL {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let [(one, mut one_peer), (other, mut other_peer)] = [(); 2].map(|()| {
+            let io = std::net::TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+            (io, listener.accept().expect("accept").0)
+        });
+        let settings = Settings { window: 1024 * 1024, streams: 16, acknowledges: true, ..Settings::default() };
+        let mut bench = Bench::with_settings(carrier, [one, other], settings);
+        // More than may be in flight before anything is acknowledged.
+        for peer in [&mut one_peer, &mut other_peer] {
+            peer.write_all(&[1; 100_000]).expect("sent");
+        }
+        while bench.session.connection.counters().sent < 16 * 1024 {
+            bench.step();
+        }
+        net::reset(&one_peer);
+        let mut relay = Acknowledging { bytes: Vec::new(), offset: None };
+        bench.relay.set_nonblocking(true).expect("non-blocking");
+        let mut came = 0;
+        while came < 100_000 {
+            bench.step();
+            came += relay.read_data_of(&mut bench.relay, 1);
+        }
+        assert_eq!(came, 100_000);
     }
-    while bench.session.connection.counters().sent < 16 * 1024 {
-        bench.step();
-    }
-    net::reset(&one_peer);
-    let mut relay = Acknowledging { tcp: bench.relay.try_clone().expect("a copy"), bytes: Vec::new(), offset: None };
-    relay.tcp.set_nonblocking(true).expect("non-blocking");
-    let mut came = 0;
-    while came < 100_000 {
-        bench.step();
-        came += relay.read_data_of(1);
-    }
-    assert_eq!(came, 100_000);
 }
 
 /// A relay that acknowledges whatever asks for it.
 struct Acknowledging {
-    tcp: std::net::TcpStream,
     bytes: Vec<u8>,
     /// What was read behind SETTINGS.
     offset: Option<u64>,
@@ -394,9 +411,9 @@ struct Acknowledging {
 
 impl Acknowledging {
     /// How much DATA of the stream has come.
-    fn read_data_of(&mut self, stream: u32) -> usize {
+    fn read_data_of(&mut self, wire: &mut Wire, stream: u32) -> usize {
         let (mut buffer, mut sum) = ([0; 4096], 0);
-        while let Ok(count @ 1..) = self.tcp.read(&mut buffer) {
+        while let Ok(count @ 1..) = wire.read(&mut buffer) {
             self.bytes.extend(&buffer[..count]);
         }
         while let Some(&bytes) = self.bytes.first_chunk() {
@@ -415,7 +432,7 @@ impl Acknowledging {
             if header.kind == v2::Type::Data {
                 sum += if header.stream == stream { size } else { 0 };
                 if header.flags.has(Flags::ASK) {
-                    self.tcp.write_all(&v2::ack(*offset, 0)).expect("sent");
+                    wire.write_all(&v2::ack(*offset, 0)).expect("sent");
                 }
             }
         }

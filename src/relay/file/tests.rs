@@ -122,6 +122,20 @@ fn an_unknown_key_is_a_mistake_that_names_the_nearest_known_one_or_its_place() {
 }
 
 #[test]
+fn each_key_stands_in_the_page_about_the_relay() {
+    let page = include_str!("../../../docs/relay.md");
+    for (table, keys) in SCHEMA {
+        for key in *keys {
+            let is_table = SCHEMA.iter().any(|(name, _)| name == key);
+            let path = if table.is_empty() { (*key).to_owned() } else { format!("{table}.{key}") };
+            // Those of a port and of the plain listener stand in one line each.
+            let is_there = page.contains(&format!("| `{path}` |")) || ["plain", "port"].contains(table);
+            assert!(is_there || is_table, "{path}");
+        }
+    }
+}
+
+#[test]
 fn of_two_letters_in_the_wrong_order_the_right_order_is_told() {
     let mistakes = parse("[listen]\ntsl = \"[::]:443\"").expect_err("wrong");
     assert!(mistakes[1].ends_with("unknown key 'tsl' in listen; did you mean 'tls'?"), "{mistakes:?}");

@@ -56,7 +56,8 @@ impl Server {
             return number;
         }
         let number = self.devices.reserve();
-        let device = Device { name: Some(name.clone()), ..Device::new(None, Table::default(), Vec::new()) };
+        let mut device = Device::new(None, Table::default(), Vec::new());
+        device.name = Some(name.clone());
         self.devices.insert(number, device);
         self.names.insert(name.clone(), number);
         number

@@ -20,6 +20,8 @@ pub(super) struct Device {
     pub(super) listen: Option<Address>,
     /// Of one that has an identity.
     pub(super) name: Option<Name>,
+    /// The last two starts of its process, by what it says of itself: the newer one first.
+    instances: [Option<[u8; 16]>; 2],
     /// The session of the link that is served: the newest that sent LISTEN.
     pub(super) active: Option<usize>,
     /// They listen while the device is there; each with its place in `ports`.
@@ -66,6 +68,7 @@ impl Device {
         let mut device = Self {
             listen,
             name: None,
+            instances: [None; 2],
             active: None,
             listeners,
             ports,
@@ -94,6 +97,17 @@ impl Device {
         number
     }
 
+    /// A start of its process has made a link; false if that was there before another one, so that both go on: two devices
+    /// have one key.
+    pub(super) fn note_instance(&mut self, instance: [u8; 16]) -> bool {
+        let [newest, before] = self.instances;
+        if newest == Some(instance) {
+            return true;
+        }
+        self.instances = [Some(instance), newest];
+        before != Some(instance)
+    }
+
     /// When it is to be visited though nothing has happened; its ports count only while it `takes_clients`.
     pub(super) fn poll_timeout(&self, takes_clients: bool) -> Option<Instant> {
         let ports = self.listeners.poll_timeout().filter(|_| takes_clients);
@@ -119,5 +133,18 @@ impl Device {
     /// Descriptors that its clients have.
     pub(super) fn descriptors(&self) -> usize {
         self.totals.streams + self.waiting.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_comes_back_after_another_is_a_second_device_with_the_key() {
+        let mut device = Device::new(None, Table::default(), Vec::new());
+        let mut note = |instance: u8| device.note_instance([instance; 16]);
+        assert_eq!([1, 1, 2, 2, 3].map(&mut note), [true; 5], "it was restarted");
+        assert_eq!([2, 3, 4].map(&mut note), [false, false, true]);
     }
 }

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use mio::net::TcpStream;
 
 /// Handshakes of one source that may be in progress.
-const MOST_OF_SOURCE: usize = 64;
+pub(super) const MOST_OF_SOURCE: usize = 64;
 
 /// A connection that was accepted, and not looked at yet.
 pub(super) type Accepted = (TcpStream, SocketAddr);

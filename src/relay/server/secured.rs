@@ -310,6 +310,12 @@ impl Server {
         let pins = Some(Pins { current: key.public().pin(), next: *next });
         let (time, addresses) = (unix_time(), addresses.clone());
         let said = Settings { name: Some(name.clone()), pins, time: Some(time), addresses, ..Settings::default() };
+        let instance = peer.session.connection().peer().and_then(|said| said.instance);
+        let is_alone =
+            instance.zip(self.devices.get_mut(device)).is_none_or(|(instance, of)| of.note_instance(instance));
+        if !is_alone && self.log_limits.admit(now, device, Kind::Arrival) {
+            warn!(link = %peer.address, device = %name, "two devices have one key, and take each other's place");
+        }
         peer.session.admit(now, said);
         registry.note_seen(principal.id, time);
         if let Some(proof) = &mut peer.proof {

@@ -1,6 +1,8 @@
 //! Links in TLS, over real sockets, with a registry on disk, and devices of this crate.
 
+mod adversaries;
 mod echo;
+mod refusals;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc;

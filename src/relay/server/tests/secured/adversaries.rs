@@ -1,0 +1,219 @@
+//! Peers that break the rules of TLS, or do nothing. Nobody gets in, and nobody else notices.
+
+use std::net::IpAddr;
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, Stream};
+
+use super::super::super::handshakes::MOST_OF_SOURCE;
+use super::*;
+use crate::protocol::v2::Settings;
+use crate::tls::{Opener, RECORD_OVERHEAD};
+
+/// A connection to the port, from this address of this machine.
+fn connect_from(host: u8, port: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
+    socket.bind(&SocketAddr::from(([127, 0, 0, host], 0)).into()).expect("bind");
+    socket.connect(&port.into()).expect("connect");
+    socket.set_read_timeout(Some(DEADLINE)).expect("timeout");
+    socket.into()
+}
+
+/// A device of rustls' own, in a thread of its own, which does this on its link.
+fn device_that(
+    secure: &Secure,
+    host: u8,
+    key: &Arc<Key>,
+    act: impl FnOnce(&mut ClientConnection, &mut TcpStream) + Send + 'static,
+) -> thread::JoinHandle<()> {
+    let opener = Opener::new(key, secure.pins()).expect("a configuration");
+    let port = secure.port();
+    thread::spawn(move || {
+        let mut tcp = connect_from(host, port);
+        let name = ServerName::from(IpAddr::from([0; 4]));
+        let mut tls = ClientConnection::new(opener.config(), name).expect("a connection");
+        act(&mut tls, &mut tcp);
+    })
+}
+
+/// Says who it is, and reads the relay's SETTINGS.
+fn greet(tls: &mut ClientConnection, tcp: &mut TcpStream) {
+    let mut stream = Stream::new(tls, tcp);
+    stream.write_all(&Settings::default().frame()).expect("sent");
+    let mut header = [0; 8];
+    stream.read_exact(&mut header).expect("SETTINGS");
+    assert_eq!(header[2], 6);
+}
+
+impl Secure {
+    fn handshakes(&self) -> usize {
+        self.bench.server.secured.as_ref().expect("a port").handshakes.len()
+    }
+
+    /// The attack goes on until the relay ends it; beside it a client of another device has its echo.
+    fn assert_ends_beside_an_echo(&mut self, attack: &thread::JoinHandle<()>, client: &mut TcpStream) {
+        let mut echoes = 0;
+        while !attack.is_finished() || echoes < 3 {
+            assert_eq!(self.echo(client, b"beside it"), b"beside it");
+            echoes += 1;
+        }
+    }
+
+    /// A device with a client, from the address that all others have.
+    fn with_client(&mut self) -> (Handle, TcpStream) {
+        let port = self.port_of("neighbour");
+        let join = self.token("neighbour", |_| {});
+        let handle = self.device(&key(), Some(join));
+        let mut client = TcpStream::connect(port).expect("connect");
+        assert_eq!(self.echo(&mut client, b"before"), b"before");
+        (handle, client)
+    }
+}
+
+#[test]
+fn handshakes_that_stop_half_way_make_others_of_their_source_wait_and_refuse_nobody() {
+    let mut secure = Secure::new();
+    let join = secure.token("pump-3", |_| {});
+    let mut stopped: Vec<_> = (0..MOST_OF_SOURCE + 20).map(|_| connect_from(2, secure.port())).collect();
+    for tcp in &mut stopped {
+        tcp.write_all(b"\x16\x03\x01\x01\x00\x01").expect("sent");
+    }
+    let all = stopped.len();
+    secure.bench.run_until("they are here", |server| {
+        server.secured.as_ref().is_some_and(|secured| secured.handshakes.len() == all)
+    });
+    assert_eq!(secure.bench.server.sessions.len(), MOST_OF_SOURCE);
+    // Another source is not touched.
+    let _device = secure.device(&key(), Some(join));
+    // One of the same source waits for its turn, and has it.
+    let known = key();
+    let other = secure.token("pump-4", |_| {});
+    secure.device(&known, Some(other)).close().expect("in this process");
+    let waiting = device_that(&secure, 2, &known, greet);
+    secure.bench.run_until("it waits", |server| {
+        server.secured.as_ref().is_some_and(|secured| secured.handshakes.len() == all + 1)
+    });
+    drop(stopped);
+    secure.bench.run_until("it is admitted", |_| waiting.is_finished());
+    waiting.join().expect("it was greeted");
+    secure.bench.run_until("all are over", |server| {
+        server.secured.as_ref().is_some_and(|secured| secured.handshakes.len() == 0)
+    });
+}
+
+#[test]
+fn a_handshake_without_its_first_message_has_10_s_and_one_without_settings_20() {
+    let mut secure = Secure::new();
+    let silent = connect_from(2, secure.port());
+    let begun = device_that(&secure, 2, &key(), |tls, tcp| {
+        tls.complete_io(tcp).expect("a handshake");
+        // The relay ends it.
+        let _ = tcp.read_to_end(&mut Vec::new());
+    });
+    secure.bench.run_until("both are here, and one is established", |server| {
+        server.sessions.iter().filter(|(_, peer)| peer.session.peer_key().is_some()).count() == 1
+            && server.sessions.len() == 2
+    });
+    let now = Instant::now();
+    for (after, left) in [(9, 2), (11, 1)] {
+        let now = now + Duration::from_secs(after);
+        for number in secure.bench.server.sessions.numbers() {
+            secure.bench.server.handle_proof_timeout(now, number);
+            secure.bench.server.forget_if_over(now, number);
+        }
+        assert_eq!((secure.bench.server.sessions.len(), secure.handshakes()), (left, left), "after {after} s");
+    }
+    let number = secure.bench.server.sessions.numbers()[0];
+    let due = secure.bench.server.sessions.get(number).and_then(|peer| peer.session.poll_timeout());
+    assert!(due.is_some_and(|due| due <= now + Duration::from_secs(20)));
+    secure.bench.server.cut(now, number, Code::Timeout, "");
+    secure.bench.run_until("it is over", |_| begun.is_finished());
+    assert_eq!(secure.handshakes(), 0);
+    drop(silent);
+}
+
+#[test]
+fn where_more_are_in_their_handshakes_than_could_be_links_the_source_that_has_the_most_loses_one() {
+    let mut secure = Secure::new();
+    secure.bench.server.descriptors.devices = 4;
+    secure.bench.server.descriptors.pending = 4;
+    let _stopped: Vec<_> = (0..20).map(|_| connect_from(2, secure.port())).collect();
+    let join = secure.token("pump-3", |_| {});
+    let _device = secure.device(&key(), Some(join));
+    assert!(secure.handshakes() <= 4);
+}
+
+#[test]
+fn bytes_that_come_one_at_a_time_are_a_handshake_too() {
+    /// Gives away one byte at a time.
+    struct Slow<'a>(&'a mut TcpStream);
+    impl Write for Slow<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.set_nodelay(true)?;
+            self.0.write(&bytes[..bytes.len().min(1)])
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    impl Read for Slow<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.0.read(&mut buffer[..1])
+        }
+    }
+    let mut secure = Secure::new();
+    let (known, join) = (key(), secure.token("pump-3", |_| {}));
+    secure.device(&known, Some(join)).close().expect("in this process");
+    let slow = device_that(&secure, 2, &known, |tls, tcp| {
+        let mut tcp = Slow(tcp);
+        let mut stream = Stream::new(tls, &mut tcp);
+        stream.write_all(&Settings::default().frame()).expect("sent");
+        stream.read_exact(&mut [0; 8]).expect("SETTINGS");
+    });
+    secure.bench.run_until("it is admitted", |_| slow.is_finished());
+    slow.join().expect("it was greeted");
+}
+
+#[test]
+fn a_flood_of_key_updates_ends_its_link_and_costs_another_device_nothing() {
+    let mut secure = Secure::new();
+    let (_neighbour, mut client) = secure.with_client();
+    let (known, join) = (key(), secure.token("pump-3", |_| {}));
+    secure.device(&known, Some(join)).close().expect("in this process");
+    let flood = device_that(&secure, 2, &known, |tls, tcp| {
+        greet(tls, tcp);
+        while tls.refresh_traffic_keys().is_ok() && tls.write_tls(tcp).is_ok() {}
+    });
+    secure.assert_ends_beside_an_echo(&flood, &mut client);
+    flood.join().expect("its link was ended");
+}
+
+#[test]
+fn a_flood_of_records_that_cannot_be_opened_or_carry_nothing_ends_its_link() {
+    let mut secure = Secure::new();
+    let (_neighbour, mut client) = secure.with_client();
+    let (known, join) = (key(), secure.token("pump-3", |_| {}));
+    secure.device(&known, Some(join)).close().expect("in this process");
+    let flood = device_that(&secure, 2, &known, |tls, tcp| {
+        greet(tls, tcp);
+        let record = [&[23, 3, 3, 0, RECORD_OVERHEAD as u8 - 5][..], &[0; RECORD_OVERHEAD - 5]].concat();
+        while tcp.write_all(&record).is_ok() {}
+    });
+    secure.assert_ends_beside_an_echo(&flood, &mut client);
+    flood.join().expect("its link was ended");
+}
+
+#[test]
+fn a_link_that_ends_without_a_word_of_tls_is_lost_and_leaves_its_device() {
+    let mut secure = Secure::new();
+    let (known, join) = (key(), secure.token("pump-3", |_| {}));
+    secure.device(&known, Some(join)).close().expect("in this process");
+    let ended = device_that(&secure, 2, &known, |tls, tcp| {
+        greet(tls, tcp);
+        tcp.shutdown(std::net::Shutdown::Write).expect("FIN");
+        let _ = tcp.read_to_end(&mut Vec::new());
+    });
+    secure.bench.run_until("it is over", |_| ended.is_finished());
+    secure.bench.run_until("its device has no link", |server| server.served == 0 && server.sessions.is_empty());
+    assert!(secure.bench.server.names.is_empty(), "nor is it kept, without a port");
+}
