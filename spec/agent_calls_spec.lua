@@ -330,6 +330,28 @@ describe("a call of TCPRemoteConnect", function()
     open()
   end)
 
+  it("leaves the tunnel before in use, and in the log, if its task is killed", function()
+    local first_call = begin()
+    local first = accept_device()
+    assert.same({ "ok" }, await(first_call))
+    local silent, open = net.silent_port()
+    local second_call = begin("127.0.0.1:" .. silent)
+    sched.step()
+    assert.equal(0, sched.watched())
+    sched.kill(second_call.task)
+    step_until(function()
+      return sched.watched() == 1
+    end, "the watch of the tunnel before")
+    first:close()
+    step_until(function()
+      return complaints()[1]
+    end, "the end of its link in the log")
+    local third_call = begin()
+    accept_device()
+    assert.same({ "ok" }, await(third_call))
+    open()
+  end)
+
   describe("at a relay of ours", function()
     local device_port, client_port, service, service_port, program
 

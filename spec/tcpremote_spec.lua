@@ -146,9 +146,9 @@ describe("tcpremote", function()
         { { connect_timeout = 0 }, "connect_timeout: 0 is not a number of seconds above 0 and at most 3600" },
         { { connect_timeout = 3601 }, "connect_timeout: 3601 is not a number of seconds above 0 and at most 3600" },
         { { connect_timeout = 0 / 0 }, "connect_timeout: NaN is not a number of seconds above 0 and at most 3600" },
-        { { keepalive = 0 }, "keepalive: 0 is not a whole number of seconds from 1 to 3600" },
-        { { keepalive = 1.5 }, "keepalive: 1.5 is not a whole number of seconds from 1 to 3600" },
-        { { keepalive = 3601 }, "keepalive: 3601 is not a whole number of seconds from 1 to 3600" },
+        { { keepalive = 4 }, "keepalive: 4 is not a whole number of seconds from 5 to 3600" },
+        { { keepalive = 5.5 }, "keepalive: 5.5 is not a whole number of seconds from 5 to 3600" },
+        { { keepalive = 3601 }, "keepalive: 3601 is not a whole number of seconds from 5 to 3600" },
         { { protocol = 3 }, "protocol: 3 is not a version; give 1, as the programs of 2012, or 2, which is used where "
           .. "the relay knows it" },
         { { min_protocol = 3 }, "min_protocol: 3 is not a version; give 1, or 2 for a relay that knows it and no "

@@ -39,7 +39,7 @@ pub(crate) use send_queue::{FRAMES_A_READ, SendQueue};
 pub(crate) use slab::Slab;
 pub(crate) use timers::Timers;
 pub(crate) use v2::Mux;
-pub use v2::Role;
+pub use v2::{Role, WindowPool};
 
 use crate::address::Address;
 use crate::protocol::v2::{Close, Code, GoAway};
@@ -237,8 +237,8 @@ pub struct Limits {
     /// Bytes that all streams of a link may have waiting, in version 2 in flight or waiting; there at least `window` for
     /// each. Links that are not in use any more may hold as much, together.
     pub budget: u64,
-    /// Version 2: the silence after which the peer of a link without streams is asked; 1 s at least, 90 s by default. The
-    /// larger one of both ends holds, up to [`MAX_KEEPALIVE`](Self::MAX_KEEPALIVE).
+    /// Version 2: the longest silence after which the peer of a link without streams is asked; 90 s by default. The smaller
+    /// one of both ends holds, within [`MIN_KEEPALIVE`](Self::MIN_KEEPALIVE) and [`MAX_KEEPALIVE`](Self::MAX_KEEPALIVE).
     pub keepalive: Duration,
 }
 
@@ -254,6 +254,8 @@ impl Limits {
     };
     /// A relay's, for each link: 32 MiB.
     pub const RELAY: Self = Self { budget: 32 * 1024 * 1024, ..Self::DEVICE };
+    /// The shortest `keepalive`, whatever a peer wishes: what it costs to ask thousands of idle links is bounded.
+    pub const MIN_KEEPALIVE: Duration = Duration::from_secs(5);
     /// The longest `keepalive`.
     pub const MAX_KEEPALIVE: Duration = Duration::from_secs(3600);
 }

@@ -10,18 +10,34 @@ mod config;
 mod dial;
 mod dials;
 mod driver;
+#[cfg(feature = "tls")]
+mod enrolment;
 mod event;
 mod handle;
 #[cfg(feature = "tls")]
 mod identity;
+#[cfg(feature = "tls")]
+mod joining;
+#[cfg(feature = "tls")]
+mod keeper;
 mod link;
+#[cfg(feature = "tls")]
+mod membership;
 mod names;
+mod proxy;
 mod resolver;
 mod shared;
+#[cfg(feature = "tls")]
+mod state_dir;
 
 pub use access::{Access, Rule, RuleError, RuleProblem};
 pub use config::Config;
+#[cfg(feature = "tls")]
+pub use enrolment::Enrolment;
 pub use event::{Event, EventKind, Severity, State, Status};
 pub use handle::{Handle, Wait};
 #[cfg(feature = "tls")]
 pub use identity::{Announcement, Identity};
+pub use proxy::{Proxy, ProxyError, ProxyTextError};
+#[cfg(feature = "tls")]
+pub use state_dir::StateDirError;

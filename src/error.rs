@@ -3,6 +3,11 @@
 use std::io;
 
 use crate::address::{Address, AddressError};
+use crate::device::ProxyError;
+#[cfg(feature = "tls")]
+use crate::device::StateDirError;
+#[cfg(feature = "tls")]
+use crate::identity::{JoinError, NoRandomness};
 use crate::protocol::ProtocolError;
 use crate::protocol::v2::Code;
 
@@ -90,6 +95,28 @@ pub enum Error {
          or leave min_protocol off"
     )]
     OldRelay(Address),
+    /// The proxy on the way does not let the link through.
+    #[error("the link to {address} cannot be made through the proxy {proxy}: {problem}")]
+    Proxy {
+        /// The relay.
+        address: Address,
+        /// The proxy.
+        proxy: Address,
+        /// What it says, or what is wrong with it.
+        problem: ProxyError,
+    },
+    /// The string with which the device was to join a relay is none.
+    #[cfg(feature = "tls")]
+    #[error("join: {0}")]
+    Join(#[from] JoinError),
+    /// The directory in which the device keeps its identity cannot be used.
+    #[cfg(feature = "tls")]
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
+    /// The system gave no random bytes.
+    #[cfg(feature = "tls")]
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
     /// The peer sent what it must not.
     #[error("the peer broke the protocol: {0}")]
     Protocol(#[from] ProtocolError),
@@ -114,7 +141,8 @@ pub enum Error {
 
 impl Error {
     /// A stable lowercase word for programs: `usage`, `unresolved`, `refused`, `unreachable`, `timeout`,
-    /// `lost`, `replaced`, `unknown`, `revoked`, `token`, `pending`, `pin`, `tls`, `version`, `protocol`, `closed`, `internal`, `forked` or `system`.
+    /// `lost`, `replaced`, `unknown`, `revoked`, `token`, `pending`, `pin`, `tls`, `version`, `proxy`, `state_dir`,
+    /// `protocol`, `closed`, `internal`, `forked` or `system`.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Usage(_) | Self::Address(_) => "usage",
@@ -128,6 +156,13 @@ impl Error {
             Self::Pin { .. } => "pin",
             Self::Intercepted(_) | Self::Tls { .. } => "tls",
             Self::OldRelay(_) => "version",
+            Self::Proxy { .. } => "proxy",
+            #[cfg(feature = "tls")]
+            Self::Join(_) => "usage",
+            #[cfg(feature = "tls")]
+            Self::StateDir(_) => "state_dir",
+            #[cfg(feature = "tls")]
+            Self::NoRandomness(_) => "system",
             Self::Protocol(_) => "protocol",
             Self::Closed => "closed",
             Self::Internal(_) => "internal",

@@ -11,7 +11,7 @@ mod secret;
 mod user;
 
 #[cfg(feature = "tls")]
-pub use join::{JoinError, JoinString, Kind, MAX_ADDRESSES, TokenId};
+pub use join::{JoinError, JoinString, Kind, MAX_ADDRESSES, TokenId, TokenIdError};
 pub use label::Label;
 pub use name::{MAX_NAME, MAX_SERVICE_NAME, Name, NameError, Problem, Subject};
 pub use pattern::Pattern;

@@ -197,9 +197,9 @@ fn config(options: &Table) -> Result<Config, Error> {
         config.connect_timeout = Duration::from_secs_f64(seconds);
     }
     if let Some(seconds) = option::<f64>(options, "keepalive")? {
-        let longest = Limits::MAX_KEEPALIVE.as_secs();
-        if !(seconds.fract() == 0.0 && (1.0..=longest as f64).contains(&seconds)) {
-            let range = format!("from 1 to {longest}");
+        let (shortest, longest) = (Limits::MIN_KEEPALIVE.as_secs(), Limits::MAX_KEEPALIVE.as_secs());
+        if !(seconds.fract() == 0.0 && (shortest as f64..=longest as f64).contains(&seconds)) {
+            let range = format!("from {shortest} to {longest}");
             return Err(Error::Usage(format!("keepalive: {seconds} is not a whole number of seconds {range}")));
         }
         config.limits.keepalive = Duration::from_secs_f64(seconds);

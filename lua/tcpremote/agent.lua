@@ -153,6 +153,14 @@ local function reason_to_keep(previous, tunnel)
   return nil
 end
 
+--- A call was killed while it held the tunnel before: that is in use again.
+local function release()
+  if current then
+    current:hold(0)
+    watch(current)
+  end
+end
+
 --- Starts a tunnel in place of the one before, once the relay has taken it. Returns "ok", or nil, message and code.
 local function replace(settings, words)
   local previous = current
@@ -161,7 +169,7 @@ local function replace(settings, words)
   if previous then
     scheduler.when_readable(previous, nil)
     -- The link whose LISTEN the relay reads last ends the other, so that of the tunnel before has been read, or does
-    -- not leave. Where this task is killed the tunnel is free again after a while.
+    -- not leave. Where this process does not come to an end of the call the tunnel is free again after a while.
     previous:hold(longest)
     await_answer(previous)
   end
@@ -213,6 +221,7 @@ function agent.connect(asked)
   settings.reconnect = settings.reconnect or false
   local ok, message, code = nil, "another call of TCPRemoteConnect has not returned yet; call again when it has", "busy"
   if scheduler.enter(calls) then
+    scheduler.when_killed(calls, release)
     ok, message, code = replace(settings, words)
     scheduler.leave(calls)
   end

@@ -155,8 +155,8 @@ end
 ---@field reconnect? boolean whether a link that is lost is made anew, for ever; true without it
 ---@field keep_trying? boolean whether the first link is tried for until there is one, too; false without it. Then the
 --- tunnel that `connect` returns may be "waiting"
----@field keepalive? integer seconds of silence, from 1 to 3600, after which the relay is asked whether it is there,
---- while there are no clients; 90 without it. The relay may want longer
+---@field keepalive? integer seconds of silence, from 5 to 3600, after which the relay is asked whether it is there,
+--- while there are no clients; 90 without it. The relay may want less
 ---@field protocol? 1|2 the newest version of the protocol to speak, 2 without it
 ---@field min_protocol? 1|2 the oldest one, 1 without it
 

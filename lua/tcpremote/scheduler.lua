@@ -73,6 +73,25 @@ function scheduler.enter(queue)
   return true
 end
 
+--- Calls `clean_up` if the calling task, the first of `queue`, ends without having left that: it was killed, which no
+-- code of its own sees. The next of the queue, if it goes on before this is seen, does instead whatever is to be done.
+function scheduler.when_killed(queue, clean_up)
+  local task = in_task() and rawget(_G, "proc").tasks.running
+  local sched = package.loaded.sched
+  if not (task and type(sched) == "table" and sched.run and sched.wait) then
+    return
+  end
+  sched.run(function()
+    while queue[1] == task and not is_dead(task) do
+      sched.wait(queue, { "left", LOOK_AGAIN })
+    end
+    if queue[1] == task then
+      clean_up()
+      scheduler.leave(queue)
+    end
+  end)
+end
+
 --- Lets the next one of the queue go on.
 function scheduler.leave(queue)
   local sched = package.loaded.sched

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::negotiation::{Negotiated, Negotiation, Speaking, with_version};
 use super::v1::relay as v1;
 use crate::address::Address;
-use crate::connection::{Connection, Limits, Mux, Output, Protocol, Role, StreamKey};
+use crate::connection::{Connection, Limits, Mux, Output, Protocol, Role, StreamKey, WindowPool};
 use crate::protocol::ProtocolError;
 use crate::protocol::v1::{Command, Header};
 use crate::protocol::v2;
@@ -55,6 +55,14 @@ impl Relay {
     pub fn new(now: Instant, settings: Settings) -> Self {
         let deadline = Some(now + LISTEN_TIMEOUT);
         Self::begin(Greeting { settings, is_listening: false, bytes: [0; Header::LEN], have: 0, deadline })
+    }
+
+    /// What its windows take beyond those of a stream's start is taken from there, too: to be called at
+    /// [`Output::Version`]. Version 1 has none.
+    pub fn share_windows(&mut self, pool: &WindowPool) {
+        if let Speaking::V2(end) = &mut self.speaking {
+            end.share_windows(pool);
+        }
     }
 
     /// The end of a connection that was just accepted on the port for TLS.

@@ -4,6 +4,7 @@
 //! one CREDIT, one CONNECTED and one CLOSE for a stream, and one answer to PING, wait at any time; and the link is
 //! read whatever waits to be written. So no two peers can wait for each other.
 
+mod budget;
 mod control;
 mod delivery_rate;
 mod ending;
@@ -21,6 +22,8 @@ mod window;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use budget::Budget;
+pub use budget::WindowPool;
 use control::PendingCloses;
 use delivery_rate::DeliveryRate;
 use liveness::{Due, Liveness};
@@ -31,7 +34,7 @@ use round_trip::{Next, RoundTrip};
 use send_buffer::{SendBuffer, data_len};
 use stream::{Sending, State, Stream};
 use waiting_streams::WaitingStreams;
-use window::{Budget, Growth};
+use window::Growth;
 
 use super::{
     Bucket, Connection, Counters, Delivery, Limits, Output, Reset, Room, Slab, StreamKey, Timers, whole_frames,
@@ -53,6 +56,9 @@ const SETTINGS_TIMEOUT_IN_TLS: Duration = Duration::from_secs(20);
 const MAX_GREETING: usize = 4 * 1024;
 /// CONNECTs that an honest relay can have on their way, beyond what it may open in a second.
 const MOST_ON_THE_WAY: u32 = 20_000;
+/// Bytes for streams that are over that may come at once: more than any line has on its way. What streams did not use would
+/// add up for as long as the link lasts, and in the end anything might come.
+const MOST_STALE: u64 = 64 * 1024 * 1024;
 /// Frames of no use that are forgiven: so many at once, and so many a second.
 const ABUSE: (u32, u32) = (100, 10);
 
@@ -91,7 +97,7 @@ pub(crate) struct Mux {
     waiting_streams: WaitingStreams,
     reading: Reading,
     delivery_rate: DeliveryRate,
-    /// Credit of streams that we ended and whose bytes may still come.
+    /// Credit of streams that we ended and whose bytes may still come; at most [`MOST_STALE`].
     stale_credit: u64,
     /// Streams for which CREDIT or CONNECTED is to be sent.
     pending_control: VecDeque<StreamKey>,
@@ -258,6 +264,12 @@ impl Mux {
         }
     }
 
+    /// From here on its windows share what those of other links may take, too.
+    #[cfg(feature = "relay")]
+    pub(crate) fn share_windows(&mut self, pool: &WindowPool) {
+        self.budget.share(pool);
+    }
+
     /// Whether there will be no new streams, by either side's wish.
     pub(crate) fn is_going_away(&self) -> bool {
         self.going_away.is_some()
@@ -291,11 +303,11 @@ impl Mux {
                 self.timers.set(timer, self.liveness.poll_timeout());
             }
             Timer::Ack => return self.handle_ack_timeout(now),
-            Timer::Place(_) if self.device_is_slow() => self.timers.set(timer, now + PLACE_TIMEOUT),
             Timer::Place(key) if self.liveness.is_suspect() => self.reset(key, Reset::Unanswered),
+            Timer::Place(_) if self.device_is_slow() => self.timers.set(timer, now + PLACE_TIMEOUT),
             Timer::Place(key) => self.reset(key, Reset::NoPlace),
             Timer::OpenRate => self.assign_numbers(now),
-            Timer::Sign => self.give_answer(),
+            Timer::Sign => self.handle_sign_timeout(now),
             Timer::Connect(key) => {
                 let reason = "there was no connection to the service in 10 s";
                 self.push_close_of(key, Code::Timeout, reason);
@@ -368,6 +380,11 @@ impl Mux {
                 }
             }
         }
+    }
+
+    /// Bytes may still come for a stream that is over: as many as there is credit for.
+    fn add_stale_credit(&mut self, bytes: u64) {
+        self.stale_credit = MOST_STALE.min(self.stale_credit + bytes);
     }
 
     /// On an error, queues a GOAWAY that says why the link ends: there is one try to send it.

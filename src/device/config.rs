@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::Access;
 #[cfg(feature = "tls")]
-use super::Identity;
+use super::{Access, Enrolment, Identity, Proxy};
+#[cfg(not(feature = "tls"))]
+use super::{Access, Proxy};
 use crate::address::Address;
 use crate::connection::{Limits, Protocol};
 
@@ -17,6 +18,11 @@ pub struct Config {
     /// identity, and the link is plain.
     #[cfg(feature = "tls")]
     pub identity: Option<Identity>,
+    /// Where the device's identity and its relay's addresses come from, in place of `identity` and `server`.
+    #[cfg(feature = "tls")]
+    pub enrolment: Option<Enrolment>,
+    /// The HTTP proxy through which the relay is connected to.
+    pub proxy: Option<Proxy>,
     /// What the relay may reach through this device.
     pub access: Access,
     /// How long resolving and connecting to the server may take in all.
@@ -44,6 +50,9 @@ impl Config {
             server,
             #[cfg(feature = "tls")]
             identity: None,
+            #[cfg(feature = "tls")]
+            enrolment: None,
+            proxy: None,
             access: Access::default(),
             connect_timeout: Self::CONNECT_TIMEOUT,
             reconnect: true,

@@ -26,7 +26,7 @@ pub(super) struct Dial {
     addresses: VecDeque<SocketAddr>,
     /// Those that run, the oldest first.
     attempts: VecDeque<Attempt>,
-    /// When the next address is tried beside those that run.
+    /// When the next address is tried, beside those that run.
     next_at: Option<Instant>,
     /// How long an attempt may keep its place while others wait for one.
     share: Duration,
@@ -63,7 +63,7 @@ impl Dial {
             source,
             addresses: interleaved(addresses),
             attempts: VecDeque::new(),
-            next_at: None,
+            next_at: Some(now),
             share: deadline.saturating_duration_since(now) / rounds,
             deadline,
             error: None,
@@ -87,7 +87,7 @@ impl Dial {
             if self.attempts.len() == MAX_ATTEMPTS
                 && let Some(oldest) = self.attempts.pop_front()
             {
-                give_up(event_loop, oldest);
+                give_up(event_loop, &oldest.io, oldest.token);
                 self.note(io::ErrorKind::TimedOut.into());
             }
             let Some(address) = self.addresses.pop_front() else { break };
@@ -108,7 +108,8 @@ impl Dial {
     /// When [`poll`](Self::poll) is due without an event.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         if self.attempts.is_empty() {
-            return None;
+            // It has not begun.
+            return self.next_at;
         }
         Some(self.place_at().map_or(self.deadline, |at| at.min(self.deadline)))
     }
@@ -126,7 +127,7 @@ impl Dial {
                 None => self.attempts.push_back(attempt),
                 Some(Ok(())) => return Some(attempt),
                 Some(Err(error)) => {
-                    give_up(event_loop, attempt);
+                    give_up(event_loop, &attempt.io, attempt.token);
                     self.note(error);
                     self.next_at = Some(now);
                 }
@@ -158,7 +159,7 @@ impl Dial {
 
     fn give_up_all(&mut self, event_loop: &mut EventLoop) {
         for attempt in self.attempts.drain(..) {
-            give_up(event_loop, attempt);
+            give_up(event_loop, &attempt.io, attempt.token);
         }
     }
 }
@@ -175,9 +176,9 @@ fn begin(now: Instant, event_loop: &mut EventLoop, source: Source, address: Sock
 }
 
 /// It may be connected by now: with RST its peer takes it for what it is.
-fn give_up(event_loop: &mut EventLoop, attempt: Attempt) {
-    event_loop.forget(attempt.token);
-    net::reset(&attempt.io);
+pub(super) fn give_up(event_loop: &mut EventLoop, io: &TcpStream, token: Token) {
+    event_loop.forget(token);
+    net::reset(io);
 }
 
 /// The addresses with their families in turn, beginning with the first one's; within a family in their order.
@@ -279,6 +280,13 @@ mod tests {
     }
 
     #[test]
+    fn the_first_address_is_due_at_once() {
+        let bench = Bench::new(&["127.0.0.1:1".parse().expect("an address")]);
+        assert_eq!(bench.dial.poll_timeout(), Some(bench.start));
+        assert!(Bench::new(&[]).dial.poll_timeout().is_some(), "and that there is none is seen at once, too");
+    }
+
+    #[test]
     fn an_address_that_answers_nothing_costs_250_ms() {
         for ip in ["127.0.0.1", "::1"] {
             let silent = silent(ip);
@@ -303,7 +311,7 @@ mod tests {
         let _copy = SockRef::from(&attempt.io).try_clone().expect("a copy");
         let mut given_up = listener.accept().expect("a connection").0;
         given_up.set_read_timeout(Some(Duration::from_secs(15))).expect("deadline");
-        give_up(&mut event_loop, attempt);
+        give_up(&mut event_loop, &attempt.io, attempt.token);
         let error = std::io::Read::read(&mut given_up, &mut [0]).expect_err("no end that looks complete");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }

@@ -1,5 +1,7 @@
 //! The loop thread's life: from the relay's name to the last byte, over as many links as it takes.
 
+#[cfg(feature = "tls")]
+mod enrolling;
 mod succession;
 
 use std::sync::atomic::Ordering::Relaxed;
@@ -9,9 +11,10 @@ use super::Config;
 use super::attempt::{Attempt, Reached};
 use super::backoff::Backoff;
 use super::link::{Context, Link, Stage};
-use super::resolver::{Names, RelayName};
+use super::resolver::{Names, RelayNames};
 use super::shared::Shared;
 use crate::Error;
+use crate::address::Address;
 use crate::connection::Counters;
 use crate::connection::device::Device;
 use crate::io::Io;
@@ -43,7 +46,11 @@ struct Driver<'a> {
     current: Option<usize>,
     /// The link that is to take its place, once the relay has answered on it.
     successor: Option<usize>,
-    relay_name: RelayName,
+    /// The relay, as the attempt that is being made or was made last has it.
+    server: Address,
+    relay_names: RelayNames,
+    #[cfg(feature = "tls")]
+    enrolling: Option<enrolling::Enrolling>,
     /// The next one, being made.
     attempt: Option<Attempt>,
     /// When the next attempt begins.
@@ -59,7 +66,10 @@ struct Driver<'a> {
 
 impl<'a> Driver<'a> {
     fn new(config: &'a Config, event_loop: EventLoop, shared: &'a Shared) -> Self {
-        let relay_name = RelayName::new(config.server.host(), event_loop.waker());
+        let relay_names = RelayNames::new(event_loop.waker());
+        #[cfg(feature = "tls")]
+        let enrolling =
+            config.enrolment.as_ref().map(|enrolment| enrolling::Enrolling::new(enrolment, event_loop.waker()));
         let context =
             Context { names: Names::new(event_loop.waker()), io: Io::new(event_loop), shared, access: &config.access };
         Self {
@@ -68,7 +78,10 @@ impl<'a> Driver<'a> {
             links: Table::default(),
             current: None,
             successor: None,
-            relay_name,
+            server: config.server.clone(),
+            relay_names,
+            #[cfg(feature = "tls")]
+            enrolling,
             attempt: None,
             retry_at: None,
             backoff: Backoff::new(),
@@ -160,9 +173,11 @@ impl<'a> Driver<'a> {
         }
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
-            self.context.shared.connecting();
             self.begin_attempt(now);
+            self.context.shared.connecting(&self.server);
         }
+        #[cfg(feature = "tls")]
+        self.poll_stored();
         self.take_answers(now)?;
         self.poll_attempt(now)?;
         let visits = self.links.begin_round(now);
@@ -179,8 +194,12 @@ impl<'a> Driver<'a> {
     }
 
     fn begin_attempt(&mut self, now: Instant) {
-        let number = self.links.reserve();
-        self.attempt = Some(Attempt::new(self.config, number, now, &mut self.relay_name));
+        #[cfg(feature = "tls")]
+        if let Some(enrolling) = &self.enrolling {
+            self.server = enrolling.address().clone();
+        }
+        let (number, server) = (self.links.reserve(), self.server.clone());
+        self.attempt = Some(Attempt::new(self.config, server, number, now, &mut self.relay_names));
     }
 
     fn drop_attempt(&mut self) {
@@ -198,12 +217,12 @@ impl<'a> Driver<'a> {
                 }
             }
         }
-        while let Some(found) = self.relay_name.poll() {
-            if let Some(attempt) = &mut self.attempt
-                && let Err(error) = attempt.handle_name(self.config, now, found)
-            {
-                self.fail_attempt(now, error)?;
-            }
+        let awaited = self.attempt.as_ref().and_then(|attempt| attempt.awaited_name(self.config));
+        if let Some(found) = self.relay_names.poll(awaited)
+            && let Some(attempt) = &mut self.attempt
+            && let Err(error) = attempt.handle_name(self.config, now, found)
+        {
+            self.fail_attempt(now, error)?;
         }
         Ok(())
     }
@@ -234,8 +253,8 @@ impl<'a> Driver<'a> {
     fn begin_link(&mut self, now: Instant, number: usize, reached: Reached) -> Result<Link, Error> {
         let Config { protocol, min_protocol, limits, .. } = self.config;
         #[cfg(feature = "tls")]
-        if let Some(identity) = &self.config.identity {
-            let server = &self.config.server;
+        if let Some(identity) = self.identity().cloned() {
+            let server = reached.server.clone();
             let scratch = self.context.io.buffers.scratch();
             let failed = |error: TlsError| Error::Tls { address: server.clone(), reason: error.to_string() };
             let opener = Opener::new(&identity.key, identity.pins).map_err(failed)?;
@@ -246,6 +265,14 @@ impl<'a> Driver<'a> {
         #[cfg(not(feature = "tls"))]
         let _ = now;
         Ok(Link::new(Device::new(*protocol, *limits).at_least(*min_protocol), number, reached))
+    }
+
+    /// Whether links are in TLS.
+    fn is_secure(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.identity().is_some();
+        #[cfg(not(feature = "tls"))]
+        false
     }
 
     fn visit(&mut self, now: Instant, number: usize, buffer: &mut [u8]) -> Result<(), Error> {

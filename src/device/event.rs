@@ -4,6 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::address::Address;
+#[cfg(feature = "tls")]
+use crate::identity::{Name, Pin};
+
 /// Where a tunnel is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -37,6 +41,11 @@ impl State {
 pub struct Status {
     /// Where it is in its life.
     pub state: State,
+    /// The relay that is used or tried.
+    pub server: Address,
+    /// The name that the relay gave the device, once it did, and the fingerprint of the device's key.
+    #[cfg(feature = "tls")]
+    pub identity: Option<(Option<Name>, Pin)>,
     /// The address that the server's name resolved to, once connected.
     pub peer: Option<SocketAddr>,
     /// The version that is spoken on the link, once the relay has answered.
@@ -99,6 +108,10 @@ pub enum EventKind {
     Listening,
     /// The link is lost, or could not be made; the message says why, and when it is tried again.
     Waiting,
+    /// The relay has admitted the device, and that is stored.
+    Joined,
+    /// What is known of the relay has changed or could not be stored, or what it says of itself is not believed.
+    Identity,
     /// A new link was asked for and could not be made; the one in use stays.
     Kept,
     /// The tunnel is over; the message says why.
@@ -118,13 +131,15 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    /// `greeting`, `listening`, `waiting`, `kept`, `closed`, `connect`, `disconnect`, `failed`, `denied`, `stalled`
+    /// `greeting`, `listening`, `waiting`, `joined`, `identity`, `kept`, `closed`, `connect`, `disconnect`, `failed`, `denied`, `stalled`
     /// or `protocol`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Greeting => "greeting",
             Self::Listening => "listening",
             Self::Waiting => "waiting",
+            Self::Joined => "joined",
+            Self::Identity => "identity",
             Self::Kept => "kept",
             Self::Closed => "closed",
             Self::Connect => "connect",

@@ -41,6 +41,8 @@ pub(super) struct Context<'a> {
 pub(super) struct Link {
     pub(super) session: Session<Device>,
     pub(super) peer: SocketAddr,
+    /// The relay, as it is named in messages.
+    pub(super) server: Address,
     pub(super) stage: Stage,
     /// When the relay answered the greeting.
     pub(super) answered_at: Option<Instant>,
@@ -139,25 +141,26 @@ impl Failure {
 
 impl Link {
     pub(super) fn new(device: Device, number: usize, reached: Reached) -> Self {
-        let Reached { io, token, peer } = reached;
+        let Reached { io, token, peer, server } = reached;
         // The options only hasten what the protocol does without them.
         let _ = net::tune_link(&io);
-        Self::of(Session::new(device, number, io, token), number, peer)
+        Self::of(Session::new(device, number, io, token), number, peer, server)
     }
 
     /// A link in TLS, whose first message stands in the loop's scratch.
     #[cfg(feature = "tls")]
     pub(super) fn in_tls(device: Device, number: usize, reached: Reached, tls: Tls, loop_io: &mut Io) -> Self {
-        let Reached { io, token, peer } = reached;
+        let Reached { io, token, peer, server } = reached;
         // As above.
         let _ = net::tune_link(&io);
-        Self::of(Session::in_tls(device, number, io, token, tls, loop_io), number, peer)
+        Self::of(Session::in_tls(device, number, io, token, tls, loop_io), number, peer, server)
     }
 
-    fn of(session: Session<Device>, number: usize, peer: SocketAddr) -> Self {
+    fn of(session: Session<Device>, number: usize, peer: SocketAddr, server: Address) -> Self {
         Self {
             session,
             peer,
+            server,
             stage: Stage::Silent,
             answered_at: None,
             version: None,

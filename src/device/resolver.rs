@@ -80,6 +80,43 @@ impl Names {
     }
 }
 
+/// The names of a relay or of the proxy before it, of which one is waited for at a time.
+#[derive(Debug)]
+pub(super) struct RelayNames {
+    names: Vec<RelayName>,
+    waker: Arc<Waker>,
+}
+
+impl RelayNames {
+    /// No threads yet; `waker` is used when [`Self::poll`] has an answer.
+    pub(super) fn new(waker: Arc<Waker>) -> Self {
+        Self { names: Vec::new(), waker }
+    }
+
+    /// Looks this name up anew; what is found of others is not needed any more.
+    pub(super) fn request(&mut self, host: &str) {
+        // A lookup that hangs is remembered, so that there are never many of one name.
+        self.names.retain(|name| *name.name == *host || name.running > 0);
+        let place = self.names.iter().position(|name| *name.name == *host).unwrap_or_else(|| {
+            self.names.push(RelayName::new(host, Arc::clone(&self.waker)));
+            self.names.len() - 1
+        });
+        self.names[place].request();
+    }
+
+    /// The answer for this name.
+    pub(super) fn poll(&mut self, host: Option<&str>) -> Option<Found> {
+        let mut found = None;
+        for name in &mut self.names {
+            let answer = name.poll();
+            if host == Some(&*name.name) {
+                found = answer;
+            }
+        }
+        found
+    }
+}
+
 /// The relay's name.
 #[derive(Debug)]
 pub(super) struct RelayName {

@@ -16,6 +16,8 @@ use super::Announcement;
 use super::event::{Event, EventKind, Severity, State, Status};
 use crate::Error;
 use crate::address::Address;
+#[cfg(feature = "tls")]
+use crate::identity::{Name, Pin};
 use crate::io::mailbox::{Mailbox, Request};
 
 /// Events kept for an owner that does not take them; past it the oldest are dropped and counted.
@@ -24,8 +26,6 @@ const MAX_EVENTS: usize = 1024;
 /// The two threads' common ground.
 #[derive(Debug)]
 pub(super) struct Shared {
-    /// The relay, by which the link is known in every message.
-    server: Address,
     /// Written by the loop thread alone, without a lock.
     pub(super) traffic: Traffic,
     inner: Mutex<Inner>,
@@ -53,6 +53,11 @@ pub(super) struct Traffic {
 struct Inner {
     state: State,
     since: Instant,
+    /// The relay, by which the link is known in every message.
+    server: Address,
+    /// The name that the relay gave the device, and the fingerprint of its key.
+    #[cfg(feature = "tls")]
+    identity: Option<(Option<Name>, Pin)>,
     peer: Option<SocketAddr>,
     protocol: Option<u8>,
     /// What the relay said that admitted the device.
@@ -76,11 +81,13 @@ impl Shared {
         notify_sender.set_nonblocking(true)?;
         notify_receiver.set_nonblocking(true)?;
         Ok(Self {
-            server,
             traffic: Traffic::default(),
             inner: Mutex::new(Inner {
                 state: State::Connecting,
                 since: Instant::now(),
+                server,
+                #[cfg(feature = "tls")]
+                identity: None,
                 peer: None,
                 protocol: None,
                 #[cfg(feature = "tls")]
@@ -107,6 +114,9 @@ impl Shared {
         let micros = self.traffic.round_trip_micros.load(Relaxed);
         Status {
             state: inner.state,
+            server: inner.server.clone(),
+            #[cfg(feature = "tls")]
+            identity: inner.identity.clone(),
             peer: inner.peer,
             protocol: inner.protocol,
             round_trip: (micros > 0).then_some(Duration::from_micros(micros)),
@@ -219,11 +229,12 @@ impl Shared {
     }
 
     /// LISTEN has left for `peer`.
-    pub(super) fn greeting(&self, peer: SocketAddr) {
+    pub(super) fn greeting(&self, server: &Address, peer: SocketAddr) {
         let mut inner = self.lock();
+        inner.server.clone_from(server);
         inner.enter(State::Greeting);
         inner.peer = Some(peer);
-        let message = format!("the link to {} is made, waiting for the relay's answer", self.server);
+        let message = format!("the link to {} is made, waiting for the relay's answer", server);
         inner.push(Event::new(EventKind::Greeting, Severity::Info, message));
     }
 
@@ -234,13 +245,14 @@ impl Shared {
     }
 
     /// The relay has answered, and this version is spoken.
-    pub(super) fn listening(&self, peer: SocketAddr, version: u8) {
+    pub(super) fn listening(&self, server: &Address, peer: SocketAddr, version: u8) {
         let mut inner = self.lock();
+        inner.server.clone_from(server);
         inner.enter(State::Listening);
         inner.peer = Some(peer);
         inner.protocol = Some(version);
         inner.links += 1;
-        let message = format!("the link to {} is up, waiting for clients", self.server);
+        let message = format!("the link to {} is up, waiting for clients", server);
         inner.push(Event::new(EventKind::Listening, Severity::Info, message));
     }
 
@@ -264,8 +276,16 @@ impl Shared {
     }
 
     /// The next attempt begins.
-    pub(super) fn connecting(&self) {
-        self.lock().enter(State::Connecting);
+    pub(super) fn connecting(&self, server: &Address) {
+        let mut inner = self.lock();
+        inner.server.clone_from(server);
+        inner.enter(State::Connecting);
+    }
+
+    /// Who the device is, as far as it is known.
+    #[cfg(feature = "tls")]
+    pub(super) fn identified(&self, name: Option<Name>, fingerprint: Pin) {
+        self.lock().identity = Some((name, fingerprint));
     }
 
     pub(super) fn event(&self, event: Event) {
@@ -329,5 +349,31 @@ impl Inner {
 impl AsFd for Shared {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.notify_receiver.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use mio::{Poll, Token};
+
+    use super::*;
+
+    #[test]
+    fn an_owner_that_looks_while_the_tunnel_ends_sees_the_last_event() -> Result<(), Box<dyn std::error::Error>> {
+        for _ in 0..200 {
+            let poll = Poll::new()?;
+            let waker = Arc::new(Waker::new(poll.registry(), Token(0))?);
+            let shared = Shared::new(Address::new("relay", 2065)?, waker)?;
+            thread::scope(|scope| {
+                scope.spawn(|| shared.over(Ok(())));
+                while !shared.has_event()? {}
+                Ok::<_, Error>(())
+            })?;
+            assert_eq!(shared.next_event().map(|event| event.kind), Some(EventKind::Closed));
+            assert!(matches!(shared.has_event(), Err(Error::Closed)));
+        }
+        Ok(())
     }
 }

@@ -9,9 +9,9 @@
 //! ```
 
 use std::fmt;
-use std::str::from_utf8;
+use std::str::{FromStr, from_utf8};
 
-use data_encoding::BASE64URL_NOPAD;
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use ring::digest;
 use zeroize::Zeroizing;
 
@@ -231,6 +231,20 @@ impl fmt::Display for TokenId {
     /// In hexadecimal digits.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A text that names no token.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no id of a token, which is 16 hexadecimal digits")]
+pub struct TokenIdError(String);
+
+impl FromStr for TokenId {
+    type Err = TokenIdError;
+
+    fn from_str(text: &str) -> Result<Self, TokenIdError> {
+        let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self).ok_or_else(|| TokenIdError(text.chars().take(80).flat_map(char::escape_debug).collect()))
     }
 }
 

@@ -5,7 +5,7 @@
 //! itself answers with RST; we never do: while our last bytes are on their way it would cut them, and once they are
 //! there it would be too late.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use crate::io::socket::Socket;
 
 /// How long the peer has to finish.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Sockets that wait at once; past it the oldest is closed.
+/// Sockets that wait at once; past it the oldest is closed, of the owner that has the most.
 const MOST: usize = 256;
 /// Reads for one event, so that no peer keeps the loop busy.
 const READS: usize = 4;
@@ -24,46 +24,65 @@ const READS: usize = 4;
 /// The waiting sockets of one loop.
 #[derive(Debug)]
 pub struct ClosingSockets<S> {
-    /// In the order of their deadlines; entries of sockets that are gone are skipped.
-    order: VecDeque<(Instant, usize, Token)>,
     sockets: Vec<Option<Closing<S>>>,
     free: Vec<usize>,
+    /// Their places, in the order of their deadlines.
+    order: BTreeSet<(Instant, usize)>,
+    /// The same, by their owners.
+    by_owner: BTreeMap<usize, BTreeSet<(Instant, usize)>>,
 }
 
 #[derive(Debug)]
 struct Closing<S> {
     tcp: S,
     token: Token,
+    owner: usize,
+    until: Instant,
 }
 
 impl<S> Default for ClosingSockets<S> {
     fn default() -> Self {
-        Self { order: VecDeque::new(), sockets: Vec::new(), free: Vec::new() }
+        Self { sockets: Vec::new(), free: Vec::new(), order: BTreeSet::new(), by_owner: BTreeMap::new() }
     }
 }
 
 impl<S: Socket> ClosingSockets<S> {
-    /// Ends the socket with FIN and keeps it until its peer has done the same.
-    pub(crate) fn add(&mut self, now: Instant, event_loop: &mut impl Registry<Socket = S>, tcp: S, token: Token) {
+    /// Ends the socket with FIN and keeps it until its peer has done the same. What one owner's peers do costs no other
+    /// owner the last bytes of its own.
+    pub(crate) fn add(
+        &mut self,
+        now: Instant,
+        event_loop: &mut impl Registry<Socket = S>,
+        owner: usize,
+        tcp: S,
+        token: Token,
+    ) {
         if tcp.shutdown_write().is_err() {
             event_loop.forget(token);
             return;
         }
         if self.len() == MOST {
-            let oldest = self.order.iter().find(|entry| self.is_there(entry.1, entry.2)).map(|entry| entry.1);
-            if let Some(oldest) = oldest {
-                self.close(event_loop, oldest);
-            }
+            self.close_one(event_loop);
         }
         let place = self.free.pop().unwrap_or(self.sockets.len());
         if place == self.sockets.len() {
             self.sockets.push(None);
         }
         event_loop.rename(token, Source::Closing(place));
-        self.sockets[place] = Some(Closing { tcp, token });
-        self.order.push_back((now + TIMEOUT, place, token));
+        let until = now + TIMEOUT;
+        self.sockets[place] = Some(Closing { tcp, token, owner, until });
+        self.order.insert((until, place));
+        self.by_owner.entry(owner).or_default().insert((until, place));
         // The event for readable bytes may have come before.
         self.handle_event(event_loop, place);
+    }
+
+    /// Makes room for one more.
+    fn close_one(&mut self, event_loop: &mut impl Registry<Socket = S>) {
+        let most = self.by_owner.values().max_by_key(|sockets| sockets.len());
+        if let Some(&(_, oldest)) = most.and_then(BTreeSet::first) {
+            self.close(event_loop, oldest);
+        }
     }
 
     /// The socket at `place` is readable, or at its end.
@@ -88,22 +107,16 @@ impl<S: Socket> ClosingSockets<S> {
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
-    pub fn poll_timeout(&mut self) -> Option<Instant> {
-        while let Some(&(at, place, token)) = self.order.front() {
-            if self.is_there(place, token) {
-                return Some(at);
-            }
-            self.order.pop_front();
-        }
-        None
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.order.first().map(|&(at, _)| at)
     }
 
     /// Closes what has had its time.
     pub fn handle_timeout(&mut self, now: Instant, event_loop: &mut impl Registry<Socket = S>) {
-        while self.poll_timeout().is_some_and(|at| at <= now) {
-            if let Some((_, place, _)) = self.order.pop_front() {
-                self.close(event_loop, place);
-            }
+        while let Some(&(at, place)) = self.order.first()
+            && at <= now
+        {
+            self.close(event_loop, place);
         }
     }
 
@@ -111,16 +124,23 @@ impl<S: Socket> ClosingSockets<S> {
         self.sockets.len() - self.free.len()
     }
 
-    /// Tokens carry a generation, so they tell one socket at a place from the next.
-    fn is_there(&self, place: usize, token: Token) -> bool {
-        self.sockets[place].as_ref().is_some_and(|socket| socket.token == token)
+    /// How many of them this owner has.
+    #[cfg(all(test, feature = "relay"))]
+    pub(crate) fn len_of(&self, owner: usize) -> usize {
+        self.by_owner.get(&owner).map_or(0, BTreeSet::len)
     }
 
     fn close(&mut self, event_loop: &mut impl Registry<Socket = S>, place: usize) {
-        if let Some(socket) = self.sockets[place].take() {
-            socket.tcp.finish();
-            event_loop.forget(socket.token);
-            self.free.push(place);
+        let Some(Closing { tcp, token, owner, until }) = self.sockets[place].take() else { return };
+        tcp.finish();
+        event_loop.forget(token);
+        self.free.push(place);
+        self.order.remove(&(until, place));
+        if let Some(sockets) = self.by_owner.get_mut(&owner) {
+            sockets.remove(&(until, place));
+            if sockets.is_empty() {
+                self.by_owner.remove(&owner);
+            }
         }
     }
 }
@@ -189,7 +209,7 @@ mod tests {
         }
         peer.write_all(b"too late").expect("sent");
         peer.shutdown(Shutdown::Write).expect("FIN");
-        bench.closing.add(Instant::now(), &mut bench.event_loop, io, token);
+        bench.closing.add(Instant::now(), &mut bench.event_loop, 0, io, token);
         assert!(bench.ends_by_itself(), "both ends have sent FIN");
         let mut read = Vec::new();
         peer.set_read_timeout(Some(DEADLINE)).expect("timeout");
@@ -204,7 +224,7 @@ mod tests {
         peer.set_write_timeout(Some(DEADLINE)).expect("timeout");
         peer.write_all(&[b'x'; 2 * READS * 16 * 1024]).expect("sent");
         peer.shutdown(Shutdown::Write).expect("FIN");
-        bench.closing.add(Instant::now(), &mut bench.event_loop, io, token);
+        bench.closing.add(Instant::now(), &mut bench.event_loop, 0, io, token);
         assert!(bench.ends_by_itself(), "the peer's end stands behind its bytes");
     }
 
@@ -215,11 +235,39 @@ mod tests {
         let (io, token, mut peer) = bench.connect();
         let _copy = SockRef::from(&io).try_clone().expect("a copy");
         let now = Instant::now();
-        bench.closing.add(now, &mut bench.event_loop, io, token);
+        bench.closing.add(now, &mut bench.event_loop, 0, io, token);
         bench.closing.handle_timeout(now + TIMEOUT, &mut bench.event_loop);
         peer.set_write_timeout(Some(Duration::from_secs(1))).expect("timeout");
         let mut chunks = std::iter::repeat_with(|| peer.write(&[b'x'; 64 * 1024]));
         let error = chunks.find_map(Result::err).expect("an error").kind();
         assert!(matches!(error, io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe), "{error}");
+    }
+
+    #[test]
+    fn one_owner_that_has_many_loses_its_own_oldest_and_another_none() {
+        let mut bench = Bench::new();
+        let start = Instant::now();
+        let mut peers = Vec::new();
+        let mut add = |bench: &mut Bench, owner, after| {
+            let (io, token, peer) = bench.connect();
+            bench.closing.add(start + after, &mut bench.event_loop, owner, io, token);
+            peers.push(peer);
+            let places = bench.closing.by_owner[&owner].iter();
+            places.map(|&(until, _)| until - TIMEOUT - start).next().expect("it waits")
+        };
+        let millis = Duration::from_millis;
+        for count in 0..3 {
+            add(&mut bench, 7, millis(count));
+        }
+        for count in 0..MOST as u64 + 10 {
+            add(&mut bench, 1, millis(10 + count));
+        }
+        assert_eq!((bench.closing.len(), bench.closing.by_owner[&7].len()), (MOST, 3));
+        assert_eq!(add(&mut bench, 1, millis(1000)), millis(10 + 13 + 1), "its oldest have made room");
+        assert_eq!(add(&mut bench, 7, millis(1001)), millis(0));
+        assert_eq!((bench.closing.len(), bench.closing.by_owner[&7].len()), (MOST, 4));
+        assert_eq!(bench.closing.poll_timeout(), Some(start + TIMEOUT));
+        bench.closing.handle_timeout(start + millis(1002) + TIMEOUT, &mut bench.event_loop);
+        assert!(bench.closing.len() == 0 && bench.closing.by_owner.is_empty() && bench.closing.order.is_empty());
     }
 }

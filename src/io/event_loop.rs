@@ -56,7 +56,8 @@ pub trait Registry {
     /// The system cannot.
     fn renew(&mut self, socket: &mut Self::Socket, token: Token) -> io::Result<()>;
 
-    /// The socket is closed next, which ends the watch; events of `token` that are still on their way are dropped.
+    /// The socket is closed next. Events of `token` that are still on their way are dropped, and those that come later:
+    /// closing ends the watch (epoll(7)) only where no forked child has a copy of the socket.
     fn forget(&mut self, token: Token);
 }
 

@@ -29,6 +29,8 @@ pub(crate) use socket::Traffic;
 
 #[cfg(feature = "relay")]
 use crate::address::Address;
+#[cfg(feature = "relay")]
+use crate::connection::WindowPool;
 use crate::connection::device::Device;
 #[cfg(feature = "relay")]
 use crate::connection::relay::Relay;
@@ -61,6 +63,8 @@ const GRACE: Duration = Duration::from_millis(500);
 pub struct Session<C, R: Registry = EventLoop> {
     connection: C,
     number: usize,
+    /// Whose sockets they are, among those that were ended and wait for their peers.
+    owner: usize,
     link: Option<Link<R::Socket>>,
     /// By the index of their stream's key.
     sockets: Vec<Option<StreamSocket<R::Socket>>>,
@@ -86,7 +90,7 @@ impl<C: Connection, R: Registry> Session<C, R> {
 
     fn on(link: Link<R::Socket>, connection: C, number: usize) -> Self {
         let (sockets, over, scheduler) = (Vec::new(), Vec::new(), Scheduler::default());
-        Self { connection, number, link: Some(link), sockets, over, scheduler, grace: None }
+        Self { connection, number, owner: 0, link: Some(link), sockets, over, scheduler, grace: None }
     }
 
     /// What the session's connection knows.
@@ -123,6 +127,12 @@ impl<C: Connection, R: Registry> Session<C, R> {
             | Output::GoAway(_) => {}
         }
         Some(output)
+    }
+
+    /// Whose sockets it has, where a loop has those of several: each has its share of what all have together.
+    #[cfg(feature = "relay")]
+    pub(crate) fn set_owner(&mut self, owner: usize) {
+        self.owner = owner;
     }
 
     /// See [`Connection::go_away`].
@@ -245,7 +255,7 @@ impl<C: Connection, R: Registry> Session<C, R> {
         }
         self.say_closed(now, io);
         if let Some(link) = self.link.take() {
-            io.closing.add(now, &mut io.event_loop, link.tcp, link.token);
+            io.closing.add(now, &mut io.event_loop, self.owner, link.tcp, link.token);
         }
         self.connection.handle_link_lost(now);
     }
@@ -256,7 +266,7 @@ impl<C: Connection, R: Registry> Session<C, R> {
         if let Some(mut link) = self.link.take() {
             // It has one try: the other end is not what is expected here.
             let _ = link.tcp.send(&[IoSlice::new(answer)]);
-            io.closing.add(now, &mut io.event_loop, link.tcp, link.token);
+            io.closing.add(now, &mut io.event_loop, self.owner, link.tcp, link.token);
         }
         self.connection.handle_link_lost(now);
     }
@@ -298,7 +308,7 @@ impl<C: Connection, R: Registry> Session<C, R> {
         #[cfg(feature = "tls")]
         if let Some(link) = self.link.take_if(|link| link.is_untrusted()) {
             // No RST is to overtake the alert.
-            io.closing.add(now, &mut io.event_loop, link.tcp, link.token);
+            io.closing.add(now, &mut io.event_loop, self.owner, link.tcp, link.token);
         }
         if let Some(link) = self.link.take() {
             io.event_loop.forget(link.token);
@@ -419,6 +429,11 @@ impl<C: Connection + BorrowMut<Relay>, R: Registry> Session<C, R> {
     /// The token that the device has presented. It is not kept here.
     pub(crate) fn take_join(&mut self) -> Option<Join> {
         self.connection.borrow_mut().take_join()
+    }
+
+    /// See [`Relay::share_windows`].
+    pub fn share_windows(&mut self, pool: &WindowPool) {
+        self.connection.borrow_mut().share_windows(pool);
     }
 
     /// A client came. Its socket is [attached](Self::attach) next.

@@ -1,4 +1,4 @@
-//! What a relay is to do; always valid once it exists.
+//! What a relay is to do, and whether it can.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -97,22 +97,19 @@ impl Config {
     /// 10 s.
     pub const DRAIN: Duration = Duration::from_secs(10);
 
+    /// The longest `drain`.
+    pub const MAX_DRAIN: Duration = Duration::from_secs(3600);
+    /// The shortest `idle`.
+    pub const MIN_IDLE: Duration = Duration::from_millis(100);
+    /// The longest `idle`: a week.
+    pub const MAX_IDLE: Duration = Duration::from_secs(7 * 24 * 3600);
+
     /// A relay of these devices, with defaults for all else.
     ///
     /// # Errors
-    /// [`Error::Usage`] if a device without a name has no mapping, an address is given twice to listen at, or `half_close`
-    /// is too long.
+    /// See [`check`](Self::check).
     pub fn new(devices: Vec<PlainDevice>, half_close: Duration) -> Result<Self, Error> {
-        if devices.iter().any(|device| device.mappings.is_empty() && device.name.is_none()) {
-            return Err(Error::Usage("no client port; give at least one pair of client and service address".into()));
-        }
-        if half_close > Self::MAX_HALF_CLOSE {
-            let seconds = half_close.as_secs_f64();
-            return Err(Error::Usage(format!("half-close of {seconds} s is too long; give at most 3600 s")));
-        }
-        check_names(&devices).map_err(Error::Usage)?;
-        check_addresses(&devices, &[]).map_err(Error::Usage)?;
-        Ok(Self {
+        let config = Self {
             devices,
             tls: None,
             ports: Vec::new(),
@@ -124,7 +121,9 @@ impl Config {
             protocol: Protocol::default(),
             min_protocol: Protocol::V1,
             limits: Limits::RELAY,
-        })
+        };
+        config.check()?;
+        Ok(config)
     }
 
     /// The same with these client ports, too.
@@ -135,6 +134,32 @@ impl Config {
         check_addresses(&self.devices, &ports).map_err(Error::Usage)?;
         Ok(Self { ports, ..self })
     }
+
+    /// Whether a relay can be run so. It is asked for by [`Server::bind`](super::Server::bind), whoever has written what.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if a device without a name has no mapping, an address is given twice to listen at, a value is out of its range, or
+    /// there is no version of the protocol that may be spoken.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.devices.iter().any(|device| device.mappings.is_empty() && device.name.is_none()) {
+            return Err(Error::Usage("no client port; give at least one pair of client and service address".into()));
+        }
+        let zero = Duration::ZERO;
+        check_time("half-close", self.half_close, zero, Self::MAX_HALF_CLOSE)?;
+        check_time("drain", self.drain, zero, Self::MAX_DRAIN)?;
+        check_time("keepalive", self.limits.keepalive, Limits::MIN_KEEPALIVE, Limits::MAX_KEEPALIVE)?;
+        check_time("idle", self.idle.unwrap_or(Self::MIN_IDLE), Self::MIN_IDLE, Self::MAX_IDLE)?;
+        if !(1..=Self::MAX_CLIENTS).contains(&self.clients) {
+            let (clients, most) = (self.clients, Self::MAX_CLIENTS);
+            return Err(Error::Usage(format!("{clients} clients at once; give a number from 1 to {most}")));
+        }
+        if self.min_protocol > self.protocol {
+            let text = "the oldest version of the protocol is above the newest, so that no device could be served";
+            return Err(Error::Usage(text.into()));
+        }
+        check_names(&self.devices).map_err(Error::Usage)?;
+        check_addresses(&self.devices, &self.ports).map_err(Error::Usage)
+    }
 }
 
 /// Whether no two devices have one name.
@@ -142,6 +167,15 @@ fn check_names(devices: &[PlainDevice]) -> Result<(), String> {
     let names: Vec<_> = devices.iter().filter_map(|device| device.name.as_ref()).collect();
     let twice = names.iter().enumerate().find(|&(at, name)| names[..at].contains(name));
     twice.map_or(Ok(()), |(_, name)| Err(format!("two devices are called '{name}'; give one another name")))
+}
+
+fn check_time(what: &str, time: Duration, least: Duration, most: Duration) -> Result<(), Error> {
+    let [seconds, least, most] = [time, least, most].map(|time| time.as_secs_f64());
+    if (least..=most).contains(&seconds) {
+        return Ok(());
+    }
+    let much = if seconds > most { "long" } else { "short" };
+    Err(Error::Usage(format!("{what} of {seconds} s is too {much}; give {least} to {most} s")))
 }
 
 /// Whether each address to listen at has a port of its own; if not, which have not.
@@ -294,6 +328,29 @@ mod tests {
     fn no_mapping_and_endless_waiting_are_refused() {
         assert!(config("localhost:1", &[], 1).expect_err("nothing").starts_with("no client port; give at least one"));
         let refused = config("localhost:1", &[("localhost:2", "a:1")], 3601).expect_err("too long");
-        assert_eq!(refused, "half-close of 3601 s is too long; give at most 3600 s");
+        assert_eq!(refused, "half-close of 3601 s is too long; give 0 to 3600 s");
+    }
+
+    #[test]
+    fn a_server_is_bound_with_no_value_that_is_out_of_its_range() {
+        let refused = |change: &dyn Fn(&mut Config)| {
+            let mut config = config("127.0.0.1:0", &[("127.0.0.1:0", "a:1")], 1).expect("config");
+            assert!(config.check().is_ok());
+            change(&mut config);
+            super::super::Server::bind(config).expect_err("refused").to_string()
+        };
+        let keepalive = |seconds| move |config: &mut Config| config.limits.keepalive = Duration::from_secs(seconds);
+        assert_eq!(refused(&keepalive(4)), "keepalive of 4 s is too short; give 5 to 3600 s");
+        assert_eq!(refused(&keepalive(3601)), "keepalive of 3601 s is too long; give 5 to 3600 s");
+        assert!(refused(&|config| config.drain = Duration::MAX).starts_with("drain of "));
+        let idle = refused(&|config| config.idle = Some(Duration::ZERO));
+        assert_eq!(idle, "idle of 0 s is too short; give 0.1 to 604800 s");
+        for clients in [0, 257] {
+            let expected = format!("{clients} clients at once; give a number from 1 to 256");
+            assert_eq!(refused(&|config| config.clients = clients), expected);
+        }
+        let newest = refused(&|config| (config.min_protocol, config.protocol) = (Protocol::V2, Protocol::V1));
+        assert!(newest.starts_with("the oldest version of the protocol is above the newest"), "{newest}");
+        assert!(refused(&|config| config.devices[0].mappings.clear()).starts_with("no client port"));
     }
 }

@@ -29,7 +29,6 @@ use reader::{At, Reader, Table};
 /// The largest file.
 const MAX_SIZE: u64 = 1 << 20;
 const NOTHING: &str = "there is nothing to listen at; write [listen], and below it tls = \"0.0.0.0:443\"";
-const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Which keys there are, table by table.
 const SCHEMA: &[(&str, &[&str])] = &[
@@ -310,13 +309,13 @@ impl Bounds {
         let mut time = |r: &mut Reader<'t>, key, least, most, range: &str| {
             r.take(&mut table, key, |value| values::duration(value, least, most, range)).map(|time| time.value)
         };
-        let second = Duration::from_secs(1);
         let default = Self::default();
-        let idle = time(r, "idle", Duration::from_millis(100), WEEK, "100ms to 7d, for example \"1h\"");
-        let keepalive = time(r, "keepalive", second, Limits::MAX_KEEPALIVE, "1s to 1h, for example \"90s\"");
+        let idle = time(r, "idle", Config::MIN_IDLE, Config::MAX_IDLE, "100ms to 7d, for example \"1h\"");
+        let keepalive =
+            time(r, "keepalive", Limits::MIN_KEEPALIVE, Limits::MAX_KEEPALIVE, "5s to 1h, for example \"90s\"");
         let range = "0s to 1h, for example \"10s\"";
         let half_close = time(r, "half_close", Duration::ZERO, Config::MAX_HALF_CLOSE, range);
-        let drain = time(r, "drain", Duration::ZERO, Config::MAX_HALF_CLOSE, range);
+        let drain = time(r, "drain", Duration::ZERO, Config::MAX_DRAIN, range);
         let clients = r.take(&mut table, "clients", |value| values::number(value, 1, Config::MAX_CLIENTS));
         r.finish(table);
         Self {

@@ -3,7 +3,7 @@
 //!
 //! | what | of each device | of the process |
 //! | --- | --- | --- |
-//! | a link's queues and windows | [`Limits::budget`] for each of its links | |
+//! | a link's queues and windows | [`Limits::budget`] for each of its links | of windows beyond those that streams have from their start [`WINDOWS_OF_ALL`], fairly |
 //! | clients | [`Config::clients`](super::Config::clients) | [`Descriptors::clients`], [fairly](may_have_descriptor) |
 //! | clients that wait for a place | [`MAX_WAITING`] | as clients |
 //! | clients accepted in a turn | [`ACCEPTS`] for each port | [`ACCEPTS_A_TURN`] |
@@ -12,6 +12,7 @@
 //! | links that drain | [`retired::MAX_DRAINING`] | [`MAX_DRAINING`] |
 //! | links that are lost and deliver last bytes | [`retired::MAX_LOST`] | [`MAX_LOST`] |
 //! | bytes that both of these hold | [`retired_bytes`] | [`retired_bytes_of_all`] |
+//! | sockets that were ended and wait for their peers | its part of those of the process, the device that has the most loses one | `io/closing.rs` |
 //! | lines of the log | `server/log_limits.rs` | the same |
 //!
 //! [`Descriptors::clients`]: super::descriptors::Descriptors::clients
@@ -33,6 +34,9 @@ pub(super) const DEVICE_PORTS_A_TURN: usize = 16;
 pub(super) const MAX_DRAINING: usize = 8 * retired::MAX_DRAINING;
 /// Links of all devices that are gone, and may deliver what is left.
 pub(super) const MAX_LOST: usize = 8 * retired::MAX_LOST;
+/// What the windows of all links may take beyond those that streams have from their start. Up to 20 links have all that a
+/// link may have.
+pub(super) const WINDOWS_OF_ALL: u64 = 512 * 1024 * 1024;
 /// One device may have so many times the descriptors that it leaves.
 const PART: usize = 4;
 

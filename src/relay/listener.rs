@@ -142,6 +142,12 @@ impl Listener {
         self.halt()
     }
 
+    /// Brings the socket into a state in which the next [`stop`](Self::stop) fails.
+    #[cfg(all(test, target_os = "linux"))]
+    pub(super) fn end_listening(&self) {
+        SockRef::from(&self.io).shutdown(Shutdown::Read).expect("it listens");
+    }
+
     fn start(&self) -> io::Result<()> {
         let socket = SockRef::from(&self.io);
         // Every connection has it from here, and so lets the next relay have the port.

@@ -31,11 +31,11 @@ use tracing::{debug, info};
 
 use super::descriptors::{Descriptors, Shortage};
 use super::listener::{Listener, hold, resolve};
-use super::{Config, Mapping, PlainDevice, TlsPort};
+use super::{Config, Mapping, PlainDevice, TlsPort, limits};
 use crate::Error;
 use crate::address::Address;
 use crate::connection::relay::Relay;
-use crate::connection::{Output, Reset, StreamKey};
+use crate::connection::{Output, Reset, StreamKey, WindowPool};
 use crate::identity::Name;
 use crate::io::Io;
 use crate::io::event_loop::{EventLoop, Source};
@@ -70,6 +70,8 @@ pub struct Server {
     /// Every link, also those of connections that may become one.
     sessions: Table<Peer>,
     totals: Totals,
+    /// What the windows of all links may take.
+    windows: WindowPool,
     phase: Phase,
     /// Devices that have a link on which they are served.
     served: usize,
@@ -192,9 +194,10 @@ impl Server {
     /// Opens the port of each device, and holds every client port, which opens when its device is there.
     ///
     /// # Errors
-    /// [`Error::System`] with the address that cannot be bound, and the reason; or if the process may not have enough
-    /// descriptors to serve a client.
+    /// [`Error::Usage`] of [`Config::check`]; [`Error::System`] with the address that cannot be bound, and the reason, or if
+    /// the process may not have enough descriptors to serve a client.
     pub fn bind(config: Config) -> Result<Self, Error> {
+        config.check()?;
         let now = Instant::now();
         let loop_failed = |reason| Error::System { what: "cannot make the event loop".into(), reason };
         let mut event_loop = EventLoop::new().map_err(loop_failed)?;
@@ -278,6 +281,7 @@ impl Server {
             devices,
             sessions: Table::default(),
             totals: Totals::default(),
+            windows: WindowPool::new(limits::WINDOWS_OF_ALL),
             phase: Phase::Serving,
             served: 0,
             waiting: 0,
@@ -594,8 +598,12 @@ impl Server {
             Output::Listening => self.activate(now, number),
             Output::Presented => self.ask_registry(number),
             Output::Version(version) => {
+                peer.session.share_windows(&self.windows);
                 if self.log_limits.admit(now, device, Kind::Arrival) {
                     info!(%link, version, "the version of the protocol is agreed");
+                }
+                if matches!(peer.stage, Stage::Pending(_)) {
+                    self.activate(now, number);
                 }
             }
             Output::Introduced(software) => debug!(%link, %software, "the device has introduced itself"),

@@ -14,10 +14,6 @@ use tcpremote::relay::{Config, Limits, Mapping, Outcome, PlainDevice, Protocol, 
 use super::log::{Format, Level, Log};
 use super::process;
 
-/// The bounds of `--idle`.
-const MIN_IDLE: Duration = Duration::from_millis(100);
-const MAX_IDLE: Duration = Duration::from_secs(7 * 24 * 3600);
-
 /// Lets clients reach TCP services on a device that has no public address.
 #[derive(Parser)]
 #[command(
@@ -69,10 +65,11 @@ struct CommandLine {
     #[arg(long, value_name = "SECONDS", value_parser = idle, allow_negative_numbers = true)]
     idle: Option<Duration>,
 
-    /// After how long a silence a device without clients is asked whether it is there, from 1 to 3600
+    /// After how long a silence a device without clients is asked whether it is there, from 5 to 3600
     ///
-    /// A device may ask for longer, and the longer time holds; it is 15 s where clients are open. Only with devices that
-    /// speak version 2 of the protocol; one of an older release is asked after 15 s. A lost network is found 30 s later.
+    /// A device has a time of its own, and the shorter one holds; it is 15 s at most where clients are open. Only with
+    /// devices that speak version 2 of the protocol; one of an older release is asked after 15 s. A lost network is found
+    /// 30 s later. A NAT or a load balancer that ends silent connections earlier needs less than it grants them.
     #[arg(long, value_name = "SECONDS", default_value = "90", value_parser = keepalive, allow_negative_numbers = true)]
     keepalive: Duration,
 
@@ -196,15 +193,16 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 fn idle(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    let seconds = seconds.filter(|seconds| (MIN_IDLE..=MAX_IDLE).contains(seconds));
+    let seconds = seconds.filter(|seconds| (Config::MIN_IDLE..=Config::MAX_IDLE).contains(seconds));
     seconds.ok_or_else(|| "write a number of seconds from 0.1 to 604800 (a week), for example 3600".into())
 }
 
 fn keepalive(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().ok().filter(|seconds| (1..=Limits::MAX_KEEPALIVE.as_secs()).contains(seconds));
+    let range = Limits::MIN_KEEPALIVE.as_secs()..=Limits::MAX_KEEPALIVE.as_secs();
+    let seconds = text.parse().ok().filter(|seconds| range.contains(seconds));
     seconds
         .map(Duration::from_secs)
-        .ok_or_else(|| "write a whole number of seconds from 1 to 3600, for example 90".into())
+        .ok_or_else(|| "write a whole number of seconds from 5 to 3600, for example 90".into())
 }
 
 fn protocol(text: &str) -> Result<Protocol, String> {

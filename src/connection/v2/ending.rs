@@ -68,9 +68,7 @@ impl Mux {
         let Some(stream) = self.streams.get_mut(key) else { return };
         match std::mem::replace(&mut stream.state, State::Delivering(end)) {
             State::Open(Open { number, sending, receiving, .. }) => {
-                if receiving == Receiving::Open {
-                    self.stale_credit += stream.window.unused();
-                }
+                let unused = if receiving == Receiving::Open { stream.window.unused() } else { 0 };
                 let (connected, credit) = stream.take_pending();
                 // What it has sent must not come before this.
                 if connected && (stream.sent > 0 || sending == Sending::Finished) {
@@ -80,6 +78,7 @@ impl Mux {
                     // A peer that reads nothing may have any number of streams come and go.
                     self.pending_control.retain(|&other| other != key);
                 }
+                self.add_stale_credit(unused);
                 self.numbers.remove(&number);
                 self.liveness.set_streams(!self.numbers.is_empty());
                 self.timers.cancel(Timer::Connect(key));

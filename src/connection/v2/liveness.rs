@@ -23,11 +23,12 @@ pub(super) struct Liveness {
     /// The silence after which the peer of a link without streams is asked.
     keepalive: Duration,
     has_streams: bool,
+    /// The peer was silent for so long that it was asked: until when something must come. No change of the times above
+    /// moves that.
+    silent_until: Option<Instant>,
     sign: Sign,
     /// The PING that is out: when it was sent, and the number that it carries.
     asked: Option<(Instant, u64)>,
-    /// Until when its answer may take.
-    answer_until: Instant,
     next_number: u64,
 }
 
@@ -36,7 +37,8 @@ pub(super) struct Liveness {
 enum Sign {
     /// Something came since, or none was wanted.
     Here,
-    Awaited,
+    /// It may take so long, until then.
+    Awaited(Duration, Instant),
     /// It was not there in time.
     Missing,
 }
@@ -55,9 +57,9 @@ impl Liveness {
             last_byte_at: now,
             keepalive: ASK_AFTER,
             has_streams: false,
+            silent_until: None,
             sign: Sign::Here,
             asked: None,
-            answer_until: now,
             next_number: 1,
         }
     }
@@ -78,7 +80,7 @@ impl Liveness {
     /// Something came.
     pub(super) fn note_input(&mut self, now: Instant) {
         self.last_byte_at = now;
-        self.sign = Sign::Here;
+        (self.silent_until, self.sign) = (None, Sign::Here);
     }
 
     /// Whether nothing came of late.
@@ -86,17 +88,22 @@ impl Liveness {
         now.saturating_duration_since(self.last_byte_at) >= SILENT_AFTER
     }
 
-    /// A sign of life is wanted.
-    pub(super) fn doubt(&mut self) {
-        self.sign = Sign::Awaited;
+    /// A sign of life is wanted, and may take so long; until when.
+    pub(super) fn doubt(&mut self, now: Instant, within: Duration) -> Instant {
+        self.sign = Sign::Awaited(within, now + within);
+        self.silent_until.get_or_insert(now + ANSWER_WITHIN);
+        now + within
     }
 
-    /// The time for it is over; true if there was none.
-    pub(super) fn suspect(&mut self) -> bool {
-        if self.sign == Sign::Awaited {
-            self.sign = Sign::Missing;
+    /// The time for it may be over: until when it may take still, if it was not.
+    pub(super) fn handle_sign_timeout(&mut self, now: Instant) -> Option<Instant> {
+        let Sign::Awaited(within, until) = self.sign else { return None };
+        if now > until + LATE {
+            self.sign = Sign::Awaited(within, now + within);
+            return Some(now + within);
         }
-        self.is_suspect()
+        self.sign = Sign::Missing;
+        None
     }
 
     /// Whether a sign of life was wanted and did not come in time.
@@ -128,29 +135,26 @@ impl Liveness {
         let number = self.next_number;
         self.next_number += 1;
         self.asked = Some((now, number));
-        self.answer_until = now + ANSWER_WITHIN;
         Some(number.to_be_bytes())
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub(super) fn poll_timeout(&self) -> Instant {
-        match self.asked {
-            // Counted from the question too: a clock that jumped must not kill a link that was never asked.
-            Some(_) => self.answer_until.max(self.last_byte_at + self.ask_after() + ANSWER_WITHIN),
-            None => self.last_byte_at + self.ask_after(),
-        }
+        self.silent_until.unwrap_or_else(|| self.last_byte_at + self.ask_after())
     }
 
+    /// The time may have come. A peer is asked before it counts as dead, and has its time from then on: a clock that jumped
+    /// must not end a link that was never asked.
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Due {
         let due = self.poll_timeout();
         if now < due {
             return Due::Nothing;
         }
-        if self.asked.is_some() && now > due + LATE {
-            self.answer_until = now + ANSWER_WITHIN;
-            return Due::Nothing;
+        if self.silent_until.is_some() && now <= due + LATE {
+            return Due::Dead;
         }
-        self.ask(now).map_or(Due::Dead, Due::Ping)
+        let was_asked = self.silent_until.replace(now + ANSWER_WITHIN).is_some();
+        if was_asked { Due::Nothing } else { self.ask(now).map_or(Due::Nothing, Due::Ping) }
     }
 }
 
@@ -178,6 +182,11 @@ mod tests {
         let ping = liveness.ask(start).expect("a PING");
         assert_eq!(liveness.ask(start), None, "one at a time");
         liveness.note_input(at(40_000));
+        assert_eq!(
+            (liveness.poll_timeout(), liveness.handle_timeout(at(55_000))),
+            (at(55_000), Due::Nothing),
+            "it is out"
+        );
         assert_eq!(liveness.poll_timeout(), at(85_000), "45 s of silence, though the question is older");
         assert_eq!(liveness.handle_answer(at(41_000), [0; 8]), None, "not what was asked");
         assert_eq!(liveness.handle_answer(at(80), ping), Some(Duration::from_millis(80)));

@@ -118,16 +118,20 @@ impl Mux {
     fn doubt(&mut self, now: Instant) {
         if self.liveness.is_silent(now) {
             self.ask(now);
-            let sign_within = self.counters().round_trip.map_or(SIGN_WITHIN, |time| SIGN_WITHIN.max(4 * time));
-            self.liveness.doubt();
-            self.timers.set(Timer::Sign, now + sign_within);
+            let within = self.counters().round_trip.map_or(SIGN_WITHIN, |time| SIGN_WITHIN.max(4 * time));
+            let until = self.liveness.doubt(now, within);
+            self.timers.set(Timer::Sign, until);
+            self.timers.set(Timer::Liveness, self.liveness.poll_timeout());
         }
     }
 
     /// The time for a sign of life is over. Without one the clients that wait for their services have their answer, and
     /// others wait as for a place until something comes, or the link is given up.
-    pub(super) fn give_answer(&mut self) {
-        if !self.liveness.suspect() {
+    pub(super) fn handle_sign_timeout(&mut self, now: Instant) {
+        if let Some(until) = self.liveness.handle_sign_timeout(now) {
+            self.timers.set(Timer::Sign, until);
+        }
+        if !self.liveness.is_suspect() {
             return;
         }
         for key in self.numbers.values().copied().collect::<Vec<_>>() {
@@ -169,7 +173,7 @@ impl Mux {
         self.newest = number;
         if self.is_going_away() {
             // It crossed our GOAWAY, which says that it was not taken.
-            self.stale_credit += u64::from(self.limits.window);
+            self.add_stale_credit(self.limits.window.into());
             return Ok(());
         }
         if self.numbers.len() >= self.limits.streams as usize || !self.opens.take(now) {
@@ -205,7 +209,7 @@ impl Mux {
 
     /// A stream that never was.
     fn refuse(&mut self, number: u32, code: Code, reason: &str) {
-        self.stale_credit += u64::from(self.limits.window);
+        self.add_stale_credit(self.limits.window.into());
         self.push_close(number, code, reason);
     }
 }

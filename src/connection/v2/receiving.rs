@@ -195,7 +195,8 @@ impl Mux {
         }
         self.pacing = acknowledges.then(|| Pacing::new(now));
         if let Some(keepalive) = keepalive {
-            self.liveness.agree(self.role, self.limits.keepalive.max(keepalive).min(Limits::MAX_KEEPALIVE));
+            let agreed = self.limits.keepalive.min(keepalive);
+            self.liveness.agree(self.role, agreed.clamp(Limits::MIN_KEEPALIVE, Limits::MAX_KEEPALIVE));
             self.timers.set(Timer::Liveness, self.liveness.poll_timeout());
         }
         // A refusal introduces nobody; GOAWAY behind it says why.

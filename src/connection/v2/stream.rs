@@ -31,7 +31,8 @@
 use std::time::Instant;
 
 use super::Role;
-use super::window::{Budget, Window};
+use super::budget::Budget;
+use super::window::Window;
 use crate::connection::{ByteQueue, Reset};
 
 /// A stream, from its opening until its socket is ended.
@@ -43,8 +44,10 @@ pub(super) struct Stream {
     pub(super) sent: u64,
     /// The socket is not read for want of credit.
     pub(super) blocked: bool,
-    /// The socket had as much as it might send, the last time that it was read: it waits for interactive ones.
+    /// The socket has as much to say as may be sent at once: it waits for interactive ones.
     pub(super) bulk: bool,
+    /// Bytes of the last reads, as long as each brought as much as it might.
+    pub(super) filled: usize,
     /// It waits for its turn to send.
     pub(super) paced: bool,
     pub(super) window: Window,
@@ -121,6 +124,7 @@ impl Stream {
             sent: 0,
             blocked: false,
             bulk: false,
+            filled: 0,
             paced: false,
             window: Window::new(now, budget),
             pending: ByteQueue::default(),

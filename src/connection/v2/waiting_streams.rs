@@ -5,12 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::liveness::LATE;
 use super::pacing::Pacing;
-use super::{Mux, Timer};
+use super::{Mux, QUANTUM, Timer};
 use crate::connection::StreamKey;
 use crate::protocol::ProtocolError;
 
-/// So many bytes that come at once mark a bulk stream, even where there was room for more.
-const BULK: usize = 16 * 1024;
 /// How long a peer may take to acknowledge anything, once a frame has left that asks for it.
 const ACK_WITHIN: Duration = Duration::from_secs(60);
 
@@ -61,7 +59,14 @@ impl Mux {
     /// peer is to acknowledge them.
     pub(super) fn spend_room(&mut self, now: Instant, key: StreamKey, count: usize, bytes: usize, place: u64) -> bool {
         let (Some(pacing), Some(stream)) = (&mut self.pacing, self.streams.get_mut(key)) else { return false };
-        stream.bulk = count >= self.waiting_streams.offered.min(BULK);
+        let is_filled = count >= self.waiting_streams.offered;
+        stream.filled = if is_filled { stream.filled + count } else { 0 };
+        // A room that was short for what others have queued, or for want of credit, is filled by a small answer, too.
+        if count.max(stream.filled) >= pacing.most_at_once().min(QUANTUM) {
+            stream.bulk = true;
+        } else if !is_filled {
+            stream.bulk = false;
+        }
         let more = stream.bulk || !self.waiting_streams.bulk.is_empty();
         pacing.handle_cut(now, bytes, place, stream.bulk, more)
     }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::budget::Budget;
+
 /// The largest window of a stream that is given what the link wants.
 const MAX_WINDOW: u64 = 4 * 1024 * 1024;
 /// The largest of one whose sender says what it needs.
@@ -10,30 +12,6 @@ const MAX_LIMITED: u64 = 8 * 1024 * 1024;
 const TRUST: u64 = 3;
 /// A stream that did not need a quarter of its window for so long starts again with a small one.
 const IDLE: Duration = Duration::from_secs(10);
-
-/// What a link may hold for all its streams: credit that was given and not yet consumed.
-#[derive(Debug)]
-pub(super) struct Budget {
-    /// The window that every stream has from its start; the budget holds one for each stream that may be open.
-    initial: u64,
-    /// What is left of the rest, for windows to grow.
-    spare: u64,
-}
-
-impl Budget {
-    /// `total` bytes, of which every one of `streams` streams has its `initial` window for certain.
-    pub(super) fn new(total: u64, streams: u32, initial: u64) -> Self {
-        Self { initial, spare: total.saturating_sub(u64::from(streams) * initial) }
-    }
-
-    /// Up to so many bytes. No stream takes more than half of what is left, so that there is always something for the
-    /// next.
-    fn take(&mut self, bytes: u64) -> u64 {
-        let granted = bytes.min(self.spare / 2);
-        self.spare -= granted;
-        granted
-    }
-}
 
 /// The receiving side of one stream's flow control. Offsets are bytes since the stream's start.
 #[derive(Debug)]
@@ -110,6 +88,8 @@ impl Window {
         // Where bytes wait it is the socket that is slow: a larger window would only make more of them wait.
         let is_slow = self.consumed < self.received;
         match growth {
+            // Others need what it has: less credit is given than is consumed.
+            _ if budget.is_over_share() => self.resize(self.size / 2, budget),
             Growth::To(wanted) if is_slow => self.resize(wanted.min(self.size).min(MAX_WINDOW), budget),
             // A stream that has brought little may never bring more, and its credit is gone from the budget until it does.
             Growth::To(wanted) => self.resize(wanted.min(TRUST * self.consumed).min(MAX_WINDOW), budget),
@@ -143,14 +123,14 @@ impl Window {
 
     /// The stream is over.
     pub(super) fn give_back(&mut self, budget: &mut Budget) {
-        budget.spare += std::mem::take(&mut self.borrowed);
+        budget.put(std::mem::take(&mut self.borrowed));
     }
 
     /// Gives back what neither the window nor credit that was given once needs any more.
     fn settle(&mut self, budget: &mut Budget) {
         let needed = self.size.max(self.limit - self.consumed).saturating_sub(budget.initial);
         if needed < self.borrowed {
-            budget.spare += self.borrowed - needed;
+            budget.put(self.borrowed - needed);
             self.borrowed = needed;
         }
     }
@@ -161,6 +141,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    #[cfg(feature = "relay")]
+    use crate::connection::WindowPool;
 
     const KIB: u64 = 1024;
 
@@ -295,16 +277,37 @@ mod tests {
         let (mut budget, mut now) = (budget(), Instant::now());
         let mut window = trusted(now, &budget);
         pump(&mut window, &mut budget, now, 512 * KIB);
-        let (size, spare) = (window.size, budget.spare);
+        let (size, spare) = (window.size, budget.parts().0);
         assert_eq!(size, 512 * KIB);
         now += IDLE * 2;
         assert!(window.receive(now, 1, &mut budget));
-        assert_eq!((window.size, budget.spare), (32 * KIB, spare), "the peer may still send 512 KiB");
+        assert_eq!((window.size, budget.parts().0), (32 * KIB, spare), "the peer may still send 512 KiB");
         now += Duration::from_secs(1);
         let unused = window.unused() as usize;
         assert!(window.receive(now, unused, &mut budget));
         let _ = consume(&mut window, now, unused + 1, 0, &mut budget);
-        assert_eq!((window.borrowed, budget.spare), (0, spare + 480 * KIB));
+        assert_eq!((window.borrowed, budget.parts().0), (0, spare + 480 * KIB));
+    }
+
+    #[test]
+    #[cfg(feature = "relay")]
+    fn a_window_of_a_link_that_has_more_than_its_part_shrinks_as_its_credit_is_used() {
+        let (pool, now) = (WindowPool::new(10 * KIB * KIB), Instant::now());
+        let mut links = [(); 5].map(|()| budget());
+        links.iter_mut().for_each(|budget| budget.share(&pool));
+        let [mut budget, mut others @ ..] = links;
+        let mut window = trusted(now, &budget);
+        pump(&mut window, &mut budget, now, 4096 * KIB);
+        let before = window.size;
+        assert!(before > 2048 * KIB, "{before}");
+        pump(&mut window, &mut budget, now, 4096 * KIB);
+        assert!(window.size >= before, "nobody else wants any");
+        let before = window.size;
+        for other in &mut others {
+            while other.take(u64::MAX) > 0 {}
+        }
+        pump(&mut window, &mut budget, now, 4096 * KIB);
+        assert_eq!(window.size, before / 2);
     }
 
     proptest! {
@@ -335,12 +338,12 @@ mod tests {
                 let out: u64 = windows.iter().map(|window| window.limit - window.consumed).sum();
                 prop_assert!(out <= total, "{out} bytes of credit are out");
                 let borrowed: u64 = windows.iter().map(|window| window.borrowed).sum();
-                prop_assert_eq!(borrowed + budget.spare, total - 8 * 32 * KIB);
+                prop_assert_eq!(borrowed + budget.parts().0, total - 8 * 32 * KIB);
             }
             for window in &mut windows {
                 window.give_back(&mut budget);
             }
-            prop_assert_eq!(budget.spare, total - 8 * 32 * KIB);
+            prop_assert_eq!(budget.parts().0, total - 8 * 32 * KIB);
         }
     }
 }

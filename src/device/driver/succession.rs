@@ -7,7 +7,6 @@ use super::super::backoff::Backoff;
 use super::super::link::{Link, Stage};
 use super::Driver;
 use crate::Error;
-#[cfg(feature = "tls")]
 use crate::address::Address;
 use crate::connection::Connection;
 use crate::io::retired::{self, MAX_DRAINING, MAX_LOST};
@@ -32,10 +31,10 @@ impl Driver<'_> {
         for number in [self.successor.take(), self.current.take_if(|number| unanswered(number))].into_iter().flatten() {
             self.abort_link(now, number);
         }
-        if self.current.is_none() {
-            self.context.shared.connecting();
-        }
         self.begin_attempt(now);
+        if self.current.is_none() {
+            self.context.shared.connecting(&self.server);
+        }
     }
 
     /// A link is made. The clients of one that is in use may finish there, where the protocol has a word for that.
@@ -79,29 +78,35 @@ impl Driver<'_> {
 
     /// Tells the owner how far the link is, in the order that it learns to know.
     pub(super) fn note_stage(&mut self, now: Instant, number: usize) {
+        let is_secure = self.is_secure();
         let Some(link) = self.links.get_mut(number) else { return };
-        let peer = link.peer;
+        let (peer, server) = (link.peer, link.server.clone());
         // An answer may come before the last of what was sent has left.
         let has_left = link.version.is_some() || !link.session.has_unsent();
         if link.stage == Stage::Announced && link.session.has_link() && has_left {
             link.stage = Stage::Greeting;
-            self.was_connected = true;
-            if self.current == Some(number) {
-                self.context.shared.greeting(peer);
+            // In TLS the relay's answer alone says that the device may come.
+            if !is_secure {
+                self.was_connected = true;
+                if self.current == Some(number) {
+                    self.context.shared.greeting(&server, peer);
+                }
             }
         }
         if let (Stage::Greeting, Some(version)) = (link.stage, link.version) {
             link.stage = Stage::Listening;
             link.answered_at = Some(now);
+            self.was_connected = true;
             self.backoff.restart_is_over();
             if self.successor.take_if(|successor| *successor == number).is_some() {
                 self.succeed(now, number);
             }
             #[cfg(feature = "tls")]
             if let Some(announcement) = self.links.get(number).and_then(Link::announcement) {
+                self.handle_announcement(&announcement);
                 self.context.shared.admitted(announcement);
             }
-            self.context.shared.listening(peer, version);
+            self.context.shared.listening(&server, peer, version);
         }
     }
 
@@ -118,13 +123,15 @@ impl Driver<'_> {
         if let Some(number) = self.successor.take() {
             self.current = Some(number);
             match self.links.get(number) {
-                Some(link) if link.stage == Stage::Greeting => self.context.shared.greeting(link.peer),
-                Some(_) | None => self.context.shared.connecting(),
+                Some(link) if link.stage == Stage::Greeting && !self.is_secure() => {
+                    self.context.shared.greeting(&link.server, link.peer);
+                }
+                Some(_) | None => self.context.shared.connecting(&self.server),
             }
             return true;
         }
         if self.attempt.is_some() {
-            self.context.shared.connecting();
+            self.context.shared.connecting(&self.server);
         }
         self.attempt.is_some()
     }
@@ -142,6 +149,9 @@ impl Driver<'_> {
     /// The attempt is over: the next one is planned, unless there is a link or this was to be the only one.
     pub(super) fn fail_attempt(&mut self, now: Instant, error: Error) -> Result<(), Error> {
         self.drop_attempt();
+        if self.try_another(now, None) {
+            return Ok(());
+        }
         if self.takes_clients() {
             self.context.shared.kept(&error);
             return Ok(());
@@ -161,6 +171,21 @@ impl Driver<'_> {
         Ok(())
     }
 
+    /// What was tried last came to nothing. True if there is another address or identity, whose attempt then begins.
+    fn try_another(&mut self, now: Instant, refusal: Option<&GoAway>) -> bool {
+        #[cfg(feature = "tls")]
+        if self.has_other_target(refusal) {
+            self.begin_attempt(now);
+            if self.current.is_none() {
+                self.context.shared.connecting(&self.server);
+            }
+            return true;
+        }
+        #[cfg(not(feature = "tls"))]
+        let _ = (now, refusal);
+        false
+    }
+
     fn plan(&mut self, now: Instant, wait: Duration, reason: Error) {
         self.retry_at = Some(now + wait);
         // An owner that is notified of it and asks for the status sees nothing of the link that is gone.
@@ -174,11 +199,12 @@ impl Driver<'_> {
         let Some(go_away) = link.go_away.clone() else { return };
         // A link that was replaced is about to be cut, and what follows is decided then.
         if go_away.code != Code::Replaced && self.current == Some(number) && self.config.reconnect {
-            let answered_at = link.answered_at;
+            let (answered_at, link_server) = (link.answered_at, link.server.clone());
             self.current = None;
             if !self.promote() {
                 let wait = wait_after(&mut self.backoff, now, answered_at, &go_away);
-                self.plan(now, wait, self.gone_away(&go_away));
+                let error = gone_away(&link_server, &go_away);
+                self.plan(now, wait, error);
             }
             self.cut_oldest_draining(now);
         }
@@ -217,7 +243,7 @@ impl Driver<'_> {
         let sent_all = link.session.connection().streams() == 0 && !link.session.has_unsent();
         if link.go_away.is_some() && sent_all && link.session.has_link() {
             link.session.close_link(now, &mut self.context.io);
-            let (address, reason) = (self.config.server.clone(), "its last client is gone".into());
+            let (address, reason) = (link.server.clone(), "its last client is gone".into());
             self.lose_if_needed(now, number, Error::Lost { address, reason })?;
         }
         Ok(())
@@ -225,7 +251,8 @@ impl Driver<'_> {
 
     pub(super) fn lose(&mut self, now: Instant, number: usize, reason: &LinkLost) -> Result<(), Error> {
         self.abort_link(now, number);
-        let address = self.config.server.clone();
+        let Some(link) = self.links.get(number) else { return Ok(()) };
+        let address = link.server.clone();
         let error = match reason {
             LinkLost::Protocol(ProtocolError::OldRelay) => Error::OldRelay(address),
             #[cfg(feature = "tls")]
@@ -249,8 +276,11 @@ impl Driver<'_> {
         let Some(link) = self.links.get(number) else { return Ok(()) };
         let (go_away, answered_at) = (link.go_away.clone(), link.answered_at);
         // The relay may have given a better reason before.
-        let error = go_away.as_ref().map_or(error, |go_away| self.gone_away(go_away));
+        let error = go_away.as_ref().map_or(error, |go_away| gone_away(&link.server, go_away));
         if self.successor.take_if(|successor| *successor == number).is_some() {
+            if answered_at.is_none() && self.try_another(now, go_away.as_ref()) {
+                return Ok(());
+            }
             if self.takes_clients() {
                 self.context.shared.kept(&error);
                 return Ok(());
@@ -259,6 +289,9 @@ impl Driver<'_> {
         } else if self.current == Some(number) {
             self.current = None;
             if self.promote() {
+                return Ok(());
+            }
+            if answered_at.is_none() && self.try_another(now, go_away.as_ref()) {
                 return Ok(());
             }
         } else {
@@ -276,19 +309,19 @@ impl Driver<'_> {
         self.plan(now, wait, error);
         Ok(())
     }
+}
 
-    /// A GOAWAY, as the end of a link.
-    fn gone_away(&self, go_away: &GoAway) -> Error {
-        let address = self.config.server.clone();
-        if go_away.code == Code::Replaced {
-            return Error::Replaced(address);
-        }
-        if go_away.code.bars_key() {
-            return Error::NotAdmitted { address, code: go_away.code, reason: go_away.reason.clone() };
-        }
-        let why = if go_away.reason.is_empty() { String::new() } else { format!(", {}", go_away.reason) };
-        Error::Lost { address, reason: format!("the relay ended it ({}{why})", go_away.code) }
+/// A GOAWAY, as the end of a link to this relay.
+fn gone_away(address: &Address, go_away: &GoAway) -> Error {
+    let address = address.clone();
+    if go_away.code == Code::Replaced {
+        return Error::Replaced(address);
     }
+    if go_away.code.bars_key() {
+        return Error::NotAdmitted { address, code: go_away.code, reason: go_away.reason.clone() };
+    }
+    let why = if go_away.reason.is_empty() { String::new() } else { format!(", {}", go_away.reason) };
+    Error::Lost { address, reason: format!("the relay ended it ({}{why})", go_away.code) }
 }
 
 /// What ended a link in TLS, for its owner.

@@ -32,7 +32,7 @@ fn a_name_that_hangs_and_one_that_waits_for_others_have_different_errors_after_1
     let mut io = net::connect(peer).expect("connect");
     let token = event_loop.register(&mut io, Source::Link(0)).expect("register");
     let device = Device::new(config.protocol, config.limits);
-    let mut link = Link::new(device, 0, Reached { io, token, peer });
+    let mut link = Link::new(device, 0, Reached { io, token, peer, server: config.server.clone() });
     let names = Names::with_lookup(event_loop.waker(), silent);
     let mut context = Context { io: Io::new(event_loop), names, shared: &shared, access: &config.access };
     let (mut relay, _) = listener.accept().expect("accept");
@@ -91,7 +91,11 @@ fn what_a_service_answered_while_the_device_was_stopped_is_read_before_its_silen
     let shared = Shared::new(config.server.clone(), event_loop.waker()).expect("a report");
     let mut io = net::connect(peer).expect("connect");
     let token = event_loop.register(&mut io, Source::Link(0)).expect("register");
-    let mut link = Link::new(Device::new(config.protocol, config.limits), 0, Reached { io, token, peer });
+    let mut link = Link::new(
+        Device::new(config.protocol, config.limits),
+        0,
+        Reached { io, token, peer, server: config.server.clone() },
+    );
     let names = Names::with_lookup(event_loop.waker(), silent);
     let mut context = Context { io: Io::new(event_loop), names, shared: &shared, access: &config.access };
     let (mut relay, _) = listener.accept().expect("accept");

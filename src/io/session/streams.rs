@@ -89,7 +89,7 @@ impl<C: Connection, R: Registry> Session<C, R> {
             socket.tcp.finish();
             io.event_loop.forget(socket.token);
         } else {
-            io.closing.add(now, &mut io.event_loop, socket.tcp, socket.token);
+            io.closing.add(now, &mut io.event_loop, self.owner, socket.tcp, socket.token);
         }
     }
 

@@ -153,7 +153,7 @@ fn each_value_that_cannot_be_is_a_mistake_that_says_what_to_write() {
         ),
         ("idle = \"soon\"", "limits.idle: 'soon' is no time with its unit; write 100ms to 7d, for example \"1h\""),
         ("idle = \"8d\"", "limits.idle: '8d' is too long; write 100ms to 7d, for example \"1h\""),
-        ("keepalive = \"0s\"", "limits.keepalive: '0s' is too short; write 1s to 1h, for example \"90s\""),
+        ("keepalive = \"0s\"", "limits.keepalive: '0s' is too short; write 5s to 1h, for example \"90s\""),
         ("drain = true", "limits.drain: this is true; write a time with its unit, 0s to 1h, for example \"10s\""),
         ("half_close = \"2h\"", "limits.half_close: '2h' is too long; write 0s to 1h, for example \"10s\""),
         (

@@ -86,6 +86,8 @@ impl Server {
         }
         let device = match self.admit(peer) {
             Ok(device) => device,
+            // Which words there are for it is known at `Output::Version`, and then it is asked for again.
+            Err(_) if !peer.session.connection().is_ready() => return,
             Err(refusal) => return self.refuse_link(now, number, refusal),
         };
         self.take_place(now, number, device);
@@ -100,6 +102,7 @@ impl Server {
         }
         if let Some(peer) = self.sessions.get_mut(number) {
             (peer.device, peer.stage) = (Some(device), Stage::InUse);
+            peer.session.set_owner(device);
         }
         self.recount(number);
         let replaced = self.serve(device, Some(number));

@@ -349,6 +349,7 @@ impl Server {
         for place in device.listeners.numbers() {
             if let Some((listener, _)) = device.listeners.get_mut(place)
                 && let Err(reason) = listener.stop(&mut self.io.event_loop)
+                && self.log_limits.admit(now, number, Kind::Departure)
             {
                 warn!(at = %listener.address(), %reason, "cannot close a client port");
             }

@@ -99,12 +99,15 @@ impl Server {
     pub(super) fn insert_session(
         &mut self,
         number: usize,
-        session: Session<Relay>,
+        mut session: Session<Relay>,
         address: SocketAddr,
         port_device: Option<usize>,
         stage: Stage,
         proof: Option<Proof>,
     ) {
+        if let Some(device) = port_device {
+            session.set_owner(device);
+        }
         let peer = Peer {
             session,
             address,

@@ -84,6 +84,7 @@ impl Controller {
     /// # Errors
     /// A port that is new cannot be opened, or there are too few descriptors. All is as it was then.
     pub fn reconfigure(&self, old: &Config, new: Config) -> Result<(), Error> {
+        new.check()?;
         let fresh = hold_fresh(old, &new)?;
         self.ask(TIMEOUT, |answer| Task::Reconfigure(Box::new(new), fresh, answer)).unwrap_or_else(|_| {
             let reason = std::io::ErrorKind::TimedOut.into();

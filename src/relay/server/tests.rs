@@ -362,3 +362,17 @@ fn a_wake_visits_the_link_and_the_port_that_have_an_event_and_none_of_those_that
     assert!((1..=3).contains(&(of_ports - ports)), "{} visits of ports", of_ports - ports);
     assert!((1..=6).contains(&(after_client - after_ping)), "{} visits", after_client - after_ping);
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn client_ports_that_cannot_be_closed_are_lines_that_a_device_causes_and_have_their_limit() {
+    let mut bench = Bench::new(Protocol::V2);
+    let now = Instant::now();
+    for _ in 0..200 {
+        bench.server.open_client_ports(now, 0);
+        let device = bench.server.devices.get(0).expect("a device");
+        device.listeners.iter().for_each(|(_, (listener, _))| listener.end_listening());
+        bench.server.close_client_ports(now, 0, &Reset::LinkLost.into());
+    }
+    assert!(bench.server.log_limits.poll_timeout().is_some(), "some were left out, and are counted");
+}

@@ -99,6 +99,34 @@ fn bulk_waits_for_an_acknowledgement_and_an_interactive_stream_does_not() {
 }
 
 #[test]
+fn an_answer_that_fills_what_room_others_have_left_is_not_bulk_and_one_that_goes_on_is() {
+    let mut pair = Pair::new();
+    let [before, other] = [pair.open().relay, pair.open().relay];
+    // Nothing is known of the path: 4 KiB may be sent at once.
+    pair.relay.pacing = Some(Pacing::new(pair.now));
+    let is_bulk = |pair: &Pair| pair.relay.streams.get(other).expect("a stream").bulk;
+    let answer_in_a_short_room = |pair: &mut Pair| {
+        assert_eq!(send(pair.now, &mut pair.relay, before, &[b'x'; 2000]), 2000);
+        let Room::Free([room, ..]) = pair.relay.reserve(other, false) else { panic!("no room") };
+        let short = room.len();
+        assert!((2000..2100).contains(&short), "{short}");
+        assert_eq!(send(pair.now, &mut pair.relay, other, &vec![b'x'; short]), short);
+        take_all(&mut pair.relay, pair.now);
+    };
+    answer_in_a_short_room(&mut pair);
+    assert!(!is_bulk(&pair));
+    send(pair.now, &mut pair.relay, other, b"the rest");
+    take_all(&mut pair.relay, pair.now);
+    for _ in 0..2 {
+        assert!(!is_bulk(&pair));
+        answer_in_a_short_room(&mut pair);
+    }
+    assert!(is_bulk(&pair), "as much as may be sent at once");
+    send(pair.now, &mut pair.relay, other, b"the rest");
+    assert!(!is_bulk(&pair));
+}
+
+#[test]
 fn bulk_streams_take_turns_and_one_that_has_nothing_after_all_keeps_nobody_waiting() {
     let mut pair = Pair::new();
     let clients = [pair.open().relay, pair.open().relay];

@@ -122,6 +122,24 @@ fn a_service_by_name_is_unknown_to_a_device_that_has_announced_none() {
 }
 
 #[test]
+fn streams_that_are_over_do_not_add_up_to_leave_for_anything() {
+    let mut pair = Pair::new();
+    let streams = MOST_STALE / u64::from(limits().window) + 100;
+    for _ in 0..streams {
+        let open = pair.open();
+        pair.relay.handle_failure(pair.now, open.relay, Code::Normal, "");
+        pair.run();
+        pair.relay_outputs();
+        pair.device_outputs();
+    }
+    let frame = data(1, &[b'x'; 32 * KIB], false);
+    for _ in 0..MOST_STALE / (32 * KIB as u64) {
+        pair.hand_relay(&frame).expect("it may have been on its way");
+    }
+    assert_eq!(pair.hand_relay(&frame), Err(ProtocolError::FlowControl(1)));
+}
+
+#[test]
 fn bytes_in_flight_for_a_stream_that_is_over_are_passed_over_as_far_as_their_credit_went() {
     let mut pair = Pair::new();
     let open = pair.open();

@@ -54,8 +54,10 @@ fn dead_after(end: &mut Mux, mut now: Instant) -> u64 {
 }
 
 #[test]
-fn the_larger_wish_holds_up_to_an_hour_and_the_device_asks_first() {
-    for (device, relay, holds) in [(90, 90, 90), (20, 300, 300), (300, 20, 300), (1, 1, 1), (60_000, 90, 3600)] {
+fn the_smaller_wish_holds_but_no_less_than_5_s_and_the_device_asks_first() {
+    for (device, relay, holds) in
+        [(90, 90, 90), (20, 300, 20), (300, 20, 20), (1, 90, 5), (90, 1, 5), (3600, 90, 90), (60_000, 60_000, 3600)]
+    {
         let mut pair = pair(device * SECOND, relay * SECOND);
         assert_eq!(asks_after(&mut pair), [Some(holds), Some(holds + 5)], "{device} and {relay}");
     }
@@ -63,6 +65,13 @@ fn the_larger_wish_holds_up_to_an_hour_and_the_device_asks_first() {
     let mut pair = Pair::new();
     assert_eq!(dead_after(&mut pair.relay, pair.now), 125);
     assert_eq!(pair.relay.link_keepalive(), Some(125 * SECOND), "TCP's probes come when the link is given up");
+}
+
+#[test]
+fn a_device_cannot_put_off_when_its_relay_finds_that_it_is_gone() {
+    let mut pair = pair(3600 * SECOND, 90 * SECOND);
+    assert_eq!(pair.relay.link_keepalive(), Some(125 * SECOND));
+    assert_eq!(dead_after(&mut pair.relay, pair.now), 125);
 }
 
 #[test]
@@ -222,4 +231,58 @@ fn a_clients_end_leaves_no_doubt_behind() {
     pair.relay_outputs();
     pair.device_outputs();
     pair.open();
+}
+
+/// A client has come to a link that was silent for a minute, and CONNECT and PING are on their way.
+fn doubtful() -> (Pair, StreamKey) {
+    let mut pair = Pair::new();
+    pair.pass(60 * SECOND);
+    let client = pair.arrive();
+    kinds(&mut pair.relay, pair.now);
+    pair.relay_outputs();
+    (pair, client)
+}
+
+#[test]
+fn a_link_whose_clients_were_refused_is_given_up_30_s_after_they_came() {
+    let (mut pair, client) = doubtful();
+    assert_eq!(dead_after(&mut pair.relay, pair.now), 30);
+    assert_eq!(pair.relay_outputs()[0], Output::Reset { stream: client, reason: Reset::Unanswered });
+}
+
+#[test]
+fn a_link_that_was_asked_is_given_up_30_s_later_though_its_last_client_has_left() {
+    let mut pair = Pair::new();
+    let open = pair.open();
+    pair.now += 15 * SECOND;
+    pair.relay.handle_timeout(pair.now).expect("it may still be there");
+    assert_eq!(kinds(&mut pair.relay, pair.now), [Type::Ping.number()]);
+    pair.relay.handle_failure(pair.now, open.relay, Code::Normal, "");
+    assert_eq!(dead_after(&mut pair.relay, pair.now), 30);
+}
+
+#[test]
+fn a_relay_that_was_stopped_gives_the_sign_of_life_its_time_once_more() {
+    let (mut pair, client) = doubtful();
+    pair.now += 10 * SECOND;
+    pair.relay.handle_timeout(pair.now).expect("it may still be there");
+    assert_eq!(pair.relay_outputs(), [], "what came meanwhile may not be read yet");
+    pair.now += 3 * SECOND;
+    pair.relay.handle_timeout(pair.now).expect("it may still be there");
+    assert_eq!(pair.relay_outputs(), [Output::Reset { stream: client, reason: Reset::Unanswered }]);
+}
+
+#[test]
+fn a_client_that_waits_for_a_silent_device_is_refused_though_the_link_takes_nothing() {
+    let (mut pair, client) = doubtful();
+    pair.now += 3 * SECOND;
+    pair.relay.handle_timeout(pair.now).expect("it may still be there");
+    assert_eq!(pair.relay_outputs(), [Output::Reset { stream: client, reason: Reset::Unanswered }]);
+    while pair.relay.send_buffer.control_len() < CONTROL_FULL {
+        pair.relay.send_buffer.push_control(&v2::ping([7; 8], Flags::NONE));
+    }
+    let late = pair.arrive();
+    pair.now += SECOND;
+    pair.relay.handle_timeout(pair.now).expect("it may still be there");
+    assert_eq!(pair.relay_outputs(), [Output::Reset { stream: late, reason: Reset::Unanswered }]);
 }

@@ -24,7 +24,11 @@ fn bench() -> (TcpListener, Config, EventLoop, Shared) {
 fn link(driver: &mut Driver<'_>, number: usize, peer: SocketAddr) -> Link {
     let mut io = net::connect(peer).expect("connect");
     let token = driver.context.io.event_loop.register(&mut io, Source::Link(number)).expect("register");
-    Link::new(Device::new(driver.config.protocol, driver.config.limits), number, Reached { io, token, peer })
+    Link::new(
+        Device::new(driver.config.protocol, driver.config.limits),
+        number,
+        Reached { io, token, peer, server: driver.config.server.clone() },
+    )
 }
 
 /// Adds a link as the newest one.

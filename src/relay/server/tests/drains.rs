@@ -139,7 +139,8 @@ fn links_that_drain_hold_no_more_bytes_than_one_link_and_the_oldest_is_cut() {
 #[test]
 fn a_link_that_drains_alone_keeps_all_its_clients() {
     // As many as a link can have with those that only get last bytes.
-    let mut bench = Bench::with(1, |config| (config.clients, config.limits.streams) = (300, 300));
+    let mut bench = Bench::with(1, |config| config.limits.streams = 300);
+    bench.server.config.clients = 300;
     let mut device = bench.device(GREETING);
     let mut clients = bench.clients(0, 300);
     device.write_all(LEAVING_ALL).expect("sent");

@@ -72,6 +72,70 @@ fn a_device_for_which_there_is_no_place_is_told_so_and_one_that_comes_again_has_
 }
 
 #[test]
+fn a_device_is_told_that_there_is_no_place_for_it_though_its_hello_comes_late() {
+    let mut bench = with_devices(2);
+    bench.server.descriptors.devices = 1;
+    let _first = bench.device_of(0, GREETING);
+    for (late, answer) in [(&GREETING[4..], &b"the relay has no place for more devices"[..]), (&[], &[])] {
+        let mut second = TcpStream::connect(bench.server.device_addr_of(1)).expect("connect");
+        second.write_all(LISTEN).expect("sent");
+        let is_here = |peer: &Peer| peer.port_device == Some(1) && peer.session.connection().is_listening();
+        bench.run_until("LISTEN is here", |server| server.sessions.iter().any(|(_, peer)| is_here(peer)));
+        second.write_all(late).expect("sent");
+        // However late that is, it counts.
+        bench.server.wait(Some(Instant::now())).expect("wait");
+        bench.run_until("it is refused", |server| server.io.closing.len() == 1 && server.sessions.len() == 1);
+        assert_eq!(bench.server.io.closing.len_of(1), 1, "it takes no other device's place");
+        let mut read = Vec::new();
+        second.set_read_timeout(Some(DEADLINE)).expect("timeout");
+        second.read_to_end(&mut read).expect("FIN, not RST");
+        assert!(read.ends_with(answer) && read.is_empty() == answer.is_empty(), "{read:x?}");
+        drop(second);
+        bench.run_until("it is gone", |server| server.io.closing.len() == 0);
+    }
+}
+
+/// Up to where a client's service may send once the client has read the first 32 KiB, of which the device says that credit
+/// holds it back.
+fn credit_behind_the_first_window(bench: &mut Bench) -> u64 {
+    // SETTINGS: 512 streams; it acknowledges.
+    let mut link = bench.device_of(0, b"\0\0\x04\0\0\0\x05\xf2\0\x0c\x06\0\0\0\0\0\0\x05\0\x04\0\0\x02\0\0\x0a\0\0");
+    let mut client = bench.client_of(0);
+    link.write_all(b"\0\0\x07\0\0\0\0\x01").expect("CONNECTED");
+    link.write_all(&[&b"\x80\0\x03\x04\0\0\0\x01"[..], &[b'x'; 32 * 1024]].concat()).expect("DATA, LIMITED");
+    client.set_nonblocking(true).expect("mode");
+    link.set_nonblocking(true).expect("mode");
+    let mut frames = Vec::new();
+    let mut credit = None;
+    bench.run_until("CREDIT", |_| {
+        let _ = client.read_to_end(&mut Vec::new());
+        let _ = link.read_to_end(&mut frames);
+        let mut credits = frames.windows(16).filter(|frame| frame.starts_with(b"\0\x08\x08\0\0\0\0\x01"));
+        credit = credits.next_back().map(|frame| u64::from_be_bytes(frame[8..].try_into().expect("8 bytes")));
+        credit.is_some()
+    });
+    credit.expect("CREDIT")
+}
+
+#[test]
+fn a_link_for_whose_windows_nothing_is_left_goes_on_with_those_of_the_start() {
+    let window = 32 * 1024;
+    assert_eq!(credit_behind_the_first_window(&mut with_devices(1)), window + 4 * window);
+    let mut bench = with_devices(1);
+    bench.server.windows = WindowPool::new(0);
+    assert_eq!(credit_behind_the_first_window(&mut bench), window + window);
+}
+
+#[test]
+fn a_link_that_is_over_gives_back_what_its_windows_have_taken() {
+    let mut bench = with_devices(1);
+    let all = bench.server.windows.left();
+    credit_behind_the_first_window(&mut bench);
+    bench.run_until("the link is gone", |server| server.sessions.is_empty());
+    assert_eq!(bench.server.windows.left(), all);
+}
+
+#[test]
 fn a_port_that_is_flooded_by_connections_without_listen_loses_its_own() {
     let mut bench = Bench::with_devices(2, 1, |config| config.min_protocol = Protocol::V2);
     let mut device = TcpStream::connect(bench.server.device_addr_of(1)).expect("connect");

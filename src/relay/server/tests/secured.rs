@@ -2,6 +2,7 @@
 
 mod adversaries;
 mod echo;
+mod joining;
 mod refusals;
 
 use std::net::{SocketAddr, TcpListener};

@@ -1,0 +1,104 @@
+//! How a device comes to its identity, as its owner hands it to a tunnel: the directory with its key, and a join string while that is to be
+//! used.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::joining::{Candidate, Joining, Presentation, is_storable};
+use super::state_dir::{StateDir, Stored};
+use crate::Error;
+use crate::address::Address;
+use crate::identity::{JoinError, JoinString, Kind, Name, Pin, Pins, Secret};
+
+/// A device's key, and the relay that it belongs to or is to join.
+#[derive(Clone, Debug)]
+pub struct Enrolment {
+    pub(super) directory: Arc<StateDir>,
+    /// The key that was in force when the directory was opened.
+    pub(super) opened: Option<Pin>,
+    pub(super) joining: Joining,
+}
+
+impl Enrolment {
+    /// What lies in `directory`, which is made where it is not there. A join string that has succeeded already means
+    /// nothing; another one has a key of its own, and what is there stays in use until it has succeeded. `wish` is the name
+    /// to ask for then. This reads and writes files.
+    ///
+    /// # Errors
+    /// The directory cannot be used, the join string is none, or there is neither a join string nor a relay that has
+    /// admitted the device.
+    pub fn open(directory: &Path, join: Option<&str>, wish: Option<Name>) -> Result<Self, Error> {
+        let join = join.map(|text| JoinString::decode(text, Kind::Device)).transpose()?;
+        if join.as_ref().is_some_and(|join| !join.addresses().iter().all(is_storable)) {
+            return Err(JoinError::Malformed("an address in it is none").into());
+        }
+        if join.is_none() && !directory.exists() {
+            return Err(not_joined(directory));
+        }
+        let state_dir = StateDir::open(directory)?;
+        let Stored { member, unused_key } = state_dir.load()?;
+        let opened = member.as_ref().map(|(key, _)| key.public().pin());
+        let token = member.as_ref().and_then(|(_, membership)| membership.token);
+        let candidate = match join.filter(|join| Some(join.token()) != token) {
+            None => None,
+            Some(join) => {
+                let key = match (&member, unused_key) {
+                    (None, Some(key)) => key,
+                    (None, None) => state_dir.first_key()?,
+                    (Some(_), _) => state_dir.key_for(join.token())?,
+                };
+                Some(Candidate { key: Arc::new(key), join, wish })
+            }
+        };
+        let member = member.map(|(key, membership)| (Arc::new(key), membership));
+        // As many random bytes as a secret has, though they are none.
+        let instance = *Secret::random()?.as_bytes();
+        let joining = Joining::new(member, candidate, instance).ok_or_else(|| not_joined(directory))?;
+        Ok(Self { directory: Arc::new(state_dir), opened, joining })
+    }
+
+    /// The name that the relay gave the device; `None` before it has joined.
+    pub fn name(&self) -> Option<&Name> {
+        self.joining.member().and_then(|(name, _)| name)
+    }
+
+    /// Whether a relay has admitted the device, if perhaps by an earlier join string.
+    pub fn has_joined(&self) -> bool {
+        self.joining.member().is_some()
+    }
+
+    /// Whether there is a join string that has not succeeded yet.
+    pub fn is_joining(&self) -> bool {
+        self.first().identity.join.is_some()
+    }
+
+    /// The fingerprint of the key that is shown to a relay first.
+    pub fn fingerprint(&self) -> Pin {
+        self.first().identity.key.public().pin()
+    }
+
+    /// The keys by which that relay is known.
+    pub fn pins(&self) -> Pins {
+        self.first().identity.pins
+    }
+
+    /// Where a relay is looked for, at least one, in the order in which they are tried.
+    pub fn addresses(&self) -> Vec<Address> {
+        self.joining.addresses()
+    }
+
+    fn first(&self) -> &Presentation {
+        self.joining.presentation()
+    }
+}
+
+fn not_joined(directory: &Path) -> Error {
+    Error::Usage(format!(
+        "state_dir '{}' has joined no relay yet; give join, too: the string that 'tcp-remote-relay token device NAME' \
+         prints",
+        directory.display().to_string().escape_debug()
+    ))
+}
+
+#[cfg(test)]
+mod tests;

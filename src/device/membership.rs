@@ -1,0 +1,196 @@
+//! What a device knows of the relay that has admitted it, as it stands in the file `relay.toml`.
+//!
+//! The file is TOML of the plainest kind: `key = "text"`, `key = ["text", "text"]` and comments, a line each. No value
+//! has a quotation mark or a backslash in it, so there are no escapes.
+
+use std::fmt::{self, Write};
+use std::str::FromStr;
+
+use crate::address::Address;
+use crate::identity::{MAX_ADDRESSES, Name, Pin, PinError, Pins, TokenId, TokenIdError};
+
+/// What a device knows of its relay. Every value is valid once it exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Membership {
+    /// The name that the relay gave the device.
+    pub(super) name: Option<Name>,
+    /// The key with which the device was admitted.
+    pub(super) device_key: Pin,
+    /// By which keys the relay is known.
+    pub(super) pins: Pins,
+    /// Where the relay has said that it is to be found; tried first.
+    pub(super) addresses: Vec<Address>,
+    /// Where the join string said that it is.
+    pub(super) join_addresses: Vec<Address>,
+    /// The token of that join string, by which the string is known again.
+    pub(super) token: Option<TokenId>,
+}
+
+/// Why a text is no membership.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MembershipError {
+    /// A line cannot be read, or its value is not what it must be.
+    #[error("line {line}: {problem}")]
+    Line {
+        /// Its number, from 1.
+        line: usize,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A value is not there.
+    #[error("there is no '{0}'")]
+    Missing(&'static str),
+}
+
+/// The keys of the file.
+const KEYS: [&str; 7] = ["name", "device_key", "relay_key", "next_relay_key", "addresses", "join_addresses", "token"];
+
+impl Membership {
+    /// Where to look for the relay, each address once, in the order in which they are to be tried.
+    pub(super) fn targets(&self) -> Vec<Address> {
+        let mut targets: Vec<Address> = Vec::new();
+        for address in self.addresses.iter().chain(&self.join_addresses) {
+            if !targets.contains(address) {
+                targets.push(address.clone());
+            }
+        }
+        targets
+    }
+}
+
+impl fmt::Display for Membership {
+    /// The whole file.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "# The relay that this device belongs to. Programs that use this directory write it.")?;
+        if let Some(name) = &self.name {
+            writeln!(f, "name = \"{name}\"")?;
+        }
+        writeln!(f, "# The fingerprint of the key of this device.")?;
+        writeln!(f, "device_key = \"{}\"", self.device_key)?;
+        writeln!(f, "# The keys by which the relay is known: the one that it uses, and the one that follows it.")?;
+        writeln!(f, "relay_key = \"{}\"", self.pins.current)?;
+        writeln!(f, "next_relay_key = \"{}\"", self.pins.next)?;
+        writeln!(f, "# Where the relay says that it is, and where the join string did, which is tried after that.")?;
+        writeln!(f, "addresses = {}", list(&self.addresses))?;
+        writeln!(f, "join_addresses = {}", list(&self.join_addresses))?;
+        if let Some(token) = &self.token {
+            writeln!(f, "# The token of the join string that was used.")?;
+            writeln!(f, "token = \"{token}\"")?;
+        }
+        Ok(())
+    }
+}
+
+fn list(addresses: &[Address]) -> String {
+    let mut text = String::from("[");
+    for (place, address) in addresses.iter().enumerate() {
+        let separator = if place == 0 { "" } else { ", " };
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{separator}\"{address}\"");
+    }
+    text + "]"
+}
+
+impl FromStr for Membership {
+    type Err = MembershipError;
+
+    fn from_str(text: &str) -> Result<Self, MembershipError> {
+        let mut values = Values::default();
+        for (number, line) in text.lines().enumerate() {
+            let line_error = |problem| MembershipError::Line { line: number + 1, problem };
+            values.read(line.trim()).map_err(line_error)?;
+        }
+        let Values { name, device_key, current, next, addresses, join_addresses, token } = values;
+        let missing = MembershipError::Missing;
+        let (addresses, join_addresses) =
+            (addresses.unwrap_or_default(), join_addresses.ok_or_else(|| missing("join_addresses"))?);
+        if addresses.is_empty() && join_addresses.is_empty() {
+            return Err(missing("address"));
+        }
+        Ok(Self {
+            name,
+            device_key: device_key.ok_or_else(|| missing("device_key"))?,
+            pins: Pins {
+                current: current.ok_or_else(|| missing("relay_key"))?,
+                next: next.ok_or_else(|| missing("next_relay_key"))?,
+            },
+            addresses,
+            join_addresses,
+            token,
+        })
+    }
+}
+
+/// What was read so far.
+#[derive(Default)]
+struct Values {
+    name: Option<Name>,
+    device_key: Option<Pin>,
+    current: Option<Pin>,
+    next: Option<Pin>,
+    addresses: Option<Vec<Address>>,
+    join_addresses: Option<Vec<Address>>,
+    token: Option<TokenId>,
+}
+
+impl Values {
+    fn read(&mut self, line: &str) -> Result<(), String> {
+        if line.is_empty() || line.starts_with('#') {
+            return Ok(());
+        }
+        let (key, value) = line.split_once('=').ok_or("it is no 'key = \"value\"'")?;
+        let (key, value) = (key.trim(), value.trim());
+        let result = match key {
+            "name" => set(&mut self.name, text(value).and_then(|text| Name::device(text).map_err(shown))),
+            "device_key" => set(&mut self.device_key, pin(value)),
+            "relay_key" => set(&mut self.current, pin(value)),
+            "next_relay_key" => set(&mut self.next, pin(value)),
+            "addresses" => set(&mut self.addresses, addresses(value)),
+            "join_addresses" => set(&mut self.join_addresses, addresses(value)),
+            "token" => set(&mut self.token, text(value).and_then(|text| text.parse().map_err(shown::<TokenIdError>))),
+            _ => return Err(format!("'{}' is not known; the keys are {}", key.escape_debug(), KEYS.join(", "))),
+        };
+        result.map_err(|problem| format!("{key}: {problem}"))
+    }
+}
+
+fn shown<E: fmt::Display>(error: E) -> String {
+    error.to_string()
+}
+
+fn set<T>(place: &mut Option<T>, value: Result<T, String>) -> Result<(), String> {
+    match place.replace(value?) {
+        None => Ok(()),
+        Some(_) => Err("it is there twice".into()),
+    }
+}
+
+/// What stands between two quotation marks.
+fn text(value: &str) -> Result<&str, String> {
+    let inner = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let plain = inner.filter(|inner| !inner.contains(['"', '\\']));
+    plain.ok_or_else(|| "a text in \"quotation marks\" is wanted, and nothing behind it".into())
+}
+
+fn pin(value: &str) -> Result<Pin, String> {
+    text(value)?.parse().map_err(shown::<PinError>)
+}
+
+fn addresses(value: &str) -> Result<Vec<Address>, String> {
+    let inner = value.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let inner = inner.ok_or("a list such as [\"relay.example.com:443\"] on one line is wanted")?.trim();
+    if inner.is_empty() {
+        return Ok(Vec::new());
+    }
+    // No address has a comma between quotation marks in it.
+    let items = inner.strip_suffix(',').unwrap_or(inner).split(',');
+    let addresses = items.map(|item| text(item.trim())?.parse::<Address>().map_err(shown));
+    let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
+    if addresses.len() > MAX_ADDRESSES {
+        return Err(format!("{} are too many; a relay has at most {MAX_ADDRESSES}", addresses.len()));
+    }
+    Ok(addresses)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,280 @@
+use std::fs::Permissions;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+
+use tempfile::TempDir;
+
+use super::replace::{Step, no_fault, replace};
+use super::*;
+use crate::identity::Pins;
+
+/// All steps that can fail, in their order.
+const STEPS: [Step; 5] = [Step::Create, Step::Write, Step::Sync, Step::Rename, Step::SyncDirectory];
+
+fn place() -> TempDir {
+    tempfile::tempdir().expect("a directory")
+}
+
+fn open(place: &TempDir) -> StateDir {
+    StateDir::open(&place.path().join("state")).expect("opened")
+}
+
+fn membership(key: &Key, token: u8) -> Membership {
+    Membership {
+        name: None,
+        device_key: key.public().pin(),
+        pins: Pins { current: Pin([2; 32]), next: Pin([3; 32]) },
+        addresses: Vec::new(),
+        join_addresses: vec!["relay:443".parse().expect("an address")],
+        token: Some(TokenId([token; 8])),
+    }
+}
+
+/// A directory of a device that has joined with token 1.
+fn joined(place: &TempDir) -> (StateDir, Pin) {
+    let directory = open(place);
+    let key = directory.first_key().expect("a key");
+    directory.store(&membership(&key, 1), None).expect("stored");
+    (directory, key.public().pin())
+}
+
+/// The fingerprint of the key in force.
+fn member(directory: &StateDir) -> Option<Pin> {
+    let Stored { member, .. } = directory.load().expect("loaded");
+    member.map(|(key, membership)| {
+        assert_eq!(key.public().pin(), membership.device_key);
+        key.public().pin()
+    })
+}
+
+fn names(directory: &StateDir) -> Vec<String> {
+    let entries = fs::read_dir(&directory.path).expect("a directory");
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.expect("one").file_name().into_string().expect("a name")).collect();
+    names.sort();
+    names
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).expect("it is there").mode() & 0o777
+}
+
+#[test]
+fn a_directory_and_its_files_are_for_their_owner_alone_and_the_same_key_comes_again() {
+    let place = place();
+    let directory = open(&place);
+    let key = directory.first_key().expect("a key");
+    directory.store(&membership(&key, 1), None).expect("stored");
+    assert_eq!(mode(&directory.path), 0o700);
+    assert_eq!(names(&directory), ["key", "relay.toml"]);
+    for name in names(&directory) {
+        assert_eq!(mode(&directory.path.join(&name)), 0o600, "{name}");
+    }
+    assert_eq!(fs::read(directory.path.join("key")).expect("a file"), key.to_pkcs8().as_slice());
+    assert_eq!(open(&place).first_key().expect("a key").public(), key.public());
+    assert_eq!(member(&open(&place)), Some(key.public().pin()));
+}
+
+#[test]
+fn what_others_can_read_is_refused_with_the_command_that_closes_it() {
+    let place = place();
+    let (directory, _) = joined(&place);
+    let path = directory.path.clone();
+    for (file, open, wanted) in [("", 0o750, "700"), ("key", 0o640, "600"), ("relay.toml", 0o602, "600")] {
+        let file = if file.is_empty() { path.clone() } else { path.join(file) };
+        let before = mode(&file);
+        fs::set_permissions(&file, Permissions::from_mode(open)).expect("changed");
+        let refused = StateDir::open(&path).and_then(|directory| directory.load().map(drop));
+        let expected = format!(
+            "state_dir: '{0}' can be read or written by others (mode {open:03o}); type: chmod {wanted} '{0}'",
+            file.display()
+        );
+        assert_eq!(refused.expect_err("it is open").to_string(), expected);
+        fs::set_permissions(&file, Permissions::from_mode(before)).expect("changed");
+    }
+    assert!(member(&directory).is_some());
+}
+
+#[test]
+fn what_belongs_to_another_user_is_refused() {
+    if !geteuid().is_root() {
+        eprintln!("not tested: only root can give files away");
+        return;
+    }
+    let place = place();
+    let (directory, _) = joined(&place);
+    let path = directory.path.clone();
+    for file in [path.join("key"), path.clone()] {
+        chown(&file, Some(1), None).expect("given away");
+        let refused = StateDir::open(&path).and_then(|directory| directory.load().map(drop));
+        let text = refused.expect_err("it is another's").to_string();
+        let expected = format!("state_dir: '{}' belongs to user 1, and this program runs as user 0; ", file.display());
+        assert!(text.starts_with(&expected) && text.contains("type: chown 0 "), "{text}");
+        chown(&file, Some(0), None).expect("taken back");
+    }
+}
+
+#[test]
+fn a_place_where_no_directory_can_be_is_said_with_a_remedy() {
+    let place = place();
+    let deep = place.path().join("no/such");
+    let text = StateDir::open(&deep).expect_err("nothing above").to_string();
+    assert!(text.ends_with("(os error 2); make the directory above it first"), "{text}");
+    let file = place.path().join("file");
+    fs::write(&file, "").expect("written");
+    let text = StateDir::open(&file).expect_err("a file").to_string();
+    assert!(text.starts_with(&format!("state_dir: cannot make '{}': ", file.display())), "{text}");
+}
+
+#[test]
+fn whichever_step_of_writing_fails_the_old_content_is_there_or_the_new_and_no_rest_lies_about() {
+    for failing in STEPS {
+        for there in [None, Some("old")] {
+            let place = place();
+            if let Some(old) = there {
+                fs::write(place.path().join("key"), old).expect("written");
+            }
+            let mut fault = |step| if step == failing { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) };
+            let error = replace(place.path(), "key", b"new", &mut fault).expect_err("it failed");
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+            let found = fs::read_to_string(place.path().join("key")).ok();
+            let expected = if failing == Step::SyncDirectory { Some("new") } else { there };
+            assert_eq!(found.as_deref(), expected, "{failing:?}");
+            let files = fs::read_dir(place.path()).expect("a directory").count();
+            assert_eq!(files, usize::from(expected.is_some()), "{failing:?}");
+            replace(place.path(), "key", b"newer", &mut no_fault).expect("written the next time");
+            assert_eq!(fs::read(place.path().join("key")).expect("a file"), b"newer");
+        }
+    }
+}
+
+#[test]
+fn the_steps_of_writing_come_in_the_order_that_a_crash_wants() {
+    let place = place();
+    let mut seen = Vec::new();
+    let mut note = |step| {
+        seen.push((step, place.path().join("key").exists()));
+        Ok(())
+    };
+    replace(place.path(), "key", b"new", &mut note).expect("written");
+    let expected: Vec<_> = STEPS.into_iter().map(|step| (step, step == Step::SyncDirectory)).collect();
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn what_a_crash_left_half_written_is_never_used() {
+    let place = place();
+    let directory = open(&place);
+    fs::write(directory.path.join(".key.new"), "half a k").expect("written");
+    assert!(directory.load().expect("loaded").unused_key.is_none());
+    let key = directory.first_key().expect("a key");
+    assert_eq!(names(&directory), ["key"]);
+    fs::write(directory.path.join(".relay.toml.new"), "name = ").expect("written");
+    assert!(member(&directory).is_none());
+    directory.store(&membership(&key, 1), None).expect("stored");
+    assert_eq!(names(&directory), ["key", "relay.toml"]);
+}
+
+#[test]
+fn another_join_string_has_a_key_beside_the_old_one_which_takes_over_when_it_is_stored() {
+    let place = place();
+    let (directory, old) = joined(&place);
+    let new = directory.key_for(TokenId([2; 8])).expect("a key");
+    assert_ne!(new.public().pin(), old);
+    directory.key_for(TokenId([3; 8])).expect("a key that comes to nothing");
+    assert_eq!(directory.key_for(TokenId([2; 8])).expect("the same").public(), new.public());
+    assert_eq!(member(&directory), Some(old), "nothing has changed yet");
+    directory.store(&membership(&new, 2), Some(old)).expect("stored");
+    assert_eq!(member(&directory), Some(new.public().pin()));
+    assert_eq!(names(&directory), ["key", "relay.toml"]);
+}
+
+#[test]
+fn a_crash_between_the_file_and_the_key_is_made_up_for() {
+    let place = place();
+    let (directory, old) = joined(&place);
+    let new = directory.key_for(TokenId([2; 8])).expect("a key");
+    // All that the first of the two renames does.
+    fs::write(directory.path.join("relay.toml"), membership(&new, 2).to_string()).expect("written");
+    assert_ne!(new.public().pin(), old);
+    assert_eq!(member(&directory), Some(new.public().pin()));
+    assert_eq!(names(&directory), ["key", "relay.toml"]);
+    assert_eq!(member(&directory), Some(new.public().pin()));
+}
+
+#[test]
+fn a_program_does_not_write_over_what_another_has_joined() {
+    let place = place();
+    let (directory, old) = joined(&place);
+    let new = directory.key_for(TokenId([2; 8])).expect("a key");
+    directory.store(&membership(&new, 2), Some(old)).expect("stored");
+    let stale = Membership { device_key: old, ..membership(&new, 1) };
+    let text = directory.store(&stale, Some(old)).expect_err("it is another's").to_string();
+    assert!(text.ends_with("; start this one again"), "{text}");
+    assert_eq!(member(&directory), Some(new.public().pin()));
+}
+
+#[test]
+fn while_one_process_writes_another_waits_and_says_so_when_that_takes_too_long() {
+    let place = place();
+    let directory = open(&place);
+    let lock = directory.lock().expect("locked");
+    let text = directory.lock_within(Duration::ZERO).expect_err("locked").to_string();
+    assert_eq!(
+        text,
+        format!(
+            "state_dir: '{}' is locked by another process; end that process, if it hangs",
+            directory.path.display()
+        )
+    );
+    drop(lock);
+    directory.lock_within(Duration::ZERO).expect("free");
+}
+
+#[test]
+fn programs_that_make_a_key_at_once_all_get_the_same() {
+    let place = place();
+    let path = place.path().join("state");
+    let start = || {
+        let path = path.clone();
+        thread::spawn(move || StateDir::open(&path).and_then(|directory| directory.first_key()).expect("a key"))
+    };
+    let threads: Vec<_> = (0..8).map(|_| start()).collect();
+    let keys: Vec<_> = threads.into_iter().map(|thread| thread.join().expect("no panic").public().pin()).collect();
+    assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+}
+
+#[test]
+fn a_damaged_file_is_named_with_what_to_do() {
+    let place = place();
+    let (directory, _) = joined(&place);
+    let text = |directory: &StateDir| directory.load().expect_err("damaged").to_string();
+    let (key, relay) = (directory.path.join("key"), directory.path.join("relay.toml"));
+    let (whole_key, whole_relay) = (fs::read(&key).expect("read"), fs::read_to_string(&relay).expect("read"));
+    for length in 0..whole_key.len() {
+        fs::write(&key, &whole_key[..length]).expect("written");
+        assert!(text(&directory).contains("is no Ed25519 key in PKCS#8"), "cut at {length}");
+    }
+    let other = Key::generate().expect("a key");
+    fs::write(&key, other.to_pkcs8()).expect("written");
+    let missing = text(&directory);
+    assert!(missing.contains("/key' is not the key SHA256:") && missing.contains("put that key back"), "{missing}");
+    fs::write(&relay, whole_relay.replace("token = ", "tokne = ")).expect("written");
+    let wrong = text(&directory);
+    assert!(
+        wrong.contains("/relay.toml', line 11: 'tokne' is not known; ") && wrong.contains("correct it, or"),
+        "{wrong}"
+    );
+}
+
+#[test]
+fn what_is_no_file_is_refused_at_once() {
+    let place = place();
+    let directory = open(&place);
+    let pipe = directory.path.join("key");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a pipe");
+    assert!(directory.load().is_err());
+    fs::remove_file(&pipe).expect("removed");
+    symlink("/dev/zero", &pipe).expect("a link");
+    let error = directory.load().expect_err("it never ends");
+    assert!(matches!(error, StateDirError::OpenToOthers { .. }), "{error}");
+}

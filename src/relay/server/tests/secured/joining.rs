@@ -1,0 +1,182 @@
+//! A device joins by a string, and comes again by what its directory holds.
+
+use std::fs;
+use std::path::Path;
+
+use super::*;
+use crate::Error;
+use crate::device::{Enrolment, Event, EventKind};
+use crate::identity::{JoinString, Kind};
+
+impl Secure {
+    /// A join string for a device of that name, which says that the relay is there.
+    fn join_string(&mut self, subject: &str, addresses: &[SocketAddr]) -> String {
+        let Join { token, secret } = self.token(subject, |_| {});
+        let addresses = addresses.iter().map(|address| address.to_string().parse().expect("an address")).collect();
+        let join = JoinString::new(Kind::Device, addresses, self.pins(), token, secret).expect("a string");
+        join.encode().to_string()
+    }
+
+    /// A tunnel by what lies in the directory, and this string.
+    fn enrolled(&self, directory: &Path, join: Option<&str>, wish: Option<&str>) -> Result<Handle, Error> {
+        let enrolment = Enrolment::open(directory, join, wish.map(name))?;
+        let mut config = device::Config::new(enrolment.addresses()[0].clone());
+        config.enrolment = Some(enrolment);
+        Handle::start(config)
+    }
+
+    /// All events until one of this kind.
+    fn events_until(&mut self, handle: &Handle, kind: EventKind) -> Vec<Event> {
+        let mut events = Vec::new();
+        self.bench.run_until(&format!("{kind:?}"), |_| {
+            events.extend(std::iter::from_fn(|| handle.next_event().expect("events")));
+            events.iter().any(|event: &Event| event.kind == kind || event.kind == EventKind::Closed)
+        });
+        events
+    }
+
+    fn joins(&mut self, directory: &Path, join: &str) -> String {
+        let handle = self.enrolled(directory, Some(join), None).expect("a tunnel");
+        let events = self.events_until(&handle, EventKind::Joined);
+        let joined = events.last().expect("an event");
+        assert_eq!(joined.kind, EventKind::Joined, "{events:?}");
+        handle.close().expect("closed");
+        joined.message.clone()
+    }
+}
+
+/// The name and the key by which the relay knows a device.
+fn who(handle: &Handle) -> (String, Pin) {
+    let (name, key) = handle.status().expect("a status").identity.expect("an identity");
+    (name.expect("a name").to_string(), key)
+}
+
+fn refusing() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address")
+}
+
+#[test]
+fn a_device_joins_by_a_string_once_and_by_its_directory_for_ever() {
+    let mut relay = Secure::new();
+    let place = tempfile::tempdir().expect("a directory");
+    let state = place.path().join("state");
+    let none = Enrolment::open(&state, None, None).expect_err("nothing there").to_string();
+    assert!(
+        none.ends_with(
+            "has joined no relay yet; give join, too: the string that 'tcp-remote-relay token device \
+         NAME' prints"
+        ),
+        "{none}"
+    );
+    assert!(!state.exists(), "looking makes no directory");
+
+    // The first address does not answer, and the relay announces one that cannot be resolved.
+    let join = relay.join_string("pump-3", &[refusing(), relay.port()]);
+    let message = relay.joins(&state, &join);
+    let key = Enrolment::open(&state, None, None).expect("joined").fingerprint();
+    assert_eq!(message, format!("this device has joined the relay as pump-3; its key is {key}"));
+    let stored = fs::read_to_string(state.join("relay.toml")).expect("a file");
+    assert!(stored.contains("\nname = \"pump-3\"\n"), "{stored}");
+    assert!(stored.contains("\naddresses = [\"relay.example.com:443\"]\n"), "{stored}");
+
+    for join in [None, Some(&*join)] {
+        // The token is used, and is not looked at.
+        let enrolment = Enrolment::open(&state, join, None).expect("a member");
+        assert!(enrolment.has_joined() && !enrolment.is_joining());
+        fs::write(state.join("relay.toml"), stored.replace("[\"relay.example.com:443\"]", "[]")).expect("written");
+        let handle = relay.enrolled(&state, join, None).expect("a tunnel");
+        relay.await_state(&handle, State::Listening);
+        assert_eq!(who(&handle), ("pump-3".into(), key));
+        handle.close().expect("closed");
+    }
+}
+
+#[test]
+fn a_token_that_is_used_is_refused_and_the_key_stays_for_the_next_try() {
+    let mut relay = Secure::new();
+    let place = tempfile::tempdir().expect("a directory");
+    let join = relay.join_string("pump-3", &[relay.port()]);
+    relay.joins(&place.path().join("first"), &join);
+    let state = place.path().join("second");
+    let handle = relay.enrolled(&state, Some(&join), None).expect("a tunnel");
+    let (message, code) = relay.error_of(&handle);
+    assert_eq!(code, "token");
+    assert!(message.contains(" was refused by the relay: "), "{message}");
+    let names: Vec<_> = fs::read_dir(&state).expect("files").map(|entry| entry.expect("one").file_name()).collect();
+    assert_eq!(names, ["key"], "nothing but the key is there");
+    let before = fs::read(state.join("key")).expect("a key");
+    let wished = relay.join_string("pump-*", &[relay.port()]);
+    let handle = relay.enrolled(&state, Some(&wished), Some("pump-4")).expect("a tunnel");
+    relay.events_until(&handle, EventKind::Joined);
+    assert_eq!(who(&handle).0, "pump-4");
+    assert_eq!(fs::read(state.join("key")).expect("a key"), before);
+}
+
+#[test]
+fn another_join_string_changes_the_key_once_it_has_succeeded_and_not_before() {
+    let mut relay = Secure::new();
+    let place = tempfile::tempdir().expect("a directory");
+    let state = place.path().join("state");
+    let first = relay.join_string("pump-3", &[relay.port()]);
+    relay.joins(&state, &first);
+    let key = Enrolment::open(&state, None, None).expect("joined").fingerprint();
+
+    // A string that another device has used: the device goes on as pump-3.
+    let used = relay.join_string("pump-4", &[relay.port()]);
+    relay.joins(&place.path().join("other"), &used);
+    let stored = fs::read_to_string(state.join("relay.toml")).expect("a file");
+    fs::write(state.join("relay.toml"), stored.replace("[\"relay.example.com:443\"]", "[]")).expect("written");
+    let handle = relay.enrolled(&state, Some(&used), None).expect("a tunnel");
+    relay.await_state(&handle, State::Listening);
+    assert_eq!(who(&handle), ("pump-3".into(), key));
+    let events = relay.events_until(&handle, EventKind::Listening);
+    let given_up = events.iter().find(|event| event.kind == EventKind::Identity).expect("an event");
+    let text = "the relay does not take the new join string (token), so this device goes on as it was; ask the relay's \
+         operator for another";
+    assert_eq!(given_up.message, text);
+    handle.close().expect("closed");
+
+    let other = relay.join_string("pump-5", &[relay.port()]);
+    let new = Enrolment::open(&state, Some(&other), None).expect("both").fingerprint();
+    assert_ne!(new, key);
+    let message = relay.joins(&state, &other);
+    assert_eq!(message, format!("this device has joined the relay as pump-5; its key is {new}"));
+    let mut names: Vec<_> = fs::read_dir(&state).expect("files").map(|entry| entry.expect("one").file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["key", "relay.toml"]);
+    assert_eq!(Enrolment::open(&state, None, None).expect("joined").fingerprint(), new);
+}
+
+#[test]
+fn what_cannot_be_stored_is_said_and_the_link_goes_on() {
+    let mut relay = Secure::new();
+    let place = tempfile::tempdir().expect("a directory");
+    let state = place.path().join("state");
+    let join = relay.join_string("pump-3", &[relay.port()]);
+    let handle = {
+        let enrolment = Enrolment::open(&state, Some(&join), None).expect("a key");
+        // Where the file is to be written there is a directory, which even root cannot write over.
+        fs::create_dir(state.join(".relay.toml.new")).expect("made");
+        let mut config = device::Config::new(enrolment.addresses()[0].clone());
+        config.enrolment = Some(enrolment);
+        Handle::start(config).expect("a tunnel")
+    };
+    let mut events = Vec::new();
+    relay.bench.run_until("that it cannot be stored", |_| {
+        events.extend(std::iter::from_fn(|| handle.next_event().expect("events")));
+        events.iter().any(|event: &Event| event.code == Some("state_dir"))
+    });
+    let error = events.iter().find(|event| event.code == Some("state_dir")).expect("an event");
+    assert!(
+        error.message.starts_with("state_dir: cannot write '") && error.message.contains("relay.toml': "),
+        "{error:?}"
+    );
+    assert!(error.message.ends_with("is not stored, and is asked for again after a restart"), "{error:?}");
+    assert!(events.iter().all(|event| event.kind != EventKind::Joined));
+    assert_eq!(handle.status().expect("a status").state, State::Listening);
+    handle.close().expect("closed");
+    fs::remove_dir(state.join(".relay.toml.new")).expect("removed");
+    // The same key presents the same token, and that is taken.
+    let message = relay.joins(&state, &join);
+    assert!(message.starts_with("this device has joined the relay as pump-3; "), "{message}");
+}
