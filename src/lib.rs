@@ -12,7 +12,7 @@
 //! | [`tls`] | TLS 1.3 on a link, sans-IO over rustls: keys, pins, one end of a connection | `io` and the two sides |
 //! | [`io`] | the mio half that device and relay share: event loop, session, socket options | the two sides |
 //! | [`device`] | `Config` and `Handle`; behind them the thread that dials, resolves, permits and reconnects | `lua`, tests |
-//! | [`relay`] | `Config` and `Server`; behind them ports, clients, devices and the log; `registry`, who may come | the relay binary, tests |
+//! | [`relay`] | `Config` and `Server`; behind them ports, clients, devices and the log; `registry`, who may come; `file`, the configuration; `control`, commands | the relay binary, tests |
 //! | `lua` | arguments and results of the Lua module | Lua |
 //!
 //! `device` and `relay` never import each other. `connection` and `tls` name no socket, no thread and no clock: they take

@@ -1,17 +1,22 @@
 //! The relay side: takes each device's link on one port, and its clients on others.
 
 mod config;
+pub mod control;
 mod descriptors;
+pub mod file;
+pub mod keys;
 mod limits;
 mod listener;
 mod network;
+pub mod notify;
 pub mod registry;
+pub mod reloader;
 mod server;
 mod service_port;
 
 pub use config::{Config, Mapping, PlainDevice, TlsPort};
 pub use network::{Network, NetworkError};
-pub use server::{Outcome, Server, Stopper};
+pub use server::{Controller, DeviceStatus, LinkStatus, Outcome, Server, Stopper};
 
 pub use service_port::{ServicePort, ServicePortError};
 

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
+#[path = "../fuzz/entries/config.rs"]
+mod config;
 #[path = "../fuzz/entries/decoder.rs"]
 mod decoder;
 #[path = "../fuzz/entries/decoder_v2.rs"]
@@ -54,7 +56,20 @@ fn join_strings_pass_their_corpus() {
     replay("join", join::run);
 }
 
+#[test]
+fn configurations_pass_their_corpus() {
+    replay("config", config::run);
+}
+
 proptest! {
+    #[test]
+    fn no_text_makes_a_configuration_that_cannot_be(
+        lines in prop::collection::vec(("[a-z_]{0,9}", "[][{}\"'=#a-z0-9:*.\\\\\u{1b}\u{202e} ]{0,12}"), 0..12)
+    ) {
+        let lines: Vec<String> = lines.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+        config::run(lines.join("\n").as_bytes());
+    }
+
     #[test]
     fn no_bytes_make_the_decoder_depend_on_how_they_were_cut(data in prop::collection::vec(any::<u8>(), 0..400)) {
         decoder::run(&data);

@@ -2,6 +2,8 @@
 #![cfg(feature = "relay")]
 #![allow(clippy::unwrap_used, reason = "a test ends where its own means fail")]
 
+#[path = "relay_command_line/commands.rs"]
+mod commands;
 mod common;
 
 use std::io::{BufRead, BufReader};

@@ -13,6 +13,9 @@ pub(crate) enum Request {
     /// To end without the time that open clients have.
     #[cfg_attr(not(feature = "relay"), expect(dead_code, reason = "a device gives them none"))]
     StopNow,
+    /// To look at what else is asked, in the driver's own queue.
+    #[cfg_attr(not(feature = "relay"), expect(dead_code, reason = "a device has none"))]
+    Task,
     /// To make a new link.
     Reconnect,
     /// To look at how long it is to be held back.

@@ -211,7 +211,7 @@ fn check_addresses(devices: &[PlainDevice], tls: Option<&TlsPort>, ports: &[Serv
 }
 
 /// Whether the port at one of the addresses is, in part, that at the other, as far as can be said without a name server.
-fn overlap(one: &Address, other: &Address) -> bool {
+pub(super) fn overlap(one: &Address, other: &Address) -> bool {
     let (Some(one_ip), Some(other_ip)) = (one.ip(), other.ip()) else { return false };
     let covers = |all: IpAddr, ip: IpAddr| all.is_unspecified() && (all.is_ipv6() || ip.is_ipv4());
     one.port() == other.port() && (covers(one_ip, other_ip) || covers(other_ip, one_ip))

@@ -99,6 +99,17 @@ impl Listener {
         self.address
     }
 
+    /// What its events come as.
+    pub(super) fn place(&self) -> usize {
+        self.place
+    }
+
+    /// Has its events come as another place, from when it listens again.
+    pub(super) fn set_place(&mut self, place: usize) {
+        debug_assert!(!self.is_listening(), "its events come as the one that it has");
+        self.place = place;
+    }
+
     /// Gives the connections of clients their options.
     pub(super) fn tune(&self) -> io::Result<()> {
         net::tune_listener(&self.io)

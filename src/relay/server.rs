@@ -9,6 +9,7 @@ mod links;
 mod log_limits;
 mod ports;
 mod proxied;
+mod reload;
 mod secured;
 mod shares;
 mod stray;
@@ -17,7 +18,7 @@ mod totals;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use client_log::{Client, Ending};
@@ -26,6 +27,8 @@ use links::DevicePort;
 use log_limits::{Kind, LogLimits};
 use ports::Wanted;
 use proxied::Proxied;
+use reload::Task;
+pub use reload::{Controller, DeviceStatus, LinkStatus};
 use secured::{Proof, Secured};
 use totals::{Share, Totals};
 use tracing::{debug, info};
@@ -58,6 +61,9 @@ pub struct Server {
     io: Io,
     /// What other threads ask for.
     requests: Mailbox,
+    /// What they ask for in more than a word.
+    tasks: Receiver<Task>,
+    controller: Controller,
     device_ports: Table<DevicePort>,
     /// What a listener's events are about, by its place.
     places: Vec<Place>,
@@ -102,6 +108,8 @@ enum Place {
     Devices(usize),
     /// Of clients, by the numbers of its device, and its own.
     Clients(usize, usize),
+    /// None any more.
+    Free,
 }
 
 /// Ends a running [`Server`] from another thread.
@@ -225,6 +233,7 @@ impl Server {
         let descriptors = Descriptors::of_process(ports, wanted.len(), config.tls.is_some(), clients)?;
 
         let (mut device_ports, mut devices, mut places) = (Table::default(), Table::default(), Vec::new());
+        let mut names = HashMap::new();
         for (Wanted { name, listen, ports: client_ports }, (of_device, of_clients)) in
             wanted.into_iter().zip(&addresses)
         {
@@ -247,9 +256,12 @@ impl Server {
                     listeners.insert(number, (listener, port));
                     places.push(Place::Clients(device, number));
                 }
-                ports.push(ClientPort { service: Arc::new(service), is_announced: false });
+                ports.push(ClientPort::new(client.clone(), service));
             }
-            let mut known = Device::new(name.cloned(), listeners, ports);
+            if let (Some(name), None) = (name, listen) {
+                names.insert(name.clone(), device);
+            }
+            let mut known = Device::new(name.cloned(), listen.cloned(), listeners, ports);
             // Through a load balancer beside the relay they come from anywhere.
             known.is_local &= config.proxy_protocol_from.is_empty();
             devices.insert(device, known);
@@ -270,6 +282,7 @@ impl Server {
             info!(at = %listener.address(), "waiting for a device");
         }
         let requests = Mailbox::new(event_loop.waker());
+        let (controller, tasks) = Controller::new(requests.clone());
         let secured = config.tls.clone().map(|port| Secured::new(port, requests.clone())).transpose();
         let secured = secured.map_err(|error| Error::System {
             what: "cannot make the end of TLS".into(),
@@ -278,7 +291,9 @@ impl Server {
         Ok(Self {
             config,
             requests,
-            names: HashMap::new(),
+            tasks,
+            controller,
+            names,
             secured,
             io: Io::new(event_loop),
             device_ports,
@@ -409,6 +424,7 @@ impl Server {
     /// Moves bytes, carries out outputs, and keeps time, of those for which there is something to do.
     fn step(&mut self, buffer: &mut [u8]) {
         let now = Instant::now();
+        self.do_tasks(now);
         self.recheck_admissions(now);
         self.take_decisions(now);
         self.begin_handshakes(now);
@@ -542,6 +558,7 @@ impl Server {
             Place::Clients(device, number) => {
                 self.devices.get_mut(device)?.listeners.get_mut(number).map(|(listener, _)| listener)
             }
+            Place::Free => None,
         }
     }
 

@@ -21,21 +21,27 @@ const MAX_TABLE: usize = 16 << 20;
 /// How many mistakes an error tells.
 const MAX_MISTAKES: usize = 20;
 /// A first line that tables may have.
-const HEADING: &str = "name,key,labels";
+const HEADING: [&str; 3] = ["name", "key", "labels"];
 
 /// The devices of a table, each with its line. A line is `name,key,labels` or `name,key`: the key in Base64, the labels
-/// with spaces between. A field may stand in quotation marks; no field can hold a comma.
+/// with spaces between.
 pub(super) fn parse(table: &str) -> Result<Vec<(usize, Newcomer)>, RegistryError> {
     if table.len() > MAX_TABLE {
         return Err(RegistryError::Usage(format!("the table has more than {MAX_TABLE} bytes; split it")));
     }
     let (mut newcomers, mut wrong) = (Vec::new(), Vec::new());
-    for (number, line) in (1..).zip(table.trim_start_matches('\u{feff}').lines()) {
-        let line = line.trim();
-        if line.is_empty() || number == 1 && line == HEADING {
+    let table = table.trim_start_matches('\u{feff}');
+    let mut reader =
+        csv::ReaderBuilder::new().has_headers(false).flexible(true).trim(csv::Trim::All).from_reader(table.as_bytes());
+    for record in reader.records() {
+        let record = record.map_err(|error| RegistryError::Usage(format!("the table cannot be read: {error}")))?;
+        let number = record.position().map_or(0, |position| position.line() as usize);
+        // Programs end a table with lines of nothing.
+        let is_empty = record.iter().all(str::is_empty);
+        if is_empty || number == 1 && record.iter().eq(HEADING) {
             continue;
         }
-        match parse_line(line) {
+        match parse_record(&record) {
             Ok(newcomer) => newcomers.push((number, newcomer)),
             Err(error) => wrong.push((number, error)),
         }
@@ -43,11 +49,10 @@ pub(super) fn parse(table: &str) -> Result<Vec<(usize, Newcomer)>, RegistryError
     if wrong.is_empty() { Ok(newcomers) } else { Err(mistakes(wrong)) }
 }
 
-fn parse_line(line: &str) -> Result<Newcomer, RegistryError> {
-    let fields: Vec<&str> = line.splitn(4, ',').map(|field| field.trim().trim_matches('"')).collect();
-    let (name, key, labels) = match fields[..] {
-        [name, key] => (name, key, ""),
-        [name, key, labels] => (name, key, labels),
+fn parse_record(record: &csv::StringRecord) -> Result<Newcomer, RegistryError> {
+    let (name, key, labels) = match (record.len(), record.get(0), record.get(1), record.get(2)) {
+        (2, Some(name), Some(key), None) => (name, key, ""),
+        (3, Some(name), Some(key), Some(labels)) => (name, key, labels),
         _ => return Err(RegistryError::Usage("this is not name,key or name,key,labels".into())),
     };
     Ok(Newcomer { name: PrincipalName::new(Kind::Device, name)?, key: key.parse()?, labels: Labels::parse(labels)? })

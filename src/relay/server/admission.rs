@@ -56,7 +56,7 @@ impl Server {
             return number;
         }
         let number = self.devices.reserve();
-        self.devices.insert(number, Device::new(Some(name.clone()), Table::default(), Vec::new()));
+        self.devices.insert(number, Device::new(Some(name.clone()), None, Table::default(), Vec::new()));
         self.names.insert(name.clone(), number);
         number
     }

@@ -8,6 +8,7 @@ use super::clients::PendingClient;
 use super::ports::PortService;
 use super::shares::Shares;
 use super::totals::Totals;
+use crate::address::Address;
 use crate::identity::Name;
 use crate::io::table::Table;
 use crate::relay::listener::Listener;
@@ -15,6 +16,8 @@ use crate::relay::listener::Listener;
 /// One device that is served, or will be when it comes. Its number is its place in the server's table.
 #[derive(Debug)]
 pub(super) struct Device {
+    /// Where it connects, if that is a port of its own.
+    pub(super) listen: Option<Address>,
     /// Of one that has an identity.
     pub(super) name: Option<Name>,
     /// The last two starts of its process, by what it says of itself: the newer one first.
@@ -37,26 +40,66 @@ pub(super) struct Device {
 /// Where clients of a service connect.
 #[derive(Debug)]
 pub(super) struct ClientPort {
+    /// Where that is, as the configuration has it.
+    pub(super) client: Address,
     pub(super) service: Arc<PortService>,
+    /// Whether the configuration has it still. The number of one that was taken out is for the next one.
+    pub(super) is_open: bool,
     /// Whether the log has said where it is.
     pub(super) is_announced: bool,
 }
 
+impl ClientPort {
+    pub(super) fn new(client: Address, service: PortService) -> Self {
+        Self { client, service: Arc::new(service), is_open: true, is_announced: false }
+    }
+
+    /// Clients that come from here on reach this service.
+    pub(super) fn set_service(&mut self, service: PortService) {
+        if *self.service != service {
+            (self.service, self.is_announced) = (Arc::new(service), false);
+        }
+    }
+}
+
 impl Device {
     /// A device that is not there yet; its client ports are held.
-    pub(super) fn new(name: Option<Name>, listeners: Table<(Listener, usize)>, ports: Vec<ClientPort>) -> Self {
-        let is_local = listeners.iter().all(|(_, (listener, _))| listener.address().ip().is_loopback());
-        Self {
+    pub(super) fn new(
+        name: Option<Name>,
+        listen: Option<Address>,
+        listeners: Table<(Listener, usize)>,
+        ports: Vec<ClientPort>,
+    ) -> Self {
+        let mut device = Self {
             name,
+            listen,
             instances: [None; 2],
             active: None,
             listeners,
             ports,
-            is_local,
+            is_local: true,
             reopen_at: None,
             waiting: VecDeque::new(),
             totals: Totals::default(),
+        };
+        device.look_whether_local();
+        device
+    }
+
+    /// Its client ports are others.
+    pub(super) fn look_whether_local(&mut self) {
+        self.is_local = self.listeners.iter().all(|(_, (listener, _))| listener.address().ip().is_loopback());
+    }
+
+    /// Takes one more port; its number.
+    pub(super) fn free_port(&mut self, port: ClientPort) -> usize {
+        let number = self.ports.iter().position(|port| !port.is_open).unwrap_or(self.ports.len());
+        if number == self.ports.len() {
+            self.ports.push(port);
+        } else {
+            self.ports[number] = port;
         }
+        number
     }
 
     /// A start of its process has made a link; false if that was there before another one, so that both go on: two devices
@@ -109,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_process_that_comes_back_after_another_is_a_second_device_with_the_key() {
-        let mut device = Device::new(None, Table::default(), Vec::new());
+        let mut device = Device::new(None, None, Table::default(), Vec::new());
         let mut note = |instance: u8| device.note_instance([instance; 16]);
         assert_eq!([1, 1, 2, 2, 3].map(&mut note), [true; 5], "it was restarted");
         assert_eq!([2, 3, 4].map(&mut note), [false, false, true]);

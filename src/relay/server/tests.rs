@@ -2,6 +2,7 @@ mod descriptors;
 mod drains;
 mod many_devices;
 mod proxied;
+mod reload;
 mod secured;
 mod services;
 mod wake;
@@ -9,6 +10,7 @@ mod wake;
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 
 use socket2::{Domain, SockRef, Socket, Type};
 

@@ -103,7 +103,7 @@ fn a_table_is_imported_whole_or_not_at_all() {
     let bench = Bench::new();
     let line = |name: &str, key, labels: &str| format!("{name},{},{labels}", public_key(key));
     let good = format!(
-        "\u{feff}name,key,labels\r\n{}\r\n\n\"pump-2\", \"{}\"\n{}\n",
+        "\u{feff}name,key,labels\r\n{}\r\n\n\"pump-2\",\"{}\"\n{}\n",
         line("pump-1", 1, "site=berlin line=7"),
         public_key(2),
         line("pump-3", 3, "\"a=b;c=d\"")

@@ -7,7 +7,7 @@ use crate::relay::limits;
 
 impl Bench {
     /// This device has sent these bytes, and its client ports are open.
-    fn device_of(&mut self, device: usize, greeting: &[u8]) -> TcpStream {
+    pub(super) fn device_of(&mut self, device: usize, greeting: &[u8]) -> TcpStream {
         let mut link = TcpStream::connect(self.server.device_addr_of(device)).expect("connect");
         link.write_all(greeting).expect("sent");
         self.run_until("the client ports are open", |server| server.are_client_ports_open_of(device));
@@ -15,7 +15,7 @@ impl Bench {
     }
 
     /// One more client of this device has come, and is on its link.
-    fn client_of(&mut self, device: usize) -> TcpStream {
+    pub(super) fn client_of(&mut self, device: usize) -> TcpStream {
         let port = self.server.client_addr_of(device, 0);
         let all = self.server.clients() + 1;
         let client = TcpStream::connect(port).expect("connect");
@@ -23,7 +23,7 @@ impl Bench {
         client
     }
 
-    fn active_of(&self, device: usize) -> Option<usize> {
+    pub(super) fn active_of(&self, device: usize) -> Option<usize> {
         self.server.devices.get(device)?.active
     }
 }

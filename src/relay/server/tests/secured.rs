@@ -132,8 +132,8 @@ impl Secure {
         let place = device.listeners.reserve();
         device.listeners.insert(place, (listener, 0));
         let service = echo_service().to_string().parse().expect("an address");
-        let service = Arc::new(PortService::Address(Arc::new(service)));
-        device.ports.push(ClientPort { service, is_announced: false });
+        let client = at.to_string().parse().expect("an address");
+        device.ports.push(ClientPort::new(client, PortService::Address(Arc::new(service))));
         server.places.push(Place::Clients(number, place));
         at
     }

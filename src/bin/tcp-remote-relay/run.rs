@@ -1,0 +1,78 @@
+//! Runs the relay of a configuration file.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tcpremote::Error;
+use tcpremote::relay::control::{Control, Operations};
+use tcpremote::relay::file::{self, File};
+use tcpremote::relay::keys::Keys;
+use tcpremote::relay::notify;
+use tcpremote::relay::registry::{Registry, SqliteRegistry};
+use tcpremote::relay::reloader::{Reloader, check_name, read_keys};
+use tcpremote::relay::{Outcome, Server};
+
+use super::files::next_key_beside;
+use super::log::{Format, Level, Log};
+use super::output::{self, Failure};
+use super::process;
+
+/// Runs until a signal ends it.
+pub(crate) fn run(config: &Path) -> ExitCode {
+    // Before there is a log: a person reads this, or systemd's journal does.
+    let read = File::read(config).map_err(|error| Failure::Usage(error.to_string()));
+    let read = read.and_then(|file| read_keys(&file).map(|keys| (file, keys)).map_err(Failure::Usage));
+    let (file, keys) = match read {
+        Ok(read) => read,
+        Err(failure) => return output::finish(Err(failure)),
+    };
+    let log = Log::start(level(file.level), format(file.format));
+    let status = process::status_of(serve(config, file, keys));
+    log.finish();
+    status
+}
+
+fn serve(config: &Path, file: File, keys: Option<Keys>) -> Result<Outcome, Error> {
+    process::raise_descriptor_limit();
+    let signals = process::Signals::new(true)?;
+    if let Some(text) = next_key_beside(&file) {
+        tracing::warn!("{text}");
+    }
+    let registry = SqliteRegistry::open(&file.state).map_err(|error| Error::Usage(error.to_string()))?;
+    let registry: Arc<dyn Registry> = Arc::new(registry);
+    check_name(&file, &*registry).map_err(Error::Usage)?;
+    let server = Server::bind(file.config(keys.as_ref(), &registry)?)?;
+    let state = file.state.clone();
+    let reloader = Arc::new(Reloader::new(config.to_owned(), file, keys, server.controller()));
+    let operations = Arc::new(Operations::new(Arc::clone(&registry), Arc::clone(&reloader)));
+    let control = Control::open(&state, operations)?;
+    notify::watch(server.controller());
+    let hangup = move || {
+        tracing::info!("reading the configuration again, as SIGHUP asks");
+        // What is wrong is logged.
+        let _ = reloader.reload(&registry);
+    };
+    let watch = signals.watch(server.stopper(), Some(Box::new(hangup)));
+    notify::ready();
+    let outcome = server.run();
+    drop(control);
+    watch.end();
+    outcome
+}
+
+fn level(level: file::Level) -> Level {
+    match level {
+        file::Level::Error => Level::Error,
+        file::Level::Warn => Level::Warn,
+        file::Level::Info => Level::Info,
+        file::Level::Debug => Level::Debug,
+    }
+}
+
+fn format(format: file::Format) -> Format {
+    match format {
+        file::Format::Text => Format::Text,
+        file::Format::Json => Format::Json,
+    }
+}

@@ -1,0 +1,62 @@
+//! A command's side of the control socket.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::message::{Answer, Request};
+use super::{MAX_ANSWER, socket};
+
+/// How long the relay may take, be it for a large table or for a name server that does not answer.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// No relay listens.
+    #[error(
+        "no relay runs with the state directory {state}; start it with 'tcp-remote-relay run --config FILE', or name the \
+         other file by --config",
+        state = .0.display()
+    )]
+    NotRunning(PathBuf),
+    /// The socket may not be used by this user.
+    #[error("{path} may be used only by the user that runs the relay, and by root; run this command as one of them", path = .0.display())]
+    NotPermitted(PathBuf),
+    /// The relay did not answer, or not what it should.
+    #[error("the relay at {path} gave no answer: {reason}; its log may say why", path = .path.display())]
+    NoAnswer {
+        /// The socket.
+        path: PathBuf,
+        /// What failed.
+        reason: io::Error,
+    },
+}
+
+/// Asks the relay that runs with the state directory.
+///
+/// # Errors
+/// None runs there, or it does not answer.
+pub fn ask(state: &Path, request: &Request) -> Result<Answer, AskError> {
+    let path = socket::path(state);
+    let no_answer = |reason: io::Error| AskError::NoAnswer { path: path.clone(), reason };
+    let mut stream = UnixStream::connect(&path).map_err(|reason| {
+        let is_any = |kinds: &[io::ErrorKind]| kinds.contains(&reason.kind());
+        if is_any(&[io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused]) {
+            AskError::NotRunning(state.to_owned())
+        } else if is_any(&[io::ErrorKind::PermissionDenied]) {
+            AskError::NotPermitted(path.clone())
+        } else {
+            no_answer(reason)
+        }
+    })?;
+    let deadline = Instant::now() + TIMEOUT;
+    let mut line = serde_json::to_vec(request).map_err(|error| no_answer(error.into()))?;
+    line.push(b'\n');
+    // A relay that refuses may have answered before it has read all.
+    let written = socket::write_all(&mut stream, &line, deadline);
+    let answer = socket::read_line(&mut stream, MAX_ANSWER, deadline);
+    let answer = answer.map_err(|error| no_answer(written.err().unwrap_or(error)))?;
+    serde_json::from_slice(&answer).map_err(|error| no_answer(error.into()))
+}

@@ -1,0 +1,284 @@
+//! What is done for each command: in the registry, by the reloader, or by looking.
+
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tracing::info;
+
+use super::message::{
+    Answer, DeviceName, DeviceRow, Devices, FailureKind, LinkRow, Made, Request, Text, TokenRequest, TokenRow,
+    TokenText, UnknownRow,
+};
+use crate::identity::{JoinString, Kind, Name, Pattern, Secret, TokenId};
+use crate::relay::registry::{
+    self, Key, Labels, Listed, NewToken, Newcomer, OpenToken, Principal, PrincipalName, Registry, RegistryError,
+    SecretDigest, State, TokenSubject,
+};
+use crate::relay::reloader::Reloader;
+use crate::relay::{DeviceStatus, LinkStatus};
+
+/// How long the registry may take for an answer.
+const TIMEOUT: Duration = Duration::from_secs(50);
+/// The longest time for which a token is good: five years.
+const MAX_EXPIRES: u64 = 5 * 366 * 24 * 3600;
+
+/// Carries out commands on a running relay.
+pub struct Operations {
+    registry: Arc<dyn Registry>,
+    reloader: Arc<Reloader>,
+}
+
+impl std::fmt::Debug for Operations {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Operations").field("reloader", &self.reloader).finish_non_exhaustive()
+    }
+}
+
+impl Operations {
+    /// Of the relay with this registry and configuration.
+    pub fn new(registry: Arc<dyn Registry>, reloader: Arc<Reloader>) -> Self {
+        Self { registry, reloader }
+    }
+
+    /// Does what a command of this user asks. It may wait for a disk.
+    pub(super) fn carry_out(&self, request: Request, uid: Option<u32>) -> Answer {
+        let result = self.try_out(request, uid);
+        result.unwrap_or_else(|error| {
+            let is_usage = matches!(error, RegistryError::Usage(_) | RegistryError::Import(_));
+            let kind = if is_usage { FailureKind::Usage } else { FailureKind::System };
+            Answer::failed(kind, error.to_string())
+        })
+    }
+
+    fn try_out(&self, request: Request, uid: Option<u32>) -> Result<Answer, RegistryError> {
+        let (registry, now) = (&self.registry, now());
+        // Each change is one line, with who made it.
+        let by = display_uid(uid);
+        Ok(match request {
+            Request::TokenDevice(token) => self.make_token(token, &by, now)?,
+            Request::TokenList => {
+                let open = wait(|answer| registry.open_tokens(now, answer))?;
+                Answer::Tokens(open.into_iter().map(token_row).collect())
+            }
+            Request::TokenDelete { id: Text(TokenText(id)) } => {
+                wait(|answer| registry.delete_token(id, now, answer))?;
+                info!(token = %id, %by, "a token was deleted");
+                Answer::Done(format!("the token {id} is deleted"))
+            }
+            Request::Devices => Answer::Devices(self.devices()),
+            Request::Approve { fingerprint: Text(pin), name } => {
+                name.iter().try_for_each(|Text(DeviceName(name))| self.check_name(name))?;
+                let name = name.map(principal_name);
+                let principal = wait(|answer| registry.approve(pin, name, now, answer))?;
+                info!(device = %principal.name, key = %pin, %by, "a key was approved");
+                Answer::Done(format!("{} is let in; its device comes within its retry time", principal.name))
+            }
+            Request::Add { name, key: Text(key), labels } => {
+                self.check_name(&name.0.0)?;
+                let newcomer = Newcomer { name: principal_name(name), key, labels: labels_of(labels)? };
+                let principal = wait(|answer| registry.add(newcomer, now, answer))?;
+                info!(device = %principal.name, key = %key.pin(), %by, "a device was added");
+                Answer::Done(format!("{} is added", principal.name))
+            }
+            Request::Import { table } => {
+                let count = wait(|answer| registry.import(table, now, answer))?;
+                info!(devices = count, %by, "devices were imported");
+                Answer::Done(format!("{count} devices are added"))
+            }
+            Request::Label { name, with, without } => {
+                let with = with.into_iter().map(|Text(label)| label).collect();
+                let principal = wait(|answer| registry.label(principal_name(name), with, without, answer))?;
+                info!(device = %principal.name, labels = %principal.labels, %by, "labels were changed");
+                Answer::Done(format!("{} has the labels: {}", principal.name, principal.labels))
+            }
+            Request::Revoke { name } => {
+                let principal = wait(|answer| registry.revoke(principal_name(name), now, answer))?;
+                self.changed(&principal, &by, "is revoked; its key is refused, and its name stays taken")
+            }
+            Request::Unrevoke { name } => {
+                let principal = wait(|answer| registry.unrevoke(principal_name(name), now, answer))?;
+                self.changed(&principal, &by, "is let in again")
+            }
+            Request::Remove { name } => {
+                let principal = wait(|answer| registry.remove(principal_name(name), now, answer))?;
+                self.changed(&principal, &by, "is removed; its name is free")
+            }
+            Request::Backup { file } => {
+                let path = file.clone().into();
+                wait(|answer| registry.backup(path, answer))?;
+                info!(file = ?file, %by, "the registry was written to a backup");
+                Answer::Done(format!("the registry is written to {}", file.escape_debug()))
+            }
+            Request::Reload => {
+                info!(%by, "reading the configuration again, as a command asks");
+                match self.reloader.reload(registry) {
+                    Ok(text) => Answer::Done(text),
+                    Err(text) => Answer::failed(FailureKind::Usage, text),
+                }
+            }
+        })
+    }
+
+    fn changed(&self, principal: &Principal, by: &str, what: &str) -> Answer {
+        info!(device = %principal.name, %by, "a device {what}");
+        Answer::Done(format!("{} {what}", principal.name))
+    }
+
+    /// The device of the plain listener has a name that none of the registry may have.
+    fn check_name(&self, name: &Name) -> Result<(), RegistryError> {
+        match &self.reloader.file().plain {
+            Some(plain) if plain.device == *name => {
+                let text = format!("{name} comes by the plain listener, and has no key; give another name");
+                Err(RegistryError::Usage(text))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn make_token(&self, request: TokenRequest, by: &str, now: u64) -> Result<Answer, RegistryError> {
+        let TokenRequest { subject: Text(subject), labels, uses, expires, pending, replace } = request;
+        let (file, keys) = (self.reloader.file(), self.reloader.keys());
+        if let Pattern::Name(name) = &subject {
+            self.check_name(name)?;
+        }
+        let Some(keys) = keys else {
+            let text = "devices with keys need TLS; write tls = \"0.0.0.0:443\" below [listen], and restart the relay";
+            return Err(RegistryError::Usage(text.into()));
+        };
+        if file.addresses.is_empty() {
+            let text = "no address is known by which devices find the relay; write addresses = [\"relay.example.com:443\"] \
+                        at the top of the configuration, and run 'tcp-remote-relay reload'";
+            return Err(RegistryError::Usage(text.into()));
+        }
+        let expires = now.saturating_add(expires.min(MAX_EXPIRES));
+        let system = |error: &dyn std::fmt::Display| RegistryError::Usage(error.to_string());
+        let (id, secret) = random_token().map_err(|error| system(&error))?;
+        let join = JoinString::new(Kind::Device, file.addresses.clone(), keys.pins(), id, secret.clone());
+        let join = join.map_err(|error| system(&error))?;
+        let text = subject.to_string();
+        let token = NewToken {
+            id,
+            secret: SecretDigest(secret.digest()),
+            subject: TokenSubject::Device(subject),
+            uses,
+            expires,
+            labels: labels_of(labels)?,
+            pending,
+            replace,
+            creator: by.into(),
+            created: now,
+        };
+        wait(|answer| self.registry.create_token(token, answer))?;
+        info!(token = %id, subject = %text, uses, %by, "a token was made");
+        Ok(Answer::Token(Made { join: join.encode().to_string(), id: id.to_string(), expires }))
+    }
+
+    fn devices(&self) -> Devices {
+        let is_device = |listed: &Listed| listed.principal.name.kind() == Kind::Device;
+        let status = self.reloader.controller().devices();
+        let link_of = |name: &str| {
+            let named = |device: &&DeviceStatus| device.name.as_ref().is_some_and(|other| other.as_str() == name);
+            status.iter().find(named).and_then(|device| device.link)
+        };
+        let listed = self.registry.list().into_iter().filter(is_device);
+        let mut devices: Vec<DeviceRow> =
+            listed.map(|listed| device_row(&listed, link_of(listed.principal.name.as_str()))).collect();
+        if let Some(plain) = &self.reloader.file().plain {
+            let link = status
+                .iter()
+                .find(|device| device.listen.as_ref() == Some(&plain.listen))
+                .and_then(|device| device.link);
+            devices.push(DeviceRow {
+                name: plain.device.to_string(),
+                state: if link.is_some() { "up" } else { "down" }.into(),
+                fingerprint: None,
+                labels: Vec::new(),
+                seen: None,
+                link: link.map(link_row),
+            });
+        }
+        devices.sort_by(|one, other| one.name.cmp(&other.name));
+        let unknown = self.registry.knocks().into_iter().filter(|knock| knock.kind == Kind::Device);
+        let unknown = unknown.map(|knock| UnknownRow {
+            fingerprint: knock.pin.to_string(),
+            claimed: knock.claimed.map(|claimed| claimed.to_string()),
+            address: knock.address.to_string(),
+            first: knock.first,
+            last: knock.last,
+            count: knock.count,
+        });
+        Devices { devices, unknown: unknown.collect() }
+    }
+}
+
+fn device_row(Listed { principal, seen }: &Listed, link: Option<LinkStatus>) -> DeviceRow {
+    let current = principal.keys.iter().rev().find(|key| !key.is_revoked).or_else(|| principal.keys.last());
+    DeviceRow {
+        name: principal.name.to_string(),
+        state: match (principal.state, link) {
+            (State::Active, Some(_)) => "up".into(),
+            (State::Active, None) => "down".into(),
+            (state @ (State::Pending | State::Revoked | State::Removed), _) => state.to_string(),
+        },
+        fingerprint: current.map(|Key { pin, .. }| pin.to_string()),
+        labels: principal.labels.iter().map(ToString::to_string).collect(),
+        seen: *seen,
+        link: link.map(link_row),
+    }
+}
+
+fn link_row(LinkStatus { address, round_trip, clients }: LinkStatus) -> LinkRow {
+    let round_trip_ms = round_trip.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    LinkRow { address: address.to_string(), round_trip_ms, streams: clients }
+}
+
+fn token_row(token: OpenToken) -> TokenRow {
+    TokenRow {
+        id: token.id.to_string(),
+        subject: token.subject.to_string(),
+        uses: token.uses,
+        used: token.used,
+        expires: token.expires,
+        labels: token.labels.iter().map(ToString::to_string).collect(),
+        pending: token.pending,
+        replace: token.replace,
+        creator: token.creator,
+        created: token.created,
+    }
+}
+
+/// A token's id is as random as a part of a secret: nobody meets one by chance.
+fn random_token() -> Result<(TokenId, Secret), crate::identity::NoRandomness> {
+    let mut id = [0; TokenId::LEN];
+    id.copy_from_slice(&Secret::random()?.as_bytes()[..TokenId::LEN]);
+    Ok((TokenId(id), Secret::random()?))
+}
+
+fn principal_name(Text(DeviceName(name)): Text<DeviceName>) -> PrincipalName {
+    PrincipalName::Device(name)
+}
+
+fn labels_of(labels: Vec<Text<crate::identity::Label>>) -> Result<Labels, RegistryError> {
+    Labels::new(labels.into_iter().map(|Text(label)| label))
+}
+
+/// Who asks, for the log and for lists.
+fn display_uid(uid: Option<u32>) -> String {
+    uid.map_or_else(|| "unknown".into(), |uid| format!("uid {uid}"))
+}
+
+/// Seconds since 1970.
+pub(in crate::relay) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The registry's answer.
+fn wait<T: Send + 'static>(ask: impl FnOnce(registry::Answer<T>)) -> Result<T, RegistryError> {
+    let (sender, receiver) = sync_channel(1);
+    ask(Box::new(move |result| {
+        // The command has given up.
+        let _ = sender.try_send(result);
+    }));
+    receiver.recv_timeout(TIMEOUT).unwrap_or(Err(RegistryError::Busy))
+}

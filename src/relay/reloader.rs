@@ -1,0 +1,137 @@
+//! The configuration that is in force, and how it is replaced while the relay runs.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tracing::{error, info};
+
+use super::file::File;
+use super::keys::Keys;
+use super::notify;
+use super::registry::{PrincipalName, Registry};
+use super::server::Controller;
+
+/// Reads the configuration again, and has the server do what it says.
+#[derive(Debug)]
+pub struct Reloader {
+    path: PathBuf,
+    controller: Controller,
+    /// Held for as long as a reload takes, which may wait for a name server.
+    reload: Mutex<()>,
+    /// Held for as long as it takes to look.
+    current: Mutex<Current>,
+}
+
+#[derive(Clone, Debug)]
+struct Current {
+    file: Arc<File>,
+    keys: Option<Keys>,
+}
+
+impl Reloader {
+    /// Of a server that does what this file says.
+    pub fn new(path: PathBuf, file: File, keys: Option<Keys>, controller: Controller) -> Self {
+        let current = Mutex::new(Current { file: Arc::new(file), keys });
+        Self { path, controller, reload: Mutex::new(()), current }
+    }
+
+    /// What is in force.
+    pub fn file(&self) -> Arc<File> {
+        Arc::clone(&self.lock().file)
+    }
+
+    /// The relay's keys; none without a port for TLS.
+    pub fn keys(&self) -> Option<Keys> {
+        self.lock().keys.clone()
+    }
+
+    /// The running server.
+    pub fn controller(&self) -> &Controller {
+        &self.controller
+    }
+
+    /// Reads the file, checks all of it, and only then has the server change. What was not changed is not touched.
+    ///
+    /// # Errors
+    /// What is wrong. All is as it was then.
+    pub fn reload(&self, registry: &Arc<dyn Registry>) -> Result<String, String> {
+        // One after the other.
+        let _one = self.reload.lock().unwrap_or_else(PoisonError::into_inner);
+        notify::reloading();
+        let reloaded = self.replace(registry);
+        match &reloaded {
+            Ok(text) => info!(file = %self.path.display(), "{text}"),
+            Err(text) => {
+                for line in text.lines() {
+                    error!("{line}");
+                }
+                error!(file = %self.path.display(), "the configuration was not reloaded; the one before stays in force");
+            }
+        }
+        // Also where it failed: the relay serves as before.
+        notify::ready();
+        reloaded
+    }
+
+    fn replace(&self, registry: &Arc<dyn Registry>) -> Result<String, String> {
+        let current = self.lock().clone();
+        let file = File::read(&self.path).map_err(|error| error.to_string())?;
+        let keys = read_keys(&file)?;
+        check_name(&file, &**registry)?;
+        let config = |file: &File, keys: &Option<Keys>| file.config(keys.as_ref(), registry);
+        let old = config(&current.file, &current.keys).map_err(|error| error.to_string())?;
+        let new = config(&file, &keys).map_err(|error| error.to_string())?;
+        let mut later = needs_restart(&current.file, current.keys.as_ref(), &file, keys.as_ref());
+        if old.ports != new.ports {
+            later.push("each [[port]] of a service that has a name, or of a device that has a key");
+        }
+        self.controller.reconfigure(&old, new).map_err(|error| error.to_string())?;
+        *self.lock() = Current { file: Arc::new(file), keys };
+        let mut text = String::from("the configuration is reloaded and in force");
+        if !later.is_empty() {
+            text.push_str(&format!("; but restart the relay for {}", later.join(", ")));
+        }
+        Ok(text)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The keys that a configuration needs.
+///
+/// # Errors
+/// They cannot be read.
+pub fn read_keys(file: &File) -> Result<Option<Keys>, String> {
+    let keys = file.tls.as_ref().map(|_| Keys::read(&file.key, &file.next_key));
+    keys.transpose().map_err(|error| error.to_string())
+}
+
+/// The device without a key must not be called as one that has a key.
+///
+/// # Errors
+/// It is.
+pub fn check_name(file: &File, registry: &dyn Registry) -> Result<(), String> {
+    let Some(plain) = &file.plain else { return Ok(()) };
+    match registry.snapshot().by_name(&PrincipalName::Device(plain.device.clone())) {
+        None => Ok(()),
+        Some(_) => Err(format!(
+            "the device of listen.plain is called {}, as one of the registry is; give it another name",
+            plain.device
+        )),
+    }
+}
+
+/// What is new and is looked at only when the relay starts.
+fn needs_restart(old: &File, old_keys: Option<&Keys>, new: &File, new_keys: Option<&Keys>) -> Vec<&'static str> {
+    let pins = |keys: Option<&Keys>| keys.map(Keys::pins);
+    let changed = [
+        ("state", old.state != new.state),
+        ("listen.tls", old.tls != new.tls),
+        ("addresses, as links are told", old.tls.is_some() && new.tls.is_some() && old.addresses != new.addresses),
+        ("the keys", old.tls.is_some() && new.tls.is_some() && pins(old_keys) != pins(new_keys)),
+        ("log", (old.level, old.format) != (new.level, new.format)),
+    ];
+    changed.into_iter().filter(|(_, is_changed)| *is_changed).map(|(what, _)| what).collect()
+}

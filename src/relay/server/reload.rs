@@ -1,0 +1,366 @@
+//! What other threads ask of a running server beside its end: another configuration, and what is there.
+//!
+//! Names are resolved and ports are bound by the thread that asks; the loop only puts them in their place.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use tracing::info;
+
+use super::client_log::Ending;
+use super::device::{ClientPort, Device};
+use super::links::DevicePort;
+use super::ports::{PortService, Wanted, wanted};
+use super::{Place, Server, cannot_listen};
+use crate::Error;
+use crate::address::Address;
+use crate::connection::Connection;
+use crate::identity::Name;
+use crate::io::mailbox::{Mailbox, Request};
+use crate::io::table::Table;
+use crate::protocol::v2::Code;
+use crate::relay::descriptors::Descriptors;
+use crate::relay::listener::{Listener, hold, resolve};
+use crate::relay::{Config, PlainDevice};
+
+/// Tasks that may wait.
+const QUEUE: usize = 16;
+/// How long the loop may take for one.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Asks a running [`Server`] from another thread.
+#[derive(Clone, Debug)]
+pub struct Controller {
+    requests: Mailbox,
+    tasks: SyncSender<Task>,
+}
+
+/// What the loop is asked for. It answers without waiting, since each answer has a place.
+#[derive(Debug)]
+pub(super) enum Task {
+    /// To go on with another configuration, and listeners for what is new in it.
+    Reconfigure(Box<Config>, Spare, SyncSender<Result<(), Error>>),
+    /// To say which devices there are.
+    Devices(SyncSender<Vec<DeviceStatus>>),
+    /// To show that the loop turns.
+    Turn(SyncSender<()>),
+}
+
+/// A device of the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceStatus {
+    /// Where it connects, if that is a port of its own.
+    pub listen: Option<Address>,
+    /// Its name in the registry, if it has a key.
+    pub name: Option<Name>,
+    /// The link on which it is served, if it is there.
+    pub link: Option<LinkStatus>,
+}
+
+/// A link on which a device is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkStatus {
+    /// Where it comes from.
+    pub address: SocketAddr,
+    /// Its round trip, once it is known.
+    pub round_trip: Option<Duration>,
+    /// Clients on it.
+    pub clients: usize,
+}
+
+/// Listeners that are held and do not listen, by the address that they are for.
+type Spare = HashMap<Address, Vec<Vec<Listener>>>;
+
+impl Controller {
+    pub(super) fn new(requests: Mailbox) -> (Self, Receiver<Task>) {
+        let (tasks, receiver) = sync_channel(QUEUE);
+        (Self { requests, tasks }, receiver)
+    }
+
+    /// Has the server go on with the configuration `new`, where it has `old` now. Devices and ports that are in both are
+    /// not touched. Its port for TLS stays as it is, and so do ports that lead to services by name.
+    ///
+    /// # Errors
+    /// A port that is new cannot be opened, or there are too few descriptors. All is as it was then.
+    pub fn reconfigure(&self, old: &Config, new: Config) -> Result<(), Error> {
+        new.check()?;
+        let fresh = hold_fresh(old, &new)?;
+        self.ask(TIMEOUT, |answer| Task::Reconfigure(Box::new(new), fresh, answer)).unwrap_or_else(|_| {
+            let reason = std::io::ErrorKind::TimedOut.into();
+            Err(Error::System { what: "the relay's loop did not take the configuration".into(), reason })
+        })
+    }
+
+    /// The devices of the server; none if it does not answer.
+    pub fn devices(&self) -> Vec<DeviceStatus> {
+        self.ask(TIMEOUT, Task::Devices).unwrap_or_default()
+    }
+
+    /// Whether the loop turns within this time; `None` if the server has ended.
+    pub fn is_alive(&self, within: Duration) -> Option<bool> {
+        match self.ask(within, Task::Turn) {
+            Ok(()) => Some(true),
+            Err(RecvTimeoutError::Timeout) => Some(false),
+            Err(RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
+    fn ask<T>(&self, within: Duration, task: impl FnOnce(SyncSender<T>) -> Task) -> Result<T, RecvTimeoutError> {
+        let (answer, result) = sync_channel(1);
+        self.tasks.try_send(task(answer)).map_err(|error| match error {
+            std::sync::mpsc::TrySendError::Full(_) => RecvTimeoutError::Timeout,
+            std::sync::mpsc::TrySendError::Disconnected(_) => RecvTimeoutError::Disconnected,
+        })?;
+        self.requests.post(Request::Task);
+        result.recv_timeout(within)
+    }
+}
+
+/// Every address to listen at.
+fn addresses(config: &Config) -> impl Iterator<Item = &Address> {
+    let of_devices = config.devices.iter().flat_map(|PlainDevice { listen, mappings, .. }| {
+        [listen].into_iter().chain(mappings.iter().map(|mapping| &mapping.client))
+    });
+    of_devices.chain(config.ports.iter().map(|port| &port.listen))
+}
+
+/// Holds the addresses at which only the new configuration listens.
+fn hold_fresh(old: &Config, new: &Config) -> Result<Spare, Error> {
+    let mut held: HashMap<&Address, usize> = HashMap::new();
+    for address in addresses(old) {
+        *held.entry(address).or_default() += 1;
+    }
+    let mut fresh = Spare::new();
+    for address in addresses(new) {
+        match held.get_mut(address) {
+            Some(count) if *count > 0 => *count -= 1,
+            _ => {
+                let listeners = resolve(address).and_then(|resolved| hold(&resolved, 0));
+                let listeners = listeners.map_err(|reason| cannot_listen("a new port", address, reason))?;
+                fresh.entry(address.clone()).or_default().push(listeners);
+            }
+        }
+    }
+    Ok(fresh)
+}
+
+impl Server {
+    /// A way to change and to ask the server while it runs.
+    pub fn controller(&self) -> Controller {
+        self.controller.clone()
+    }
+
+    /// Does what other threads ask for.
+    pub(super) fn do_tasks(&mut self, now: Instant) {
+        if !self.requests.take(Request::Task) {
+            return;
+        }
+        // The thread that asked may have given up; what it asked for is done nevertheless.
+        while let Ok(task) = self.tasks.try_recv() {
+            match task {
+                Task::Reconfigure(config, fresh, answer) => {
+                    let _ = answer.try_send(self.reconfigure(now, *config, fresh));
+                }
+                Task::Devices(answer) => {
+                    let _ = answer.try_send(self.devices.iter().map(|(_, device)| self.status(device)).collect());
+                }
+                Task::Turn(answer) => {
+                    let _ = answer.try_send(());
+                }
+            }
+        }
+    }
+
+    fn status(&self, device: &Device) -> DeviceStatus {
+        let peer = device.active.and_then(|link| self.sessions.get(link));
+        let link = peer.map(|peer| {
+            let connection = peer.session.connection();
+            let round_trip = connection.counters().round_trip;
+            LinkStatus { address: peer.address, round_trip, clients: connection.clients() }
+        });
+        DeviceStatus { listen: device.listen.clone(), name: device.name.clone(), link }
+    }
+
+    fn reconfigure(&mut self, now: Instant, config: Config, mut spare: Spare) -> Result<(), Error> {
+        if self.is_ending() {
+            let reason = std::io::ErrorKind::Interrupted.into();
+            return Err(Error::System { what: "the relay is about to end".into(), reason });
+        }
+        let devices = wanted(&config);
+        let clients = (config.clients as usize).saturating_mul(devices.len());
+        let (ports, has_tls) = (addresses(&config).count(), self.secured.is_some());
+        let ports = ports + self.device_ports.iter().filter(|(_, port)| port.device.is_none()).count();
+        self.descriptors = Descriptors::of_process(ports, devices.len(), has_tls, clients)?;
+        let (mut kept, mut gone) = (Vec::new(), self.devices.numbers());
+        for wanted in &devices {
+            let is_it = |number: &usize| self.devices.get(*number).is_some_and(|device| wanted.is(device));
+            kept.push(gone.iter().position(is_it).map(|at| gone.remove(at)));
+        }
+        for number in gone {
+            if self.devices.get(number).is_some_and(|device| device.listen.is_some()) {
+                self.remove_device(now, number, &mut spare);
+            } else {
+                // Those that come by the port for TLS are as the registry has them.
+                self.close_unwanted_ports(number, &[], &mut spare);
+                self.forget_device_if_gone(number);
+            }
+        }
+        // Before any port is opened: one may go from one device to another.
+        for (number, Wanted { ports, .. }) in kept.iter().zip(&devices) {
+            if let Some(number) = number {
+                self.close_unwanted_ports(*number, ports, &mut spare);
+            }
+        }
+        for (number, Wanted { name, listen, ports }) in kept.into_iter().zip(devices) {
+            let number = match (number, listen, name) {
+                (Some(number), ..) => number,
+                (None, Some(listen), _) => self.add_device(name, listen, &mut spare)?,
+                (None, None, Some(name)) => self.named(name),
+                (None, None, None) => continue,
+            };
+            if let (Some(_), Some(device)) = (listen, self.devices.get_mut(number)) {
+                device.name = name.cloned();
+            }
+            self.add_ports(now, number, ports, &mut spare);
+        }
+        self.config = Config { tls: self.config.tls.take(), ..config };
+        Ok(())
+    }
+
+    /// The device is not served any more, nor are its clients.
+    fn remove_device(&mut self, now: Instant, number: usize, spare: &mut Spare) {
+        let reason = "the relay's configuration has this device no more";
+        self.close_client_ports(now, number, &Ending::new(Code::Shutdown, reason));
+        self.serve(number, None);
+        self.close_unwanted_ports(number, &[], spare);
+        for place in self.device_ports.numbers() {
+            if self.device_ports.get(place).is_some_and(|port| port.device == Some(number))
+                && let Some(DevicePort { listener, .. }) = self.device_ports.remove(place)
+                && let Some(listen) = self.devices.get(number).and_then(|device| device.listen.clone())
+            {
+                self.put_aside(listen, listener, spare);
+            }
+        }
+        for session in self.sessions.numbers() {
+            if let Some(peer) = self.sessions.get_mut(session)
+                && peer.log_device() == number
+            {
+                peer.session.go_away(now, Code::Shutdown, 0, reason);
+                self.cut(now, session, Code::Shutdown, reason);
+            }
+        }
+        if let Some(Device { listen: Some(listen), .. }) = self.devices.remove(number) {
+            info!(at = %listen, "a device was taken out of the configuration");
+        }
+    }
+
+    /// Closes client ports at addresses that the device has no more. Clients that came by them go on.
+    fn close_unwanted_ports(&mut self, number: usize, wanted: &[(&Address, PortService)], spare: &mut Spare) {
+        let Some(device) = self.devices.get_mut(number) else { return };
+        let mut closed = Vec::new();
+        // Several ports may be of one address, which has port 0 then.
+        let mut left: Vec<&Address> = wanted.iter().map(|&(client, _)| client).collect();
+        for port in 0..device.ports.len() {
+            let ClientPort { client, is_open, .. } = &mut device.ports[port];
+            if !*is_open {
+                continue;
+            }
+            if let Some(at) = left.iter().position(|address| *address == client) {
+                left.remove(at);
+                continue;
+            }
+            *is_open = false;
+            let client = client.clone();
+            for place in device.listeners.numbers() {
+                if device.listeners.get(place).is_some_and(|&(_, of)| of == port)
+                    && let Some((listener, _)) = device.listeners.remove(place)
+                {
+                    closed.push((client.clone(), listener));
+                }
+            }
+        }
+        for (client, listener) in closed {
+            info!(at = %listener.address(), "a client port was taken out of the configuration");
+            self.put_aside(client, listener, spare);
+        }
+    }
+
+    /// A listener is not wanted where it was; its port stays held, for another use perhaps.
+    fn put_aside(&mut self, address: Address, mut listener: Listener, spare: &mut Spare) {
+        self.places[listener.place()] = Place::Free;
+        // One that cannot be stopped is closed.
+        if listener.stop(&mut self.io.event_loop).is_ok() {
+            let all = spare.entry(address).or_default();
+            match all.first_mut() {
+                Some(listeners) => listeners.push(listener),
+                None => all.push(vec![listener]),
+            }
+        }
+    }
+
+    fn add_device(&mut self, name: Option<&Name>, listen: &Address, spare: &mut Spare) -> Result<usize, Error> {
+        let number = self.devices.reserve();
+        for mut listener in take(spare, listen) {
+            let port = self.device_ports.reserve();
+            listener.set_place(self.free_place(Place::Devices(port)));
+            if let Err(reason) = listener.listen(&mut self.io.event_loop) {
+                self.places[listener.place()] = Place::Free;
+                self.device_ports.remove(port);
+                self.devices.remove(number);
+                return Err(cannot_listen("the device", listen, reason));
+            }
+            info!(at = %listener.address(), "waiting for a device");
+            self.device_ports.insert(port, DevicePort { listener, device: Some(number) });
+        }
+        self.devices.insert(number, Device::new(name.cloned(), Some(listen.clone()), Table::default(), Vec::new()));
+        Ok(number)
+    }
+
+    /// Gives the device the client ports that it does not have yet, and each its service.
+    fn add_ports(&mut self, now: Instant, number: usize, wanted: Vec<(&Address, PortService)>, spare: &mut Spare) {
+        let Some(device) = self.devices.get(number) else { return };
+        let mut has: Vec<usize> = (0..device.ports.len()).filter(|&port| device.ports[port].is_open).collect();
+        for (client, service) in wanted {
+            let Some(device) = self.devices.get_mut(number) else { return };
+            if let Some(at) = has.iter().position(|&port| device.ports[port].client == *client) {
+                // Clients that are open stay with the service that they have.
+                device.ports[has.remove(at)].set_service(service);
+                continue;
+            }
+            let port = device.free_port(ClientPort::new(client.clone(), service));
+            for mut listener in take(spare, client) {
+                // It only hastens what is done without it.
+                let _ = listener.tune();
+                let Some(device) = self.devices.get_mut(number) else { return };
+                let place = device.listeners.reserve();
+                listener.set_place(self.free_place(Place::Clients(number, place)));
+                if let Some(device) = self.devices.get_mut(number) {
+                    device.listeners.insert(place, (listener, port));
+                }
+            }
+        }
+        let Some(device) = self.devices.get_mut(number) else { return };
+        device.look_whether_local();
+        if device.active.is_some() {
+            self.open_client_ports(now, number);
+        }
+    }
+
+    /// A place for a listener's events.
+    fn free_place(&mut self, what: Place) -> usize {
+        let free = self.places.iter().position(|place| matches!(place, Place::Free));
+        let place = free.unwrap_or(self.places.len());
+        if place == self.places.len() {
+            self.places.push(what);
+        } else {
+            self.places[place] = what;
+        }
+        place
+    }
+}
+
+fn take(spare: &mut Spare, address: &Address) -> Vec<Listener> {
+    spare.get_mut(address).and_then(Vec::pop).unwrap_or_default()
+}

@@ -1,0 +1,161 @@
+//! Another configuration while the relay runs: what is in both is not touched.
+
+use std::thread;
+
+use super::*;
+use crate::relay::Controller;
+
+fn address(text: &str) -> Address {
+    Address::listen(text).expect(text)
+}
+
+/// A port that nobody has, and that nobody else is given soon.
+fn free_address() -> Address {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_reuse_address(true).expect("an option");
+    socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().expect("an address").into()).expect("a port");
+    let bound = socket.local_addr().expect("an address").as_socket().expect("an address");
+    address(&bound.to_string())
+}
+
+fn device(listen: &Address, clients: &[&Address]) -> PlainDevice {
+    let mapping = |client: &&Address| Mapping { client: (*client).clone(), service: address("127.0.0.1:7") };
+    PlainDevice { name: None, listen: listen.clone(), mappings: clients.iter().map(mapping).collect() }
+}
+
+fn config(devices: Vec<PlainDevice>) -> Config {
+    Config::new(devices, Config::HALF_CLOSE).expect("a configuration")
+}
+
+impl Bench {
+    fn of(config: &Config) -> Self {
+        Self { server: Server::bind(config.clone()).expect("ports"), buffer: vec![0; LINK_BUFFER] }
+    }
+
+    /// Has another thread ask while the loop turns.
+    fn ask<T: Send + 'static>(&mut self, ask: impl FnOnce(&Controller) -> T + Send + 'static) -> T {
+        let controller = self.server.controller();
+        let asker = thread::spawn(move || ask(&controller));
+        self.run_until("an answer", |_| asker.is_finished());
+        asker.join().expect("no panic")
+    }
+
+    fn reconfigure(&mut self, old: &Config, new: &Config) -> Result<(), Error> {
+        let (old, new) = (old.clone(), new.clone());
+        self.ask(move |controller| controller.reconfigure(&old, new))
+    }
+}
+
+fn connects(to: &Address) -> bool {
+    TcpStream::connect((to.host(), to.port())).is_ok()
+}
+
+#[test]
+fn a_client_port_comes_and_another_goes_while_the_link_and_its_clients_stay() {
+    let [listen, old_port, kept_port, new_port] = std::array::from_fn(|_| free_address());
+    let old = config(vec![device(&listen, &[&old_port, &kept_port])]);
+    let mut bench = Bench::of(&old);
+    let _link = bench.device_of(0, GREETING);
+    let mut client = bench.client_of(0);
+    let link = bench.active_of(0);
+    let mut new = config(vec![device(&listen, &[&new_port, &kept_port])]);
+    new.clients = 7;
+    bench.reconfigure(&old, &new).expect("changed");
+    assert_eq!((bench.active_of(0), bench.server.clients()), (link, 1));
+    assert!(!connects(&old_port) && connects(&new_port) && connects(&kept_port));
+    assert_eq!(bench.server.config.clients, 7);
+    client.set_nonblocking(true).expect("mode");
+    let read = client.read(&mut [0]).expect_err("it is open still");
+    assert_eq!(read.kind(), io::ErrorKind::WouldBlock);
+    // And back: the number of the port that was taken out is used again.
+    bench.reconfigure(&new, &old).expect("changed back");
+    assert!(connects(&old_port) && !connects(&new_port));
+    assert_eq!(bench.server.devices.get(0).expect("a device").ports.len(), 2);
+}
+
+#[test]
+fn a_device_comes_and_another_goes_with_its_link_and_its_clients() {
+    let [one, two, three, port, other, third] = std::array::from_fn(|_| free_address());
+    let old = config(vec![device(&one, &[&port]), device(&two, &[&other])]);
+    let mut bench = Bench::of(&old);
+    let (mut gone, _kept) = (bench.device_of(0, GREETING), bench.device_of(1, GREETING));
+    let mut client = bench.client_of(0);
+    let link = bench.active_of(1);
+    let new = config(vec![device(&two, &[&other]), device(&three, &[&third])]);
+    bench.reconfigure(&old, &new).expect("changed");
+    for stream in [&mut gone, &mut client] {
+        stream.set_read_timeout(Some(DEADLINE)).expect("timeout");
+        // FIN or RST; both are an end.
+        while matches!(stream.read(&mut [0; 256]), Ok(1..)) {}
+    }
+    assert!(!connects(&one) && !connects(&port) && connects(&two) && connects(&three));
+    assert_eq!((bench.active_of(1), bench.server.served), (link, 1));
+    let mut joined = TcpStream::connect((three.host(), three.port())).expect("connect");
+    joined.write_all(GREETING).expect("sent");
+    bench.run_until("the new device is served", |server| server.served == 2 && connects(&third));
+    let devices = bench.ask(Controller::devices);
+    assert_eq!(devices.len(), 2);
+    assert!(devices.iter().all(|device| device.link.is_some()), "{devices:?}");
+}
+
+#[test]
+fn an_address_may_go_from_one_device_to_another() {
+    let [one, two, port, other] = std::array::from_fn(|_| free_address());
+    let old = config(vec![device(&one, &[&port]), device(&two, &[&other])]);
+    let mut bench = Bench::of(&old);
+    let _links = [bench.device_of(0, GREETING), bench.device_of(1, GREETING)];
+    let new = config(vec![device(&one, &[&other]), device(&two, &[&port])]);
+    bench.reconfigure(&old, &new).expect("changed");
+    assert!(connects(&port) && connects(&other));
+    bench.run_until("one client each", |server| {
+        let clients = |device| server.devices.get(device).map_or(0, |device| device.totals.streams);
+        (clients(0), clients(1)) == (1, 1)
+    });
+}
+
+#[test]
+fn a_service_that_changes_is_that_of_the_clients_that_come_from_then_on() {
+    let [listen, port] = std::array::from_fn(|_| free_address());
+    let old = config(vec![device(&listen, &[&port])]);
+    let mut bench = Bench::of(&old);
+    let mut new = old.clone();
+    new.devices[0].mappings[0].service = address("127.0.0.1:8");
+    bench.reconfigure(&old, &new).expect("changed");
+    let mut link = bench.device_of(0, LISTEN);
+    let _client = TcpStream::connect((port.host(), port.port())).expect("connect");
+    link.set_nonblocking(true).expect("mode");
+    let mut read = Vec::new();
+    bench.run_until("CONNECT names the other service", |_| {
+        // What is not there yet is an error.
+        let _ = link.read_to_end(&mut read);
+        read.windows(2).any(|window| window == [0, 8])
+    });
+}
+
+#[test]
+fn a_port_that_cannot_be_opened_leaves_all_as_it_was() {
+    let [listen, port, free] = std::array::from_fn(|_| free_address());
+    let old = config(vec![device(&listen, &[&port])]);
+    let mut bench = Bench::of(&old);
+    let _link = bench.device_of(0, GREETING);
+    let link = bench.active_of(0);
+    let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = address(&other.local_addr().expect("an address").to_string());
+    let mut new = config(vec![device(&listen, &[&free, &taken])]);
+    new.clients = 7;
+    let error = bench.reconfigure(&old, &new).expect_err("taken").to_string();
+    assert!(error.starts_with(&format!("cannot listen for a new port at {taken}: ")), "{error}");
+    assert!(connects(&port) && !connects(&free));
+    assert_eq!((bench.active_of(0), bench.server.config.clients), (link, 256));
+}
+
+#[test]
+fn a_server_that_has_ended_is_not_alive_and_one_that_stands_still_is_not_either() {
+    let mut bench = Bench::new(Protocol::V2);
+    assert_eq!(bench.ask(|controller| controller.is_alive(DEADLINE)), Some(true));
+    let controller = bench.server.controller();
+    assert_eq!(controller.is_alive(MS), Some(false), "nobody steps the loop");
+    drop(bench);
+    assert_eq!(controller.is_alive(DEADLINE), None);
+    assert_eq!(controller.devices(), []);
+}

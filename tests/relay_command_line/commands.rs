@@ -1,0 +1,367 @@
+//! The commands of a relay with a configuration file, from `init` to `restore`.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use super::common::wire::Link;
+use super::{DEADLINE, Relay, command, eventually};
+
+/// A key of a device, made by openssl.
+const KEY: &str = "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=";
+const FINGERPRINT: &str = "SHA256:oekVYFTgT6yJmunydRMs3Ael28TqLCrTof_G4NJTaB8";
+const PLAIN: &str = "\
+addresses = [\"relay.example.com:443\"]
+[listen]
+tls = \"127.0.0.1:0\"
+plain = { listen = \"127.0.0.1:0\", device = \"old-gateway\" }
+[[port]]
+listen = \"127.0.0.1:0\"
+to = \"old-gateway:9\"
+";
+
+/// What `init` made, with a configuration whose ports the system chooses.
+struct Place {
+    directory: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self { directory: tempfile::tempdir().unwrap() };
+        let made = place.directory.path().join("relay");
+        let output = run(command().arg("init").arg(&made).args(["--address", "relay.example.com:443"]));
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        place.configure(PLAIN);
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join("relay").join(name)
+    }
+
+    fn config(&self) -> String {
+        self.path("relay.toml").into_os_string().into_string().unwrap()
+    }
+
+    fn configure(&self, text: &str) {
+        fs::write(self.path("relay.toml"), text).unwrap();
+    }
+
+    /// The relay, once it takes commands.
+    fn start(&self) -> Relay {
+        self.start_with(&mut command())
+    }
+
+    fn start_with(&self, command: &mut Command) -> Relay {
+        let mut with = std::mem::replace(command, Command::new("true"));
+        with.args(["run", "--config", &self.config()]);
+        let relay = Relay::spawn(with, 1);
+        eventually("the control socket", DEADLINE, || UnixStream::connect(self.path("state/control")).is_ok());
+        relay
+    }
+
+    fn output(&self, arguments: &[&str]) -> Output {
+        run(command().args(arguments).args(["--config", &self.config()]))
+    }
+
+    /// What a command prints that must succeed.
+    fn done(&self, arguments: &[&str]) -> String {
+        let output = self.output(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What a command says that must fail with this status.
+    fn failed(&self, status: i32, arguments: &[&str]) -> String {
+        let output = self.output(arguments);
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {output:?}");
+        assert!(output.stdout.is_empty(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+}
+
+fn run(command: &mut Command) -> Output {
+    let child: Child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn init_makes_keys_for_the_owner_alone_says_what_to_do_next_and_overwrites_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let made = directory.path().join("relay");
+    let init = || run(command().arg("init").arg(&made).args(["--address", "relay.example.com:8443"]));
+    let output = init();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let config = made.join("relay.toml");
+    for part in [
+        "relay-next.key to another place",
+        "Devices will look for this relay at relay.example.com:8443.",
+        &format!("tcp-remote-relay run --config {}", config.display()),
+        "tcp-remote-relay token device NAME",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    for (name, mode) in [("relay.key", 0o600), ("relay-next.key", 0o600), ("state", 0o700)] {
+        let permissions = fs::metadata(made.join(name)).unwrap().permissions();
+        assert_eq!(permissions.mode() & 0o777, mode, "{name}");
+    }
+    assert!(fs::read_to_string(&config).unwrap().contains("\ntls = \"0.0.0.0:8443\"\n"));
+    let key = fs::read(made.join("relay.key")).unwrap();
+    let again = init();
+    assert_eq!(again.status.code(), Some(2));
+    assert!(String::from_utf8(again.stderr).unwrap().contains("relay.key is there already, and nothing was changed"));
+    assert_eq!(fs::read(made.join("relay.key")).unwrap(), key);
+    let check = run(command().args(["check", "--config"]).arg(&config));
+    assert_eq!(check.status.code(), Some(0), "{check:?}");
+    let warning = String::from_utf8(check.stderr).unwrap();
+    assert!(warning.contains("relay-next.key lies beside the relay's key: whoever takes one takes both"), "{warning}");
+    fs::remove_file(made.join("relay-next.key")).unwrap();
+    let check = run(command().args(["check", "--config"]).arg(&config));
+    assert!(check.status.success() && check.stderr.is_empty(), "{check:?}");
+}
+
+#[test]
+fn a_command_without_a_relay_says_how_to_start_it_and_a_wrong_configuration_is_told_by_all_its_lines() {
+    let place = Place::new();
+    let error = place.failed(1, &["devices"]);
+    assert!(error.starts_with("error: no relay runs with the state directory "), "{error}");
+    assert!(error.contains("start it with 'tcp-remote-relay run --config FILE'"), "{error}");
+    place.configure("[listen]\ntsl = \"[::]:443\"\nx = 1\n");
+    for arguments in [["check"], ["run"], ["devices"]] {
+        let error = place.failed(2, &arguments);
+        let config = place.config();
+        assert!(error.contains(&format!("{config}:2: unknown key 'tsl' in listen; did you mean 'tls'?")), "{error}");
+        assert!(error.contains(&format!("{config}:3: unknown key 'x' in listen")), "{error}");
+    }
+    place.configure(PLAIN);
+    fs::set_permissions(place.path("relay.key"), fs::Permissions::from_mode(0o644)).unwrap();
+    for arguments in [["check"], ["run"]] {
+        assert!(place.failed(2, &arguments).contains("(mode 0644); run: chmod 600 "));
+    }
+}
+
+#[test]
+fn each_command_does_its_work_in_a_running_relay_which_logs_who_asked() {
+    let place = Place::new();
+    let relay = place.start();
+    let token = place.output(&["token", "device", "pump-3", "--label", "site=berlin", "--expires", "30d"]);
+    let join = String::from_utf8(token.stdout).unwrap();
+    assert!(join.starts_with("tcpr1.") && join.lines().count() == 1, "{join}");
+    assert!(String::from_utf8(token.stderr).unwrap().contains("this string is shown only now"));
+    let listed = place.done(&["token", "list"]);
+    assert!(listed.contains("pump-3  0 of 1") && listed.contains("site=berlin"), "{listed}");
+    assert!(!listed.contains(join.trim()), "a secret is shown once");
+    let id = listed.lines().nth(1).and_then(|line| line.split(' ').next()).unwrap();
+    assert_eq!(place.done(&["token", "delete", id]), format!("the token {id} is deleted\n"));
+    assert_eq!(place.done(&["token", "list", "--json"]), "[]\n");
+
+    assert_eq!(place.done(&["add", "pump-4", "--key", KEY, "--label", "line=7"]), "pump-4 is added\n");
+    let listed = place.done(&["devices"]);
+    let lines: Vec<&str> = listed.lines().collect();
+    assert_eq!(lines.len(), 3, "{listed}");
+    assert!(lines[1].starts_with("old-gateway  down"), "{listed}");
+    assert!(lines[2].starts_with("pump-4       down") && lines[2].ends_with("line=7"), "{listed}");
+    assert!(place.done(&["devices", "--json"]).contains(&format!("\"fingerprint\": \"{FINGERPRINT}\"")));
+    assert_eq!(place.done(&["label", "pump-4", "site=rome", "--remove", "line"]), "pump-4 has the labels: site=rome\n");
+    assert!(place.done(&["revoke", "pump-4"]).starts_with("pump-4 is revoked;"));
+    assert!(place.done(&["devices"]).contains("pump-4       revoked"));
+    assert_eq!(place.done(&["unrevoke", "pump-4"]), "pump-4 is let in again\n");
+    assert!(place.done(&["remove", "pump-4"]).starts_with("pump-4 is removed;"));
+    let table = place.path("devices.csv");
+    fs::write(&table, format!("name,key,labels\n\"pump-4\",{KEY},\"site=berlin line=7\"\n")).unwrap();
+    assert_eq!(place.done(&["import", table.to_str().unwrap()]), "1 devices are added\n");
+
+    let error = place.failed(2, &["revoke", "pump-5"]);
+    assert!(error.contains("there is no pump-5"), "{error}");
+    assert!(place.failed(2, &["approve", FINGERPRINT]).contains("pump-4"), "it is let in already");
+    assert!(place.failed(2, &["token", "device", "pump-4"]).contains("is there already"));
+    assert!(place.failed(2, &["add", "old-gateway", "--key", KEY]).contains("old-gateway comes by the plain listener"));
+    assert!(place.failed(2, &["add", "Pump", "--key", KEY]).contains("device name 'Pump' has 'P'"));
+    assert!(place.failed(2, &["token", "device", "a", "--expires", "60"]).contains("with its unit, for example 24h"));
+    let log = relay.log().concat();
+    let uid = fs::metadata(place.path("state")).map(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata)).unwrap();
+    for line in ["a token was made", "a token was deleted", "a device was added", "a device is revoked"] {
+        assert!(log.contains(line), "{line}: {log}");
+    }
+    assert!(log.contains(&format!("by=uid {uid}")) && !log.contains(join.trim()), "{log}");
+}
+
+#[test]
+fn the_device_of_the_plain_listener_is_served_and_listed() {
+    let place = Place::new();
+    let relay = place.start();
+    let lines = relay.wait_for_logs("waiting for a device", 2);
+    let link = Link::listen(super::address_in(&lines[0]));
+    relay.client_addrs();
+    eventually("it is up", DEADLINE, || {
+        let listed = place.done(&["devices"]);
+        listed.lines().any(|line| line.starts_with("old-gateway  up") && line.contains("now"))
+    });
+    drop(link);
+}
+
+#[test]
+fn a_configuration_that_is_wrong_is_not_reloaded_and_one_that_is_right_is() {
+    let place = Place::new();
+    let relay = place.start();
+    let link = Link::listen(super::address_in(&relay.wait_for_logs("waiting for a device", 2)[0]));
+    relay.client_addrs();
+    place.configure(&format!("{PLAIN}\n[limits]\ndrain = 5\n"));
+    let error = place.output(&["reload", "--state", place.path("state").to_str().unwrap()]);
+    assert_eq!(error.status.code(), Some(2));
+    let error = String::from_utf8(error.stderr).unwrap();
+    assert!(error.contains("limits.drain: this is the number 5; write a time with its unit"), "{error}");
+    relay.signal("HUP");
+    relay.wait_for_logs("the configuration was not reloaded; the one before stays in force", 2);
+    let second = "[[port]]\nlisten = \"127.0.0.1:0\"\nto = \"old-gateway:10\"\n[limits]\ndrain = \"5s\"\n";
+    place.configure(&format!("{PLAIN}{second}"));
+    assert_eq!(place.done(&["reload"]), "the configuration is reloaded and in force\n");
+    relay.wait_for_logs("clients may connect", 2);
+    place.configure(&format!("{PLAIN}{second}[log]\nlevel = \"debug\"\n"));
+    assert!(place.done(&["reload"]).ends_with("in force; but restart the relay for log\n"));
+    place.done(&["add", "pump-4", "--key", KEY]);
+    place.configure(&PLAIN.replace("old-gateway", "pump-4"));
+    assert!(place.failed(2, &["reload"]).contains("is called pump-4, as one of the registry is"));
+    assert!(!relay.log().concat().contains("the link to the device is lost"), "{:?}", relay.log());
+    drop(link);
+}
+
+#[test]
+fn a_backup_is_written_with_or_without_a_relay_and_restored_only_without() {
+    let place = Place::new();
+    let mut relay = place.start();
+    place.done(&["add", "pump-4", "--key", KEY]);
+    let (one, two) = (place.path("one.db"), place.path("two.db"));
+    let (one, two) = (one.to_str().unwrap(), two.to_str().unwrap());
+    assert_eq!(place.done(&["backup", one]), format!("the registry is written to {one}\n"));
+    assert!(place.failed(2, &["backup", one]).contains("is there already; give another name"));
+    assert!(place.failed(1, &["restore", one]).contains("stop that one first"));
+    place.done(&["remove", "pump-4"]);
+    relay.signal("TERM");
+    assert_eq!(relay.wait(), Some(0), "{:?}", relay.log());
+    assert!(!place.path("state/control").exists(), "the socket is gone with the relay");
+    place.done(&["backup", two]);
+    assert!(place.done(&["restore", one]).starts_with("the registry is restored: 1 devices and users; 0 tokens"));
+    let _relay = place.start();
+    assert!(place.done(&["devices"]).contains("pump-4"));
+}
+
+#[test]
+fn the_next_key_becomes_the_key_and_a_change_that_was_interrupted_is_finished() {
+    let place = Place::new();
+    let read = |name: &str| fs::read(place.path(name)).unwrap();
+    let kept = place.path("kept");
+    fs::rename(place.path("relay-next.key"), &kept).unwrap();
+    let (key, next) = (read("relay.key"), read("kept"));
+    let error = place.failed(2, &["rotate-key"]);
+    assert!(error.contains("name the file of the next key, where it was kept, by --next-key"), "{error}");
+    let wrong = place.failed(2, &["rotate-key", "--next-key", place.path("relay.key").to_str().unwrap()]);
+    assert!(wrong.contains("is not the key that devices were told of") && read("relay.key") == key, "{wrong}");
+    let text = place.done(&["rotate-key", "--next-key", kept.to_str().unwrap()]);
+    assert!(text.contains("Restart the relay.") && read("relay.key") == next, "{text}");
+    assert_ne!(read("relay-next.key"), next);
+    // As if the machine had stopped between the two steps.
+    let after = read("relay-next.key");
+    fs::write(place.path("relay.key"), &after).unwrap();
+    assert!(place.failed(2, &["check"]).contains("finish it with 'tcp-remote-relay rotate-key'"));
+    place.done(&["rotate-key"]);
+    assert!(read("relay.key") == after && read("relay-next.key") != after);
+    place.done(&["check"]);
+}
+
+#[test]
+fn clients_of_the_control_socket_that_say_nothing_or_nonsense_or_too_much_cost_others_nothing() {
+    let place = Place::new();
+    let _relay = place.start();
+    let socket = place.path("state/control");
+    assert_eq!(fs::symlink_metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    let silent: Vec<UnixStream> = (0..5).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    let answer_to = |request: &[u8]| {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        // The relay may have answered before it took all.
+        let _ = stream.write_all(request);
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        answer
+    };
+    for (request, part) in [
+        (&b"\xff\n"[..], "the relay cannot read this request"),
+        (b"{\"command\":\"explode\"}\n", "unknown variant `explode`"),
+        (b"{\"command\":\"revoke\",\"name\":\"Pump\"}\n", "device name 'Pump' has 'P'"),
+        (b"{\"command\":\"revoke\",\"name\":\"a\",\"x\":1}\n", "unknown field `x`"),
+        (b"[[[[", ""),
+    ] {
+        if request.ends_with(b"\n") {
+            assert!(answer_to(request).contains(part), "{part}: {}", answer_to(request));
+        }
+    }
+    let long = vec![b'['; 26 << 20];
+    assert!(answer_to(&long).contains("a line of more than") || answer_to(b"[\n").contains("cannot read"), "too long");
+    place.done(&["devices"]);
+    let more: Vec<UnixStream> = (0..3).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    assert!(place.failed(1, &["devices"]).contains("8 other commands are under way; try again"));
+    drop((silent, more));
+    eventually("a place is free again", DEADLINE, || place.output(&["devices"]).status.success());
+}
+
+#[test]
+fn systemd_is_told_that_the_relay_is_ready_reloads_is_alive_and_ends() {
+    let place = Place::new();
+    let path = place.path("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    let next = |wanted: &str| {
+        let mut buffer = [0; 4096];
+        loop {
+            let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("no {wanted}: {error}"));
+            let text = String::from_utf8(buffer[..length].to_vec()).unwrap();
+            if text.lines().any(|line| line == wanted) {
+                return text;
+            }
+        }
+    };
+    let mut command = command();
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "40000").env_remove("WATCHDOG_PID");
+    let mut relay = place.start_with(&mut command);
+    assert!(next("READY=1").contains("STATUS=serving"));
+    for _ in 0..3 {
+        next("WATCHDOG=1");
+    }
+    relay.signal("HUP");
+    let reloading = next("RELOADING=1");
+    let now = reloading.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")).unwrap();
+    assert!(now.parse::<u64>().unwrap() > 0);
+    next("READY=1");
+    place.configure("x = 1");
+    relay.signal("HUP");
+    next("RELOADING=1");
+    // It serves as before.
+    next("READY=1");
+    relay.signal("TERM");
+    next("STOPPING=1");
+    assert_eq!(relay.wait(), Some(0), "{:?}", relay.log());
+    // A relay that nobody asks to tell has nothing to tell.
+    socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+    while socket.recv(&mut [0; 4096]).is_ok() {}
+}
+
+#[test]
+fn each_command_has_a_help_with_an_example() {
+    let help = run(command().arg("help"));
+    let text = String::from_utf8(help.stdout).unwrap();
+    assert!(help.status.success() && text.contains("token device pump-3 --label site=berlin"), "{text}");
+    for command_name in ["init", "run", "check", "reload", "devices", "approve", "add", "import", "label", "revoke"] {
+        let help = run(command().args([command_name, "--help"]));
+        assert!(help.status.success(), "{command_name}");
+        let text = String::from_utf8(help.stdout).unwrap();
+        assert!(text.contains("Example") && text.contains(&format!("tcp-remote-relay {command_name}")), "{text}");
+    }
+    let output = run(command().args(["token", "device"]));
+    assert_eq!(output.status.code(), Some(2));
+}
