@@ -8,8 +8,6 @@ mod message;
 mod operations;
 mod server;
 mod socket;
-#[cfg(test)]
-mod tests;
 
 pub use client::{AskError, ask};
 pub use message::{
