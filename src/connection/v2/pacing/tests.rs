@@ -5,6 +5,8 @@ mod line;
 
 use line::{Line, Run, line};
 
+use super::round::Measured;
+use super::state::Agreement;
 use super::*;
 
 #[test]
