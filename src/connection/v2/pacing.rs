@@ -13,15 +13,19 @@
 //!     +------------------------------+  | | an empty queue        |
 //!                                       | v                       |
 //!                                      Drain ---------------------+
-//!      8 rounds of long round trips     ^ |
-//!          (from Steady)                | | the queue is not ours
-//!                |                 10 s | v
-//!                +------------------> Compete
+//!                                      ^ |  ^
+//!                      as fast as ever | |  | 10 to 30 s
+//!      8 rounds of                     | |  +----------------+
+//!      long round trips                | v it is longer      |
+//!   Steady ---------------------------> Try -------------> Compete
+//!                                            slower
 //! ```
 //!
 //! - **Start**: the window grows by what is acknowledged, so it doubles in each round trip.
 //! - **Steady**: the window is what the path moves in its shortest round trip and a short queue more.
 //! - **Drain**: the window is half of the path for a round, so that the shortest round trip is seen again.
+//! - **Try**: the window is what the path moved when nobody else was there, for the round trip that there is now. A path
+//!   that is longer brings that; one with cross traffic in its queue does not.
 //! - **Compete**: cross traffic fills the queue. A sender that holds back gets nothing there, so TCP alone decides.
 //!
 //! Times are in seconds, since this end began; bytes are those of DATA frames, header and all.
@@ -266,15 +270,15 @@ impl Pacing {
                 *hot = if shows_queue { *hot + 1 } else { 0 };
                 *hot >= HOT || ask.sent >= self.round.end
             }
-            State::Steady { .. } | State::Compete { .. } => ask.sent >= self.round.end,
+            State::Steady { .. } | State::Try { .. } | State::Compete { .. } => ask.sent >= self.round.end,
         };
         if !is_over {
             return;
         }
         let sent = self.sent;
         let round = self.round.finish(sent, ask.sent, clock, left_at);
-        if let State::Drain { competing, .. } = self.state {
-            self.handle_drained(now, &round, competing);
+        if let State::Drain { cause, .. } = self.state {
+            self.handle_drained(now, &round, cause);
         } else {
             self.handle_round(now, &round);
         }
@@ -292,7 +296,7 @@ impl Pacing {
     fn window_now(&self) -> u64 {
         match self.state {
             State::Start { .. } | State::Steady { .. } => self.window,
-            State::Drain { window, .. } => window,
+            State::Drain { window, .. } | State::Try { window, .. } => window,
             State::Compete { .. } => MOST,
         }
     }

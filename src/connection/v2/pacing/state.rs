@@ -19,11 +19,26 @@ const CROWDED: u32 = 8;
 const RISEN: f64 = 3.0;
 /// Drains in a row that find the same longer path: then it is the path.
 const AGREED: u32 = 3;
+/// Rounds with a window for a longer path, and those in a row that show that it is one. A round trip that grows by half
+/// beyond that path's shows at once that somebody else fills the queue.
+const TRIED: u32 = 6;
+const GOOD: u32 = 2;
+const GROWN: f64 = 1.5;
+/// Parts of the rate that the path had alone: above the first nobody else is there, below the second somebody is.
+const FAST: f64 = 0.85;
+const SLOW: f64 = 0.75;
 /// How long TCP alone decides, and that in round trips. These are bounded: TCP fills every queue, so that the longest
 /// round trip is the one that it has made itself.
 const COMPETE: f64 = 10.0;
 const COMPETE_TRIPS: f64 = 5.0;
 const COMPETE_AT_MOST: f64 = 60.0;
+/// For so long no drain is worth its cost while somebody else is there.
+const COMPETE_ON: f64 = 30.0;
+/// A path that was never drained is drained once it was used for so long, another one when its queue was not seen to be
+/// empty for [`Pacing::stale_after`]; both after so many round trips at least, unless these are very long.
+const UNKNOWN_FOR: f64 = 2.0;
+const DRAIN_AFTER_TRIPS: f64 = 40.0;
+const DRAIN_AT_LATEST: f64 = 20.0;
 
 /// What the window is for just now; see the [module above](super) for the diagram.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,13 +60,33 @@ pub(super) enum State {
         window: u64,
         /// Where a round after the first acknowledgement that counts ends.
         end: Option<u64>,
-        /// It follows `Compete`.
-        competing: Option<Agreement>,
+        cause: Cause,
+    },
+    Try {
+        window: u64,
+        /// The longest round trip that is the path's own.
+        longest: f64,
+        /// Rounds that were used; the bytes of the first left by the window of before.
+        rounds: u32,
+        /// Rounds in a row that were as fast as the path was alone.
+        good: u32,
     },
     Compete {
+        since: f64,
         until: f64,
         agreement: Agreement,
     },
+}
+
+/// Why the path is drained.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Cause {
+    /// Nothing was seen of an empty queue for long, or a clock has jumped.
+    Stale,
+    /// It was as fast as ever, so that nobody else is there: what is found is the path.
+    Alone,
+    /// It follows `Compete`.
+    Competing(Agreement),
 }
 
 pub(super) const START: State = State::Start { hot: 0, flat: 0, rate: 0.0 };
@@ -63,6 +98,8 @@ pub(super) struct Agreement {
     pub(super) count: u32,
 }
 
+const NO_AGREEMENT: Agreement = Agreement { trip: f64::INFINITY, count: 0 };
+
 impl Pacing {
     pub(super) fn handle_round(&mut self, now: f64, round: &Measured) {
         let competes = matches!(self.state, State::Compete { .. });
@@ -72,6 +109,9 @@ impl Pacing {
             || round.kernel_full && round.rate > self.path.rate() / 2.0;
         if tells {
             self.path.note_rate(round.rate);
+        }
+        if round.is_used() && !competes && self.path.reference > 0.0 {
+            self.path.reference = self.path.reference.max(round.rate);
         }
         let is_shorter = self.path.note_round(round);
         let (allowed, queue) = (self.allowed_queue(), self.path.queue);
@@ -91,8 +131,40 @@ impl Pacing {
                 }
             }
             State::Steady { high, low } => self.handle_steady_round(now, round, high, low),
-            State::Compete { until, agreement } if now > until => self.drain(Some(agreement)),
+            State::Try { .. } => self.handle_tried_round(now, round),
+            State::Compete { since, until, agreement } if now > until => {
+                self.handle_competition(now, since, until, agreement);
+            }
             State::Compete { .. } | State::Drain { .. } => {}
+        }
+    }
+
+    fn handle_tried_round(&mut self, now: f64, round: &Measured) {
+        let State::Try { longest, rounds, good, .. } = &mut self.state else { return };
+        if !round.is_used() {
+            return;
+        }
+        *rounds += 1;
+        if *rounds == 1 {
+            return;
+        }
+        *good = if round.rate >= FAST * self.path.reference { *good + 1 } else { 0 };
+        if *good == GOOD {
+            self.drain(Cause::Alone);
+        } else if *rounds > TRIED || round.round_trip > *longest {
+            self.compete(now, round.round_trip, NO_AGREEMENT);
+        }
+    }
+
+    /// TCP alone has decided for as long as it is to.
+    fn handle_competition(&mut self, now: f64, since: f64, until: f64, agreement: Agreement) {
+        let share = self.path.late_rate() / self.path.reference;
+        if self.path.reference > 0.0 && share >= FAST {
+            self.drain(Cause::Alone);
+        } else if share < SLOW && agreement.count == 0 && now - since < COMPETE_ON {
+            self.state = State::Compete { since, until: until + COMPETE, agreement };
+        } else {
+            self.drain(Cause::Competing(agreement));
         }
     }
 
@@ -107,7 +179,11 @@ impl Pacing {
             self.path.note_rate(round.rate);
         }
         if high == CROWDED && queue > 2.0 * allowed {
-            self.compete(now, round.round_trip, Agreement { trip: f64::INFINITY, count: 0 });
+            if self.path.reference > 0.0 {
+                self.try_longer(now, round.round_trip, NO_AGREEMENT);
+            } else {
+                self.drain(Cause::Stale);
+            }
             return;
         }
         let high = if high == CROWDED { 0 } else { high };
@@ -116,23 +192,38 @@ impl Pacing {
             return;
         }
         self.state = State::Steady { high, low };
-        if round.is_used() && now - self.path.fresh_at > self.stale_after().max((40.0 * trip).min(20.0)) {
-            self.drain(None);
-        } else if round.held_back || round.kernel_full && queue > 2.0 * allowed {
+        if !round.is_used() {
+            self.path.used_since = now;
+        } else if self.is_stale(now, trip) {
+            self.drain(Cause::Stale);
+            return;
+        }
+        if round.held_back || round.kernel_full && queue > 2.0 * allowed {
             self.fit();
         }
     }
 
+    /// Whether the path is to be seen without a queue of ours again.
+    fn is_stale(&self, now: f64, trip: f64) -> bool {
+        let trips = (DRAIN_AFTER_TRIPS * trip).min(DRAIN_AT_LATEST);
+        if self.path.reference > 0.0 {
+            now - self.path.fresh_at > self.stale_after().max(trips)
+        } else {
+            // Somebody else's queue may have been there from the start.
+            now - self.path.used_since > UNKNOWN_FOR.max(trips)
+        }
+    }
+
     /// The path was seen without a queue of ours.
-    pub(super) fn handle_drained(&mut self, now: f64, round: &Measured, competing: Option<Agreement>) {
+    pub(super) fn handle_drained(&mut self, now: f64, round: &Measured, cause: Cause) {
         // By the path as it was: one that is found to be long beside a full queue would allow for as long a queue.
         let allowed = self.allowed_queue();
         self.path.note_drained(round);
         let trip = self.path.drained_trip();
         self.path.fresh_at = now;
         let rose = self.path.has_risen(now, RISEN * allowed);
-        match competing {
-            Some(agreement) => {
+        match cause {
+            Cause::Competing(agreement) => {
                 let agrees = (trip - agreement.trip).abs() <= allowed / 4.0;
                 let agreement = if agrees {
                     Agreement { count: agreement.count + 1, ..agreement }
@@ -147,11 +238,15 @@ impl Pacing {
                     self.path.accept(now);
                 }
             }
-            None if rose => {
-                self.compete(now, round.round_trip, Agreement { trip, count: 0 });
+            Cause::Alone if rose => self.path.accept(now),
+            Cause::Stale if rose => {
+                self.try_longer(now, trip, Agreement { trip, count: 0 });
                 return;
             }
-            None => {}
+            Cause::Alone | Cause::Stale => {}
+        }
+        if !rose {
+            self.path.reference = self.path.rate();
         }
         self.path.confirm();
         self.settle();
@@ -161,11 +256,11 @@ impl Pacing {
     /// is void; a drain measures it anew, and counts nothing that left before.
     pub(super) fn handle_jump(&mut self) {
         self.path.forget_offset();
-        self.round.begin(self.sent);
+        self.round.begin_anew(self.sent);
         self.drain(match self.state {
-            State::Compete { agreement, .. } => Some(agreement),
-            State::Drain { competing, .. } => competing,
-            State::Start { .. } | State::Steady { .. } => None,
+            State::Compete { agreement, .. } => Cause::Competing(agreement),
+            State::Drain { cause, .. } => cause,
+            State::Start { .. } | State::Steady { .. } | State::Try { .. } => Cause::Stale,
         });
     }
 
@@ -174,14 +269,27 @@ impl Pacing {
         self.fit();
     }
 
-    pub(super) fn compete(&mut self, now: f64, round_trip: f64, agreement: Agreement) {
-        let lasts = (COMPETE_TRIPS * round_trip).clamp(COMPETE, COMPETE_AT_MOST);
-        self.state = State::Compete { until: now + lasts, agreement };
+    /// The path has become longer, or somebody else fills its queue. A window that holds what a path of such a length moves
+    /// tells them apart: beside others it brings less than the path moved alone.
+    fn try_longer(&mut self, now: f64, trip: f64, agreement: Agreement) {
+        let reference = self.path.reference;
+        if reference > 0.0 {
+            let trip = trip + self.allowed_queue();
+            let window = ((reference * trip) as u64).max(self.window).clamp(LEAST, MOST);
+            self.state = State::Try { window, longest: GROWN * trip, rounds: 0, good: 0 };
+        } else {
+            self.compete(now, trip, agreement);
+        }
     }
 
-    pub(super) fn drain(&mut self, competing: Option<Agreement>) {
+    pub(super) fn compete(&mut self, now: f64, round_trip: f64, agreement: Agreement) {
+        let lasts = (COMPETE_TRIPS * round_trip).clamp(COMPETE, COMPETE_AT_MOST);
+        self.state = State::Compete { since: now, until: now + lasts, agreement };
+    }
+
+    pub(super) fn drain(&mut self, cause: Cause) {
         let half = self.path.rate() * self.path.trip.unwrap_or_default() / 2.0;
-        self.state = State::Drain { window: (half as u64).clamp(LEAST, MOST), end: None, competing };
+        self.state = State::Drain { window: (half as u64).clamp(LEAST, MOST), end: None, cause };
         // What is on its way already left beside a queue.
         for ask in &mut self.asks {
             ask.clean = false;
@@ -192,9 +300,11 @@ impl Pacing {
     pub(super) fn restart(&mut self, now: f64) {
         self.window = FIRST;
         self.path.forget_rates();
+        self.path.reference = 0.0;
+        self.path.used_since = now;
         self.path.forget_offset();
         self.state = START;
-        self.round.begin(self.sent);
+        self.round.begin_anew(self.sent);
         self.held_back_at = now;
         // What was not asked for has arrived long ago.
         self.acked = self.sent;
