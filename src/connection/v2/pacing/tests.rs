@@ -120,6 +120,18 @@ fn somebody_elses_queue_is_told_from_a_longer_path_however_little_has_been_sent(
 }
 
 #[test]
+fn a_round_trip_that_grows_beyond_what_is_tried_is_somebody_elses_at_once() {
+    let mut pacing = Pacing::new(Instant::now());
+    pacing.handle_round(1.0, &round(0.025, 1e6));
+    pacing.handle_drained(10.0, &round(0.025, 1e6), Cause::Stale);
+    pacing.handle_drained(20.0, &round(0.4, 1e6), Cause::Stale);
+    pacing.handle_round(20.5, &round(0.4, 1e5));
+    assert!(matches!(pacing.state, State::Try { .. }), "{:?}", pacing.state);
+    pacing.handle_round(21.0, &round(0.8, 5e5));
+    assert!(matches!(pacing.state, State::Compete { .. }), "{:?}", pacing.state);
+}
+
+#[test]
 fn a_path_that_was_never_drained_is_drained_before_it_is_called_crowded() {
     let mut pacing = Pacing::new(Instant::now());
     pacing.handle_round(0.1, &round(0.025, 1e6));
@@ -329,13 +341,13 @@ fn a_peer_that_was_held_up_at_first_is_no_long_path() {
 #[test]
 fn two_tunnels_on_one_line_share_it_and_its_queue_is_short_though_their_loops_are_late() {
     for (line, late, most) in [(line(2000.0, 20, 128.0), 20, 250.0), (line(1000.0, 50, 256.0), 100, 400.0)] {
-        for alone in [2.3, 6.9, 11.5] {
+        for alone in [2.3, 11.5] {
             let mut run = Run::new(line);
             run.late = Duration::from_millis(late);
             run.pass(alone);
             let mut other = run.second();
             run.pass_both(&mut other, 10.0);
-            for _ in 0..4 {
+            for _ in 0..3 {
                 let seen = run.pass_both(&mut other, 20.0);
                 let are_good = seen.iter().all(|&(share, echo)| share >= 30.0 && echo <= most);
                 assert!(are_good, "{seen:?} after {alone} s alone, {line:?}");
