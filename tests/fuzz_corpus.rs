@@ -16,6 +16,8 @@ mod handshake;
 mod join;
 #[path = "../fuzz/entries/pair.rs"]
 mod pair;
+#[path = "../fuzz/entries/proxy_header.rs"]
+mod proxy_header;
 
 fn replay(target: &str, run: fn(&[u8])) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
@@ -52,6 +54,11 @@ fn version_2_passes_its_corpora() {
 #[test]
 fn join_strings_pass_their_corpus() {
     replay("join", join::run);
+}
+
+#[test]
+fn proxy_headers_pass_their_corpus() {
+    replay("proxy_header", proxy_header::run);
 }
 
 proptest! {

@@ -296,3 +296,45 @@ fn a_real_load_balancer_in_front_and_a_real_proxy_behind_are_understood() {
         assert_eq!((&rest[..], &*answer(client)), (&b"question"[..], "answer"));
     }
 }
+
+/// LISTEN and HELLO of a device, and its SETTINGS, which offer `ssh` and `web`.
+const ANNOUNCED: &[u8] = b"\0\0\x04\0\0\0\x05\xf2";
+const SETTINGS: &[u8] = b"\0\x12\x06\0\0\0\0\0\0\x07\0\x0e\x03ssh\0\x16\0\x03web\0\x50\x04";
+
+#[test]
+fn clients_wait_until_the_device_has_said_what_it_offers_be_they_accepted_or_not() {
+    let mut bench = Bench::with(1, |config| {
+        config.devices[0].name = Some(Name::device("pump-3").expect("a name"));
+        let listen = Address::listen("127.0.0.1:0").expect("an address");
+        config.ports = vec![ServicePort::new(listen, "pump-3:80").expect("a port")];
+    });
+    let _first = bench.device(GREETING);
+    // It offers nothing, so the number is a port of its own; and it is full.
+    bench.server.config.clients = 1;
+    let _client = bench.clients(1, 1);
+    let _waits = TcpStream::connect(bench.server.client_addr(1)).expect("connect");
+    bench.run_until("it waits for a place", |server| server.waiting == 1);
+    // It is not to be refused on a busy machine.
+    waiting_clients(&mut bench.server)[0].deadline += DEADLINE;
+    let mut second = TcpStream::connect(bench.server.device_addr()).expect("connect");
+    second.write_all(ANNOUNCED).expect("sent");
+    bench.run_until("it has taken over", |server| server.clients() == 0);
+    let _comes = TcpStream::connect(bench.server.client_addr(1)).expect("connect");
+    for _ in 0..20 {
+        bench.server.step(&mut bench.buffer);
+        bench.server.wait(Some(Instant::now() + MS)).expect("wait");
+    }
+    assert_eq!((bench.server.clients(), bench.server.waiting, bench.server.connections), (0, 1, 2));
+    bench.server.config.clients = 8;
+    second.write_all(SETTINGS).expect("sent");
+    bench.run_until("both are on the link", |server| server.clients() == 2);
+    let mut frames = Vec::new();
+    second.set_read_timeout(Some(DEADLINE)).expect("deadline");
+    // CONNECT with an empty host, port 0, and the name.
+    while frames.windows(11).filter(|bytes| bytes == b"\0\0\0\0\0\x01\0\x03web").count() < 2 {
+        let mut bytes = [0; 1024];
+        let count = second.read(&mut bytes).expect("more");
+        assert!(count > 0, "{}", frames.escape_ascii());
+        frames.extend(&bytes[..count]);
+    }
+}
