@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::{Shutdown, TcpListener};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
@@ -243,13 +244,15 @@ struct Haproxy {
 }
 
 impl Haproxy {
-    fn start(listens: &str) -> Option<Self> {
+    /// It has the listeners as its descriptors 0 and 1.
+    fn start(listens: &str, [input, output]: [TcpListener; 2]) -> Option<Self> {
         let mut file = tempfile::NamedTempFile::new().expect("a file");
         let defaults = "defaults\n mode tcp\n timeout connect 30s\n timeout client 30s\n timeout server 30s\n";
         file.write_all([defaults, listens].concat().as_bytes()).expect("written");
         let mut command = Command::new("haproxy");
-        command.arg("-db").arg("-f").arg(file.path()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.env("PATH", "/usr/sbin:/usr/local/sbin:/usr/bin:/bin").spawn().ok()?;
+        command.arg("-db").arg("-f").arg(file.path()).stdin(OwnedFd::from(input)).stdout(OwnedFd::from(output));
+        command.stderr(Stdio::null()).env("PATH", "/usr/sbin:/usr/local/sbin:/usr/bin:/bin");
+        let child = command.spawn().ok()?;
         Some(Self { child, _configuration: file })
     }
 }
@@ -263,32 +266,26 @@ impl Drop for Haproxy {
 
 #[test]
 fn a_real_load_balancer_in_front_and_a_real_proxy_behind_are_understood() {
-    // Both are free again; haproxy takes them.
-    let [front, behind] = [(); 2].map(|()| listener().1);
-    let (plc, last) = listener();
-    let target = device::Service { proxy_protocol: true, ..service("plc", &behind) };
+    let [(front, front_address), (behind, behind_address), (plc, last)] = [(); 3].map(|()| listener());
+    let front_address: SocketAddr = front_address.to_string().parse().expect("an address");
+    let target = device::Service { proxy_protocol: true, ..service("plc", &behind_address) };
     let tunnel = Tunnel::start(&["pump-3:plc"], offer(&[target]));
     let listens = format!(
-        "listen front\n bind {front}\n server relay {} source 127.0.0.{BALANCER} send-proxy-v2\n\
-         listen behind\n bind {behind} accept-proxy\n server last {last} send-proxy-v2\n",
+        "listen front\n bind fd@0\n server relay {} source 127.0.0.{BALANCER} send-proxy-v2\n\
+         listen behind\n bind fd@1 accept-proxy\n server last {last} send-proxy-v2\n",
         tunnel.ports[0]
     );
-    let Some(_haproxy) = Haproxy::start(&listens) else {
+    let Some(_haproxy) = Haproxy::start(&listens, [front, behind]) else {
         #[allow(clippy::print_stderr, reason = "a test that did nothing says so")]
         {
             eprintln!("haproxy is not installed: its headers were not tried");
         }
         return;
     };
-    let [front, behind]: [SocketAddr; 2] = [front, behind].map(|at| at.to_string().parse().expect("an address"));
-    let began = Instant::now();
-    while TcpStream::connect(behind).is_err() {
-        assert!(began.elapsed() < DEADLINE, "haproxy does not run");
-        thread::sleep(MS);
-    }
     // The first comes to the relay itself, as soon as its port is open.
-    for client in [tunnel.client(0), TcpStream::connect(front).expect("connect")] {
-        let mut client = timed(client);
+    for through_balancer in [false, true] {
+        let client = if through_balancer { TcpStream::connect(front_address).map(timed) } else { Ok(tunnel.client(0)) };
+        let mut client = client.expect("connect");
         client.write_all(b"question").expect("sent");
         client.shutdown(Shutdown::Write).expect("FIN");
         let (told, rest) = passed_on(&plc, b"answer");
