@@ -41,7 +41,7 @@ enum Life {
     /// There is a thread, or its last events were not fetched yet.
     Started(Handle),
     /// Closed by its owner, and every descriptor given back: Lua may collect this long after.
-    Ended(Status, VecDeque<Event>),
+    Ended(Box<Status>, VecDeque<Event>),
 }
 
 #[mlua::lua_module(name = "tcpremote_core")]
@@ -101,7 +101,7 @@ impl Tunnel {
     fn status(&self) -> Result<Status, Error> {
         match &self.life {
             Life::Started(handle) => handle.status(),
-            Life::Ended(status, _) => Ok(status.clone()),
+            Life::Ended(status, _) => Ok(status.as_ref().clone()),
         }
     }
 
@@ -157,7 +157,7 @@ impl Tunnel {
         let Life::Started(handle) = &self.life else { return Ok(true) };
         let over = handle.close_within(timeout.unwrap_or(Duration::MAX))?;
         if over {
-            let status = handle.status()?;
+            let status = Box::new(handle.status()?);
             let events = std::iter::from_fn(|| handle.next_event().ok().flatten()).collect();
             self.life = Life::Ended(status, events);
         }

@@ -135,13 +135,19 @@ pub enum StateDirError {
 
 /// What to do about the system's refusal.
 fn remedy(reason: &io::Error) -> &'static str {
-    match reason.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room on that disk",
-        io::ErrorKind::ReadOnlyFilesystem => "; give state_dir a place that can be written to",
-        io::ErrorKind::PermissionDenied => "; run the program as the owner, or give it another state_dir",
-        io::ErrorKind::NotFound => "; make the directory above it first",
-        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => "; give state_dir a directory",
-        _ => "",
+    let is_one_of = |kinds: &[io::ErrorKind]| kinds.contains(&reason.kind());
+    if is_one_of(&[io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded]) {
+        "; make room on that disk"
+    } else if is_one_of(&[io::ErrorKind::ReadOnlyFilesystem]) {
+        "; give state_dir a place that can be written to"
+    } else if is_one_of(&[io::ErrorKind::PermissionDenied]) {
+        "; run the program as the owner, or give it another state_dir"
+    } else if is_one_of(&[io::ErrorKind::NotFound]) {
+        "; make the directory above it first"
+    } else if is_one_of(&[io::ErrorKind::NotADirectory, io::ErrorKind::AlreadyExists]) {
+        "; give state_dir a directory"
+    } else {
+        ""
     }
 }
 

@@ -58,6 +58,11 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).expect("it is there").mode() & 0o777
 }
 
+fn say_skipped(why: &str) {
+    use std::io::Write;
+    let _ = writeln!(io::stderr(), "SKIPPED: {why}");
+}
+
 #[test]
 fn a_directory_and_its_files_are_for_their_owner_alone_and_the_same_key_comes_again() {
     let place = place();
@@ -97,8 +102,7 @@ fn what_others_can_read_is_refused_with_the_command_that_closes_it() {
 #[test]
 fn what_belongs_to_another_user_is_refused() {
     if !geteuid().is_root() {
-        eprintln!("not tested: only root can give files away");
-        return;
+        return say_skipped("only root can give files away");
     }
     let place = place();
     let (directory, _) = joined(&place);
@@ -290,13 +294,13 @@ fn a_disk_that_is_full_leaves_no_half_of_a_key_and_one_is_made_when_there_is_roo
         let own = unshare(CloneFlags::CLONE_NEWNS)
             .and_then(|()| mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>));
         if let Err(error) = own {
-            return eprintln!("not tested: no namespace for a small disk ({error})");
+            return say_skipped(&format!("no namespace for a small disk ({error})"));
         }
         for options in ["size=64k", "size=1m,nr_inodes=4"] {
             let disk = place();
             let mounted = mount(Some("none"), disk.path(), Some("tmpfs"), MsFlags::empty(), Some(options));
             if let Err(error) = mounted {
-                return eprintln!("not tested: no small disk ({error})");
+                return say_skipped(&format!("no small disk ({error})"));
             }
             on_a_full_disk(disk.path());
             nix::mount::umount(disk.path()).expect("unmounted");
