@@ -23,7 +23,7 @@ const MOST_PACKETS: usize = 256;
 /// What is compared is what comes in so long.
 const SPAN: Duration = Duration::from_secs(3);
 /// The windows need at most 15 s; the machine may need more.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Carries connections to `target`, each with [`RATE`] and the present delay.
 struct Line {
