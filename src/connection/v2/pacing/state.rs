@@ -194,7 +194,8 @@ impl Pacing {
         self.state = State::Steady { high, low };
         if !round.is_used() {
             self.path.used_since = now;
-        } else if self.is_stale(now, trip) {
+        } else if self.is_stale(now, trip) && !(1..SLOWER).contains(&high) {
+            // Where the path may just have become slower, half of what it was known to carry would drain nothing.
             self.drain(Cause::Stale);
             return;
         }

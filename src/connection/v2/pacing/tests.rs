@@ -357,6 +357,20 @@ fn two_tunnels_on_one_line_share_it_and_its_queue_is_short_though_their_loops_ar
 }
 
 #[test]
+fn a_rate_that_falls_to_a_tenth_is_followed_whenever_that_is() {
+    // Among these are moments just before a drain.
+    for alone in 8..16 {
+        let mut run = Run::new(line(10_000.0, 50, 256.0));
+        run.tcp = Some(Tcp::new());
+        run.pass(f64::from(alone) * 0.9 + 0.4);
+        run.line.rate /= 10.0;
+        run.pass(6.0);
+        let (share, echo) = run.pass(3.0);
+        assert!(share >= 80.0 && echo <= 150.0, "{share} %, {echo} ms after {alone}");
+    }
+}
+
+#[test]
 fn a_path_that_becomes_longer_is_not_taken_for_cross_traffic() {
     for line in [line(1000.0, 50, 256.0), line(10_000.0, 40, 256.0), line(2000.0, 20, 64.0)] {
         let mut run = Run::new(line);
