@@ -121,7 +121,10 @@ fn a_device_that_does_not_trust_its_relay_says_so_and_resets_nothing() {
             if count == 0 {
                 return acceptor.handle_end();
             }
-            acceptor.open(&mut buffer[..count], &mut opened, &mut scratch)?;
+            if let Err(error) = acceptor.open(&mut buffer[..count], &mut opened, &mut scratch) {
+                assert_eq!(relay.read(&mut buffer).expect("FIN, and no reset"), 0);
+                return Err(error);
+            }
             let answer = acceptor.unsent(&scratch).to_vec();
             acceptor.advance(&mut scratch, answer.len());
             relay.write_all(&answer).expect("sent");

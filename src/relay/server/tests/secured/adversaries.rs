@@ -183,7 +183,17 @@ fn a_flood_of_key_updates_ends_its_link_and_costs_another_device_nothing() {
     secure.device(&known, Some(join)).close().expect("in this process");
     let flood = device_that(&secure, 2, &known, |tls, tcp| {
         greet(tls, tcp);
-        while tls.refresh_traffic_keys().is_ok() && tls.write_tls(tcp).is_ok() {}
+        // A row of them ends the connection by itself. So they stand between the bytes of a frame that is long.
+        let mut bytes = [0xff, 0xff, 0x70, 0, 0, 0, 0, 0].into_iter().chain(std::iter::repeat(0));
+        let mut update = || {
+            tls.writer().write_all(&[bytes.next().expect("it has no end")])?;
+            for _ in 0..25 {
+                tls.refresh_traffic_keys().map_err(io::Error::other)?;
+                tls.write_tls(tcp)?;
+            }
+            io::Result::Ok(())
+        };
+        while update().is_ok() {}
     });
     secure.assert_ends_beside_an_echo(&flood, &mut client);
     flood.join().expect("its link was ended");
