@@ -3,7 +3,8 @@
 # Which Lua the module is for; PROFILE and FEATURES are cargo's.
 LUA ?= lua
 PROFILE ?= release
-FEATURES ?=
+# Without tls there is a plain module, which is a third as large.
+FEATURES ?= tls
 DESTDIR ?=
 
 # "lua54" or "luajit": cargo's feature for that Lua. Each has its target directory, or it would take another's module.
@@ -86,7 +87,7 @@ module:
 
 install-module:
 	@scripts/lua-name "$(LUA)" >/dev/null
-	@DESTDIR="$(DESTDIR)" LIBDIR="$(LIBDIR)" LUADIR="$(LUADIR)" scripts/install-module $(PROFILE) "$(MODULE_DIR)"
+	@DESTDIR="$(DESTDIR)" LUA="$(LUA)" LIBDIR="$(LIBDIR)" LUADIR="$(LUADIR)" BINDIR="$(BINDIR)" scripts/install-module $(PROFILE) "$(MODULE_DIR)"
 
 # A tree that LuaRocks fills as it does a user's: make install-tree LUA=lua5.4 TREE=.rocks
 install-tree:

@@ -21,6 +21,7 @@ build = {
   build_target = "module",
   -- LuaRocks complains where CFLAGS is not passed on; nothing here is C.
   build_variables = { LUA = "$(LUA)", CFLAGS = "$(CFLAGS)" },
+  install = { bin = { tcpremote = "bin/tcpremote" } },
   install_target = "install-module",
   install_variables = { LUA = "$(LUA)", LIBDIR = "$(LIBDIR)", LUADIR = "$(LUADIR)" },
 }

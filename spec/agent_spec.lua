@@ -53,7 +53,8 @@ describe("TCPRemoteConnect", function()
 
     it("returns what is wrong with the call, and never raises", function()
       local list = "the options are LocalAddress, LocalPort, ServerAddress, ServerPort, "
-        .. "allow, connect_timeout, keep_trying, keepalive, min_protocol, protocol, reconnect"
+        .. "allow, connect_timeout, join, keep_trying, keepalive, min_protocol, name, protocol, proxy, reconnect, "
+        .. "services, state_dir"
       local cases = {
         { " ", "' ' has no port; write host:port, for example relay.example.com:2065" },
         { "relay", "'relay' has no port; write host:port, for example relay.example.com:2065" },

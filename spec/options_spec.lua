@@ -15,7 +15,9 @@ describe("the options' check", function()
       reconnect = false,
       protocol = 2,
       min_protocol = 2,
+      proxy = "http://proxy:3128",
     })
+    assert.is_nil(options.mistake { state_dir = "/etc/tcpremote", join = "tcpr1.x", name = "pump-3" })
     assert.is_nil(options.mistake { allow = { "127.0.0.1:22", "10.0.0.0/8" } })
     assert.is_nil(options.mistake { allow = { 22, "8000-8100" } })
     assert.is_nil(options.mistake { allow = {} })
@@ -99,8 +101,8 @@ describe("the options' check", function()
   end)
 
   it("lists the options for any other unknown one", function()
-    local list = "the options are allow, connect_timeout, keep_trying, keepalive, local_address, local_port, "
-      .. "min_protocol, protocol, reconnect, server_address, server_port"
+    local list = "the options are allow, connect_timeout, join, keep_trying, keepalive, local_address, local_port, "
+      .. "min_protocol, name, protocol, proxy, reconnect, server_address, server_port, services, state_dir"
     assert.equal("unknown option 'port'; " .. list, options.mistake { port = 1 })
     assert.equal("unknown option '1'; " .. list, options.mistake { "relay.example.com" })
   end)

@@ -12,7 +12,8 @@
 //!    [`commit`](Connection::commit), [`handle_end`](Connection::handle_end) or
 //!    [`handle_failure`](Connection::handle_failure). A stream for which there is no room now is tried again when
 //!    [`poll_unblocked`](Connection::poll_unblocked) names it, or when the link has been written.
-//! 4. The link is writable: [`unsent`](Connection::unsent), write, [`advance_link`](Connection::advance_link).
+//! 4. The link is writable: [`unsent`](Connection::unsent), write, [`advance_link`](Connection::advance_link), and
+//!    [`note_link_full`](Connection::note_link_full) if its socket took less than it was given.
 //! 5. After any of these: [`poll_output`](Connection::poll_output) until it gives `None`, then
 //!    [`poll_timeout`](Connection::poll_timeout); when that time has come, [`handle_timeout`](Connection::handle_timeout).
 
@@ -31,6 +32,7 @@ mod v2;
 
 use std::io::IoSliceMut;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(crate) use bucket::Bucket;
@@ -42,6 +44,7 @@ pub(crate) use v2::Mux;
 pub use v2::{Role, WindowPool};
 
 use crate::address::Address;
+use crate::identity::Name;
 use crate::protocol::v2::{Close, Code, GoAway};
 use crate::protocol::{MAX_FRAME, Malformed, ProtocolError};
 
@@ -83,6 +86,21 @@ pub enum Room<'a> {
     Unwanted,
 }
 
+/// Where a stream leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// What is at an address, as seen from the device.
+    Address(Arc<Address>),
+    /// A service that the device offers by this name; version 2.
+    Service(Name),
+}
+
+impl From<Address> for Destination {
+    fn from(address: Address) -> Self {
+        Self::Address(Arc::new(address))
+    }
+}
+
 /// What the owner of a connection is to do, or to know. A device's are marked so, and a relay's.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output {
@@ -102,7 +120,7 @@ pub enum Output {
         /// The client's number on the link.
         client: u32,
         /// Where to.
-        service: Address,
+        service: Destination,
         /// The client's own address, where the relay passes it on.
         from: Option<SocketAddr>,
     },

@@ -26,6 +26,7 @@ mod membership;
 mod names;
 mod proxy;
 mod resolver;
+mod services;
 mod shared;
 #[cfg(feature = "tls")]
 mod state_dir;
@@ -39,5 +40,6 @@ pub use handle::{Handle, Wait};
 #[cfg(feature = "tls")]
 pub use identity::{Announcement, Identity};
 pub use proxy::{Proxy, ProxyError, ProxyTextError};
+pub use services::{Service, Services, ServicesError};
 #[cfg(feature = "tls")]
 pub use state_dir::StateDirError;

@@ -4,8 +4,12 @@
 //! Whatever can go wrong in operation is returned as `nil, message, code`: an error raised from here would be a
 //! userdata, which no Lua program expects.
 
+mod services;
+
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
+#[cfg(feature = "tls")]
+use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use mlua::{FromLua, IntoLua, IntoLuaMulti, Lua, MultiValue, Table, UserData, UserDataMethods, Value};
@@ -13,7 +17,14 @@ use mlua::{FromLua, IntoLua, IntoLuaMulti, Lua, MultiValue, Table, UserData, Use
 use crate::Error;
 use crate::address::{Address, AddressError};
 use crate::connection::{Limits, Protocol};
+#[cfg(feature = "tls")]
+use crate::device::Enrolment;
 use crate::device::{Access, Config, Event, Handle, Rule, RuleError, RuleProblem, State, Status, Wait};
+#[cfg(feature = "tls")]
+use crate::identity::Name;
+
+/// The options of a device with an identity.
+const ENROLMENT: [&str; 3] = ["state_dir", "join", "name"];
 
 /// Where the registry keeps the thread that loaded the module.
 const LOADER: &str = "tcpremote.loader";
@@ -23,7 +34,6 @@ const MAX_CONNECT_TIMEOUT: f64 = 3600.0;
 
 /// One tunnel; collecting it closes it.
 struct Tunnel {
-    server: Address,
     life: Life,
 }
 
@@ -44,6 +54,10 @@ fn open(lua: &Lua) -> mlua::Result<Table> {
     let core = lua.create_table()?;
     core.set("_VERSION", env!("CARGO_PKG_VERSION"))?;
     core.set("start", lua.create_function(|lua, options: Table| answer(lua, start(&options)))?)?;
+    core.set(
+        "identity",
+        lua.create_function(|lua, (directory, join): (Value, Value)| answer(lua, identity(lua, directory, join)))?,
+    )?;
     core.set("parse_address", lua.create_function(|lua, text: Value| answer(lua, parse_address(lua, text)))?)?;
     Ok(core)
 }
@@ -51,7 +65,7 @@ fn open(lua: &Lua) -> mlua::Result<Table> {
 impl UserData for Tunnel {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
         methods.add_method("status", |lua, this, ()| {
-            let status = this.status().map(|status| status_table(lua, &this.server, status));
+            let status = this.status().map(|status| status_table(lua, status));
             answer(lua, status.map(Raised))
         });
         methods.add_method_mut("next_event", |lua, this, ()| match this.next_event() {
@@ -173,19 +187,25 @@ fn answer<T: IntoLua>(lua: &Lua, result: Result<T, Error>) -> mlua::Result<Multi
 }
 
 fn start(options: &Table) -> Result<Tunnel, Error> {
-    let config = config(options)?;
-    let server = config.server.clone();
-    Ok(Tunnel { server, life: Life::Started(Handle::start(config)?) })
+    Ok(Tunnel { life: Life::Started(Handle::start(config(options)?)?) })
 }
 
 fn config(options: &Table) -> Result<Config, Error> {
-    let server = address(options, "server_address", "server_port")?.ok_or_else(|| {
-        Error::Usage("server_address and server_port are missing; they name the relay to connect to".into())
-    })?;
     let service = address(options, "local_address", "local_port")?;
-    let mut config = Config::new(server);
+    let mut config = relay(options)?;
+    let services = option::<Table>(options, "services")?.map(|table| services::services(&table)).transpose()?;
+    if let Some(services) = services {
+        if service.is_some() {
+            let text = "services: local_address and local_port name the one thing that may be reached; leave them off";
+            return Err(Error::Usage(text.into()));
+        }
+        config.offer(services);
+    }
+    if let Some(proxy) = option::<String>(options, "proxy")? {
+        config.proxy = Some(proxy.parse().map_err(|error| Error::Usage(format!("proxy: {error}")))?);
+    }
     if let Some(service) = service {
-        config.access = Access::only(&service);
+        config.access = Access::only([&service]);
     } else if let Some(allow) = option::<Value>(options, "allow")? {
         config.access = access(&allow)?;
     }
@@ -219,6 +239,90 @@ fn config(options: &Table) -> Result<Config, Error> {
         return Err(Error::Usage(text.into()));
     }
     Ok(config)
+}
+
+/// The settings of a tunnel to the relay that is named, or that has admitted this device.
+fn relay(options: &Table) -> Result<Config, Error> {
+    let server = address(options, "server_address", "server_port")?;
+    let enrolled =
+        ENROLMENT.into_iter().find(|name| options.raw_get::<Value>(*name).is_ok_and(|value| !value.is_nil()));
+    match (server, enrolled) {
+        (Some(server), None) => Ok(Config::new(server)),
+        (None, Some(name)) => enrolled_config(options, name),
+        (Some(_), Some(name)) => Err(Error::Usage(format!(
+            "{name} and server_address are given, and state_dir says where the relay is; leave server_address and \
+             server_port off, or {name} for a relay without TLS"
+        ))),
+        (None, None) => Err(Error::Usage(
+            "server_address and server_port are missing; they name the relay to connect to, or give state_dir for one \
+             that this device has joined"
+                .into(),
+        )),
+    }
+}
+
+#[cfg(feature = "tls")]
+fn enrolled_config(options: &Table, name: &str) -> Result<Config, Error> {
+    let Some(directory) = option::<String>(options, "state_dir")? else {
+        let text = format!("{name} is given without state_dir, the directory in which this device keeps its key");
+        return Err(Error::Usage(text));
+    };
+    for version in ["protocol", "min_protocol"] {
+        if option::<f64>(options, version)?.is_some() {
+            let text =
+                format!("{version} and state_dir are given, and links in TLS are of version 2; leave {version} off");
+            return Err(Error::Usage(text));
+        }
+    }
+    let join = option::<String>(options, "join")?;
+    let wish = option::<String>(options, "name")?.map(|name| Name::device(&name)).transpose();
+    let wish = wish.map_err(|error| Error::Usage(format!("name: {error}")))?;
+    if wish.is_some() && join.is_none() {
+        let text =
+            "name is given without join; it is a wish for when this device joins, and the relay's word counts then";
+        return Err(Error::Usage(text.into()));
+    }
+    let enrolment = Enrolment::open(Path::new(&directory), join.as_deref(), wish)?;
+    let mut config = Config::new(enrolment.addresses()[0].clone());
+    config.enrolment = Some(enrolment);
+    Ok(config)
+}
+
+#[cfg(not(feature = "tls"))]
+fn enrolled_config(_: &Table, name: &str) -> Result<Config, Error> {
+    Err(without_tls(name))
+}
+
+#[cfg(not(feature = "tls"))]
+fn without_tls(name: &str) -> Error {
+    Error::Usage(format!("{name}: this module was built without TLS; build it with: make module FEATURES=tls"))
+}
+
+/// What a directory says of this device, as a table; with a join string, as it is before that is used.
+#[cfg(feature = "tls")]
+fn identity(lua: &Lua, directory: Value, join: Value) -> Result<Raised<Table>, Error> {
+    let usage = |error: mlua::Error| Error::Usage(error.to_string());
+    let directory = String::from_lua(directory, lua).map_err(usage)?;
+    let join = Option::<String>::from_lua(join, lua).map_err(usage)?;
+    let enrolment = Enrolment::open(Path::new(&directory), join.as_deref(), None)?;
+    let table = || {
+        let table = lua.create_table()?;
+        table.set("name", enrolment.name().map(Name::as_str))?;
+        table.set("fingerprint", enrolment.fingerprint().to_string())?;
+        table.set("has_joined", enrolment.has_joined())?;
+        table.set("is_joining", enrolment.is_joining())?;
+        table.set("relay_key", enrolment.pins().current.to_string())?;
+        table.set("next_relay_key", enrolment.pins().next.to_string())?;
+        let addresses = enrolment.addresses();
+        table.set("addresses", addresses.iter().map(Address::to_string).collect::<Vec<_>>())?;
+        Ok(table)
+    };
+    Ok(Raised(table()))
+}
+
+#[cfg(not(feature = "tls"))]
+fn identity(_: &Lua, _: Value, _: Value) -> Result<Raised<Table>, Error> {
+    Err(without_tls("state_dir"))
 }
 
 /// A version of the protocol; `known` says which there are.
@@ -314,10 +418,15 @@ fn parse_address(lua: &Lua, text: Value) -> Result<Raised<Table>, Error> {
     Ok(Raised(table()))
 }
 
-fn status_table(lua: &Lua, server: &Address, status: Status) -> mlua::Result<Table> {
+fn status_table(lua: &Lua, status: Status) -> mlua::Result<Table> {
     let table = lua.create_table()?;
     table.set("state", status.state.as_str())?;
-    table.set("server", server.to_string())?;
+    table.set("server", status.server.to_string())?;
+    #[cfg(feature = "tls")]
+    if let Some((name, fingerprint)) = status.identity {
+        table.set("name", name.as_ref().map(Name::as_str))?;
+        table.set("fingerprint", fingerprint.to_string())?;
+    }
     table.set("peer", status.peer.map(|peer| peer.to_string()))?;
     table.set("protocol", status.protocol)?;
     table.set("clients", status.clients)?;

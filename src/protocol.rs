@@ -4,6 +4,7 @@
 //! LISTEN; a relay that does answers with the same, and from there on every frame is of version 2. Neither frame harms
 //! a peer of 2012.
 
+pub mod proxy;
 pub mod v1;
 pub mod v2;
 

@@ -1,11 +1,11 @@
 //! A device and a relay, driven by bytes: each is an order, and what it needs follows it. In version 1 or in version 2.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tcpremote::address::Address;
 use tcpremote::connection::device::Device;
 use tcpremote::connection::relay::{Relay, Settings};
-use tcpremote::connection::{Connection, Limits, Output, Protocol, QueueRule, Room, StreamKey};
+use tcpremote::connection::{Connection, Destination, Limits, Output, Protocol, QueueRule, Room, StreamKey};
 use tcpremote::protocol::v2::Code;
 
 /// Small enough that full queues and empty credit are met often.
@@ -116,7 +116,7 @@ pub(crate) fn run_v2(data: &[u8]) {
 
 fn run(protocol: Protocol, data: &[u8]) {
     let mut now = Instant::now();
-    let service = Arc::new("127.0.0.1:22".parse().expect("an address"));
+    let service: Destination = "127.0.0.1:22".parse::<Address>().expect("an address").into();
     let mut device = Side::new(Device::new(protocol, LIMITS));
     let half_close = Duration::from_secs(1);
     let settings = Settings { protocol, min_protocol: Protocol::V1, half_close, limits: LIMITS };
@@ -128,7 +128,7 @@ fn run(protocol: Protocol, data: &[u8]) {
         match order % 16 {
             0 if relay.connection.is_ready() && !relay.lost => {
                 for _ in 0..=place {
-                    relay.streams.extend(relay.connection.open(now, &service, None));
+                    relay.streams.extend(relay.connection.open(now, service.clone(), None));
                 }
             }
             0 | 1 => carry(now, &mut device, &mut relay, count),

@@ -122,10 +122,14 @@ function arguments.settings(raw)
     -- What may be reached is one decision: the call's stands in place of the configuration's, not beside it.
     settings.local_address, settings.local_port, settings.allow = nil, nil, nil
   end
+  if given.state_dir then
+    -- So is where the relay is.
+    settings.server_address, settings.server_port = nil, nil
+  end
   for name, value in pairs(given) do
     settings[name], words[name] = value, given_words[name]
   end
-  if not (settings.server_address or settings.server_port) then
+  if not (settings.server_address or settings.server_port or settings.state_dir) then
     return nil, "no relay to connect to; give ServerAddress and ServerPort, "
       .. "or set device.tcprconnect.addr and device.tcprconnect.port in the agent's configuration"
   end

@@ -40,8 +40,10 @@ end
 ---@class tcpremote.Status
 ---@field state "connecting"|"greeting"|"listening"|"waiting"|"closed"
 ---@field since number seconds in that state
----@field server string the relay as it was given, host:port
----@field peer? string the address that it resolved to
+---@field server string the relay that is used or tried, host:port
+---@field name? string what the relay calls this device; in TLS
+---@field fingerprint? string of this device's key; in TLS
+---@field peer? string the address that it resolved to, or that of the proxy
 ---@field protocol? integer the version spoken on the link, once the relay has answered
 ---@field round_trip? number seconds that a PING takes to the relay and back; version 2
 ---@field clients integer open now
@@ -65,7 +67,7 @@ end
 
 ---@class tcpremote.Event
 ---@field type "greeting"|"listening"|"waiting"|"kept"|"closed"|"connect"|"disconnect"|"failed"|"denied"|"stalled"
----|"protocol"
+---|"protocol"|"joined"|"identity"
 ---@field severity "ERROR"|"WARNING"|"INFO"|"DETAIL"
 ---@field time number seconds since 1970
 ---@field message string one line for a person
@@ -144,13 +146,26 @@ function metatable.__close(tunnel)
   tunnel[HANDLE]:close()
 end
 
+---@class tcpremote.Service
+---@field target string host:port, as seen from the device
+---@field port? integer the number by which it is asked for, too; its target's port without it
+---@field proxy_protocol? 2 its connections begin with a header that names the client; none without it
+
 ---@class tcpremote.Options
----@field server_address string the relay's host: a name or an address
----@field server_port integer the relay's port for devices
+---@field server_address? string the relay's host: a name or an address
+---@field server_port? integer the relay's port for devices
+---@field state_dir? string in place of the two: the directory with this device's key and what it knows of its relay.
+--- The link is in TLS then
+---@field join? string with state_dir: the string by which this device joins a relay. One that was used already means
+--- nothing, so that it may stay here
+---@field name? string with join: the name to ask for, where the string allows several
+---@field proxy? string the HTTP proxy on the way to the relay, "http://user:password@host:port"
 ---@field local_address? string with local_port: the one service that the relay may reach
 ---@field local_port? integer
 ---@field allow? "any"|(string|integer)[] what the relay may reach: addresses, networks, names, ports and ranges.
---- Without this and local_address: any port of the device itself
+--- Without this, services and local_address: any port of the device itself
+---@field services? table<string, string|tcpremote.Service> what the relay may ask for by name, such as
+--- { ssh = "127.0.0.1:22" }. Without allow nothing else can be reached
 ---@field connect_timeout? number seconds, 10 without it
 ---@field reconnect? boolean whether a link that is lost is made anew, for ever; true without it
 ---@field keep_trying? boolean whether the first link is tried for until there is one, too; false without it. Then the
@@ -177,8 +192,9 @@ function tcpremote.connect(options)
     return nil, message, code
   end
   local tunnel = setmetatable({ [HANDLE] = handle }, metatable)
-  -- The first event ends the waiting: "greeting", "closed" or, with keep_trying, "waiting". It stays for the caller to
-  -- take, and the state may be another by then.
+  -- The first event ends the waiting: "greeting" or, in TLS, "listening"; "closed"; with keep_trying, "waiting"; or
+  -- "identity", where this device goes on as it was. It stays for the caller to take, and the state may be another by
+  -- then.
   while select(2, handle:wait(0)) == "timeout" do
     if not scheduler.wait_readable(tunnel) then
       handle:wait()

@@ -30,6 +30,8 @@ pub struct Greeting {
     /// The oldest version that may be spoken.
     min_protocol: Protocol,
     limits: Limits,
+    /// What SETTINGS say beside the limits.
+    said: v2::Settings,
     unsent: Vec<u8>,
     /// When the relay must have answered, once LISTEN has left.
     deadline: Option<Instant>,
@@ -47,8 +49,18 @@ impl Device {
             Protocol::V2 => v2::HELLO,
         };
         let unsent = [Header::LISTEN.encode(), hello.encode()].concat();
-        let (min_protocol, first) = (Protocol::V1, [0; Header::LEN]);
-        Self::begin(Greeting { hello, min_protocol, limits, unsent, deadline: None, first, have: 0, is_closed: false })
+        let (min_protocol, said, first) = (Protocol::V1, v2::Settings::default(), [0; Header::LEN]);
+        Self::begin(Greeting {
+            hello,
+            min_protocol,
+            limits,
+            said,
+            unsent,
+            deadline: None,
+            first,
+            have: 0,
+            is_closed: false,
+        })
     }
 
     /// The same, but a relay that speaks only versions before this one is given up, and [`ProtocolError::OldRelay`].
@@ -64,6 +76,15 @@ impl Device {
     #[cfg(feature = "tls")]
     pub fn in_tls(now: Instant, limits: Limits, said: v2::Settings) -> Self {
         Self::begin_v2(Mux::opener(now, limits, said))
+    }
+
+    /// The same, and in version 2 the relay is told this, too, beside the limits.
+    #[must_use]
+    pub fn saying(mut self, said: v2::Settings) -> Self {
+        if let Speaking::Negotiating(greeting) = &mut self.speaking {
+            greeting.said = said;
+        }
+        self
     }
 
     /// The connection that [`Output::Connect`] asked for is made.
@@ -115,8 +136,8 @@ impl Negotiation for Greeting {
         Ok(device)
     }
 
-    fn begin_v2(&mut self) -> (Vec<u8>, Limits) {
-        (std::mem::take(&mut self.unsent), self.limits)
+    fn begin_v2(&mut self) -> (Vec<u8>, Limits, v2::Settings) {
+        (std::mem::take(&mut self.unsent), self.limits, std::mem::take(&mut self.said))
     }
 
     fn unsent(&self) -> &[u8] {

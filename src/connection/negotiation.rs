@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Connection, Counters, Delivery, Limits, Mux, Output, Protocol, Role, Room, StreamKey};
 use crate::protocol::ProtocolError;
-use crate::protocol::v2::Code;
-#[cfg(feature = "tls")]
-use crate::protocol::v2::Settings;
+use crate::protocol::v2::{Code, Settings};
 
 /// What one side of a link sends and takes before the version is fixed.
 pub trait Negotiation: Debug {
@@ -36,8 +34,8 @@ pub trait Negotiation: Debug {
     /// What came already breaks the rules of version 1.
     fn begin_v1(&mut self, now: Instant) -> Result<Self::V1, ProtocolError>;
 
-    /// What the end of version 2 sends first; and its limits.
-    fn begin_v2(&mut self) -> (Vec<u8>, Limits);
+    /// What the end of version 2 sends first; its limits; and what its SETTINGS say beside them.
+    fn begin_v2(&mut self) -> (Vec<u8>, Limits, Settings);
 
     /// See [`Connection::unsent`].
     fn unsent(&self) -> &[u8];
@@ -127,8 +125,8 @@ impl<N: Negotiation> Negotiated<N> {
         let (version, speaking) = match protocol {
             Protocol::V1 => (1, Speaking::V1(Box::new(negotiation.begin_v1(now)?))),
             Protocol::V2 => {
-                let (first, limits) = negotiation.begin_v2();
-                (2, Speaking::V2(Box::new(Mux::new(now, N::ROLE, limits, &first))))
+                let (first, limits, said) = negotiation.begin_v2();
+                (2, Speaking::V2(Box::new(Mux::saying(now, N::ROLE, limits, &first, said))))
             }
         };
         self.outputs.push_back(Output::Version(version));

@@ -5,13 +5,11 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::negotiation::{Negotiated, Negotiation, Speaking, with_version};
 use super::v1::relay as v1;
-use crate::address::Address;
-use crate::connection::{Connection, Limits, Mux, Output, Protocol, Role, StreamKey, WindowPool};
+use crate::connection::{Connection, Destination, Limits, Mux, Output, Protocol, Role, StreamKey, WindowPool};
 use crate::protocol::ProtocolError;
 use crate::protocol::v1::{Command, Header};
 use crate::protocol::v2;
@@ -138,11 +136,27 @@ impl Relay {
 
     /// A client at `from` was accepted for `service`. Its socket is not read before [`Output::Opened`]. To be
     /// called only when the end [is ready](Relay::is_ready).
-    pub fn open(&mut self, now: Instant, service: &Arc<Address>, from: Option<SocketAddr>) -> Option<StreamKey> {
-        match &mut self.speaking {
-            Speaking::Negotiating(_) => None,
-            Speaking::V1(end) => Some(end.open(now, Arc::clone(service))),
-            Speaking::V2(end) => Some(end.open(now, Address::clone(service), from)),
+    pub fn open(&mut self, now: Instant, service: Destination, from: Option<SocketAddr>) -> Option<StreamKey> {
+        match (&mut self.speaking, service) {
+            // Version 1 has no words for a name.
+            (Speaking::Negotiating(_), _) | (Speaking::V1(_), Destination::Service(_)) => None,
+            (Speaking::V1(end), Destination::Address(service)) => Some(end.open(now, service)),
+            (Speaking::V2(end), service) => Some(end.open(now, service, from)),
+        }
+    }
+
+    /// What the device offers by name; `None` of one that knows no names, and before [it has said
+    /// so](Self::has_introduction).
+    pub fn services(&self) -> Option<&[v2::Service]> {
+        if let Speaking::V2(end) = &self.speaking { end.services() } else { None }
+    }
+
+    /// Whether the device has said what it offers, or cannot.
+    pub fn has_introduction(&self) -> bool {
+        match &self.speaking {
+            Speaking::Negotiating(_) => false,
+            Speaking::V1(_) => true,
+            Speaking::V2(end) => end.has_introduction(),
         }
     }
 }
@@ -222,8 +236,8 @@ impl Negotiation for Greeting {
         Ok(relay)
     }
 
-    fn begin_v2(&mut self) -> (Vec<u8>, Limits) {
-        (v2::HELLO.encode().to_vec(), self.settings.limits)
+    fn begin_v2(&mut self) -> (Vec<u8>, Limits, v2::Settings) {
+        (v2::HELLO.encode().to_vec(), self.settings.limits, v2::Settings::default())
     }
 
     /// A relay is silent until it has LISTEN.

@@ -160,10 +160,17 @@ enum Timer {
 }
 
 impl Mux {
-    /// An end whose SETTINGS are to be sent, behind `first`: what was decided to be sent before version 2 was.
+    /// An end that says no more in its SETTINGS than its limits.
+    #[cfg(test)]
     pub(crate) fn new(now: Instant, role: Role, limits: Limits, first: &[u8]) -> Self {
+        Self::saying(now, role, limits, first, Settings::default())
+    }
+
+    /// An end whose SETTINGS are to be sent, behind `first`: what was decided to be sent before version 2 was. They say its
+    /// limits beside what is `said`.
+    pub(crate) fn saying(now: Instant, role: Role, limits: Limits, first: &[u8], said: Settings) -> Self {
         let mut mux = Self::silent(now, role, limits, SendBuffer::new(first));
-        mux.introduce(Settings::default());
+        mux.introduce(said);
         mux.timers.set(Timer::Settings, now + SETTINGS_TIMEOUT);
         mux.timers.set(Timer::Liveness, mux.liveness.poll_timeout());
         mux
@@ -273,6 +280,16 @@ impl Mux {
     /// Whether there will be no new streams, by either side's wish.
     pub(crate) fn is_going_away(&self) -> bool {
         self.going_away.is_some()
+    }
+
+    /// What the peer offers by name, as far as it has said so.
+    pub(crate) fn services(&self) -> Option<&[v2::Service]> {
+        self.peer.services.as_deref()
+    }
+
+    /// Whether the peer's SETTINGS are here.
+    pub(crate) fn has_introduction(&self) -> bool {
+        self.greeting == Greeting::Done
     }
 
     /// Streams that may be on the link at once.

@@ -59,9 +59,9 @@ pub(crate) enum Refusal {
 pub(crate) type Lookup<'a> = &'a mut dyn FnMut(&str, u16) -> io::Result<Vec<SocketAddr>>;
 
 impl Access {
-    /// Only this one service: the LocalAddress:LocalPort of a call.
-    pub fn only(service: &Address) -> Self {
-        Self::Only(vec![Rule::service(service)])
+    /// Only these services, such as the LocalAddress:LocalPort of a call.
+    pub fn only<'a>(services: impl IntoIterator<Item = &'a Address>) -> Self {
+        Self::Only(services.into_iter().map(Rule::service).collect())
     }
 
     /// The addresses of `host` that may be connected to, in the resolver's order; never an empty list.
@@ -443,16 +443,16 @@ mod tests {
 
     #[test]
     fn the_service_of_a_call_is_all_that_it_permits() {
-        let access = Access::only(&Address::new("10.41.51.152", 23).expect("address"));
+        let access = Access::only([&Address::new("10.41.51.152", 23).expect("address")]);
         assert!(permits(&access, "10.41.51.152", 23));
         assert!(permits(&access, "::ffff:10.41.51.152", 23));
         assert!(!permits(&access, "10.41.51.152", 22));
         assert!(!permits(&access, "127.0.0.1", 23));
         let mut dns = names(&[("any", &["10.0.0.1"]), ("localhost", &["::1", "127.0.0.1"])]);
-        let access = Access::only(&Address::new("any", 23).expect("address"));
+        let access = Access::only([&Address::new("any", 23).expect("address")]);
         assert!(dns.permit(&access, "any", 23).is_ok());
         assert!(dns.permit(&access, "10.0.0.2", 23).is_err(), "here 'any' is a host's name");
-        let access = Access::only(&Address::new("localhost", 23).expect("address"));
+        let access = Access::only([&Address::new("localhost", 23).expect("address")]);
         assert_eq!(dns.permit(&access, "127.0.0.1", 23).expect("127.0.0.1"), ["127.0.0.1"]);
         assert!(dns.permit(&access, "127.0.0.2", 23).is_err());
     }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 #[cfg(feature = "tls")]
-use super::{Access, Enrolment, Identity, Proxy};
+use super::{Access, Enrolment, Identity, Proxy, Services};
 #[cfg(not(feature = "tls"))]
-use super::{Access, Proxy};
+use super::{Access, Proxy, Services};
 use crate::address::Address;
 use crate::connection::{Limits, Protocol};
 
@@ -25,6 +25,8 @@ pub struct Config {
     pub proxy: Option<Proxy>,
     /// What the relay may reach through this device.
     pub access: Access,
+    /// What it offers by name; see [`offer`](Self::offer).
+    pub services: Services,
     /// How long resolving and connecting to the server may take in all.
     pub connect_timeout: Duration,
     /// Whether a link that is lost is made anew, for ever, once there was one.
@@ -54,6 +56,7 @@ impl Config {
             enrolment: None,
             proxy: None,
             access: Access::default(),
+            services: Services::default(),
             connect_timeout: Self::CONNECT_TIMEOUT,
             reconnect: true,
             keep_trying: false,
@@ -61,5 +64,11 @@ impl Config {
             min_protocol: Protocol::V1,
             limits: Limits::DEVICE,
         }
+    }
+
+    /// Offers these services, and lets nothing else be reached; another `access` is set afterwards.
+    pub fn offer(&mut self, services: Services) {
+        self.access = services.access();
+        self.services = services;
     }
 }

@@ -13,6 +13,7 @@ use mio::net::TcpStream;
 
 use crate::io::event_loop::{EventLoop, Registry as _, Source};
 use crate::io::net;
+use crate::protocol::proxy::HeaderWriter;
 
 /// The time from one attempt to the next: RFC 8305's connection attempt delay.
 const DELAY: Duration = Duration::from_millis(250);
@@ -23,6 +24,10 @@ const MAX_ATTEMPTS: usize = 3;
 #[derive(Debug)]
 pub(super) struct Dial {
     source: Source,
+    /// Whose connection it is passed on, of one that begins with a header which says so.
+    proxied: Option<Client>,
+    /// The connection that is made, and not all of whose header is written.
+    announcing: Option<(Attempt, HeaderWriter)>,
     addresses: VecDeque<SocketAddr>,
     /// Those that run, the oldest first.
     attempts: VecDeque<Attempt>,
@@ -41,6 +46,9 @@ struct Attempt {
     address: SocketAddr,
     began: Instant,
 }
+
+/// The address of a client, where that is known.
+pub(super) type Client = Option<SocketAddr>;
 
 /// How far a [`Dial`] is.
 #[derive(Debug)]
@@ -61,6 +69,8 @@ impl Dial {
         let rounds = addresses.len().div_ceil(MAX_ATTEMPTS).max(1) as u32;
         Self {
             source,
+            proxied: None,
+            announcing: None,
             addresses: interleaved(addresses),
             attempts: VecDeque::new(),
             next_at: Some(now),
@@ -70,8 +80,40 @@ impl Dial {
         }
     }
 
+    /// The connection begins with a header of the PROXY protocol, and is not there before that is written: so nothing can
+    /// come before it, and whatever ends the connection meanwhile ends the dial.
+    pub(super) fn on_behalf_of(mut self, proxied: Option<Client>) -> Self {
+        self.proxied = proxied;
+        self
+    }
+
     /// Goes on as far as it can without waiting: at the start, at an event, and when its time has come.
     pub(super) fn poll(&mut self, now: Instant, event_loop: &mut EventLoop) -> Progress {
+        let (mut attempt, mut header) = match (self.announcing.take(), self.proxied) {
+            (Some(announcing), _) => announcing,
+            (None, None) => return self.race(now, event_loop),
+            (None, Some(client)) => match self.race(now, event_loop) {
+                Progress::Connected { io, token, address } => {
+                    (Attempt { io, token, address, began: now }, HeaderWriter::new(client, address))
+                }
+                progress @ (Progress::Pending | Progress::Failed(_)) => return progress,
+            },
+        };
+        match header.write_to(&mut attempt.io) {
+            Ok(true) => Progress::Connected { io: attempt.io, token: attempt.token, address: attempt.address },
+            Ok(false) if now < self.deadline => {
+                self.announcing = Some((attempt, header));
+                Progress::Pending
+            }
+            result => {
+                give_up(event_loop, &attempt.io, attempt.token);
+                Progress::Failed(result.err().unwrap_or_else(|| io::ErrorKind::TimedOut.into()))
+            }
+        }
+    }
+
+    /// Until the first connection is made.
+    fn race(&mut self, now: Instant, event_loop: &mut EventLoop) -> Progress {
         loop {
             if let Some(Attempt { io, token, address, .. }) = self.take_connected(now, event_loop) {
                 self.give_up_all(event_loop);
@@ -107,6 +149,9 @@ impl Dial {
 
     /// When [`poll`](Self::poll) is due without an event.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        if self.announcing.is_some() {
+            return Some(self.deadline);
+        }
         if self.attempts.is_empty() {
             // It has not begun.
             return self.next_at;
@@ -158,7 +203,7 @@ impl Dial {
     }
 
     fn give_up_all(&mut self, event_loop: &mut EventLoop) {
-        for attempt in self.attempts.drain(..) {
+        for attempt in self.attempts.drain(..).chain(self.announcing.take().map(|(attempt, _)| attempt)) {
             give_up(event_loop, &attempt.io, attempt.token);
         }
     }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::dial::{Dial, Progress};
+use super::dial::{Client, Dial, Progress};
 use crate::connection::{CONNECT_TIMEOUT, StreamKey, Timers};
 use crate::io::event_loop::{EventLoop, Source};
 
@@ -27,10 +27,19 @@ pub(super) struct Dials {
 #[derive(Debug)]
 pub(super) enum Pending {
     /// As many as may be are being made to its service.
-    Waiting(Vec<SocketAddr>),
+    Waiting(Wanted),
     /// Its turn has come.
-    Ready(Vec<SocketAddr>),
-    Dialling(Dial),
+    Ready(Wanted),
+    Dialling(Box<Dial>),
+}
+
+/// The connection that a stream wants.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    /// Where to.
+    pub(super) addresses: Vec<SocketAddr>,
+    /// On whose behalf, if the service is told that.
+    pub(super) proxied: Option<Client>,
 }
 
 /// The streams that connect to a service.
@@ -48,15 +57,15 @@ impl Dials {
     }
 
     /// The stream is to be connected to one of the addresses of its service.
-    pub(super) fn add(&mut self, key: StreamKey, name: Arc<str>, addresses: Vec<SocketAddr>) {
+    pub(super) fn add(&mut self, key: StreamKey, name: Arc<str>, wanted: Wanted) {
         let service = self.services.entry(Arc::clone(&name)).or_default();
         let pending = if service.in_progress < MOST {
             service.in_progress += 1;
             self.ready.push_back(key);
-            Pending::Ready(addresses)
+            Pending::Ready(wanted)
         } else {
             service.waiting.push_back(key);
-            Pending::Waiting(addresses)
+            Pending::Waiting(wanted)
         };
         self.streams.insert(key, (name, pending));
     }
@@ -66,10 +75,10 @@ impl Dials {
         loop {
             let key = self.ready.pop_front()?;
             let Some((_, pending)) = self.streams.get_mut(&key) else { continue };
-            if let Pending::Ready(addresses) = pending {
+            if let Pending::Ready(Wanted { addresses, proxied }) = pending {
                 // The core keeps the deadline of the whole.
                 let dial = Dial::new(Source::Stream(link as u32, key), addresses, now, now + CONNECT_TIMEOUT);
-                *pending = Pending::Dialling(dial);
+                *pending = Pending::Dialling(Box::new(dial.on_behalf_of(*proxied)));
                 return Some(key);
             }
         }
@@ -108,9 +117,9 @@ impl Dials {
         if let Some(next) = service.waiting.pop_front() {
             service.in_progress += 1;
             if let Some((_, pending)) = self.streams.get_mut(&next)
-                && let Pending::Waiting(addresses) = pending
+                && let Pending::Waiting(wanted) = pending
             {
-                *pending = Pending::Ready(std::mem::take(addresses));
+                *pending = Pending::Ready(std::mem::take(wanted));
                 self.ready.push_back(next);
             }
         } else if service.in_progress == 0 {
@@ -151,9 +160,13 @@ mod tests {
         StreamKey { index: index as u32, generation: 0 }
     }
 
+    fn wanted(addresses: Vec<SocketAddr>) -> Wanted {
+        Wanted { addresses, proxied: None }
+    }
+
     fn add(dials: &mut Dials, service: &str, keys: std::ops::Range<usize>) {
         for index in keys {
-            dials.add(key(index), service.into(), vec![SocketAddr::from(([127, 0, 0, 1], 9))]);
+            dials.add(key(index), service.into(), wanted(vec![SocketAddr::from(([127, 0, 0, 1], 9))]));
         }
     }
 
@@ -187,7 +200,7 @@ mod tests {
         let mut event_loop = EventLoop::new().expect("poll");
         let mut dials = Dials::new();
         let now = Instant::now();
-        dials.add(key(0), "silent:1".into(), vec![silent; 2]);
+        dials.add(key(0), "silent:1".into(), wanted(vec![silent; 2]));
         let started = dials.start_next(now, 0).expect("its turn");
         assert!(matches!(dials.poll(now, &mut event_loop, started), Progress::Pending));
         let next = dials.poll_timeout().expect("the next address");

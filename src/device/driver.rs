@@ -21,6 +21,7 @@ use crate::io::Io;
 use crate::io::event_loop::{EventLoop, Source};
 use crate::io::session::LINK_BUFFER;
 use crate::io::table::Table;
+use crate::protocol::v2::Settings;
 #[cfg(feature = "tls")]
 use crate::tls::{Opener, TlsError};
 
@@ -70,8 +71,13 @@ impl<'a> Driver<'a> {
         #[cfg(feature = "tls")]
         let enrolling =
             config.enrolment.as_ref().map(|enrolment| enrolling::Enrolling::new(enrolment, event_loop.waker()));
-        let context =
-            Context { names: Names::new(event_loop.waker()), io: Io::new(event_loop), shared, access: &config.access };
+        let context = Context {
+            names: Names::new(event_loop.waker()),
+            io: Io::new(event_loop),
+            shared,
+            access: &config.access,
+            services: &config.services,
+        };
         Self {
             config,
             context,
@@ -251,7 +257,8 @@ impl<'a> Driver<'a> {
 
     /// A link on the connection that was made: in TLS if the device has an identity.
     fn begin_link(&mut self, now: Instant, number: usize, reached: Reached) -> Result<Link, Error> {
-        let Config { protocol, min_protocol, limits, .. } = self.config;
+        let Config { protocol, min_protocol, limits, services, .. } = self.config;
+        let services = services.announced();
         #[cfg(feature = "tls")]
         if let Some(identity) = self.identity().cloned() {
             let server = reached.server.clone();
@@ -259,12 +266,15 @@ impl<'a> Driver<'a> {
             let failed = |error: TlsError| Error::Tls { address: server.clone(), reason: error.to_string() };
             let opener = Opener::new(&identity.key, identity.pins).map_err(failed)?;
             let tls = opener.start(server.host(), scratch).map_err(failed)?;
-            let device = Device::in_tls(now, *limits, identity.said());
+            let said = Settings { services, ..identity.said() };
+            let device = Device::in_tls(now, *limits, said);
             return Ok(Link::in_tls(device, number, reached, tls, &mut self.context.io));
         }
         #[cfg(not(feature = "tls"))]
         let _ = now;
-        Ok(Link::new(Device::new(*protocol, *limits).at_least(*min_protocol), number, reached))
+        let said = Settings { services, ..Settings::default() };
+        let device = Device::new(*protocol, *limits).at_least(*min_protocol).saying(said);
+        Ok(Link::new(device, number, reached))
     }
 
     /// Whether links are in TLS.
@@ -339,7 +349,7 @@ impl<'a> Driver<'a> {
                 Source::Closing(place) => {
                     self.context.io.closing.handle_event(&mut self.context.io.event_loop, place);
                 }
-                Source::Waker | Source::Listener(_) => {}
+                Source::Waker | Source::Listener(_) | Source::Header(_) => {}
             }
         }
         Ok(())

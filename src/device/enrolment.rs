@@ -99,6 +99,3 @@ fn not_joined(directory: &Path) -> Error {
         directory.display().to_string().escape_debug()
     ))
 }
-
-#[cfg(test)]
-mod tests;

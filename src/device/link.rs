@@ -10,15 +10,16 @@ use std::time::Instant;
 use super::Announcement;
 use super::access::{Access, Refusal};
 use super::attempt::Reached;
-use super::dial::Progress;
-use super::dials::{Dials, Pending};
+use super::dial::{Client, Progress};
+use super::dials::{Dials, Pending, Wanted};
 use super::event::{Event, EventKind, Severity};
 use super::names::{Found, LookupError};
 use super::resolver::Names;
+use super::services::Services;
 use super::shared::Shared;
 use crate::address::Address;
 use crate::connection::device::Device;
-use crate::connection::{Connection, Counters, Output, Reset, StreamKey};
+use crate::connection::{Connection, Counters, Destination, Output, Reset, StreamKey};
 use crate::io::Io;
 use crate::io::event_loop::Readiness;
 use crate::io::net;
@@ -35,6 +36,7 @@ pub(super) struct Context<'a> {
     pub(super) names: Names,
     pub(super) shared: &'a Shared,
     pub(super) access: &'a Access,
+    pub(super) services: &'a Services,
 }
 
 /// One link.
@@ -59,8 +61,18 @@ pub(super) struct Link {
     resolving: BTreeMap<StreamKey, Resolving>,
     /// Connections to services that are being made, or are to be.
     dials: Dials,
-    /// What events say of a stream: the client's number, and the service.
-    services: BTreeMap<StreamKey, (u32, Arc<str>)>,
+    /// What was asked for, of each stream whose client is there.
+    services: BTreeMap<StreamKey, Asked>,
+}
+
+/// What a stream is for.
+struct Asked {
+    /// The client's number.
+    client: u32,
+    /// The service, as events name it.
+    shown: Arc<str>,
+    /// On whose behalf, if the service is told that.
+    proxied: Option<Client>,
 }
 
 /// Where a service may be connected to.
@@ -298,8 +310,8 @@ impl Link {
     fn dial(&mut self, now: Instant, context: &mut Context<'_>, key: StreamKey, answer: Answer) {
         match answer {
             Ok(addresses) => {
-                let Some((_, service)) = self.services.get(&key) else { return };
-                self.dials.add(key, Arc::clone(service), addresses);
+                let Some(Asked { shown, proxied, .. }) = self.services.get(&key) else { return };
+                self.dials.add(key, Arc::clone(shown), Wanted { addresses, proxied: *proxied });
                 self.start_dials(now, context);
             }
             Err(refusal) => {
@@ -393,14 +405,35 @@ impl Link {
         context: &mut Context<'_>,
         key: StreamKey,
         client: u32,
-        service: Address,
+        destination: Destination,
         from: Option<SocketAddr>,
     ) {
-        let shown: Arc<str> = net::shown(&service).into();
-        let from = from.map_or_else(String::new, |from| format!(" at {from}"));
-        let event = Event::new(EventKind::Connect, Severity::Detail, format!("client {client}{from} asks for {shown}"));
+        let offered = match &destination {
+            Destination::Address(address) => context.services.at(address),
+            Destination::Service(name) => context.services.named(name),
+        };
+        let proxied = offered.filter(|service| service.proxy_protocol).map(|_| from);
+        let (shown, what) = match (&destination, offered) {
+            (Destination::Address(address), _) => (net::shown(address), net::shown(address)),
+            (Destination::Service(name), Some(service)) => {
+                let target = net::shown(&service.target);
+                (target.clone(), format!("{name}, which is {target}"))
+            }
+            (Destination::Service(name), None) => (name.to_string(), name.to_string()),
+        };
+        let shown: Arc<str> = shown.into();
+        let at = from.map_or_else(String::new, |from| format!(" at {from}"));
+        let event = Event::new(EventKind::Connect, Severity::Detail, format!("client {client}{at} asks for {what}"));
         context.shared.event(event.about(client, Some(Arc::clone(&shown))));
-        self.services.insert(key, (client, shown));
+        self.services.insert(key, Asked { client, shown, proxied });
+        let service = match (destination, offered) {
+            (Destination::Address(address), _) => Address::clone(&address),
+            (Destination::Service(_), Some(service)) => service.target.clone(),
+            (Destination::Service(_), None) => {
+                let failure = Failure::new(Code::UnknownService, context.services.missing());
+                return self.connect_failed(now, context, key, &failure);
+            }
+        };
         self.resolving.insert(key, Resolving { service, known: BTreeMap::new() });
         self.resolve(now, context, key);
     }
@@ -439,7 +472,7 @@ impl Link {
 
     fn tell_failed(&mut self, context: &Context<'_>, key: StreamKey, failure: &Failure) {
         let Failure { kind, reason, .. } = failure;
-        if let Some((client, shown)) = self.services.remove(&key) {
+        if let Some(Asked { client, shown, .. }) = self.services.remove(&key) {
             let message = if *kind == EventKind::Denied {
                 format!("client {client}: {reason}")
             } else {
@@ -480,9 +513,9 @@ impl Link {
     }
 
     fn tell_gone(&mut self, context: &Context<'_>, key: StreamKey, kind: EventKind, severity: Severity, text: &str) {
-        if let Some((client, service)) = self.services.remove(&key) {
+        if let Some(Asked { client, shown, .. }) = self.services.remove(&key) {
             let event = Event::new(kind, severity, format!("client {client} {text}"));
-            context.shared.event(event.about(client, Some(service)));
+            context.shared.event(event.about(client, Some(shown)));
         }
     }
 }

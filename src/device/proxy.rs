@@ -50,14 +50,14 @@ pub enum ProxyTextError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyError {
     /// It wants a user, and none is given.
-    #[error("it wants to know a user (407); give proxy = \"http://USER:PASSWORD@HOST:PORT\"")]
-    NoCredentials,
+    #[error("it wants to know a user ({0}); give proxy = \"http://USER:PASSWORD@HOST:PORT\"")]
+    NoCredentials(u16),
     /// It does not take the user or the password.
-    #[error("it does not take the user or the password (407); correct them in proxy")]
-    WrongCredentials,
+    #[error("it does not take the user or the password ({0}); correct them in proxy")]
+    WrongCredentials(u16),
     /// It wants a way to say who the user is that is not known here.
-    #[error("it wants to know its user by {0} (407), and only Basic is known here; ask its operator for that")]
-    Scheme(String),
+    #[error("it wants to know its user by {1} ({0}), and only Basic is known here; ask its operator for that")]
+    Scheme(u16, String),
     /// It does not permit the relay's address.
     #[error("it does not permit that address (403{}); ask its operator to permit CONNECT to it", said(.0))]
     Forbidden(String),
@@ -248,22 +248,24 @@ fn parse(head: &[u8], has_credentials: bool) -> Result<Option<(usize, bool)>, Pr
     match response.code.ok_or(ProxyError::NotHttp)? {
         100..=199 => Ok(Some((length, false))),
         200..=299 => Ok(Some((length, true))),
-        407 => Err(unauthorized(response.headers, has_credentials)),
+        // Some answer to a wrong password as a server does.
+        code @ (401 | 407) => Err(unauthorized(code, response.headers, has_credentials)),
         403 => Err(ProxyError::Forbidden(reason)),
         code @ 500..=599 => Err(ProxyError::Gateway(code, reason)),
         code => Err(ProxyError::Status(code, reason)),
     }
 }
 
-fn unauthorized(headers: &[httparse::Header<'_>], has_credentials: bool) -> ProxyError {
-    let wanted = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("Proxy-Authenticate"));
+fn unauthorized(code: u16, headers: &[httparse::Header<'_>], has_credentials: bool) -> ProxyError {
+    let name = if code == 401 { "WWW-Authenticate" } else { "Proxy-Authenticate" };
+    let wanted = headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
     let wanted = wanted.filter_map(|header| std::str::from_utf8(header.value).ok());
     let schemes: Vec<_> = wanted.filter_map(|value| value.split_ascii_whitespace().next()).collect();
     if !schemes.is_empty() && !schemes.iter().any(|scheme| scheme.eq_ignore_ascii_case("Basic")) {
         let schemes = schemes.join(" or ");
-        return ProxyError::Scheme(schemes.chars().take(SHOWN).flat_map(char::escape_debug).collect());
+        return ProxyError::Scheme(code, schemes.chars().take(SHOWN).flat_map(char::escape_debug).collect());
     }
-    if has_credentials { ProxyError::WrongCredentials } else { ProxyError::NoCredentials }
+    if has_credentials { ProxyError::WrongCredentials(code) } else { ProxyError::NoCredentials(code) }
 }
 
 #[cfg(test)]

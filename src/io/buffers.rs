@@ -23,15 +23,13 @@ const RECORDS: usize = 4;
 impl Buffers {
     /// Where what is to be written stands. It is empty between turns.
     pub(crate) fn scratch(&mut self) -> &mut Scratch {
-        // In front of a record a change of the key may go.
-        self.scratch.get_or_insert_with(|| Scratch::new(RECORDS * (RECORD_PLAINTEXT + RECORD_OVERHEAD) + 64))
+        self.both().1
     }
 
     /// Both.
     pub(super) fn both(&mut self) -> (&mut Vec<u8>, &mut Scratch) {
-        self.scratch();
-        // It was made just now.
-        let Self { plaintext, scratch } = self;
-        (plaintext, scratch.get_or_insert_with(|| Scratch::new(0)))
+        // In front of a record a change of the key may go.
+        let make = || Scratch::new(RECORDS * (RECORD_PLAINTEXT + RECORD_OVERHEAD) + 64);
+        (&mut self.plaintext, self.scratch.get_or_insert_with(make))
     }
 }

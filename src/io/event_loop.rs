@@ -24,6 +24,8 @@ pub enum Source {
     Stream(u32, StreamKey),
     /// A socket that only waits for its peer to finish.
     Closing(usize),
+    /// A relay's: a connection that has yet to say whose it is.
+    Header(usize),
 }
 
 /// One readiness event, already translated from its token.

@@ -16,8 +16,6 @@ use std::borrow::BorrowMut;
 use std::io::IoSlice;
 #[cfg(feature = "relay")]
 use std::net::SocketAddr;
-#[cfg(feature = "relay")]
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use link::Link;
@@ -27,14 +25,12 @@ use scheduler::Scheduler;
 use socket::StreamSocket;
 pub(crate) use socket::Traffic;
 
-#[cfg(feature = "relay")]
-use crate::address::Address;
-#[cfg(feature = "relay")]
-use crate::connection::WindowPool;
 use crate::connection::device::Device;
 #[cfg(feature = "relay")]
 use crate::connection::relay::Relay;
 use crate::connection::{Connection, Delivery, Output, StreamKey};
+#[cfg(feature = "relay")]
+use crate::connection::{Destination, WindowPool};
 use crate::io::Io;
 use crate::io::event_loop::{EventLoop, LATE, Readiness, Registry};
 use crate::io::socket::Socket;
@@ -437,7 +433,7 @@ impl<C: Connection + BorrowMut<Relay>, R: Registry> Session<C, R> {
     }
 
     /// A client came. Its socket is [attached](Self::attach) next.
-    pub fn open(&mut self, now: Instant, service: &Arc<Address>, from: SocketAddr) -> Option<StreamKey> {
+    pub fn open(&mut self, now: Instant, service: Destination, from: SocketAddr) -> Option<StreamKey> {
         self.connection.borrow_mut().open(now, service, Some(from))
     }
 }

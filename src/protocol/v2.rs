@@ -35,7 +35,7 @@ pub use frame::{ACK_LEN, Close, GoAway, ack, credit, ping};
 pub use header::{Flags, Header, Type};
 #[cfg(feature = "tls")]
 pub use settings::Join;
-pub use settings::{MAX_ADDRESSES, MAX_SERVICES, Service, ServiceFlags, Settings};
+pub use settings::{MAX_ADDRESSES, MAX_SERVICES, MAX_SERVICES_LEN, Service, ServiceFlags, Settings, services_len};
 
 use super::v1;
 

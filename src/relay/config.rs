@@ -10,8 +10,7 @@ use super::{Network, ServicePort};
 use crate::Error;
 use crate::address::Address;
 use crate::connection::{Limits, Protocol};
-use crate::identity::Name;
-use crate::identity::Pin;
+use crate::identity::{Name, Pin};
 use crate::relay::registry::Registry;
 use crate::tls::Key;
 
@@ -22,7 +21,7 @@ pub struct Config {
     pub devices: Vec<PlainDevice>,
     /// Where devices with an identity connect.
     pub tls: Option<TlsPort>,
-    /// Client ports that lead to services of devices that have a name; set by [`with_ports`](Self::with_ports).
+    /// Client ports that lead to services of devices that have a name.
     pub ports: Vec<ServicePort>,
     /// Load balancers: a connection from there begins with a header of the PROXY protocol, version 2, on the ports of
     /// devices and of clients alike, and its client is whom that names.
@@ -126,19 +125,10 @@ impl Config {
         Ok(config)
     }
 
-    /// The same with these client ports, too.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] if an address is given twice to listen at.
-    pub fn with_ports(self, ports: Vec<ServicePort>) -> Result<Self, Error> {
-        check_addresses(&self.devices, &ports).map_err(Error::Usage)?;
-        Ok(Self { ports, ..self })
-    }
-
     /// Whether a relay can be run so. It is asked for by [`Server::bind`](super::Server::bind), whoever has written what.
     ///
     /// # Errors
-    /// [`Error::Usage`] if a device without a name has no mapping, an address is given twice to listen at, a value is out of its range, or
+    /// [`Error::Usage`] if a device without a name has no mapping, two devices have one name, an address is given twice to listen at, a value is out of its range, or
     /// there is no version of the protocol that may be spoken.
     pub fn check(&self) -> Result<(), Error> {
         if self.devices.iter().any(|device| device.mappings.is_empty() && device.name.is_none()) {
@@ -158,15 +148,8 @@ impl Config {
             return Err(Error::Usage(text.into()));
         }
         check_names(&self.devices).map_err(Error::Usage)?;
-        check_addresses(&self.devices, &self.ports).map_err(Error::Usage)
+        check_addresses(&self.devices, self.tls.as_ref(), &self.ports).map_err(Error::Usage)
     }
-}
-
-/// Whether no two devices have one name.
-fn check_names(devices: &[PlainDevice]) -> Result<(), String> {
-    let names: Vec<_> = devices.iter().filter_map(|device| device.name.as_ref()).collect();
-    let twice = names.iter().enumerate().find(|&(at, name)| names[..at].contains(name));
-    twice.map_or(Ok(()), |(_, name)| Err(format!("two devices are called '{name}'; give one another name")))
 }
 
 fn check_time(what: &str, time: Duration, least: Duration, most: Duration) -> Result<(), Error> {
@@ -178,8 +161,15 @@ fn check_time(what: &str, time: Duration, least: Duration, most: Duration) -> Re
     Err(Error::Usage(format!("{what} of {seconds} s is too {much}; give {least} to {most} s")))
 }
 
+/// Whether no two devices have one name.
+fn check_names(devices: &[PlainDevice]) -> Result<(), String> {
+    let names: Vec<_> = devices.iter().filter_map(|device| device.name.as_ref()).collect();
+    let twice = names.iter().enumerate().find(|&(at, name)| names[..at].contains(name));
+    twice.map_or(Ok(()), |(_, name)| Err(format!("two devices are called '{name}'; give one another name")))
+}
+
 /// Whether each address to listen at has a port of its own; if not, which have not.
-fn check_addresses(devices: &[PlainDevice], ports: &[ServicePort]) -> Result<(), String> {
+fn check_addresses(devices: &[PlainDevice], tls: Option<&TlsPort>, ports: &[ServicePort]) -> Result<(), String> {
     #[derive(Clone, Copy, PartialEq)]
     enum For {
         Device,
@@ -191,7 +181,8 @@ fn check_addresses(devices: &[PlainDevice], ports: &[ServicePort]) -> Result<(),
         let clients = mappings.iter().map(|mapping| (&mapping.client, For::Clients));
         [(listen, For::Device)].into_iter().chain(clients)
     });
-    let all = of_devices.chain(ports.iter().map(|port| (&port.listen, For::Clients)));
+    let of_tls = tls.map(|port| (&port.listen, For::Device));
+    let all = of_devices.chain(of_tls).chain(ports.iter().map(|port| (&port.listen, For::Clients)));
     // With port 0 the system gives each its own.
     for (address, whom) in all.filter(|(address, _)| address.port() != 0) {
         let earlier = by_port.entry(address.port()).or_default();
@@ -295,7 +286,8 @@ mod tests {
         let ports = |all: &[&str]| all.iter().map(|at| ServicePort::new(listen(at), "pump-3:ssh")).collect();
         let with = |all: &[&str]| {
             let ports: Result<Vec<_>, _> = ports(all);
-            config().with_ports(ports.expect("ports")).map_err(|error| error.to_string())
+            let config = Config { ports: ports.expect("ports"), ..config() };
+            config.check().map(|()| config).map_err(|error| error.to_string())
         };
         assert_eq!(with(&["[::]:2", "[::]:3"]).expect("a configuration").ports.len(), 2);
         assert_eq!(

@@ -230,7 +230,7 @@ impl File {
             is_plain && mapping(port).is_some()
         };
         let ports = self.ports.iter().filter(|port| !is_mapping(port)).cloned();
-        let config = config.with_ports(ports.collect())?;
+        let ports = ports.collect();
         let tls = self.tls.clone().zip(keys).map(|(listen, keys)| TlsPort {
             listen,
             key: Arc::clone(&keys.key),
@@ -241,7 +241,9 @@ impl File {
         let limits = Limits { keepalive: self.keepalive, ..config.limits };
         let proxy_protocol_from = self.proxy_protocol_from.clone();
         let (drain, clients, idle) = (self.drain, self.clients, self.idle);
-        Ok(Config { tls, proxy_protocol_from, drain, clients, idle, limits, ..config })
+        let config = Config { tls, ports, proxy_protocol_from, drain, clients, idle, limits, ..config };
+        config.check()?;
+        Ok(config)
     }
 }
 

@@ -8,7 +8,7 @@
 //! | clients that wait for a place | [`MAX_WAITING`] | as clients |
 //! | clients accepted in a turn | [`ACCEPTS`] for each port | [`ACCEPTS_A_TURN`] |
 //! | connections without LISTEN | its part of those of the process, the port that has the most loses one | [`Descriptors::pending`] |
-//! | connections in a TLS handshake, or waiting for theirs | [64 of each source](super::server) begin, others of it wait | as many as there are [`Descriptors::devices`] to spare; the source that has the most loses one |
+//! | connections in a TLS handshake, or waiting for theirs | 64 of each source are in progress, others of it wait | as many as there are [`Descriptors::devices`] to spare; the source that has the most loses one |
 //! | links that drain | [`retired::MAX_DRAINING`] | [`MAX_DRAINING`] |
 //! | links that are lost and deliver last bytes | [`retired::MAX_LOST`] | [`MAX_LOST`] |
 //! | bytes that both of these hold | [`retired_bytes`] | [`retired_bytes_of_all`] |

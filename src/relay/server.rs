@@ -7,6 +7,8 @@ mod device;
 mod handshakes;
 mod links;
 mod log_limits;
+mod ports;
+mod proxied;
 mod reload;
 mod secured;
 mod shares;
@@ -23,15 +25,18 @@ use client_log::{Client, Ending};
 use device::{ClientPort, Device};
 use links::DevicePort;
 use log_limits::{Kind, LogLimits};
+use ports::Wanted;
+use proxied::Proxied;
 use reload::Task;
 pub use reload::{Controller, DeviceStatus, LinkStatus};
 use secured::{Proof, Secured};
 use totals::{Share, Totals};
 use tracing::{debug, info};
 
+use super::Config;
 use super::descriptors::{Descriptors, Shortage};
 use super::listener::{Listener, hold, resolve};
-use super::{Config, Mapping, PlainDevice, TlsPort, limits};
+use super::{TlsPort, limits};
 use crate::Error;
 use crate::address::Address;
 use crate::connection::relay::Relay;
@@ -69,6 +74,8 @@ pub struct Server {
     secured: Option<Secured>,
     /// Every link, also those of connections that may become one.
     sessions: Table<Peer>,
+    /// Connections of load balancers that have yet to say whose they are.
+    proxied: Table<Proxied>,
     totals: Totals,
     /// What the windows of all links may take.
     windows: WindowPool,
@@ -202,12 +209,14 @@ impl Server {
         let loop_failed = |reason| Error::System { what: "cannot make the event loop".into(), reason };
         let mut event_loop = EventLoop::new().map_err(loop_failed)?;
         // Names are resolved before any port is held, since that may take its time.
-        let mut addresses = Vec::new();
-        for PlainDevice { listen, mappings, .. } in &config.devices {
-            let of_device = resolve(listen).map_err(|reason| cannot_listen("the device", listen, reason))?;
-            let of_clients = mappings.iter().map(|Mapping { client, .. }| {
-                resolve(client).map_err(|reason| cannot_listen("clients", client, reason))
-            });
+        let (wanted, mut addresses) = (ports::wanted(&config), Vec::new());
+        for Wanted { listen, ports, .. } in &wanted {
+            let of_device = listen.map_or(Ok(Vec::new()), |listen| {
+                resolve(listen).map_err(|reason| cannot_listen("the device", listen, reason))
+            })?;
+            let of_clients = ports
+                .iter()
+                .map(|(client, _)| resolve(client).map_err(|reason| cannot_listen("clients", client, reason)));
             addresses.push((of_device, of_clients.collect::<Result<Vec<_>, _>>()?));
         }
         let ports = addresses
@@ -219,32 +228,42 @@ impl Server {
             }
             None => Vec::new(),
         };
-        let clients = (config.clients as usize).saturating_mul(config.devices.len());
+        let clients = (config.clients as usize).saturating_mul(wanted.len());
         let ports = ports.sum::<usize>() + of_tls.len();
-        let descriptors = Descriptors::of_process(ports, config.devices.len(), config.tls.is_some(), clients)?;
+        let descriptors = Descriptors::of_process(ports, wanted.len(), config.tls.is_some(), clients)?;
 
         let (mut device_ports, mut devices, mut places) = (Table::default(), Table::default(), Vec::new());
-        for (PlainDevice { listen, mappings, .. }, (of_device, of_clients)) in config.devices.iter().zip(&addresses) {
+        let mut names = HashMap::new();
+        for (Wanted { name, listen, ports: client_ports }, (of_device, of_clients)) in
+            wanted.into_iter().zip(&addresses)
+        {
             let device = devices.reserve();
-            let held = hold(of_device, places.len());
-            for listener in held.map_err(|reason| cannot_listen("the device", listen, reason))? {
-                let number = device_ports.reserve();
-                device_ports.insert(number, DevicePort { listener, device: Some(device) });
-                places.push(Place::Devices(number));
+            if let Some(listen) = listen {
+                let held = hold(of_device, places.len());
+                for listener in held.map_err(|reason| cannot_listen("the device", listen, reason))? {
+                    let number = device_ports.reserve();
+                    device_ports.insert(number, DevicePort { listener, device: Some(device) });
+                    places.push(Place::Devices(number));
+                }
             }
             let (mut listeners, mut ports) = (Table::default(), Vec::new());
-            for (port, (mapping, of_port)) in mappings.iter().zip(of_clients).enumerate() {
+            for (port, ((client, service), of_port)) in client_ports.into_iter().zip(of_clients).enumerate() {
                 let held = hold(of_port, places.len());
-                for listener in held.map_err(|reason| cannot_listen("clients", &mapping.client, reason))? {
+                for listener in held.map_err(|reason| cannot_listen("clients", client, reason))? {
                     // They only hasten what is done without them.
                     let _ = listener.tune();
                     let number = listeners.reserve();
                     listeners.insert(number, (listener, port));
                     places.push(Place::Clients(device, number));
                 }
-                ports.push(ClientPort::new(mapping));
+                ports.push(ClientPort::new(client, service));
             }
-            devices.insert(device, Device::new(Some(listen.clone()), listeners, ports));
+            let mut known = Device::new(listen.cloned(), name.cloned(), listeners, ports);
+            // Through a load balancer beside the relay they come from anywhere.
+            known.is_local &= config.proxy_protocol_from.is_empty();
+            devices.insert(device, known);
+            // One with a port of its own has no key, and is not found by a name.
+            names.extend(name.filter(|_| listen.is_none()).map(|name| (name.clone(), device)));
         }
         if let Some(TlsPort { listen, .. }) = &config.tls {
             let held = hold(&of_tls, places.len());
@@ -273,13 +292,14 @@ impl Server {
             requests,
             tasks,
             controller,
-            names: HashMap::new(),
+            names,
             secured,
             io: Io::new(event_loop),
             device_ports,
             places,
             devices,
             sessions: Table::default(),
+            proxied: Table::default(),
             totals: Totals::default(),
             windows: WindowPool::new(limits::WINDOWS_OF_ALL),
             phase: Phase::Serving,
@@ -326,6 +346,7 @@ impl Server {
     fn finish(mut self, buffer: &mut [u8]) -> Result<Outcome, Error> {
         self.phase = Phase::Draining;
         self.close_ports(Instant::now());
+        self.drop_all_proxied();
         self.drop_pending(Instant::now());
         self.drain(buffer)?;
         let now = Instant::now();
@@ -408,6 +429,7 @@ impl Server {
         self.begin_handshakes(now);
         self.accept_devices(now);
         self.visit_devices(now);
+        self.visit_proxied(now);
         self.io.closing.handle_timeout(now, &mut self.io.event_loop);
         self.shortage.handle_timeout(now);
         self.log_limits.handle_timeout(now);
@@ -486,7 +508,11 @@ impl Server {
     /// Whether there is something to do without an event.
     fn is_busy(&self) -> bool {
         let has_handshakes = self.secured.as_ref().is_some_and(|secured| secured.handshakes.has_next());
-        has_handshakes || self.sessions.has_ready() || self.devices.has_ready() || self.device_ports.has_ready()
+        has_handshakes
+            || self.sessions.has_ready()
+            || self.devices.has_ready()
+            || self.device_ports.has_ready()
+            || self.proxied.has_ready()
     }
 
     fn wait(&mut self, deadline: Option<Instant>) -> Result<(), Error> {
@@ -517,6 +543,8 @@ impl Server {
                     }
                 }
                 Source::Closing(place) => self.io.closing.handle_event(&mut self.io.event_loop, place),
+                // To be borrowed puts it on the ready list.
+                Source::Header(number) => drop(self.proxied.get_mut(number)),
                 Source::Waker => {}
             }
         }
@@ -537,7 +565,7 @@ impl Server {
         let (sessions, closing) = (self.sessions.poll_timeout(), self.io.closing.poll_timeout());
         let (devices, ports) = (self.devices.poll_timeout(), self.device_ports.poll_timeout());
         let logs = [self.shortage.poll_timeout(), self.log_limits.poll_timeout()].into_iter().flatten().min();
-        let all = [own, sessions, closing, devices, ports, logs, self.drains_until()];
+        let all = [own, sessions, closing, devices, ports, self.proxied.poll_timeout(), logs, self.drains_until()];
         all.into_iter().flatten().min()
     }
 
@@ -556,6 +584,7 @@ impl Server {
         self.sessions.is_armed(Peer::poll_timeout)
             && self.sessions.idle().all(|(_, peer)| peer.share == Share::of(peer))
             && self.device_ports.is_armed(|port| port.listener.paused_until())
+            && self.proxied.is_armed(|proxied| Some(proxied.deadline))
             && self.totals == totals
             && devices.all(|(number, device)| &device.totals == by_device.get(&number).unwrap_or(&none))
             && self.devices.iter().map(|(_, device)| device.waiting.len()).sum::<usize>() == self.waiting

@@ -2,13 +2,12 @@
 //! is only what they say and how fast they read.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tcpremote::address::Address;
 use tcpremote::connection::device::Device;
 use tcpremote::connection::relay::{Relay, Settings};
-use tcpremote::connection::{Connection, Limits, Output, Protocol, Room, StreamKey};
+use tcpremote::connection::{Connection, Destination, Limits, Output, Protocol, Room, StreamKey};
 
 use crate::path::{Line, Path};
 use crate::random::Random;
@@ -329,8 +328,8 @@ impl Busy {
         if self.relay.core.is_ready() && !self.is_open {
             self.is_open = true;
             for stream in 0..self.loads.len() {
-                let service = Arc::new(Address::new(&format!("c{stream}"), 1).expect("an address"));
-                self.relay.keys[stream] = self.relay.core.open(self.relay.instant(now), &service, None);
+                let service = Address::new(&format!("c{stream}"), 1).expect("an address");
+                self.relay.keys[stream] = self.relay.core.open(self.relay.instant(now), service.into(), None);
                 self.relay.is_slow[stream] = self.loads[stream] == Load::SlowDownload;
             }
         }
@@ -346,6 +345,7 @@ impl Busy {
         while let Some(output) = self.device.core.poll_output() {
             moved = true;
             if let Output::Connect { stream, service, .. } = output {
+                let Destination::Address(service) = service else { panic!("a name") };
                 let number: usize = service.host()[1..].parse().expect("a number");
                 self.device.keys[number] = Some(stream);
                 let instant = self.device.instant(now);

@@ -4,14 +4,12 @@ use std::borrow::{Borrow, BorrowMut};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Instant;
 
 use mio::Token;
-use tcpremote::address::Address;
 use tcpremote::connection::device::Device;
 use tcpremote::connection::relay::Relay;
-use tcpremote::connection::{Connection, Counters, Delivery, Output, Room, StreamKey};
+use tcpremote::connection::{Connection, Counters, Delivery, Destination, Output, Room, StreamKey};
 use tcpremote::io::Io;
 use tcpremote::io::session::Session;
 use tcpremote::protocol::ProtocolError;
@@ -33,7 +31,7 @@ pub(crate) trait Core: Connection + std::fmt::Debug + Sized {
     const EXTRA: usize;
 
     /// A client came for `service`.
-    fn open(session: &mut Tested<Self>, now: Instant, service: Arc<Address>) -> StreamKey;
+    fn open(session: &mut Tested<Self>, now: Instant, service: Destination) -> StreamKey;
     /// The service is connected.
     fn handle_connected(
         session: &mut Tested<Self>,
@@ -50,9 +48,9 @@ impl Core for Relay {
     const MOST_STREAMS: usize = 256 + 256 + 512;
     const EXTRA: usize = 0;
 
-    fn open(session: &mut Tested<Self>, now: Instant, service: Arc<Address>) -> StreamKey {
+    fn open(session: &mut Tested<Self>, now: Instant, service: Destination) -> StreamKey {
         let from = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        session.open(now, &service, from).expect("the version is fixed")
+        session.open(now, service, from).expect("the version is fixed")
     }
 
     fn handle_connected(_: &mut Tested<Self>, _: Instant, _: &mut Io<SimLoop>, _: StreamKey, _: SimSocket, _: Token) {
@@ -65,7 +63,7 @@ impl Core for Device {
     const MOST_STREAMS: usize = 512;
     const EXTRA: usize = 1024 * 1024;
 
-    fn open(_: &mut Tested<Self>, _: Instant, _: Arc<Address>) -> StreamKey {
+    fn open(_: &mut Tested<Self>, _: Instant, _: Destination) -> StreamKey {
         unreachable!("clients come to a relay");
     }
 

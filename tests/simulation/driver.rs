@@ -1,11 +1,10 @@
 //! The owner of a session under test: it accepts clients, connects to services, and watches what the session does.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tcpremote::address::Address;
-use tcpremote::connection::{Connection, Output, Reset, StreamKey};
+use tcpremote::connection::{Connection, Destination, Output, Reset, StreamKey};
 use tcpremote::io::Io;
 use tcpremote::io::event_loop::{Readiness, Source};
 use tcpremote::io::session::{LinkLost, Session};
@@ -168,7 +167,7 @@ impl<C: Core> Driver<C> {
             } else if self.version.is_some() {
                 self.carry_out(world);
                 let service = Address::new(&format!("c{number}"), 1).expect("an address");
-                let key = C::open(&mut self.session, world.instant(), Arc::new(service));
+                let key = C::open(&mut self.session, world.instant(), service.into());
                 self.insert(key, number);
                 let (inward, outward) = world.connect(number, CLIENT);
                 let (socket, token) = self.io.event_loop.connect(Source::Stream(0, key), &inward, &outward);
@@ -195,7 +194,9 @@ impl<C: Core> Driver<C> {
                 Readiness { source: Source::Closing(place), .. } => {
                     self.io.closing.handle_event(&mut self.io.event_loop, place);
                 }
-                Readiness { source: Source::Waker | Source::Listener(_), .. } => unreachable!("there is none"),
+                Readiness { source: Source::Waker | Source::Listener(_) | Source::Header(_), .. } => {
+                    unreachable!("there is none")
+                }
             }
             moved |= self.carry_out(world);
         }
@@ -227,6 +228,7 @@ impl<C: Core> Driver<C> {
                 self.find_connected(stream);
             }
             Output::Connect { stream, service, .. } => {
+                let Destination::Address(service) = service else { panic!("a name") };
                 let number = service.host().strip_prefix('c').and_then(|number| number.parse().ok());
                 self.connect(world, stream, number.expect("a simulated service"));
             }

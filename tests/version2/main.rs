@@ -16,6 +16,7 @@ mod many_clients;
 mod min_protocol;
 mod old_end;
 mod programs;
+mod proxy;
 mod reasons;
 mod reconnect;
 mod silent_device;

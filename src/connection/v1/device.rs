@@ -123,7 +123,12 @@ impl Device {
         let stream = self.link.streams.insert(now, Service { connected: false, answer: None });
         self.link.enter(stream, client);
         self.link.timers.set(Timer::Connect(stream), now + CONNECT_TIMEOUT);
-        self.link.outputs.push_back(Output::Connect { stream, client: client.into(), service, from: None });
+        self.link.outputs.push_back(Output::Connect {
+            stream,
+            client: client.into(),
+            service: service.into(),
+            from: None,
+        });
         if let Id::Early(early) = self.set_id(client, Id::Open(stream)) {
             self.link.streams.push(now, stream, early.bytes());
             if early.is_closed() {

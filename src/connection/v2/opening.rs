@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::stream::{Open, State, Stream};
 use super::{CONTROL_FULL, Greeting, Mux, Output, Role, Timer, Wanted};
 use crate::address::Address;
-use crate::connection::{CONNECT_TIMEOUT, Connection, Reset, StreamKey};
+use crate::connection::{CONNECT_TIMEOUT, Connection, Destination, Reset, StreamKey};
 use crate::protocol::v2::{Code, Connect, Target};
 use crate::protocol::{Malformed, ProtocolError};
 
@@ -17,10 +17,19 @@ const SIGN_WITHIN: Duration = Duration::from_secs(3);
 /// New clients that may wait at once.
 const MAX_WAITING: usize = 256;
 
+impl From<Destination> for Target {
+    fn from(destination: Destination) -> Self {
+        match destination {
+            Destination::Address(address) => Self::Address(Address::clone(&address)),
+            Destination::Service(name) => Self::Service(name),
+        }
+    }
+}
+
 /// What a relay does.
 impl Mux {
     /// A client was accepted for `service`. Its socket is not read before [`Output::Opened`].
-    pub(crate) fn open(&mut self, now: Instant, service: Address, client: Option<SocketAddr>) -> StreamKey {
+    pub(crate) fn open(&mut self, now: Instant, service: Destination, client: Option<SocketAddr>) -> StreamKey {
         let stream = Stream::new(now, State::Waiting, self.peer.window.into(), &self.budget);
         let key = self.streams.insert(stream);
         let full = (self.waiting.len() == MAX_WAITING).then_some(Reset::NoPlace);
@@ -28,7 +37,7 @@ impl Mux {
             self.reset(key, reason);
             return key;
         }
-        self.waiting.push_back(Wanted { key, connect: Connect { client, ..Connect::to(Target::Address(service)) } });
+        self.waiting.push_back(Wanted { key, connect: Connect { client, ..Connect::to(service.into()) } });
         self.timers.set(Timer::Place(key), now + PLACE_TIMEOUT);
         self.assign_numbers(now);
         key
@@ -189,11 +198,9 @@ impl Mux {
             }
         };
         let service = match connect.target {
-            Target::Address(service) => service,
-            Target::Service(_) => {
-                self.refuse(number, Code::UnknownService, "this device offers no services by name");
-                return Ok(());
-            }
+            Target::Address(service) => service.into(),
+            // Its owner knows which it offers.
+            Target::Service(service) => Destination::Service(service),
             Target::Device(..) => {
                 self.refuse(number, Code::Denied, "this is a device, and leads to no other");
                 return Ok(());

@@ -8,6 +8,7 @@ mod order;
 mod secured;
 
 use super::*;
+use crate::address::Address;
 use crate::protocol::v2::{Close, Flags, Type};
 
 const KIB: usize = 1024;
@@ -92,7 +93,8 @@ impl Pair {
     }
 
     fn arrive(&mut self) -> StreamKey {
-        self.relay.open(self.now, "127.0.0.1:22".parse().expect("an address"), None)
+        let service: Address = "127.0.0.1:22".parse().expect("an address");
+        self.relay.open(self.now, service.into(), None)
     }
 
     /// A client, its CONNECT at the device, and nothing more.

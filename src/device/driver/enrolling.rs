@@ -28,6 +28,11 @@ impl Enrolling {
         Self { joining: enrolment.joining.clone(), keeper, joined: None }
     }
 
+    /// Whether a join string is presented next.
+    fn is_joining(&self) -> bool {
+        self.joining.presentation().identity.join.is_some()
+    }
+
     /// Where the relay is tried next.
     pub(super) fn address(&self) -> &Address {
         &self.joining.presentation().address
@@ -42,14 +47,18 @@ impl Driver<'_> {
     }
 
     /// What was tried last came to nothing, or was refused: whether there is something else to be tried at once.
-    pub(super) fn has_other_target(&mut self, refusal: Option<&GoAway>) -> bool {
+    pub(super) fn has_other_target(&mut self, error: &Error, refusal: Option<&GoAway>) -> bool {
         let Some(enrolling) = &mut self.enrolling else { return false };
+        let was_joining = enrolling.is_joining();
         let (round, notice) = match refusal {
             Some(go_away) if go_away.code.bars_key() => enrolling.joining.handle_refusal(go_away.code),
             Some(_) | None => (enrolling.joining.handle_failure(), None),
         };
+        let is_member_next = was_joining && !enrolling.is_joining();
         if let Some(notice) = notice {
-            self.tell(&notice);
+            self.warn(notice.to_string(), error);
+        } else if is_member_next {
+            self.warn(format!("{error}; this device goes on as it was, and tries to join with its next link"), error);
         }
         round == Round::GoesOn
     }
@@ -90,6 +99,11 @@ impl Driver<'_> {
                 self.context.shared.event(event);
             }
         }
+    }
+
+    fn warn(&self, text: String, error: &Error) {
+        let event = Event::new(EventKind::Identity, Severity::Warning, text).with_code(error.code());
+        self.context.shared.event(event);
     }
 
     fn tell(&self, notice: &Notice) {

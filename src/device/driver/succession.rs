@@ -149,7 +149,7 @@ impl Driver<'_> {
     /// The attempt is over: the next one is planned, unless there is a link or this was to be the only one.
     pub(super) fn fail_attempt(&mut self, now: Instant, error: Error) -> Result<(), Error> {
         self.drop_attempt();
-        if self.try_another(now, None) {
+        if self.try_another(now, &error, None) {
             return Ok(());
         }
         if self.takes_clients() {
@@ -171,10 +171,10 @@ impl Driver<'_> {
         Ok(())
     }
 
-    /// What was tried last came to nothing. True if there is another address or identity, whose attempt then begins.
-    fn try_another(&mut self, now: Instant, refusal: Option<&GoAway>) -> bool {
+    /// What was tried last came to nothing, for this reason. True if there is another address or identity, whose attempt then begins.
+    fn try_another(&mut self, now: Instant, error: &Error, refusal: Option<&GoAway>) -> bool {
         #[cfg(feature = "tls")]
-        if self.has_other_target(refusal) {
+        if self.has_other_target(error, refusal) {
             self.begin_attempt(now);
             if self.current.is_none() {
                 self.context.shared.connecting(&self.server);
@@ -182,7 +182,7 @@ impl Driver<'_> {
             return true;
         }
         #[cfg(not(feature = "tls"))]
-        let _ = (now, refusal);
+        let _ = (now, error, refusal);
         false
     }
 
@@ -278,7 +278,7 @@ impl Driver<'_> {
         // The relay may have given a better reason before.
         let error = go_away.as_ref().map_or(error, |go_away| gone_away(&link.server, go_away));
         if self.successor.take_if(|successor| *successor == number).is_some() {
-            if answered_at.is_none() && self.try_another(now, go_away.as_ref()) {
+            if answered_at.is_none() && self.try_another(now, &error, go_away.as_ref()) {
                 return Ok(());
             }
             if self.takes_clients() {
@@ -291,7 +291,7 @@ impl Driver<'_> {
             if self.promote() {
                 return Ok(());
             }
-            if answered_at.is_none() && self.try_another(now, go_away.as_ref()) {
+            if answered_at.is_none() && self.try_another(now, &error, go_away.as_ref()) {
                 return Ok(());
             }
         } else {

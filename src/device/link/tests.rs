@@ -34,7 +34,8 @@ fn a_name_that_hangs_and_one_that_waits_for_others_have_different_errors_after_1
     let device = Device::new(config.protocol, config.limits);
     let mut link = Link::new(device, 0, Reached { io, token, peer, server: config.server.clone() });
     let names = Names::with_lookup(event_loop.waker(), silent);
-    let mut context = Context { io: Io::new(event_loop), names, shared: &shared, access: &config.access };
+    let mut context =
+        Context { io: Io::new(event_loop), names, shared: &shared, access: &config.access, services: &config.services };
     let (mut relay, _) = listener.accept().expect("accept");
 
     let mut frames = vec![0, 0, 2, 0xf2];
@@ -97,7 +98,8 @@ fn what_a_service_answered_while_the_device_was_stopped_is_read_before_its_silen
         Reached { io, token, peer, server: config.server.clone() },
     );
     let names = Names::with_lookup(event_loop.waker(), silent);
-    let mut context = Context { io: Io::new(event_loop), names, shared: &shared, access: &config.access };
+    let mut context =
+        Context { io: Io::new(event_loop), names, shared: &shared, access: &config.access, services: &config.services };
     let (mut relay, _) = listener.accept().expect("accept");
     relay.set_read_timeout(Some(DEADLINE)).expect("deadline");
 
@@ -115,7 +117,7 @@ fn what_a_service_answered_while_the_device_was_stopped_is_read_before_its_silen
             match event.source {
                 Source::Link(_) => link.session.handle_link_event(event),
                 Source::Stream(_, key) => link.handle_stream_event(now, &mut context, key, event),
-                Source::Waker | Source::Listener(_) | Source::Closing(_) => {}
+                Source::Waker | Source::Listener(_) | Source::Closing(_) | Source::Header(_) => {}
             }
         }
         link.step(now, &mut context, &mut buffer).expect("the link is there");

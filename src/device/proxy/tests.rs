@@ -116,6 +116,8 @@ fn an_answer_may_come_in_any_pieces() {
 fn each_refusal_says_what_to_do() {
     let with = |status: &str| refusal(&format!("HTTP/1.1 {status}\r\n\r\n"));
     assert_eq!(with("407 No"), "it does not take the user or the password (407); correct them in proxy");
+    let text = with("401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"Tinyproxy\"");
+    assert_eq!(text, "it does not take the user or the password (401); correct them in proxy");
     let nobody = asked("http://proxy:3128").handle_bytes(b"HTTP/1.1 407 No\r\n\r\n").expect_err("a refusal");
     assert!(nobody.to_string().ends_with("give proxy = \"http://USER:PASSWORD@HOST:PORT\""));
     assert_eq!(

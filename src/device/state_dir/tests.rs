@@ -278,3 +278,64 @@ fn what_is_no_file_is_refused_at_once() {
     let error = directory.load().expect_err("it never ends");
     assert!(matches!(error, StateDirError::OpenToOthers { .. }), "{error}");
 }
+
+/// On a disk without space for a file, and on one without a place for it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_disk_that_is_full_leaves_no_half_of_a_key_and_one_is_made_when_there_is_room() {
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+
+    let run = || {
+        let own = unshare(CloneFlags::CLONE_NEWNS)
+            .and_then(|()| mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>));
+        if let Err(error) = own {
+            return eprintln!("not tested: no namespace for a small disk ({error})");
+        }
+        for options in ["size=64k", "size=1m,nr_inodes=4"] {
+            let disk = place();
+            let mounted = mount(Some("none"), disk.path(), Some("tmpfs"), MsFlags::empty(), Some(options));
+            if let Err(error) = mounted {
+                return eprintln!("not tested: no small disk ({error})");
+            }
+            on_a_full_disk(disk.path());
+            nix::mount::umount(disk.path()).expect("unmounted");
+        }
+    };
+    // The thread sees another tree of files than the rest of the process.
+    thread::spawn(run).join().expect("no panic");
+}
+
+#[cfg(target_os = "linux")]
+fn on_a_full_disk(disk: &Path) {
+    let directory = StateDir::open(&disk.join("state")).expect("made");
+    let fillers: Vec<_> = (0..32).map(|number| disk.join(format!("filler-{number}"))).collect();
+    let fill =
+        || fillers.iter().map(|path| fs::write(path, [0; 4096]).is_ok()).filter(|is_written| !is_written).count();
+    assert!(fill() > 0, "the disk is full");
+    let full = |error: StateDirError| {
+        let text = error.to_string();
+        assert!(text.ends_with("No space left on device (os error 28); make room on that disk"), "{text}");
+    };
+    full(directory.first_key().expect_err("no room"));
+    assert_eq!(names(&directory), Vec::<String>::new());
+    assert!(directory.load().expect("loaded").unused_key.is_none());
+    let empty = || fillers.iter().for_each(|path| drop(fs::remove_file(path)));
+    empty();
+    let key = directory.first_key().expect("a key");
+
+    assert!(fill() > 0, "the disk is full");
+    full(directory.store(&membership(&key, 1), None).expect_err("no room"));
+    assert_eq!(names(&directory), ["key"]);
+    empty();
+    directory.store(&membership(&key, 1), None).expect("stored");
+
+    assert!(fill() > 0, "the disk is full");
+    full(directory.key_for(TokenId([2; 8])).map(drop).expect_err("no room"));
+    let changed =
+        Membership { name: Some(crate::identity::Name::device("pump-3").expect("a name")), ..membership(&key, 1) };
+    full(directory.store(&changed, Some(key.public().pin())).expect_err("no room"));
+    assert_eq!(member(&directory), Some(key.public().pin()), "what was there is there");
+    assert_eq!(names(&directory), ["key", "relay.toml"]);
+    empty();
+}

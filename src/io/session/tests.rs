@@ -228,7 +228,7 @@ impl Bench {
             match event.source {
                 Source::Link(_) => self.session.handle_link_event(event),
                 Source::Stream(_, key) => self.session.handle_stream_event(now, &mut self.io, key, event),
-                Source::Waker | Source::Listener(_) | Source::Closing(_) => {}
+                Source::Waker | Source::Listener(_) | Source::Closing(_) | Source::Header(_) => {}
             }
         }
     }

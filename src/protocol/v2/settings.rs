@@ -8,7 +8,7 @@ use std::time::Duration;
 
 #[cfg(feature = "tls")]
 pub use identity::Join;
-pub use identity::{MAX_ADDRESSES, MAX_SERVICES, Service, ServiceFlags};
+pub use identity::{MAX_ADDRESSES, MAX_SERVICES, MAX_SERVICES_LEN, Service, ServiceFlags, services_len};
 
 use super::field;
 use super::header::{Flags, Header, Type};

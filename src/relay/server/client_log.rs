@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::Server;
 use super::log_limits::{Kind, LogLimits};
-use crate::address::Address;
+use super::ports::PortService;
 use crate::connection::{Reset, StreamKey};
 use crate::io::session::Traffic;
 use crate::protocol::v2::Code;
@@ -25,7 +25,7 @@ pub(super) struct Client {
     pub(super) device: usize,
     /// The client port, by its place with the device.
     pub(super) port: usize,
-    pub(super) service: Arc<Address>,
+    pub(super) service: Arc<PortService>,
     pub(super) since: Instant,
     /// How much had moved when it was last looked at, and since when it was no more than that.
     pub(super) moved: (u64, Instant),
@@ -38,7 +38,7 @@ pub(super) struct Ending {
     code: Cow<'static, str>,
     reason: Cow<'static, str>,
     /// What an operator may have to do something about.
-    warning: Option<&'static str>,
+    warning: Option<Cow<'static, str>>,
 }
 
 impl Ending {
@@ -52,7 +52,13 @@ impl Ending {
 
     /// There was no place for it.
     pub(super) fn refused(warning: &'static str) -> Self {
-        Self { warning: Some(warning), ..Self::new(Code::Overload, "no place on the link") }
+        Self { warning: Some(warning.into()), ..Self::new(Code::Overload, "no place on the link") }
+    }
+
+    /// The device does not offer what its port is for.
+    pub(super) fn unknown_service(offer: String) -> Self {
+        let warning = Some(format!("refused a client: {offer}").into());
+        Self { warning, ..Self::new(Code::UnknownService, "the device offers no such service") }
     }
 
     /// The device has sent GOAWAY: the client may come back to its next link.
@@ -73,16 +79,16 @@ impl From<Reset> for Ending {
             Reset::NoPlace => Self::refused(NO_PLACE),
             Reset::PeerLeaves => Self::device_leaves(),
             Reset::TooSlow => {
-                let warning = Some("reset a client: it read too little for too long, and held up the others");
+                let warning = Some("reset a client: it read too little for too long, and held up the others".into());
                 Self { warning, ..Self::new(Code::Stalled, "it read too little for too long") }
             }
             Reset::Stalled => {
-                let warning = Some("reset a client: it read nothing of its last bytes for too long");
+                let warning = Some("reset a client: it read nothing of its last bytes for too long".into());
                 Self { warning, ..Self::new(Code::Stalled, "it read nothing of its last bytes for too long") }
             }
             Reset::LinkLost => Self { code: "lost".into(), ..Self::new(Code::Normal, "its link is lost") },
             Reset::Unanswered => {
-                let warning = Some("refused a client: the device does not answer");
+                let warning = Some("refused a client: the device does not answer".into());
                 Self { warning, ..Self::new(Code::Offline, "the device does not answer") }
             }
             Reset::Shutdown => Self::new(Code::Shutdown, "the relay has ended"),
@@ -107,7 +113,7 @@ impl Client {
         ending: &Ending,
     ) {
         let Self { connection, address, service, .. } = self;
-        if let Some(warning) = ending.warning
+        if let Some(warning) = &ending.warning
             && limits.admit(now, self.device, Kind::Refusal)
         {
             warn!(connection, client = %address, %service, "{warning}");

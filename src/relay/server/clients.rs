@@ -12,6 +12,7 @@ use super::Server;
 use super::client_log::{Client, Ending, NO_PLACE};
 use super::device::Device;
 use super::log_limits::Kind;
+use super::proxied::Goal;
 use super::shares::{Shares, source};
 use crate::connection::StreamKey;
 use crate::io::event_loop::Source;
@@ -91,10 +92,14 @@ impl Server {
         }
     }
 
-    /// Whether the device is there for clients. Until its version is fixed they wait in the port's backlog.
+    /// Whether the device is there for clients. Until its version is fixed, and where that matters what it offers, they
+    /// wait in the port's backlog.
     pub(super) fn takes_clients(&self, device: &Device) -> bool {
         let link = device.active.and_then(|number| self.sessions.get(number));
-        link.is_some_and(|peer| peer.session.connection().is_ready())
+        link.is_some_and(|peer| {
+            let connection = peer.session.connection();
+            connection.is_ready() && (connection.has_introduction() || !device.needs_introduction())
+        })
     }
 
     /// Something has happened to a link: if clients wait for its device, now may be their time.
@@ -132,9 +137,33 @@ impl Server {
         // As with the link's: only hastens.
         let _ = net::tune_accepted(&io);
         self.connections += 1;
-        let (connection, service) = (self.connections, Arc::clone(&served.ports[port].service));
+        let connection = self.connections;
+        if self.is_proxy(address) {
+            self.await_header(now, io, address, Goal::Client { device, port, connection });
+        } else {
+            self.add_client(now, device, port, connection, io, address);
+        }
+        true
+    }
+
+    /// A client of this port of a device, by the number of its connection. It gets a place, waits for one, or is refused.
+    pub(super) fn add_client(
+        &mut self,
+        now: Instant,
+        device: usize,
+        port: usize,
+        connection: u64,
+        io: TcpStream,
+        address: SocketAddr,
+    ) {
+        let Some(served) = self.devices.get_mut(device) else { return };
+        let (active, service) = (served.active, Arc::clone(&served.ports[port].service));
         debug!(connection, client = %address, %service, "a client");
         let client = Client { connection, address, device, port, service, since: now, moved: (0, now) };
+        let Some(number) = active else {
+            // It was there when the connection was accepted.
+            return client.log_end(now, &mut self.log_limits, None, None, &Ending::device_leaves());
+        };
         // Those that wait have no claim to this place: they were asked first.
         if self.has_place(number, port, address) {
             self.open_client(now, number, io, client);
@@ -147,7 +176,6 @@ impl Server {
         } else {
             self.refuse(now, number, &client);
         }
-        true
     }
 
     fn listener(&mut self, device: usize, place: usize) -> Option<&mut (Listener, usize)> {
@@ -193,7 +221,13 @@ impl Server {
         self.carry_out_all(now, number);
         let Some(peer) = self.sessions.get_mut(number) else { return };
         let (connection, from, device) = (client.connection, client.address, client.device);
-        let Some(key) = peer.session.open(now, &client.service, from) else { return };
+        let destination = match client.service.destination(peer.session.connection()) {
+            Ok(destination) => destination,
+            Err(offer) => {
+                return client.log_end(now, &mut self.log_limits, None, None, &Ending::unknown_service(offer));
+            }
+        };
+        let Some(key) = peer.session.open(now, destination, from) else { return };
         peer.clients.insert(key, client);
         match self.io.event_loop.register(&mut io, Source::Stream(number as u32, key)) {
             Ok(token) => peer.session.attach(&mut self.io, key, io, token),
@@ -239,6 +273,10 @@ impl Server {
     /// The places of the link, and how many of them are free.
     fn places(&self, number: usize) -> (usize, usize) {
         let Some(peer) = self.sessions.get(number) else { return (0, 0) };
+        let device = peer.device.and_then(|device| self.devices.get(device));
+        if device.is_some_and(|device| !self.takes_clients(device)) {
+            return (0, 0);
+        }
         let limit = (self.config.clients as usize).min(self.descriptors.clients);
         let connection = peer.session.connection();
         let places = connection.places().min(limit);
@@ -261,7 +299,9 @@ impl Server {
 
     /// Descriptors that are left for clients.
     fn spare_descriptors(&self) -> usize {
-        self.descriptors.clients.saturating_sub(self.totals.streams + self.waiting + self.io.closing.len())
+        self.descriptors
+            .clients
+            .saturating_sub(self.totals.streams + self.waiting + self.proxied.len() + self.io.closing.len())
     }
 
     /// Whether there is a descriptor for one more client of this device.

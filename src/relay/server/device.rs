@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::clients::PendingClient;
+use super::ports::PortService;
 use super::shares::Shares;
 use super::totals::Totals;
 use crate::address::Address;
 use crate::identity::Name;
 use crate::io::table::Table;
-use crate::relay::Mapping;
 use crate::relay::listener::Listener;
 
 /// One device that is served, or will be when it comes. Its number is its place in the server's table.
@@ -42,7 +42,7 @@ pub(super) struct Device {
 pub(super) struct ClientPort {
     /// Where that is, as the configuration has it.
     pub(super) client: Address,
-    pub(super) service: Arc<Address>,
+    pub(super) service: Arc<PortService>,
     /// Whether the configuration has it still. The number of one that was taken out is for the next one.
     pub(super) is_open: bool,
     /// Whether the log has said where it is.
@@ -50,24 +50,29 @@ pub(super) struct ClientPort {
 }
 
 impl ClientPort {
-    pub(super) fn new(Mapping { client, service }: &Mapping) -> Self {
-        Self { client: client.clone(), service: Arc::new(service.clone()), is_open: true, is_announced: false }
+    pub(super) fn new(client: &Address, service: PortService) -> Self {
+        Self { client: client.clone(), service: Arc::new(service), is_open: true, is_announced: false }
     }
 
     /// Clients that come from here on reach this service.
-    pub(super) fn set_service(&mut self, service: &Address) {
-        if *self.service != *service {
-            (self.service, self.is_announced) = (Arc::new(service.clone()), false);
+    pub(super) fn set_service(&mut self, service: PortService) {
+        if *self.service != service {
+            (self.service, self.is_announced) = (Arc::new(service), false);
         }
     }
 }
 
 impl Device {
     /// A device that is not there yet; its client ports are held.
-    pub(super) fn new(listen: Option<Address>, listeners: Table<(Listener, usize)>, ports: Vec<ClientPort>) -> Self {
+    pub(super) fn new(
+        listen: Option<Address>,
+        name: Option<Name>,
+        listeners: Table<(Listener, usize)>,
+        ports: Vec<ClientPort>,
+    ) -> Self {
         let mut device = Self {
             listen,
-            name: None,
+            name,
             instances: [None; 2],
             active: None,
             listeners,
@@ -108,6 +113,11 @@ impl Device {
         before != Some(instance)
     }
 
+    /// Whether a client of any port has to wait until the device has said which services it offers.
+    pub(super) fn needs_introduction(&self) -> bool {
+        self.ports.iter().any(|port| port.service.is_of_device())
+    }
+
     /// When it is to be visited though nothing has happened; its ports count only while it `takes_clients`.
     pub(super) fn poll_timeout(&self, takes_clients: bool) -> Option<Instant> {
         let ports = self.listeners.poll_timeout().filter(|_| takes_clients);
@@ -142,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_process_that_comes_back_after_another_is_a_second_device_with_the_key() {
-        let mut device = Device::new(None, Table::default(), Vec::new());
+        let mut device = Device::new(None, None, Table::default(), Vec::new());
         let mut note = |instance: u8| device.note_instance([instance; 16]);
         assert_eq!([1, 1, 2, 2, 3].map(&mut note), [true; 5], "it was restarted");
         assert_eq!([2, 3, 4].map(&mut note), [false, false, true]);

@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 
 use super::client_log::Ending;
 use super::log_limits::Kind;
+use super::proxied::Goal;
 use super::secured::Proof;
 use super::stray::protocol_of;
 use super::totals::{Order, Share, Totals};
@@ -45,21 +46,28 @@ impl Server {
         for _ in 0..self.device_ports.begin_round(now).min(DEVICE_PORTS_A_TURN) {
             let Some(place) = self.device_ports.next_visit() else { continue };
             let Some(port) = self.device_ports.get_mut(place) else { continue };
-            let (mut accepted, device) = (port.listener.accept(now, &mut self.shortage), port.device);
-            let mut more = Vec::new();
-            if device.is_none() {
-                // A fleet may come back at once, and none of it costs much before its handshake.
-                more.extend(accepted.take());
-                more.extend(std::iter::from_fn(|| port.listener.accept(now, &mut self.shortage)).take(ACCEPTS));
-            }
+            let device = port.device;
+            // A fleet may come back at once, and none of it costs much before its handshake.
+            let most = if device.is_some() { 1 } else { ACCEPTS };
+            let accepted: Vec<_> =
+                std::iter::from_fn(|| port.listener.accept(now, &mut self.shortage)).take(most).collect();
             let (again, timeout) = (port.listener.is_ready(now), port.listener.paused_until());
             self.device_ports.end_visit(place, again, timeout);
-            if let (Some((io, address)), Some(device)) = (accepted, device) {
-                self.add_pending(now, device, io, address);
+            for (io, from) in accepted {
+                if self.is_proxy(from) {
+                    self.await_header(now, io, from, Goal::Device(device));
+                } else {
+                    self.add_connection(now, device, io, from);
+                }
             }
-            for (io, address) in more {
-                self.add_to_handshakes(now, io, address);
-            }
+        }
+    }
+
+    /// A connection that came by a port for links: that of this device, or the one for TLS.
+    pub(super) fn add_connection(&mut self, now: Instant, device: Option<usize>, io: TcpStream, address: SocketAddr) {
+        match device {
+            Some(device) => self.add_pending(now, device, io, address),
+            None => self.add_to_handshakes(now, io, address),
         }
     }
 

@@ -12,6 +12,7 @@ use tracing::info;
 use super::client_log::Ending;
 use super::device::{ClientPort, Device};
 use super::links::DevicePort;
+use super::ports::{PortService, Wanted, wanted};
 use super::{Place, Server, cannot_listen};
 use crate::Error;
 use crate::address::Address;
@@ -20,9 +21,9 @@ use crate::identity::Name;
 use crate::io::mailbox::{Mailbox, Request};
 use crate::io::table::Table;
 use crate::protocol::v2::Code;
+use crate::relay::Config;
 use crate::relay::descriptors::Descriptors;
 use crate::relay::listener::{Listener, hold, resolve};
-use crate::relay::{Config, Mapping, PlainDevice};
 
 /// Tasks that may wait.
 const QUEUE: usize = 16;
@@ -79,7 +80,7 @@ impl Controller {
     }
 
     /// Has the server go on with the configuration `new`, where it has `old` now. Devices and ports that are in both are
-    /// not touched. Its port for TLS stays as it is, and so do ports that lead to services by name.
+    /// not touched. Its port for TLS stays as it is.
     ///
     /// # Errors
     /// A port that is new cannot be opened, or there are too few descriptors. All is as it was then.
@@ -119,9 +120,9 @@ impl Controller {
 
 /// Every address to listen at.
 fn addresses(config: &Config) -> impl Iterator<Item = &Address> {
-    config.devices.iter().flat_map(|PlainDevice { listen, mappings, .. }| {
-        [listen].into_iter().chain(mappings.iter().map(|mapping| &mapping.client))
-    })
+    wanted(config)
+        .into_iter()
+        .flat_map(|Wanted { listen, ports, .. }| listen.into_iter().chain(ports.into_iter().map(|(client, _)| client)))
 }
 
 /// Holds the addresses at which only the new configuration listens.
@@ -186,39 +187,47 @@ impl Server {
             let reason = std::io::ErrorKind::Interrupted.into();
             return Err(Error::System { what: "the relay is about to end".into(), reason });
         }
-        let clients = (config.clients as usize).saturating_mul(config.devices.len());
+        let wanted = wanted(&config);
+        let clients = (config.clients as usize).saturating_mul(wanted.len());
         let (ports, has_tls) = (addresses(&config).count(), self.secured.is_some());
         let ports = ports + self.device_ports.iter().filter(|(_, port)| port.device.is_none()).count();
-        self.descriptors = Descriptors::of_process(ports, config.devices.len(), has_tls, clients)?;
-        let mut kept = Vec::new();
+        self.descriptors = Descriptors::of_process(ports, wanted.len(), has_tls, clients)?;
         let mut gone = self.devices.numbers();
-        // Those that come by the port for TLS are as the registry has them.
-        gone.retain(|&number| self.devices.get(number).is_some_and(|device| device.listen.is_some()));
-        for wanted in &config.devices {
-            let is_it = |number: &usize| {
-                self.devices.get(*number).is_some_and(|device| device.listen.as_ref() == Some(&wanted.listen))
-            };
-            kept.push(gone.iter().position(is_it).map(|at| gone.remove(at)));
-        }
+        let kept: Vec<Option<usize>> = wanted
+            .iter()
+            .map(|wanted| {
+                let is_it = |number: &usize| {
+                    let device = self.devices.get(*number);
+                    device.is_some_and(|device| {
+                        device.listen.as_ref() == wanted.listen && device.name.as_ref() == wanted.name
+                    })
+                };
+                gone.iter().position(is_it).map(|at| gone.remove(at))
+            })
+            .collect();
         for number in gone {
-            self.remove_device(now, number, &mut spare);
-        }
-        // Before any port is opened: one may go from one device to another.
-        for (number, wanted) in kept.iter().zip(&config.devices) {
-            if let Some(number) = number {
-                self.close_unwanted_ports(*number, &wanted.mappings, &mut spare);
+            if self.devices.get(number).is_some_and(|device| device.listen.is_some()) {
+                self.remove_device(now, number, &mut spare);
+            } else {
+                // One with a key is as the registry has it, and may have had ports.
+                self.close_unwanted_ports(number, &[], &mut spare);
+                self.forget_device_if_gone(number);
             }
         }
-        for (number, wanted) in kept.into_iter().zip(&config.devices) {
+        // Before any port is opened: one may go from one device to another.
+        for (number, wanted) in kept.iter().zip(&wanted) {
+            if let Some(number) = number {
+                self.close_unwanted_ports(*number, &wanted.ports, &mut spare);
+            }
+        }
+        for (number, Wanted { name, listen, ports }) in kept.into_iter().zip(wanted) {
             let number = match number {
                 Some(number) => number,
-                None => self.add_device(&wanted.listen, &mut spare)?,
+                None => self.add_device(name, listen, &mut spare)?,
             };
-            self.add_ports(now, number, &wanted.mappings, &mut spare);
+            self.add_ports(now, number, ports, &mut spare);
         }
-        // What is bound when the relay starts stays.
-        let (tls, ports) = (self.config.tls.take(), std::mem::take(&mut self.config.ports));
-        self.config = Config { tls, ports, ..config };
+        self.config = Config { tls: self.config.tls.take(), ..config };
         Ok(())
     }
 
@@ -250,11 +259,11 @@ impl Server {
     }
 
     /// Closes client ports at addresses that the device has no more. Clients that came by them go on.
-    fn close_unwanted_ports(&mut self, number: usize, wanted: &[Mapping], spare: &mut Spare) {
+    fn close_unwanted_ports(&mut self, number: usize, wanted: &[(&Address, PortService)], spare: &mut Spare) {
         let Some(device) = self.devices.get_mut(number) else { return };
         let mut closed = Vec::new();
         // Several ports may be of one address, which has port 0 then.
-        let mut left: Vec<&Address> = wanted.iter().map(|mapping| &mapping.client).collect();
+        let mut left: Vec<&Address> = wanted.iter().map(|(client, _)| *client).collect();
         for port in 0..device.ports.len() {
             let ClientPort { client, is_open, .. } = &mut device.ports[port];
             if !*is_open {
@@ -293,37 +302,42 @@ impl Server {
         }
     }
 
-    fn add_device(&mut self, listen: &Address, spare: &mut Spare) -> Result<usize, Error> {
+    fn add_device(&mut self, name: Option<&Name>, listen: Option<&Address>, spare: &mut Spare) -> Result<usize, Error> {
         let number = self.devices.reserve();
-        for mut listener in take(spare, listen) {
+        for mut listener in listen.map_or_else(Vec::new, |listen| take(spare, listen)) {
             let port = self.device_ports.reserve();
             listener.set_place(self.free_place(Place::Devices(port)));
             if let Err(reason) = listener.listen(&mut self.io.event_loop) {
                 self.places[listener.place()] = Place::Free;
                 self.device_ports.remove(port);
                 self.devices.remove(number);
-                return Err(cannot_listen("the device", listen, reason));
+                let what = format!("cannot listen for the device at {}", listener.address());
+                return Err(Error::System { what, reason });
             }
             info!(at = %listener.address(), "waiting for a device");
             self.device_ports.insert(port, DevicePort { listener, device: Some(number) });
         }
-        self.devices.insert(number, Device::new(Some(listen.clone()), Table::default(), Vec::new()));
+        let device = Device::new(listen.cloned(), name.cloned(), Table::default(), Vec::new());
+        self.devices.insert(number, device);
+        if let (Some(name), None) = (name, listen) {
+            self.names.insert(name.clone(), number);
+        }
         Ok(number)
     }
 
     /// Gives the device the client ports that it does not have yet, and each its service.
-    fn add_ports(&mut self, now: Instant, number: usize, wanted: &[Mapping], spare: &mut Spare) {
+    fn add_ports(&mut self, now: Instant, number: usize, wanted: Vec<(&Address, PortService)>, spare: &mut Spare) {
         let Some(device) = self.devices.get(number) else { return };
         let mut has: Vec<usize> = (0..device.ports.len()).filter(|&port| device.ports[port].is_open).collect();
-        for mapping in wanted {
+        for (client, service) in wanted {
             let Some(device) = self.devices.get_mut(number) else { return };
-            if let Some(at) = has.iter().position(|&port| device.ports[port].client == mapping.client) {
+            if let Some(at) = has.iter().position(|&port| device.ports[port].client == *client) {
                 // Clients that are open stay with the service that they have.
-                device.ports[has.remove(at)].set_service(&mapping.service);
+                device.ports[has.remove(at)].set_service(service);
                 continue;
             }
-            let port = device.free_port(ClientPort::new(mapping));
-            for mut listener in take(spare, &mapping.client) {
+            let port = device.free_port(ClientPort::new(client, service));
+            for mut listener in take(spare, client) {
                 // It only hastens what is done without it.
                 let _ = listener.tune();
                 let Some(device) = self.devices.get_mut(number) else { return };
@@ -334,8 +348,11 @@ impl Server {
                 }
             }
         }
+        let is_direct = self.config.proxy_protocol_from.is_empty();
         let Some(device) = self.devices.get_mut(number) else { return };
         device.look_whether_local();
+        // Through a load balancer beside the relay they come from anywhere.
+        device.is_local &= is_direct;
         if device.active.is_some() {
             self.open_client_ports(now, number);
         }

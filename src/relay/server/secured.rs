@@ -104,7 +104,7 @@ impl Server {
         let Some(secured) = &mut self.secured else { return };
         if secured.handshakes.len() >= most {
             match secured.handshakes.drop_one() {
-                Ok(dropped) => self.log_dropped(now, dropped, most),
+                Ok(dropped) => self.log_dropped_handshake(now, dropped, most),
                 Err(of_most) => self.drop_handshake(now, of_most, most),
             }
         }
@@ -129,12 +129,12 @@ impl Server {
         let began = |peer: &Peer| if let Stage::Handshake(since) = peer.stage { Some(since) } else { None };
         let oldest = sessions.min_by_key(|(_, peer)| began(peer)).map(|(number, peer)| (number, peer.address));
         if let Some((number, address)) = oldest {
-            self.log_dropped(now, address, most);
+            self.log_dropped_handshake(now, address, most);
             self.cut(now, number, Code::Overload, "");
         }
     }
 
-    fn log_dropped(&mut self, now: Instant, link: SocketAddr, others: usize) {
+    fn log_dropped_handshake(&mut self, now: Instant, link: SocketAddr, others: usize) {
         if self.log_limits.admit(now, Self::NO_DEVICE, Kind::Stray) {
             warn!(%link, others, "dropped a connection on the port for TLS: too many others are in their handshakes");
         }

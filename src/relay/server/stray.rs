@@ -4,10 +4,13 @@ use crate::io::session::LinkLost;
 use crate::protocol::ProtocolError;
 use crate::tls::TlsError;
 
+/// From a load balancer that the configuration does not name.
+const PROXY: &str = "a PROXY header; name the load balancer in proxy_protocol_from, or let it send none";
+
 /// Protocols by the first bytes of a connection.
 const PROTOCOLS: [(&[u8], &str); 11] = [
-    (b"PROX", "a PROXY header; let the load balancer send none"),
-    (b"\r\n\r\n", "a PROXY header; let the load balancer send none"),
+    (b"PROX", PROXY),
+    (b"\r\n\r\n", PROXY),
     (b"GET ", "HTTP"),
     (b"POST", "HTTP"),
     (b"HEAD", "HTTP"),

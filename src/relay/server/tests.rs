@@ -1,8 +1,10 @@
 mod descriptors;
 mod drains;
 mod many_devices;
+mod proxied;
 mod reload;
 mod secured;
+mod services;
 mod wake;
 
 use std::collections::VecDeque;
@@ -18,6 +20,7 @@ use super::*;
 use crate::connection::{Connection, Limits, Protocol, StreamKey};
 use crate::io::retired::{MAX_DRAINING, MAX_LOST};
 use crate::relay::limits::MAX_WAITING;
+use crate::relay::{Mapping, PlainDevice};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const MS: Duration = Duration::from_millis(1);

@@ -57,7 +57,8 @@ impl Bench {
         let Some(Output::Connect { stream, client: told, service, from: None }) = output else {
             panic!("no Connect: {output:?}")
         };
-        assert_eq!((told, service.to_string().as_str()), (client.into(), "127.0.0.1:57847"));
+        let expected: Address = "127.0.0.1:57847".parse().expect("an address");
+        assert_eq!((told, service), (client.into(), expected.into()));
         stream
     }
 

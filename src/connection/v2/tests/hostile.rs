@@ -1,6 +1,7 @@
 //! Peers that are silent, or say what they must not.
 
 use super::*;
+use crate::connection::Destination;
 
 #[test]
 fn what_a_device_must_not_send_ends_the_link_with_a_reason() {
@@ -103,22 +104,23 @@ fn a_refusal_introduces_nobody_and_is_followed_by_its_reason() {
 }
 
 #[test]
-fn a_service_by_name_is_unknown_to_a_device_that_has_announced_none() {
+fn a_service_by_name_is_for_the_devices_owner_to_know_and_another_device_is_denied() {
     let name = |text| crate::identity::Name::device(text).expect("a name");
-    for (target, code) in [
-        (v2::Target::Service(name("ssh")), Code::UnknownService),
-        (v2::Target::Device(Some(name("pump-3")), v2::Part::Port(22)), Code::Denied),
-    ] {
+    let hand = |target| {
         let mut pair = Pair::new();
         pair.arrive();
         pair.relay_outputs();
         kinds(&mut pair.relay, pair.now);
         pair.hand_device(&v2::Connect::to(target).frame(1)).expect("a CONNECT");
         pair.run();
-        let outputs = pair.relay_outputs();
-        let [Output::Reset { reason: Reset::Closed(close), .. }] = &outputs[..] else { panic!("{outputs:?}") };
-        assert_eq!(close.code, code);
-    }
+        pair
+    };
+    let outputs = hand(v2::Target::Service(name("ssh"))).device_outputs();
+    let [Output::Connect { service, from: None, .. }] = &outputs[..] else { panic!("{outputs:?}") };
+    assert_eq!(*service, Destination::Service(name("ssh")));
+    let outputs = hand(v2::Target::Device(Some(name("pump-3")), v2::Part::Port(22))).relay_outputs();
+    let [Output::Reset { reason: Reset::Closed(close), .. }] = &outputs[..] else { panic!("{outputs:?}") };
+    assert_eq!(close.code, Code::Denied);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::identity::{Secret, TokenId};
 /// Services that a device may announce.
 pub const MAX_SERVICES: usize = 64;
 /// Bytes that they may take.
-const MAX_SERVICES_LEN: usize = 1024;
+pub const MAX_SERVICES_LEN: usize = 1024;
 /// Addresses that a relay may announce.
 pub const MAX_ADDRESSES: usize = 4;
 
@@ -77,14 +77,24 @@ pub(super) fn decode_name(value: &[u8]) -> Option<Name> {
     Name::device(from_utf8(value).ok()?).ok()
 }
 
+/// Bytes that services of these names take.
+pub fn services_len<'a>(names: impl Iterator<Item = &'a Name>) -> usize {
+    names.map(service_len).sum()
+}
+
+/// A length, the name, a number and flags.
+fn service_len(name: &Name) -> usize {
+    1 + name.as_str().len() + 3
+}
+
 /// As many as fit into the field.
 pub(super) fn encode_services(services: &[Service]) -> Vec<u8> {
     let mut value = Vec::new();
     for Service { name, port, flags } in services.iter().take(MAX_SERVICES) {
-        let name = name.as_str().as_bytes();
-        if value.len() + name.len() + 4 > MAX_SERVICES_LEN {
+        if value.len() + service_len(name) > MAX_SERVICES_LEN {
             break;
         }
+        let name = name.as_str().as_bytes();
         // A name is far shorter than 255 bytes.
         value.push(name.len() as u8);
         value.extend(name);

@@ -9,6 +9,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc;
 use std::thread;
 
+use super::ports::PortService;
 use super::*;
 use crate::device::{self, Handle, Identity, State};
 use crate::identity::{Name, Pattern, Pin, Pins, Secret, TokenId};
@@ -132,7 +133,7 @@ impl Secure {
         device.listeners.insert(place, (listener, 0));
         let service = echo_service().to_string().parse().expect("an address");
         let client = at.to_string().parse().expect("an address");
-        device.ports.push(ClientPort::new(&Mapping { client, service }));
+        device.ports.push(ClientPort::new(&client, PortService::Address(Arc::new(service))));
         server.places.push(Place::Clients(number, place));
         at
     }

@@ -43,7 +43,7 @@ fn add_idle(bench: &mut Bench, count: usize) -> Vec<Socket> {
         while connection.receive(now, &mut greeting).expect("a device").is_some() {}
         while connection.poll_output().is_some() {}
         let device = server.devices.reserve();
-        server.devices.insert(device, Device::new(None, Table::default(), Vec::new()));
+        server.devices.insert(device, Device::new(None, None, Table::default(), Vec::new()));
         server.add_session(now, number, Session::new(connection, number, io, token), address, device);
         server.activate(now, number);
     }

@@ -133,7 +133,18 @@ fn another_join_string_changes_the_key_once_it_has_succeeded_and_not_before() {
     let given_up = events.iter().find(|event| event.kind == EventKind::Identity).expect("an event");
     let text = "the relay does not take the new join string (token), so this device goes on as it was; ask the relay's \
          operator for another";
-    assert_eq!(given_up.message, text);
+    assert_eq!((&*given_up.message, given_up.code), (text, Some("token")));
+    handle.close().expect("closed");
+
+    // A relay that is not there. The one that is has said again where it is to be found.
+    fs::write(state.join("relay.toml"), stored.replace("[\"relay.example.com:443\"]", "[]")).expect("written");
+    let nowhere = relay.join_string("pump-6", &[refusing()]);
+    let handle = relay.enrolled(&state, Some(&nowhere), None).expect("a tunnel");
+    let events = relay.events_until(&handle, EventKind::Listening);
+    assert_eq!((events[0].kind, events[0].code), (EventKind::Identity, Some("refused")));
+    let text = "; this device goes on as it was, and tries to join with its next link";
+    assert!(events[0].message.ends_with(text), "{events:?}");
+    assert_eq!(who(&handle), ("pump-3".into(), key));
     handle.close().expect("closed");
 
     let other = relay.join_string("pump-5", &[relay.port()]);

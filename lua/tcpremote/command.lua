@@ -1,0 +1,266 @@
+--- The command `tcpremote` of a device: joins a relay, keeps a tunnel to it, and tells who the device is.
+local core = require "tcpremote.core"
+local tcpremote = require "tcpremote"
+
+local command = {}
+
+--- Where a device keeps its key, unless it is told.
+local STATE_DIR = "/etc/tcpremote"
+
+local HELP = [[
+tcpremote: lets the people of a relay reach TCP services of this device
+
+  tcpremote join STRING       join the relay by the string that 'tcp-remote-relay token device NAME' printed
+  tcpremote join -            the same, with the string on standard input, where no other user sees it
+  tcpremote run               keep the tunnel to the relay; events go to standard error
+  tcpremote status            who this device is, and which relay it has joined
+  tcpremote --help, --version
+
+Options
+  --state-dir DIR             where the key and the relay are kept; ]] .. STATE_DIR .. [[ without it
+  --proxy URL                 the HTTP proxy on the way, http://USER:PASSWORD@HOST:PORT; for join and run
+  --name NAME                 the name to ask for, where the string allows several; for join
+  --allow RULE                what may be reached, such as 127.0.0.1:22 or 10.0.0.0/8:502; may be given several times;
+                              any port of the device itself without it; for run
+
+Examples
+  echo "$STRING" | tcpremote join -
+  tcpremote run --allow 127.0.0.1:22
+
+Exit status
+  0  done       1  it failed; the message says why        2  the command is wrong
+  3  the relay refuses this device or the string          4  the relay's operator has yet to approve it
+]]
+
+--- What each command takes: whether an option may be given several times.
+local OPTIONS = {
+  join = { ["--state-dir"] = false, ["--proxy"] = false, ["--name"] = false },
+  run = { ["--state-dir"] = false, ["--proxy"] = false, ["--allow"] = true },
+  status = { ["--state-dir"] = false },
+}
+
+--- The exit status for a code of an error; 1 for all others.
+local STATUS = { usage = 2, token = 3, revoked = 3, unknown = 3, pending = 4 }
+
+--- What a peer or a file says, harmless on a terminal.
+local function printable(text)
+  return (text:gsub("%c", function(char)
+    return ("\\x%02x"):format(char:byte())
+  end))
+end
+
+local function complain(output, message)
+  output.err:write("tcpremote: ", printable(message), "\n")
+end
+
+--- The command, its options, and what else was given; or nil and what is wrong.
+local function parse(arguments)
+  local name, given, others = nil, {}, {}
+  local i = 1
+  while i <= #arguments do
+    local argument = arguments[i]
+    local option, value = argument:match("^(%-%-[%w-]+)=(.*)$")
+    option = option or argument:match("^%-%-.+$")
+    if argument == "-h" or argument == "--help" then
+      return "help"
+    elseif argument == "--version" then
+      return "version"
+    elseif option then
+      local several = OPTIONS[name] and OPTIONS[name][option]
+      if not name then
+        return nil, ("'%s' stands before the command; write tcpremote join, run or status first"):format(option)
+      elseif several == nil then
+        local known = {}
+        for each in pairs(OPTIONS[name]) do
+          known[#known + 1] = each
+        end
+        table.sort(known)
+        return nil, ("%s has no option '%s'; it has %s"):format(name, option, table.concat(known, ", "))
+      end
+      if not value then
+        i = i + 1
+        value = arguments[i]
+      end
+      if not value or value == "" then
+        return nil, ("%s wants a value behind it"):format(option)
+      elseif several then
+        given[option] = given[option] or {}
+        table.insert(given[option], value)
+      elseif given[option] then
+        return nil, ("%s is given twice"):format(option)
+      else
+        given[option] = value
+      end
+    elseif name then
+      others[#others + 1] = argument
+    elseif OPTIONS[argument] then
+      name = argument
+    else
+      return nil, ("there is no command '%s'; there are join, run and status"):format(argument)
+    end
+    i = i + 1
+  end
+  if not name then
+    return nil, "no command is given; there are join, run and status, and tcpremote --help"
+  end
+  return name, given, others
+end
+
+--- Writes an event as a line.
+local function show(output, event)
+  local time = os.date("!%Y-%m-%dT%H:%M:%SZ", math.floor(event.time))
+  output.err:write(("%s %s %s\n"):format(time, event.severity, printable(event.message)))
+  output.err:flush()
+end
+
+--- Ends a tunnel, and shows its last events.
+local function close(output, tunnel)
+  tunnel:close()
+  for event in function() return tunnel:next_event() end do
+    show(output, event)
+  end
+end
+
+--- Waits until the relay's welcome is stored: true, or nil and message and code of what ended the try.
+local function await_joined(tunnel)
+  while true do
+    local event, reason = tunnel:next_event()
+    if event and event.type == "joined" then
+      return true
+    elseif event and (event.type == "closed" or event.type == "identity" and event.code) then
+      -- A device that has joined before goes on as it was.
+      return nil, event.message, event.code
+    elseif not event and reason ~= "timeout" then
+      return nil, reason, reason
+    elseif not event and select(2, tunnel:wait()) == "interrupted" then
+      return nil, "interrupted", "interrupted"
+    end
+  end
+end
+
+local function join(output, given, others)
+  if #others ~= 1 then
+    return 2, "join wants one thing, the join string, or - for one on standard input"
+  end
+  local text = others[1]
+  if text == "-" then
+    text = output.input:read("*l") or ""
+  end
+  local state_dir = given["--state-dir"] or STATE_DIR
+  local before, message, code = core.identity(state_dir, text)
+  if not before then
+    return STATUS[code] or 1, message
+  end
+  if before.is_joining then
+    local tunnel
+    tunnel, message, code = tcpremote.connect {
+      state_dir = state_dir,
+      join = text,
+      name = given["--name"],
+      proxy = given["--proxy"],
+      reconnect = false,
+    }
+    if tunnel then
+      local joined
+      joined, message, code = await_joined(tunnel)
+      tunnel:close()
+      message = not joined and message or nil
+    end
+    if message then
+      if code == "pending" then
+        message = message .. ": the fingerprint is " .. before.fingerprint .. "; then join again with the same string"
+      end
+      return STATUS[code] or 1, message
+    end
+  end
+  local after
+  after, message, code = core.identity(state_dir)
+  if not after then
+    return STATUS[code] or 1, message
+  end
+  output.out:write(("%s\n%s\n"):format(after.name or "(no name)", after.fingerprint))
+  return 0
+end
+
+local function run(output, given, others)
+  if #others > 0 then
+    return 2, ("run wants nothing but options, got '%s'"):format(others[1])
+  end
+  local tunnel, message, code = tcpremote.connect {
+    state_dir = given["--state-dir"] or STATE_DIR,
+    proxy = given["--proxy"],
+    allow = given["--allow"],
+    keep_trying = true,
+  }
+  if not tunnel then
+    return STATUS[code] or 1, message
+  end
+  -- The interpreter raises an error where the user interrupts it.
+  local ended, reason = pcall(function()
+    while true do
+      local event, why = tunnel:next_event()
+      if event then
+        show(output, event)
+      elseif why == "timeout" then
+        tunnel:wait()
+      else
+        return
+      end
+    end
+  end)
+  close(output, tunnel)
+  if not ended and not tostring(reason):find("interrupted!", 1, true) then
+    return 1, tostring(reason)
+  end
+  return ended and 1 or 0
+end
+
+local function status(output, given, others)
+  if #others > 0 then
+    return 2, ("status wants nothing but options, got '%s'"):format(others[1])
+  end
+  local state_dir = given["--state-dir"] or STATE_DIR
+  local identity, message, code = core.identity(state_dir)
+  if not identity then
+    -- A device that has not joined yet is no mistake in the command.
+    return code == "usage" and 1 or STATUS[code] or 1, message
+  end
+  local lines = {
+    { "name", identity.name or "(the relay gave none)" },
+    { "fingerprint", identity.fingerprint },
+    { "relay", table.concat(identity.addresses, ", ") },
+    { "relay's key", identity.relay_key },
+    { "and its next", identity.next_relay_key },
+    { "state_dir", state_dir },
+  }
+  for _, line in ipairs(lines) do
+    output.out:write(("%-13s %s\n"):format(line[1], printable(line[2])))
+  end
+  return 0
+end
+
+--- Does what the arguments say, and returns the exit status. `output` has the files `out`, `err` and `input`.
+---@param arguments string[]
+---@param output? { out: file*, err: file*, input: file* }
+---@return integer status
+function command.main(arguments, output)
+  output = output or { out = io.stdout, err = io.stderr, input = io.stdin }
+  local name, given, others = parse(arguments)
+  if name == "help" then
+    output.out:write(HELP)
+    return 0
+  elseif name == "version" then
+    output.out:write("tcpremote ", tcpremote._VERSION, "\n")
+    return 0
+  elseif not name then
+    complain(output, given)
+    return 2
+  end
+  local code, message = ({ join = join, run = run, status = status })[name](output, given, others)
+  if message then
+    complain(output, message)
+  end
+  return code
+end
+
+return command

@@ -1,0 +1,119 @@
+--- The command `tcpremote`, as far as it goes without a relay.
+local command = require "tcpremote.command"
+local core = require "tcpremote.core"
+local process = require "support.process"
+local tcpremote = require "tcpremote"
+
+--- For a device, by a relay at 127.0.0.1:1, where nothing listens.
+local JOIN = "tcpr1.AQELMTI3LjAuMC4xOjERERERERERERERERERERERERERERERERERERERERERESIiIiIiIiIiIiIiIiIiIiIi"
+  .. "IiIiIiIiIiIiIiIiIiIiMzMzMzMzMzNEREREREREREREREREREREaJ-QZg"
+
+--- A file in memory.
+local function file(input)
+  local self = { text = "" }
+  function self.write(_, ...)
+    self.text = self.text .. table.concat({ ... })
+    return self
+  end
+  function self.flush() end
+  function self.read()
+    return input
+  end
+  return self
+end
+
+--- Runs the command: its exit status and what it writes.
+local function run(arguments, input)
+  local output = { out = file(), err = file(), input = file(input) }
+  local status = command.main(arguments, output)
+  return status, output.out.text, output.err.text
+end
+
+describe("the command tcpremote", function()
+  local place
+
+  before_each(function()
+    place = os.tmpname()
+    os.remove(place)
+  end)
+
+  after_each(function()
+    process.status("rm -rf " .. place)
+  end)
+
+  it("says what it can do, and which it is", function()
+    for _, arguments in ipairs { { "--help" }, { "-h" }, { "run", "--help" } } do
+      local status, out, err = run(arguments)
+      assert.equal(0, status)
+      assert.equal("", err)
+      assert.truthy(out:find("tcpremote join STRING", 1, true) and out:find("Examples", 1, true))
+    end
+    local status, out = run { "--version" }
+    assert.equal(0, status)
+    assert.equal("tcpremote " .. tcpremote._VERSION .. "\n", out)
+  end)
+
+  it("says what is wrong with a command line, with status 2", function()
+    local cases = {
+      { {}, "no command is given; there are join, run and status, and tcpremote --help" },
+      { { "jion" }, "there is no command 'jion'; there are join, run and status" },
+      { { "--state-dir", place }, "'--state-dir' stands before the command; write tcpremote join, run or "
+        .. "status first" },
+      { { "status", "--alow", "22" }, "status has no option '--alow'; it has --state-dir" },
+      { { "join", "--allow", "22" }, "join has no option '--allow'; it has --name, --proxy, --state-dir" },
+      { { "status", "--state-dir" }, "--state-dir wants a value behind it" },
+      { { "status", "--state-dir=" }, "--state-dir wants a value behind it" },
+      { { "status", "--state-dir=a", "--state-dir=b" }, "--state-dir is given twice" },
+      { { "status", "x" }, "status wants nothing but options, got 'x'" },
+      { { "run", "x" }, "run wants nothing but options, got 'x'" },
+      { { "join" }, "join wants one thing, the join string, or - for one on standard input" },
+      { { "join", JOIN, "x" }, "join wants one thing, the join string, or - for one on standard input" },
+      { { "join", "hello\27" }, "join: this is no join string, which begins with 'tcpr1.'; copy the line that "
+        .. "'tcp-remote-relay token' printed" },
+    }
+    for _, case in ipairs(cases) do
+      local status, out, err = run(case[1])
+      assert.equal("tcpremote: " .. case[2] .. "\n", err)
+      assert.equal(2, status)
+      assert.equal("", out)
+    end
+  end)
+
+  it("joins by a string on standard input, and says why it cannot", function()
+    local status, out, err = run({ "join", "-", "--state-dir", place }, JOIN .. " ")
+    assert.equal("tcpremote: the link to 127.0.0.1:1 was refused; start the relay there, or correct the address\n", err)
+    assert.equal(1, status)
+    assert.equal("", out)
+    assert.equal(48, #process.read(place .. "/key"))
+  end)
+
+  it("tells who the device is", function()
+    local status, _, err = run { "status", "--state-dir", place }
+    assert.equal(1, status)
+    assert.truthy(err:find("has joined no relay yet", 1, true))
+
+    local fingerprint = assert(core.identity(place, JOIN)).fingerprint
+    local pin = "SHA256:" .. ("A"):rep(43)
+    local relay = assert(io.open(place .. "/relay.toml", "w"))
+    relay:write(('name = "pump-3"\ndevice_key = "%s"\nrelay_key = "%s"\nnext_relay_key = "%s"\n'
+      .. 'join_addresses = ["relay:443", "192.0.2.7:443"]\n'):format(fingerprint, pin, pin))
+    relay:close()
+    process.status("chmod 600 " .. place .. "/relay.toml")
+    local out
+    status, out = run { "status", "--state-dir=" .. place }
+    assert.equal(("name          pump-3\nfingerprint   %s\nrelay         relay:443, 192.0.2.7:443\nrelay's key   %s\n"
+      .. "and its next  %s\nstate_dir     %s\n"):format(fingerprint, pin, pin, place), out)
+    assert.equal(0, status)
+  end)
+
+  it("is a program that the rock installs", function()
+    local pipe = io.popen(("%s bin/tcpremote --version; echo $?"):format(process.lua))
+    assert.equal("tcpremote " .. tcpremote._VERSION, pipe:read("*l"))
+    assert.equal("0", pipe:read("*l"))
+    pipe:close()
+    pipe = io.popen(("%s bin/tcpremote status --state-dir %s 2>&1; echo $?"):format(process.lua, place))
+    assert.truthy(pipe:read("*l"):find("has joined no relay yet", 1, true))
+    assert.equal("1", pipe:read("*l"))
+    pipe:close()
+  end)
+end)
