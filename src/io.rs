@@ -15,6 +15,9 @@ use buffers::Buffers;
 use closing::ClosingSockets;
 use event_loop::{EventLoop, Registry};
 
+#[cfg(feature = "tls")]
+use crate::tls::Scratch;
+
 /// What all sessions of one thread share.
 #[derive(Debug)]
 pub struct Io<R: Registry = EventLoop> {
@@ -30,5 +33,11 @@ impl<R: Registry> Io<R> {
     /// With this loop, and no socket yet.
     pub fn new(event_loop: R) -> Self {
         Self { event_loop, closing: ClosingSockets::default(), buffers: Buffers::default() }
+    }
+
+    /// Where a new end of TLS leaves what it has to say first.
+    #[cfg(feature = "tls")]
+    pub fn scratch(&mut self) -> &mut Scratch {
+        self.buffers.scratch()
     }
 }

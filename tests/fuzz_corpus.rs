@@ -18,6 +18,8 @@ mod handshake;
 mod join;
 #[path = "../fuzz/entries/pair.rs"]
 mod pair;
+#[path = "../fuzz/entries/proxy_header.rs"]
+mod proxy_header;
 
 fn replay(target: &str, run: fn(&[u8])) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
@@ -59,6 +61,11 @@ fn join_strings_pass_their_corpus() {
 #[test]
 fn configurations_pass_their_corpus() {
     replay("config", config::run);
+}
+
+#[test]
+fn proxy_headers_pass_their_corpus() {
+    replay("proxy_header", proxy_header::run);
 }
 
 proptest! {

@@ -118,9 +118,9 @@ function arguments.settings(raw)
   if mistake then
     return nil, "in the agent's configuration: " .. mistake
   end
-  if given.local_address or given.local_port or given.allow then
+  if given.local_address or given.local_port or given.allow or given.services then
     -- What may be reached is one decision: the call's stands in place of the configuration's, not beside it.
-    settings.local_address, settings.local_port, settings.allow = nil, nil, nil
+    settings.local_address, settings.local_port, settings.allow, settings.services = nil, nil, nil, nil
   end
   if given.state_dir then
     -- So is where the relay is.

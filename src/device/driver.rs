@@ -262,7 +262,7 @@ impl<'a> Driver<'a> {
         #[cfg(feature = "tls")]
         if let Some(identity) = self.identity().cloned() {
             let server = reached.server.clone();
-            let scratch = self.context.io.buffers.scratch();
+            let scratch = self.context.io.scratch();
             let failed = |error: TlsError| Error::Tls { address: server.clone(), reason: error.to_string() };
             let opener = Opener::new(&identity.key, identity.pins).map_err(failed)?;
             let tls = opener.start(server.host(), scratch).map_err(failed)?;

@@ -77,10 +77,10 @@ impl<C: Connection, R: Registry> Session<C, R> {
         Self::on(Link::new(tcp, token), connection, number)
     }
 
-    /// The same, with TLS between link and connection. What `tls` has to say first stands in [`Io`]'s scratch.
+    /// The same, with TLS between link and connection. What `tls` has to say first stands in [`Io::scratch`].
     #[cfg(feature = "tls")]
     pub fn in_tls(connection: C, number: usize, tcp: R::Socket, token: Token, mut tls: Tls, io: &mut Io<R>) -> Self {
-        tls.hold(io.buffers.scratch());
+        tls.hold(io.scratch());
         Self::on(Link::in_tls(tcp, token, tls), connection, number)
     }
 

@@ -230,7 +230,8 @@ impl File {
             is_plain && mapping(port).is_some()
         };
         let ports = self.ports.iter().filter(|port| !is_mapping(port)).cloned();
-        let ports = ports.collect();
+        let config = Config { ports: ports.collect(), ..config };
+        config.check()?;
         let tls = self.tls.clone().zip(keys).map(|(listen, keys)| TlsPort {
             listen,
             key: Arc::clone(&keys.key),
@@ -241,9 +242,7 @@ impl File {
         let limits = Limits { keepalive: self.keepalive, ..config.limits };
         let proxy_protocol_from = self.proxy_protocol_from.clone();
         let (drain, clients, idle) = (self.drain, self.clients, self.idle);
-        let config = Config { tls, ports, proxy_protocol_from, drain, clients, idle, limits, ..config };
-        config.check()?;
-        Ok(config)
+        Ok(Config { tls, proxy_protocol_from, drain, clients, idle, limits, ..config })
     }
 }
 

@@ -9,6 +9,7 @@
 //! | clients accepted in a turn | [`ACCEPTS`] for each port | [`ACCEPTS_A_TURN`] |
 //! | connections without LISTEN | its part of those of the process, the port that has the most loses one | [`Descriptors::pending`] |
 //! | connections in a TLS handshake, or waiting for theirs | 64 of each source are in progress, others of it wait | as many as there are [`Descriptors::devices`] to spare; the source that has the most loses one |
+//! | connections of load balancers without their header | | [`max_proxied`] |
 //! | links that drain | [`retired::MAX_DRAINING`] | [`MAX_DRAINING`] |
 //! | links that are lost and deliver last bytes | [`retired::MAX_LOST`] | [`MAX_LOST`] |
 //! | bytes that both of these hold | [`retired_bytes`] | [`retired_bytes_of_all`] |
@@ -28,6 +29,8 @@ pub(super) const MAX_WAITING: usize = 256;
 pub(super) const ACCEPTS: usize = 16;
 /// Clients taken in a turn, past which no port has its turn before bytes were moved again.
 pub(super) const ACCEPTS_A_TURN: u64 = 64;
+/// Connections of load balancers whose header is to come.
+const MAX_PROXIED: usize = 256;
 /// Device ports from which a connection is taken in a turn.
 pub(super) const DEVICE_PORTS_A_TURN: usize = 16;
 /// Links of all devices that may drain.
@@ -37,8 +40,14 @@ pub(super) const MAX_LOST: usize = 8 * retired::MAX_LOST;
 /// What the windows of all links may take beyond those that streams have from their start. Up to 20 links have all that a
 /// link may have.
 pub(super) const WINDOWS_OF_ALL: u64 = 512 * 1024 * 1024;
-/// One device may have so many times the descriptors that it leaves.
+/// One device may have so many times the descriptors that it leaves, and connections without their header one of so many.
 const PART: usize = 4;
+
+/// Connections of load balancers whose header is to come, past which the oldest is dropped: they have no more than a part
+/// of the descriptors of clients.
+pub(super) fn max_proxied(descriptors: usize) -> usize {
+    MAX_PROXIED.min(descriptors / PART).max(1)
+}
 
 /// What the links of one device that are not in use any more may hold: as much as one that is.
 pub(super) fn retired_bytes(limits: &Limits) -> u64 {

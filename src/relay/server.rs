@@ -256,14 +256,15 @@ impl Server {
                     listeners.insert(number, (listener, port));
                     places.push(Place::Clients(device, number));
                 }
-                ports.push(ClientPort::new(client, service));
+                ports.push(ClientPort::new(client.clone(), service));
             }
-            let mut known = Device::new(listen.cloned(), name.cloned(), listeners, ports);
+            if let (Some(name), None) = (name, listen) {
+                names.insert(name.clone(), device);
+            }
+            let mut known = Device::new(name.cloned(), listen.cloned(), listeners, ports);
             // Through a load balancer beside the relay they come from anywhere.
             known.is_local &= config.proxy_protocol_from.is_empty();
             devices.insert(device, known);
-            // One with a port of its own has no key, and is not found by a name.
-            names.extend(name.filter(|_| listen.is_none()).map(|name| (name.clone(), device)));
         }
         if let Some(TlsPort { listen, .. }) = &config.tls {
             let held = hold(&of_tls, places.len());

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use tcpremote::address::Address;
 use tcpremote::connection::{Connection, Destination, Output, Reset, StreamKey};
+use tcpremote::identity::{Pin, Pins};
 use tcpremote::io::Io;
 use tcpremote::io::event_loop::{Readiness, Source};
 use tcpremote::io::session::{LinkLost, Session};
 use tcpremote::protocol::v2::Code;
+use tcpremote::tls::{Acceptor, Key, Opener, Scratch, Tls};
 
 use crate::core::{Core, Seen, Tested, Watched};
 use crate::random::Random;
@@ -139,9 +141,17 @@ impl<C: Core> Driver<C> {
         let (inward, outward) = (&world.link[1 - C::SIDE], &world.link[C::SIDE]);
         let (socket, token) = event_loop.connect(Source::Link(0), inward, outward);
         let core = Watched::new(core, Random::new(world.random.next()), world.wire.watches());
+        let mut io = Io::new(event_loop);
+        let session = match &world.relay_key {
+            None => Session::new(core, 0, socket, token),
+            Some(key) => {
+                let tls = end_of_tls(C::SIDE, key, io.scratch());
+                Session::in_tls(core, 0, socket, token, tls, &mut io)
+            }
+        };
         Self {
-            session: Session::new(core, 0, socket, token),
-            io: Io::new(event_loop),
+            session,
+            io,
             streams: BTreeMap::new(),
             failed: BTreeMap::new(),
             dials: BTreeMap::new(),
@@ -447,4 +457,14 @@ fn check_reason<C: Core>(world: &mut World, number: usize) {
     let ended = conversation.ended[C::SIDE].is_some_and(|at| at + patience <= world.now);
     let reason = ended || conversation.cut[C::SIDE].is_some();
     assert!(reason, "conversation {number}: {} has no reason for CLOSE", name::<C>());
+}
+
+/// One side's end of TLS. Its random bytes change no length, and so nothing of what is simulated.
+fn end_of_tls(side: usize, relay: &Key, scratch: &mut Scratch) -> Tls {
+    if side == CLIENT {
+        return Acceptor::new(relay).and_then(|acceptor| acceptor.start()).expect("an end");
+    }
+    let pins = Pins { current: relay.public().pin(), next: Pin([0; 32]) };
+    let device = Key::generate().expect("random bytes");
+    Opener::new(&device, pins).and_then(|opener| opener.start("relay.example.com", scratch)).expect("an end")
 }

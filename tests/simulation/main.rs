@@ -22,8 +22,8 @@ mod wire;
 mod world;
 
 use run::{
-    Outcome, for_each_seed, half_closed_clients, old_device, old_relay, paced, pair, pair_v2, pressure, slow_readers,
-    steady_readers,
+    Outcome, for_each_seed, half_closed_clients, old_device, old_relay, paced, pair, pair_in_tls, pair_v2, pressure,
+    slow_readers, steady_readers,
 };
 
 #[test]
@@ -34,6 +34,11 @@ fn our_device_and_our_relay_keep_every_promise_under_any_faults() {
 #[test]
 fn in_version_2_they_keep_every_promise_under_any_credit() {
     for_each_seed("in_version_2", 1, pair_v2);
+}
+
+#[test]
+fn in_tls_they_keep_every_promise_too() {
+    for_each_seed("in_tls", 8, pair_in_tls);
 }
 
 #[test]

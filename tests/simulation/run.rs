@@ -7,6 +7,7 @@ use tcpremote::connection::Limits;
 use tcpremote::connection::Protocol::{self, V1, V2};
 use tcpremote::connection::device::Device;
 use tcpremote::connection::relay::{Relay, Settings};
+use tcpremote::tls::Key;
 
 use crate::app::{End, Plan};
 use crate::driver::Driver;
@@ -77,6 +78,15 @@ pub(crate) fn pair(seed: u64, loud: bool) -> Outcome {
 pub(crate) fn pair_v2(seed: u64, loud: bool) -> Outcome {
     let mut world = draw(seed, loud);
     world.use_version_2();
+    let (relay, device) = (relay(&mut world, V2), device(&mut world, V2));
+    run(world, relay, device)
+}
+
+/// The same, with TLS between each session and its socket.
+pub(crate) fn pair_in_tls(seed: u64, loud: bool) -> Outcome {
+    let mut world = draw(seed, loud);
+    world.use_version_2();
+    world.relay_key = Some(Key::generate().expect("random bytes"));
     let (relay, device) = (relay(&mut world, V2), device(&mut world, V2));
     run(world, relay, device)
 }

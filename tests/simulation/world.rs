@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use tcpremote::connection::{Limits, QueueRule};
+use tcpremote::tls::Key;
 
 use crate::app::{App, End, Plan};
 use crate::pipe::{Connection, Ending, Pipe};
@@ -88,6 +89,8 @@ pub(crate) struct World {
     pub(crate) none_is_reset: bool,
     /// Every client gets all that its service has to say.
     pub(crate) answered: bool,
+    /// The key that the relay proves, if the link is in TLS.
+    pub(crate) relay_key: Option<Key>,
     pub(crate) healed: bool,
     /// Nothing may hang until a timeout ends it: all is over by then.
     pub(crate) over_by: Option<Duration>,
@@ -120,6 +123,7 @@ impl World {
             in_no_hurry: 0,
             none_is_reset: false,
             answered: false,
+            relay_key: None,
             healed: false,
             over_by: None,
             paced_at_fault: 0,

@@ -11,9 +11,8 @@ use crate::{SHAPE, Tunnel, keys, on_a_line, rates_while, say, share_of};
 const WARM_UP: Duration = Duration::from_secs(6);
 /// Keys are typed for so long, again and again, until line and echo are as they should be.
 const SPAN: Duration = Duration::from_secs(4);
-/// A longer path is known from cross traffic by the fourth drain in a row, after three times 10 s or more with a
-/// full queue: some 50 s on a quiet machine. All other changes need 15 s at most.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// A longer path is known within some 17 s on a quiet machine. All other changes need less.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// What downloads are to have of the line, in %.
 const SHARE_AT_LEAST: f64 = 60.0;
 

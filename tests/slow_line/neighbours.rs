@@ -19,9 +19,9 @@ const WINDOW: Duration = Duration::from_secs(20);
 /// seconds of a full queue.
 const SPAN: Duration = Duration::from_secs(3);
 const SHORT: Duration = Duration::from_millis(400);
-/// What a tunnel has of the line beside it, in %. Where CUBIC carries the link, too, it is 31 to 50; with BBR below, 8.
-const LEAST: f64 = 4.0;
-/// It takes 25 s at most; the machine may need more.
+/// What a tunnel has of the line beside it, in %. It is 21 to 44, be the link carried by CUBIC or BBR.
+const LEAST: f64 = 12.0;
+/// It takes 10 s at most; the machine may need more.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
@@ -50,7 +50,10 @@ fn two_tunnels_on_one_line_share_it() {
             other.at(50)
         );
         say(&figures);
-        assert!(shares.iter().all(|&share| share >= 20.0) && shares.iter().sum::<f64>() >= 70.0, "{figures}");
+        // The echoes take 0.15 s on a quiet machine.
+        let are_short = [&one, &other].iter().all(|echoes| echoes.at(50) <= SHORT);
+        let is_shared = shares.iter().all(|&share| share >= 20.0) && shares.iter().sum::<f64>() >= 70.0;
+        assert!(are_short && is_shared, "{figures}");
     });
 }
 

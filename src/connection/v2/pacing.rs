@@ -13,15 +13,19 @@
 //!     +------------------------------+  | | an empty queue        |
 //!                                       | v                       |
 //!                                      Drain ---------------------+
-//!      8 rounds of long round trips     ^ |
-//!          (from Steady)                | | the queue is not ours
-//!                |                 10 s | v
-//!                +------------------> Compete
+//!                                      ^ |  ^
+//!                      as fast as ever | |  | 10 to 30 s
+//!      8 rounds of                     | |  +----------------+
+//!      long round trips                | v it is longer      |
+//!   Steady ---------------------------> Try -------------> Compete
+//!                                            slower
 //! ```
 //!
 //! - **Start**: the window grows by what is acknowledged, so it doubles in each round trip.
 //! - **Steady**: the window is what the path moves in its shortest round trip and a short queue more.
 //! - **Drain**: the window is half of the path for a round, so that the shortest round trip is seen again.
+//! - **Try**: the window is what the path moved when nobody else was there, for the round trip that there is now. A path
+//!   that is longer brings that; one with cross traffic in its queue does not.
 //! - **Compete**: cross traffic fills the queue. A sender that holds back gets nothing there, so TCP alone decides.
 //!
 //! Times are in seconds, since this end began; bytes are those of DATA frames, header and all.
@@ -30,6 +34,7 @@ mod clock;
 mod gate;
 mod path;
 mod round;
+mod state;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -37,7 +42,8 @@ use std::time::{Duration, Instant};
 use clock::PeerClock;
 use gate::Gate;
 use path::Path;
-use round::{Measured, Round};
+use round::Round;
+use state::{DRAINED, HOT, START, State};
 
 const KIB: f64 = 1024.0;
 const MIB: f64 = 1024.0 * KIB;
@@ -58,27 +64,6 @@ const ASK_AFTER: Duration = Duration::from_millis(250);
 /// a fourth of the round trip meanwhile, and in ten seconds by more than a short queue takes.
 const STALE_AFTER: (f64, f64) = (1.0, 10.0);
 const STALE_AFTER_TRIPS: f64 = 1000.0;
-/// Acknowledgements that measure a drained path.
-const DRAINED: u32 = 4;
-/// Acknowledgements in a row that show a queue, while the window still grows.
-const HOT: u32 = 3;
-/// Rounds in which the kernel takes no more, and the path is no faster: then it is not the window that is too small.
-const FLAT: u32 = 3;
-/// Rounds without a queue, after which the window may grow freely again.
-const LOW: u32 = 3;
-/// Rounds of long round trips, after which the path has become slower, and those after which there is cross traffic.
-const SLOWER: u32 = 3;
-const CROWDED: u32 = 8;
-/// A path is longer than it was known to be by so many allowed queues: another tunnel of this kind adds up to 2.4 of them
-/// on a slow line, cross traffic that fills the queue many more.
-const RISEN: f64 = 3.0;
-/// Drains in a row that find the same longer path: then it is the path.
-const AGREED: u32 = 3;
-/// How long TCP alone decides, and that in round trips. These are bounded: TCP fills every queue, so that the longest
-/// round trip is the one that it has made itself.
-const COMPETE: f64 = 10.0;
-const COMPETE_TRIPS: f64 = 5.0;
-const COMPETE_AT_MOST: f64 = 60.0;
 /// Asks that may be out: as many as a full window has. A peer that acknowledges little makes them no more.
 const MOST_ASKS: usize = (MOST / LEAST_ASK) as usize;
 
@@ -104,44 +89,6 @@ pub(super) struct Pacing {
     gate: Gate,
     /// When bulk was last seen to be held back.
     held_back_at: f64,
-}
-
-/// What the window is for just now; see the [module](self) for the diagram.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum State {
-    Start {
-        /// Acknowledgements in a row that show a queue.
-        hot: u32,
-        /// Rounds in a row that the kernel bounded, and in which the rate did not grow by a quarter beyond this one.
-        flat: u32,
-        rate: f64,
-    },
-    Steady {
-        /// Rounds in a row of long round trips.
-        high: u32,
-        /// Rounds in a row without a queue.
-        low: u32,
-    },
-    Drain {
-        window: u64,
-        /// Where a round after the first acknowledgement that counts ends.
-        end: Option<u64>,
-        /// It follows `Compete`.
-        competing: Option<Agreement>,
-    },
-    Compete {
-        until: f64,
-        agreement: Agreement,
-    },
-}
-
-const START: State = State::Start { hot: 0, flat: 0, rate: 0.0 };
-
-/// Drains in a row that found a path of the same length.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Agreement {
-    trip: f64,
-    count: u32,
 }
 
 /// A frame that asks to be acknowledged.
@@ -323,167 +270,23 @@ impl Pacing {
                 *hot = if shows_queue { *hot + 1 } else { 0 };
                 *hot >= HOT || ask.sent >= self.round.end
             }
-            State::Steady { .. } | State::Compete { .. } => ask.sent >= self.round.end,
+            State::Steady { .. } | State::Try { .. } | State::Compete { .. } => ask.sent >= self.round.end,
         };
         if !is_over {
             return;
         }
         let sent = self.sent;
         let round = self.round.finish(sent, ask.sent, clock, left_at);
-        if let State::Drain { competing, .. } = self.state {
-            self.handle_drained(now, &round, competing);
+        if let State::Drain { cause, .. } = self.state {
+            self.handle_drained(now, &round, cause);
         } else {
             self.handle_round(now, &round);
         }
     }
 
-    fn handle_round(&mut self, now: f64, round: &Measured) {
-        let competes = matches!(self.state, State::Compete { .. });
-        let tells = round.held_back
-            || round.rate > self.path.rate()
-            || competes
-            || round.kernel_full && round.rate > self.path.rate() / 2.0;
-        if tells {
-            self.path.note_rate(round.rate);
-        }
-        let is_shorter = self.path.note_round(round);
-        let (allowed, queue) = (self.allowed_queue(), self.path.queue);
-        // A kernel that takes no more may stand before a queue that is full, and never shorter.
-        if is_shorter || queue <= allowed / 4.0 && !round.kernel_full {
-            self.path.fresh_at = now;
-        }
-        match self.state {
-            State::Start { hot, flat, rate } => {
-                let grows = self.path.rate() > 1.25 * rate;
-                let flat = if grows || round.held_back || !round.kernel_full { 0 } else { flat + 1 };
-                let rate = if grows { self.path.rate() } else { rate };
-                if queue > allowed || hot >= HOT || flat >= FLAT {
-                    self.settle();
-                } else {
-                    self.state = State::Start { hot, flat, rate };
-                }
-            }
-            State::Steady { high, low } => self.handle_steady_round(now, round, high, low),
-            State::Compete { until, agreement } if now > until => self.drain(Some(agreement)),
-            State::Compete { .. } | State::Drain { .. } => {}
-        }
-    }
-
-    fn handle_steady_round(&mut self, now: f64, round: &Measured, high: u32, low: u32) {
-        let (allowed, queue) = (self.allowed_queue(), self.path.queue);
-        let Some(trip) = self.path.trip else { return };
-        let is_long = round.held_back && round.round_trip > trip + 2.0 * allowed;
-        let high = if is_long { high + 1 } else { 0 };
-        let low = if round.held_back && queue < allowed / 2.0 { low + 1 } else { 0 };
-        if high == SLOWER {
-            self.path.forget_rates();
-            self.path.note_rate(round.rate);
-        }
-        if high == CROWDED && queue > 2.0 * allowed {
-            self.compete(now, round.round_trip, Agreement { trip: f64::INFINITY, count: 0 });
-            return;
-        }
-        let high = if high == CROWDED { 0 } else { high };
-        if low == LOW {
-            self.state = START;
-            return;
-        }
-        self.state = State::Steady { high, low };
-        if round.is_used() && now - self.path.fresh_at > self.stale_after().max((40.0 * trip).min(20.0)) {
-            self.drain(None);
-        } else if round.held_back || round.kernel_full && queue > 2.0 * allowed {
-            self.fit();
-        }
-    }
-
-    /// The path was seen without a queue of ours.
-    fn handle_drained(&mut self, now: f64, round: &Measured, competing: Option<Agreement>) {
-        // By the path as it was: one that is found to be long beside a full queue would allow for as long a queue.
-        let allowed = self.allowed_queue();
-        self.path.note_drained(round);
-        let trip = self.path.drained_trip();
-        self.path.fresh_at = now;
-        let rose = self.path.has_risen(now, RISEN * allowed);
-        match competing {
-            Some(agreement) => {
-                let agrees = (trip - agreement.trip).abs() <= allowed / 4.0;
-                let agreement = if agrees {
-                    Agreement { count: agreement.count + 1, ..agreement }
-                } else {
-                    Agreement { trip, count: 0 }
-                };
-                if rose && agreement.count < AGREED {
-                    self.compete(now, round.round_trip, agreement);
-                    return;
-                }
-                if rose {
-                    self.path.accept(now);
-                }
-            }
-            None if rose => {
-                self.compete(now, round.round_trip, Agreement { trip, count: 0 });
-                return;
-            }
-            None => {}
-        }
-        self.path.confirm();
-        self.settle();
-    }
-
-    /// One of the two clocks has stood still, as it does while its host is suspended. What is known of the way there alone
-    /// is void; a drain measures it anew, and counts nothing that left before.
-    fn handle_jump(&mut self) {
-        self.path.forget_offset();
-        self.round.begin(self.sent);
-        self.drain(match self.state {
-            State::Compete { agreement, .. } => Some(agreement),
-            State::Drain { competing, .. } => competing,
-            State::Start { .. } | State::Steady { .. } => None,
-        });
-    }
-
-    fn settle(&mut self) {
-        self.state = State::Steady { high: 0, low: 0 };
-        self.fit();
-    }
-
-    fn compete(&mut self, now: f64, round_trip: f64, agreement: Agreement) {
-        let lasts = (COMPETE_TRIPS * round_trip).clamp(COMPETE, COMPETE_AT_MOST);
-        self.state = State::Compete { until: now + lasts, agreement };
-    }
-
-    fn drain(&mut self, competing: Option<Agreement>) {
-        let half = self.path.rate() * self.path.trip.unwrap_or_default() / 2.0;
-        self.state = State::Drain { window: (half as u64).clamp(LEAST, MOST), end: None, competing };
-        // What is on its way already left beside a queue.
-        for ask in &mut self.asks {
-            ask.clean = false;
-        }
-    }
-
-    /// After a pause the path may have changed, and the clocks' offset.
-    fn restart(&mut self, now: f64) {
-        self.window = FIRST;
-        self.path.forget_rates();
-        self.path.forget_offset();
-        self.state = START;
-        self.round.begin(self.sent);
-        self.held_back_at = now;
-        // What was not asked for has arrived long ago.
-        self.acked = self.sent;
-    }
-
     fn stale_after(&self) -> f64 {
         let (least, most) = STALE_AFTER;
         self.path.trip.map_or(most, |trip| (STALE_AFTER_TRIPS * trip).clamp(least, most))
-    }
-
-    /// The window that fits the path.
-    fn fit(&mut self) {
-        if let Some(trip) = self.path.trip {
-            let fits = self.path.rate() * (trip + self.allowed_queue());
-            self.window = (fits as u64).clamp(LEAST, MOST);
-        }
     }
 
     fn in_flight(&self) -> u64 {
@@ -493,7 +296,7 @@ impl Pacing {
     fn window_now(&self) -> u64 {
         match self.state {
             State::Start { .. } | State::Steady { .. } => self.window,
-            State::Drain { window, .. } => window,
+            State::Drain { window, .. } | State::Try { window, .. } => window,
             State::Compete { .. } => MOST,
         }
     }

@@ -50,8 +50,8 @@ pub(super) struct ClientPort {
 }
 
 impl ClientPort {
-    pub(super) fn new(client: &Address, service: PortService) -> Self {
-        Self { client: client.clone(), service: Arc::new(service), is_open: true, is_announced: false }
+    pub(super) fn new(client: Address, service: PortService) -> Self {
+        Self { client, service: Arc::new(service), is_open: true, is_announced: false }
     }
 
     /// Clients that come from here on reach this service.
@@ -65,14 +65,14 @@ impl ClientPort {
 impl Device {
     /// A device that is not there yet; its client ports are held.
     pub(super) fn new(
-        listen: Option<Address>,
         name: Option<Name>,
+        listen: Option<Address>,
         listeners: Table<(Listener, usize)>,
         ports: Vec<ClientPort>,
     ) -> Self {
         let mut device = Self {
-            listen,
             name,
+            listen,
             instances: [None; 2],
             active: None,
             listeners,

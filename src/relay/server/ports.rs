@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use super::device::Device;
 use crate::address::Address;
 use crate::connection::Destination;
 use crate::connection::relay::Relay;
@@ -12,7 +13,7 @@ use crate::protocol::v2::{Part, Service};
 use crate::relay::{Config, Mapping, PlainDevice, ServicePort};
 
 /// What clients of a port reach.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PortService {
     /// What is at an address.
     Address(Arc<Address>),
@@ -27,6 +28,16 @@ pub(super) struct Wanted<'a> {
     /// Where it connects, if it has a port of its own.
     pub(super) listen: Option<&'a Address>,
     pub(super) ports: Vec<(&'a Address, PortService)>,
+}
+
+impl Wanted<'_> {
+    /// Whether this device is the one.
+    pub(super) fn is(&self, device: &Device) -> bool {
+        match self.listen {
+            Some(listen) => device.listen.as_ref() == Some(listen),
+            None => device.listen.is_none() && device.name.as_ref() == self.name,
+        }
+    }
 }
 
 /// How many services of a device a line of the log names.

@@ -13,13 +13,10 @@ use super::Server;
 use super::log_limits::Kind;
 use crate::io::event_loop::{Registry, Source};
 use crate::protocol::proxy::{HeaderError, HeaderReader, MAX_HEADER};
+use crate::relay::limits::max_proxied;
 
 /// How long the header may take. A load balancer sends it at once.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections whose header has not come, past which the oldest is dropped; and no more than one of so many descriptors
-/// of clients.
-const MOST: usize = 256;
-const PART: usize = 4;
 
 /// A connection whose header has not come whole.
 #[derive(Debug)]
@@ -60,7 +57,7 @@ impl Server {
 
     /// A connection of a load balancer was accepted.
     pub(super) fn await_header(&mut self, now: Instant, mut io: TcpStream, from: SocketAddr, goal: Goal) {
-        if self.proxied.len() >= MOST.min(self.descriptors.clients / PART).max(1)
+        if self.proxied.len() >= max_proxied(self.descriptors.clients)
             && let Some(oldest) = self.oldest_proxied()
         {
             self.drop_proxied(now, oldest, "too many others wait for their PROXY headers, too");
@@ -150,7 +147,11 @@ impl Server {
     }
 
     fn log_dropped(&mut self, now: Instant, from: SocketAddr, goal: Goal, reason: &str) {
-        if self.log_limits.admit(now, goal.device(), Kind::Stray) {
+        let kind = match goal {
+            Goal::Device(_) => Kind::Stray,
+            Goal::Client { .. } => Kind::Refusal,
+        };
+        if self.log_limits.admit(now, goal.device(), kind) {
             warn!(load_balancer = %from, reason, "dropped a connection of a load balancer");
         }
     }

@@ -21,9 +21,9 @@ use crate::identity::Name;
 use crate::io::mailbox::{Mailbox, Request};
 use crate::io::table::Table;
 use crate::protocol::v2::Code;
-use crate::relay::Config;
 use crate::relay::descriptors::Descriptors;
 use crate::relay::listener::{Listener, hold, resolve};
+use crate::relay::{Config, PlainDevice};
 
 /// Tasks that may wait.
 const QUEUE: usize = 16;
@@ -120,9 +120,10 @@ impl Controller {
 
 /// Every address to listen at.
 fn addresses(config: &Config) -> impl Iterator<Item = &Address> {
-    wanted(config)
-        .into_iter()
-        .flat_map(|Wanted { listen, ports, .. }| listen.into_iter().chain(ports.into_iter().map(|(client, _)| client)))
+    let of_devices = config.devices.iter().flat_map(|PlainDevice { listen, mappings, .. }| {
+        [listen].into_iter().chain(mappings.iter().map(|mapping| &mapping.client))
+    });
+    of_devices.chain(config.ports.iter().map(|port| &port.listen))
 }
 
 /// Holds the addresses at which only the new configuration listens.
@@ -187,44 +188,42 @@ impl Server {
             let reason = std::io::ErrorKind::Interrupted.into();
             return Err(Error::System { what: "the relay is about to end".into(), reason });
         }
-        let wanted = wanted(&config);
-        let clients = (config.clients as usize).saturating_mul(wanted.len());
+        let devices = wanted(&config);
+        let clients = (config.clients as usize).saturating_mul(devices.len());
         let (ports, has_tls) = (addresses(&config).count(), self.secured.is_some());
         let ports = ports + self.device_ports.iter().filter(|(_, port)| port.device.is_none()).count();
-        self.descriptors = Descriptors::of_process(ports, wanted.len(), has_tls, clients)?;
-        let mut gone = self.devices.numbers();
-        let kept: Vec<Option<usize>> = wanted
-            .iter()
-            .map(|wanted| {
-                let is_it = |number: &usize| {
-                    let device = self.devices.get(*number);
-                    device.is_some_and(|device| {
-                        device.listen.as_ref() == wanted.listen && device.name.as_ref() == wanted.name
-                    })
-                };
-                gone.iter().position(is_it).map(|at| gone.remove(at))
-            })
-            .collect();
+        self.descriptors = Descriptors::of_process(ports, devices.len(), has_tls, clients)?;
+        let (mut kept, mut gone) = (Vec::new(), self.devices.numbers());
+        for wanted in &devices {
+            let is_it = |number: &usize| self.devices.get(*number).is_some_and(|device| wanted.is(device));
+            kept.push(gone.iter().position(is_it).map(|at| gone.remove(at)));
+        }
         for number in gone {
             if self.devices.get(number).is_some_and(|device| device.listen.is_some()) {
                 self.remove_device(now, number, &mut spare);
             } else {
-                // One with a key is as the registry has it, and may have had ports.
+                // Those that come by the port for TLS are as the registry has them.
                 self.close_unwanted_ports(number, &[], &mut spare);
                 self.forget_device_if_gone(number);
             }
         }
+        self.config.proxy_protocol_from.clone_from(&config.proxy_protocol_from);
         // Before any port is opened: one may go from one device to another.
-        for (number, wanted) in kept.iter().zip(&wanted) {
+        for (number, Wanted { ports, .. }) in kept.iter().zip(&devices) {
             if let Some(number) = number {
-                self.close_unwanted_ports(*number, &wanted.ports, &mut spare);
+                self.close_unwanted_ports(*number, ports, &mut spare);
             }
         }
-        for (number, Wanted { name, listen, ports }) in kept.into_iter().zip(wanted) {
-            let number = match number {
-                Some(number) => number,
-                None => self.add_device(name, listen, &mut spare)?,
+        for (number, Wanted { name, listen, ports }) in kept.into_iter().zip(devices) {
+            let number = match (number, listen, name) {
+                (Some(number), ..) => number,
+                (None, Some(listen), _) => self.add_device(name, listen, &mut spare)?,
+                (None, None, Some(name)) => self.named(name),
+                (None, None, None) => continue,
             };
+            if let (Some(_), Some(device)) = (listen, self.devices.get_mut(number)) {
+                device.name = name.cloned();
+            }
             self.add_ports(now, number, ports, &mut spare);
         }
         self.config = Config { tls: self.config.tls.take(), ..config };
@@ -263,7 +262,7 @@ impl Server {
         let Some(device) = self.devices.get_mut(number) else { return };
         let mut closed = Vec::new();
         // Several ports may be of one address, which has port 0 then.
-        let mut left: Vec<&Address> = wanted.iter().map(|(client, _)| *client).collect();
+        let mut left: Vec<&Address> = wanted.iter().map(|&(client, _)| client).collect();
         for port in 0..device.ports.len() {
             let ClientPort { client, is_open, .. } = &mut device.ports[port];
             if !*is_open {
@@ -302,26 +301,21 @@ impl Server {
         }
     }
 
-    fn add_device(&mut self, name: Option<&Name>, listen: Option<&Address>, spare: &mut Spare) -> Result<usize, Error> {
+    fn add_device(&mut self, name: Option<&Name>, listen: &Address, spare: &mut Spare) -> Result<usize, Error> {
         let number = self.devices.reserve();
-        for mut listener in listen.map_or_else(Vec::new, |listen| take(spare, listen)) {
+        for mut listener in take(spare, listen) {
             let port = self.device_ports.reserve();
             listener.set_place(self.free_place(Place::Devices(port)));
             if let Err(reason) = listener.listen(&mut self.io.event_loop) {
                 self.places[listener.place()] = Place::Free;
                 self.device_ports.remove(port);
                 self.devices.remove(number);
-                let what = format!("cannot listen for the device at {}", listener.address());
-                return Err(Error::System { what, reason });
+                return Err(cannot_listen("the device", listen, reason));
             }
             info!(at = %listener.address(), "waiting for a device");
             self.device_ports.insert(port, DevicePort { listener, device: Some(number) });
         }
-        let device = Device::new(listen.cloned(), name.cloned(), Table::default(), Vec::new());
-        self.devices.insert(number, device);
-        if let (Some(name), None) = (name, listen) {
-            self.names.insert(name.clone(), number);
-        }
+        self.devices.insert(number, Device::new(name.cloned(), Some(listen.clone()), Table::default(), Vec::new()));
         Ok(number)
     }
 
@@ -336,7 +330,7 @@ impl Server {
                 device.ports[has.remove(at)].set_service(service);
                 continue;
             }
-            let port = device.free_port(ClientPort::new(client, service));
+            let port = device.free_port(ClientPort::new(client.clone(), service));
             for mut listener in take(spare, client) {
                 // It only hastens what is done without it.
                 let _ = listener.tune();

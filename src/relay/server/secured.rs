@@ -300,6 +300,11 @@ impl Server {
         if let Some(reason) = peer.session.link_end() {
             return self.lose_link(now, number, &reason);
         }
+        // The name of a plain device is the configuration's: no other may carry its clients.
+        if self.config.devices.iter().any(|plain| plain.name.as_ref() == Some(name)) {
+            let reason = format!("the relay's configuration has a plain device '{name}', so join by another name");
+            return self.refuse_link(now, number, Refusal::new(Code::Denied, RETRY_REFUSED, reason));
+        }
         let device = self.named(name);
         if let Err(refusal) = self.has_place_for(device) {
             return self.refuse_link(now, number, refusal);

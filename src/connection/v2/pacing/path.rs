@@ -6,6 +6,8 @@ use super::round::Measured;
 
 /// Rounds that are remembered.
 const ROUNDS: usize = 10;
+/// The last of them, of which each may be slow by chance.
+const LATE: usize = 3;
 /// Acknowledgements in a round from which its means are trusted.
 const TRUSTED: u32 = 4;
 /// A shorter round trip than this cannot be distinguished from none.
@@ -26,6 +28,11 @@ pub(super) struct Path {
     /// Time that our bytes wait in a queue, and that acknowledgements wait on their way back.
     pub(super) queue: f64,
     pub(super) queue_back: f64,
+    /// What the path moved alone: the best rate since it was last found to be as short as it was known to be, in bytes a
+    /// second. 0 before that.
+    pub(super) reference: f64,
+    /// Since when more would have been sent if the path had taken it.
+    pub(super) used_since: f64,
     /// When the queue was seen empty, or the path shorter.
     pub(super) fresh_at: f64,
     rates: VecDeque<f64>,
@@ -43,6 +50,8 @@ impl Path {
             trip: None,
             queue: 0.0,
             queue_back: 0.0,
+            reference: 0.0,
+            used_since: 0.0,
             fresh_at: 0.0,
             rates: VecDeque::with_capacity(ROUNDS),
             backs: VecDeque::with_capacity(ROUNDS),
@@ -54,6 +63,11 @@ impl Path {
     /// The best rate of the last rounds, in bytes a second; 0 before there is one.
     pub(super) fn rate(&self) -> f64 {
         self.rates.iter().copied().fold(0.0, f64::max)
+    }
+
+    /// The best rate of the last three.
+    pub(super) fn late_rate(&self) -> f64 {
+        self.rates.iter().rev().take(LATE).copied().fold(0.0, f64::max)
     }
 
     pub(super) fn note_rate(&mut self, rate: f64) {

@@ -19,6 +19,8 @@ pub(super) struct Round {
     back: f64,
     /// Where the last one ended: DATA, the peer's clock, and ours when that was sent.
     last: Option<(u64, f64, f64)>,
+    /// Where the one before it ended.
+    before_last: Option<(u64, f64, f64)>,
 }
 
 /// The means of a round.
@@ -28,7 +30,8 @@ pub(super) struct Measured {
     pub(super) forward: f64,
     pub(super) back: f64,
     pub(super) round_trip: f64,
-    /// Bytes a second.
+    /// Bytes a second, in this round and the one before: where a round of few acknowledgements ends is chance by a fourth
+    /// of it, and the best of many rates would be one that no path has.
     pub(super) rate: f64,
     pub(super) held_back: bool,
     pub(super) kernel_full: bool,
@@ -56,13 +59,26 @@ impl Round {
 
     /// The next round begins, when so much was sent.
     pub(super) fn begin(&mut self, sent: u64) {
-        *self = Self { end: sent, last: self.last, was_held_back: self.held_back, ..Self::default() };
+        *self = Self {
+            end: sent,
+            last: self.last,
+            before_last: self.before_last,
+            was_held_back: self.held_back,
+            ..Self::default()
+        };
+    }
+
+    /// The same, where what was measured before says nothing of what comes.
+    pub(super) fn begin_anew(&mut self, sent: u64) {
+        *self = Self { end: sent, ..Self::default() };
     }
 
     /// The round ends with the acknowledgement of `acked`, which left here at `left_at` and was read there at `clock`.
     pub(super) fn finish(&mut self, sent: u64, acked: u64, clock: f64, left_at: f64) -> Measured {
-        let (last_acked, last_clock, last_left_at) =
-            self.last.replace((acked, clock, left_at)).unwrap_or((acked, clock, left_at));
+        let here = (acked, clock, left_at);
+        let last = self.last.replace(here);
+        let (last_acked, last_clock, last_left_at) = self.before_last.or(last).unwrap_or(here);
+        self.before_last = last;
         // What was held up comes at once behind a gap: it came no faster than it was sent.
         let time = (clock - last_clock).max(left_at - last_left_at).max(LEAST_TIME);
         let count = f64::from(self.count.max(1));

@@ -2,9 +2,13 @@
 
 mod hostile;
 mod line;
+mod tcp;
 
 use line::{Line, Run, line};
+use tcp::Tcp;
 
+use super::round::Measured;
+use super::state::{Agreement, Cause};
 use super::*;
 
 #[test]
@@ -62,14 +66,15 @@ fn a_rate_that_halves_and_comes_back_is_followed_and_a_keystroke_does_not_notice
 
 #[test]
 fn beside_cross_traffic_the_line_is_shared_and_after_it_the_queue_is_short_again() {
-    for (alone, together) in [(15.0, 60.0), (0.0, 15.0)] {
+    // Where both begin at once it is TCP that shares the line, and slowly.
+    for (alone, together, least) in [(15.0, 60.0, 30.0), (0.0, 15.0, 10.0)] {
         let mut run = Run::new(line(10_000.0, 40, 256.0));
         run.pass(alone);
-        run.others = run.line.rate;
+        run.begin_download();
         run.pass(10.0);
         let (share, _) = run.pass(together);
-        assert!(share >= 30.0, "{share} %");
-        run.others = 0.0;
+        assert!(share >= least, "{share} %");
+        run.neighbour = None;
         run.pass(25.0);
         let (share, echo) = run.pass(5.0);
         assert!(share >= 90.0 && echo <= 70.0, "{share} %, {echo} ms, after {alone} s alone");
@@ -77,23 +82,80 @@ fn beside_cross_traffic_the_line_is_shared_and_after_it_the_queue_is_short_again
 }
 
 #[test]
+fn beside_cross_traffic_on_a_slow_line_there_is_a_share_too() {
+    let mut run = Run::new(line(1000.0, 50, 256.0));
+    run.pass(15.0);
+    run.begin_download();
+    run.pass(20.0);
+    let (share, _) = run.pass(60.0);
+    assert!(share >= 25.0, "{share} %");
+    run.neighbour = None;
+    run.pass(45.0);
+    let (share, echo) = run.pass(5.0);
+    assert!(share >= 90.0 && echo <= 300.0, "{share} %, {echo} ms");
+}
+
+/// A round or a drain in which more would have been sent.
+fn round(forward: f64, rate: f64) -> Measured {
+    let (back, count) = (0.025, DRAINED);
+    Measured { rate, forward, back, round_trip: forward + back, count, held_back: true, kernel_full: false }
+}
+
+#[test]
 fn somebody_elses_queue_is_told_from_a_longer_path_however_little_has_been_sent() {
+    for (rate, is_path) in [(900.0, true), (500.0, false)] {
+        let mut pacing = Pacing::new(Instant::now());
+        // Keystrokes alone: by this rate three small frames would be allowed to wait for seconds on a path of two.
+        pacing.handle_round(1.0, &round(0.025, 900.0));
+        pacing.settle();
+        pacing.handle_drained(10.0, &round(0.025, 900.0), Cause::Stale);
+        pacing.handle_drained(20.0, &round(2.0, 900.0), Cause::Stale);
+        assert!(matches!(pacing.state, State::Try { .. }), "{:?}", pacing.state);
+        for seconds in 1..10 {
+            pacing.handle_round(20.0 + f64::from(seconds), &round(2.0, rate));
+        }
+        assert_eq!(matches!(pacing.state, State::Drain { cause: Cause::Alone, .. }), is_path, "{:?}", pacing.state);
+        assert_eq!(matches!(pacing.state, State::Compete { .. }), !is_path, "{:?}", pacing.state);
+    }
+}
+
+#[test]
+fn a_round_trip_that_grows_beyond_what_is_tried_is_somebody_elses_at_once() {
     let mut pacing = Pacing::new(Instant::now());
-    // Keystrokes alone: by this rate three small frames would be allowed to wait for seconds on a path of two.
-    let way = |forward: f64| Measured {
-        rate: 900.0,
-        forward,
-        back: 0.025,
-        round_trip: forward + 0.025,
-        count: DRAINED,
-        held_back: true,
-        kernel_full: false,
-    };
-    pacing.handle_round(1.0, &way(0.025));
-    pacing.settle();
-    pacing.drain(None);
-    pacing.handle_drained(20.0, &way(2.0), None);
+    pacing.handle_round(1.0, &round(0.025, 1e6));
+    pacing.handle_drained(10.0, &round(0.025, 1e6), Cause::Stale);
+    pacing.handle_drained(20.0, &round(0.4, 1e6), Cause::Stale);
+    pacing.handle_round(20.5, &round(0.4, 1e5));
+    assert!(matches!(pacing.state, State::Try { .. }), "{:?}", pacing.state);
+    pacing.handle_round(21.0, &round(0.8, 5e5));
     assert!(matches!(pacing.state, State::Compete { .. }), "{:?}", pacing.state);
+}
+
+#[test]
+fn a_path_that_was_never_drained_is_drained_before_it_is_called_crowded() {
+    let mut pacing = Pacing::new(Instant::now());
+    pacing.handle_round(0.1, &round(0.025, 1e6));
+    pacing.settle();
+    for number in 0..10 {
+        pacing.handle_round(0.2 + f64::from(number) / 10.0, &round(0.5, 1e6));
+    }
+    assert!(matches!(pacing.state, State::Drain { cause: Cause::Stale, .. }), "{:?}", pacing.state);
+}
+
+#[test]
+fn while_somebody_else_is_there_for_certain_no_drain_gives_way_for_half_a_minute() {
+    // The part of the path's rate that a round brings, and when it is drained for which cause.
+    for (part, seconds, is_alone) in [(0.5, 30, false), (0.8, 10, false), (0.95, 10, true)] {
+        let mut pacing = Pacing::new(Instant::now());
+        pacing.path.reference = 1e6;
+        pacing.handle_round(0.0, &round(0.025, part * 1e6));
+        pacing.compete(0.0, 0.3, Agreement { trip: f64::INFINITY, count: 0 });
+        let drained = (1..60).find(|&second| {
+            pacing.handle_round(f64::from(second), &round(0.3, part * 1e6));
+            matches!(pacing.state, State::Drain { cause, .. } if (cause == Cause::Alone) == is_alone)
+        });
+        assert_eq!(drained, Some(seconds + 1), "{part}: {:?}", pacing.state);
+    }
 }
 
 #[test]
@@ -180,7 +242,7 @@ fn a_clock_that_jumps_beside_cross_traffic_ends_no_competition() {
     for jump in [-3.0, 3.0] {
         let mut run = Run::new(line(10_000.0, 40, 256.0));
         run.pass(15.0);
-        run.others = run.line.rate;
+        run.begin_download();
         run.pass(20.0);
         run.suspend(jump);
         run.pass(10.0);
@@ -273,5 +335,38 @@ fn a_peer_that_was_held_up_at_first_is_no_long_path() {
         run.pass(hole as f64 + 5.0);
         let (share, echo) = run.pass(5.0);
         assert!(share >= 90.0 && echo <= 100.0, "{share} %, {echo} ms, after {hole} s, {line:?}");
+    }
+}
+
+#[test]
+fn two_tunnels_on_one_line_share_it_and_its_queue_is_short_though_their_loops_are_late() {
+    for (line, late, most) in [(line(2000.0, 20, 128.0), 20, 250.0), (line(1000.0, 50, 256.0), 100, 400.0)] {
+        for alone in [2.3, 11.5] {
+            let mut run = Run::new(line);
+            run.late = Duration::from_millis(late);
+            run.pass(alone);
+            let mut other = run.second();
+            run.pass_both(&mut other, 10.0);
+            for _ in 0..3 {
+                let seen = run.pass_both(&mut other, 20.0);
+                let are_good = seen.iter().all(|&(share, echo)| share >= 30.0 && echo <= most);
+                assert!(are_good, "{seen:?} after {alone} s alone, {line:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_path_that_becomes_longer_is_not_taken_for_cross_traffic() {
+    for line in [line(1000.0, 50, 256.0), line(10_000.0, 40, 256.0), line(2000.0, 20, 64.0)] {
+        let mut run = Run::new(line);
+        run.tcp = Some(Tcp::new());
+        run.pass(12.0);
+        run.line.round_trip = Duration::from_millis(300);
+        run.pass(15.0);
+        for _ in 0..4 {
+            let (share, echo) = run.pass(5.0);
+            assert!(share >= 70.0 && echo <= 400.0, "{share} %, {echo} ms, {line:?}");
+        }
     }
 }

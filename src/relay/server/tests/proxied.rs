@@ -96,6 +96,8 @@ fn a_device_behind_a_load_balancer_has_its_own_address() {
     let _link = bench.balanced(bench.server.device_addr(), &[&HEADER[..], GREETING].concat());
     bench.run_until("the device is there", |server| server.are_client_ports_open());
     assert_eq!(bench.server.sessions.get(bench.active_link()).expect("a link").address, client());
+    let is_local = |bench: &Bench| bench.server.devices.get(0).expect("a device").is_local;
+    assert!(!is_local(&bench) && is_local(&Bench::new(Protocol::V2)), "clients come from anywhere");
     // One from elsewhere has no header, and one that has is no device.
     let _direct = bench.device(GREETING);
     let before = bench.active_link();

@@ -133,7 +133,7 @@ impl Secure {
         device.listeners.insert(place, (listener, 0));
         let service = echo_service().to_string().parse().expect("an address");
         let client = at.to_string().parse().expect("an address");
-        device.ports.push(ClientPort::new(&client, PortService::Address(Arc::new(service))));
+        device.ports.push(ClientPort::new(client, PortService::Address(Arc::new(service))));
         server.places.push(Place::Clients(number, place));
         at
     }

@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::{Shutdown, TcpListener};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
@@ -244,13 +245,15 @@ struct Haproxy {
 }
 
 impl Haproxy {
-    fn start(listens: &str) -> Option<Self> {
+    /// It has the listeners as its descriptors 0 and 1.
+    fn start(listens: &str, [input, output]: [TcpListener; 2]) -> Option<Self> {
         let mut file = tempfile::NamedTempFile::new().expect("a file");
         let defaults = "defaults\n mode tcp\n timeout connect 30s\n timeout client 30s\n timeout server 30s\n";
         file.write_all([defaults, listens].concat().as_bytes()).expect("written");
         let mut command = Command::new("haproxy");
-        command.arg("-db").arg("-f").arg(file.path()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.env("PATH", "/usr/sbin:/usr/local/sbin:/usr/bin:/bin").spawn().ok()?;
+        command.arg("-db").arg("-f").arg(file.path()).stdin(OwnedFd::from(input)).stdout(OwnedFd::from(output));
+        command.stderr(Stdio::null()).env("PATH", "/usr/sbin:/usr/local/sbin:/usr/bin:/bin");
+        let child = command.spawn().ok()?;
         Some(Self { child, _configuration: file })
     }
 }
@@ -264,36 +267,72 @@ impl Drop for Haproxy {
 
 #[test]
 fn a_real_load_balancer_in_front_and_a_real_proxy_behind_are_understood() {
-    // Both are free again; haproxy takes them.
-    let [front, behind] = [(); 2].map(|()| listener().1);
-    let (plc, last) = listener();
-    let target = device::Service { proxy_protocol: true, ..service("plc", &behind) };
+    let [(front, front_address), (behind, behind_address), (plc, last)] = [(); 3].map(|()| listener());
+    let front_address: SocketAddr = front_address.to_string().parse().expect("an address");
+    let target = device::Service { proxy_protocol: true, ..service("plc", &behind_address) };
     let tunnel = Tunnel::start(&["pump-3:plc"], offer(&[target]));
     let listens = format!(
-        "listen front\n bind {front}\n server relay {} source 127.0.0.{BALANCER} send-proxy-v2\n\
-         listen behind\n bind {behind} accept-proxy\n server last {last} send-proxy-v2\n",
+        "listen front\n bind fd@0\n server relay {} source 127.0.0.{BALANCER} send-proxy-v2\n\
+         listen behind\n bind fd@1 accept-proxy\n server last {last} send-proxy-v2\n",
         tunnel.ports[0]
     );
-    let Some(_haproxy) = Haproxy::start(&listens) else {
+    let Some(_haproxy) = Haproxy::start(&listens, [front, behind]) else {
         #[allow(clippy::print_stderr, reason = "a test that did nothing says so")]
         {
             eprintln!("haproxy is not installed: its headers were not tried");
         }
         return;
     };
-    let [front, behind]: [SocketAddr; 2] = [front, behind].map(|at| at.to_string().parse().expect("an address"));
-    let began = Instant::now();
-    while TcpStream::connect(behind).is_err() {
-        assert!(began.elapsed() < DEADLINE, "haproxy does not run");
-        thread::sleep(MS);
-    }
     // The first comes to the relay itself, as soon as its port is open.
-    for client in [tunnel.client(0), TcpStream::connect(front).expect("connect")] {
-        let mut client = timed(client);
+    for through_balancer in [false, true] {
+        let client = if through_balancer { TcpStream::connect(front_address).map(timed) } else { Ok(tunnel.client(0)) };
+        let mut client = client.expect("connect");
         client.write_all(b"question").expect("sent");
         client.shutdown(Shutdown::Write).expect("FIN");
         let (told, rest) = passed_on(&plc, b"answer");
         assert_eq!(told, Some(client.local_addr().expect("address")));
         assert_eq!((&rest[..], &*answer(client)), (&b"question"[..], "answer"));
+    }
+}
+
+/// LISTEN and HELLO of a device, and its SETTINGS, which offer `ssh` and `web`.
+const ANNOUNCED: &[u8] = b"\0\0\x04\0\0\0\x05\xf2";
+const SETTINGS: &[u8] = b"\0\x12\x06\0\0\0\0\0\0\x07\0\x0e\x03ssh\0\x16\0\x03web\0\x50\x04";
+
+#[test]
+fn clients_wait_until_the_device_has_said_what_it_offers_be_they_accepted_or_not() {
+    let mut bench = Bench::with(1, |config| {
+        config.devices[0].name = Some(Name::device("pump-3").expect("a name"));
+        let listen = Address::listen("127.0.0.1:0").expect("an address");
+        config.ports = vec![ServicePort::new(listen, "pump-3:80").expect("a port")];
+    });
+    let _first = bench.device(GREETING);
+    // It offers nothing, so the number is a port of its own; and it is full.
+    bench.server.config.clients = 1;
+    let _client = bench.clients(1, 1);
+    let _waits = TcpStream::connect(bench.server.client_addr(1)).expect("connect");
+    bench.run_until("it waits for a place", |server| server.waiting == 1);
+    // It is not to be refused on a busy machine.
+    waiting_clients(&mut bench.server)[0].deadline += DEADLINE;
+    let mut second = TcpStream::connect(bench.server.device_addr()).expect("connect");
+    second.write_all(ANNOUNCED).expect("sent");
+    bench.run_until("it has taken over", |server| server.clients() == 0);
+    let _comes = TcpStream::connect(bench.server.client_addr(1)).expect("connect");
+    for _ in 0..20 {
+        bench.server.step(&mut bench.buffer);
+        bench.server.wait(Some(Instant::now() + MS)).expect("wait");
+    }
+    assert_eq!((bench.server.clients(), bench.server.waiting, bench.server.connections), (0, 1, 2));
+    bench.server.config.clients = 8;
+    second.write_all(SETTINGS).expect("sent");
+    bench.run_until("both are on the link", |server| server.clients() == 2);
+    let mut frames = Vec::new();
+    second.set_read_timeout(Some(DEADLINE)).expect("deadline");
+    // CONNECT with an empty host, port 0, and the name.
+    while frames.windows(11).filter(|bytes| bytes == b"\0\0\0\0\0\x01\0\x03web").count() < 2 {
+        let mut bytes = [0; 1024];
+        let count = second.read(&mut bytes).expect("more");
+        assert!(count > 0, "{}", frames.escape_ascii());
+        frames.extend(&bytes[..count]);
     }
 }

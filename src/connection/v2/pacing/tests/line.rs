@@ -1,5 +1,9 @@
 //! One direction of a link over a line with a rate, a delay and one queue, and nothing else.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
+use super::tcp::{PACKET, Tcp};
 use super::*;
 
 /// The step of the clock.
@@ -37,11 +41,16 @@ pub(super) struct Run {
     pub(super) now: Instant,
     /// Where the bulk streams have something to send.
     pub(super) bulk: bool,
-    /// Bytes a second of cross traffic in the queue, while it is not full.
-    pub(super) others: f64,
-    /// Until when the line is busy, cross traffic among it.
-    busy_until: Instant,
+    /// What carries the link. Without it nothing is ever lost: the kernel waits before a queue that is full.
+    pub(super) tcp: Option<Tcp>,
+    /// A plain download by somebody else in the same queue.
+    pub(super) neighbour: Option<Tcp>,
+    /// Until when the line is busy with all that its queue holds.
+    busy_until: Rc<Cell<Instant>>,
     newest: Instant,
+    /// Frames that wait in the kernel, and the number of their bytes.
+    kernel: VecDeque<(usize, bool, Option<Instant>)>,
+    unsent: usize,
     sent: u64,
     /// Arrivals: when, how much, whether it asks, and if it is a keystroke when that was struck.
     there: VecDeque<(Instant, usize, bool, Option<Instant>)>,
@@ -55,6 +64,9 @@ pub(super) struct Run {
     pub(super) hole: Instant,
     /// Seconds by which the peer's clock has jumped.
     pub(super) jumped: f64,
+    /// The most by which the loop of this end is late, now and then: others keep the processor.
+    pub(super) late: Duration,
+    late_until: Instant,
     random: u64,
     kernel_was_full: bool,
     /// A round trip after the last bulk frame: the gate opens by then.
@@ -63,16 +75,22 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn new(line: Line) -> Self {
-        let began = Instant::now() + Duration::from_secs(1000);
+        Self::begin(Instant::now() + Duration::from_secs(1000), line)
+    }
+
+    fn begin(began: Instant, line: Line) -> Self {
         Self {
             pacing: Pacing::new(began),
             line,
             began,
             now: began,
             bulk: true,
-            others: 0.0,
-            busy_until: began,
+            tcp: None,
+            neighbour: None,
+            busy_until: Rc::new(Cell::new(began)),
             newest: began,
+            kernel: VecDeque::new(),
+            unsent: 0,
             sent: 0,
             there: VecDeque::new(),
             back: VecDeque::new(),
@@ -82,23 +100,55 @@ impl Run {
             delivered: 0,
             hole: began,
             jumped: 0.0,
+            late: Duration::ZERO,
+            late_until: began,
             random: 88_172_645_463_325_252,
             kernel_was_full: false,
             shut_until: began,
         }
     }
 
+    /// Another tunnel on the same line. TCP carries both.
+    pub(super) fn second(&mut self) -> Self {
+        self.tcp.get_or_insert_with(Tcp::new);
+        let line = Self { busy_until: Rc::clone(&self.busy_until), ..Self::begin(self.now, self.line) };
+        Self { tcp: Some(Tcp::new()), late: self.late, random: self.random / 3, ..line }
+    }
+
+    /// Somebody else's download begins. From now on TCP carries the link, too.
+    pub(super) fn begin_download(&mut self) {
+        self.tcp.get_or_insert_with(Tcp::new);
+        self.neighbour = Some(Tcp::new());
+    }
+
+    /// So many seconds pass for both tunnels; for each what [`Self::pass`] gives.
+    pub(super) fn pass_both(&mut self, other: &mut Self, seconds: f64) -> [(f64, f64); 2] {
+        let before = [self.delivered, other.delivered];
+        let end = self.now + Duration::from_secs_f64(seconds);
+        while self.now < end {
+            for run in [&mut *self, &mut *other] {
+                run.now += TICK;
+                run.step();
+            }
+        }
+        [self.seen(before[0], seconds), other.seen(before[1], seconds)]
+    }
+
     /// So many seconds pass; the share of the line that bulk had, in percent, and the median echo in milliseconds.
     pub(super) fn pass(&mut self, seconds: f64) -> (f64, f64) {
         let before = self.delivered;
-        self.echoes.clear();
         let end = self.now + Duration::from_secs_f64(seconds);
         while self.now < end {
             self.now += TICK;
             self.step();
         }
-        self.echoes.sort_by(f64::total_cmp);
-        let echo = self.echoes.get(self.echoes.len() / 2).copied().unwrap_or_default();
+        self.seen(before, seconds)
+    }
+
+    fn seen(&mut self, before: u64, seconds: f64) -> (f64, f64) {
+        let mut echoes = std::mem::take(&mut self.echoes);
+        echoes.sort_by(f64::total_cmp);
+        let echo = echoes.get(echoes.len() / 2).copied().unwrap_or_default();
         (100.0 * (self.delivered - before) as f64 / seconds / self.line.rate, echo)
     }
 
@@ -118,11 +168,6 @@ impl Run {
     fn step(&mut self) {
         let now = self.now;
         let queued = Duration::from_secs_f64(self.line.queue / self.line.rate);
-        // As TCP does: the queue grows until it is full, and then by a third less.
-        let level = 0.65 + 0.35 * ((now - self.began).as_secs_f64() / 3.0).fract();
-        if self.others > 0.0 && self.busy_until < now + queued.mul_f64(level) {
-            self.busy_until = self.busy_until.max(now) + TICK.mul_f64(self.others / self.line.rate);
-        }
         while let Some(&(at, bytes, asks, key)) = self.there.front().filter(|arrival| arrival.0 <= now) {
             self.there.pop_front();
             self.arrived += bytes as u64;
@@ -135,6 +180,18 @@ impl Run {
                 let clock = (at - self.began).as_secs_f64() * (1e6 + self.line.skew) + self.jumped * 1e6 + 4e9;
                 self.back.push_back((answered, self.arrived, clock as i64 as u32));
             }
+        }
+        // Either may be the first to find room in the queue.
+        if self.neighbour.is_some() && self.chance(2) == 0 {
+            self.transmit(queued);
+        }
+        self.download(queued);
+        self.transmit(queued);
+        if now < self.late_until {
+            return;
+        }
+        if !self.late.is_zero() && self.chance(500) == 0 {
+            self.late_until = now + self.late.mul_f64(self.chance(1000) as f64 / 1000.0);
         }
         while let Some(&(_, offset, clock)) = self.back.front().filter(|ack| ack.0 <= now) {
             self.back.pop_front();
@@ -150,9 +207,7 @@ impl Run {
         }
         self.kernel_was_full = false;
         while self.bulk {
-            if self.busy_until
-                > now + queued + Duration::from_secs_f64(f64::from(self.pacing.low_water()) / self.line.rate)
-            {
+            if self.unsent >= self.pacing.low_water() as usize {
                 self.pacing.note_kernel_full();
                 self.kernel_was_full = true;
                 break;
@@ -182,10 +237,54 @@ impl Run {
         }
         let asks = self.pacing.handle_cut(self.now, bytes, self.sent, key.is_none(), self.bulk);
         self.pacing.handle_left(self.now, self.sent, self.sent);
-        self.busy_until = self.busy_until.max(self.now) + Duration::from_secs_f64(bytes as f64 / self.line.rate);
-        let jitter = self.line.jitter.mul_f64(self.chance(1000) as f64 / 1000.0);
-        self.newest = self.newest.max(self.busy_until + self.line.round_trip / 2 + jitter).max(self.hole);
-        self.there.push_back((self.newest, bytes, asks, key));
+        self.kernel.push_back((bytes, asks, key));
+        self.unsent += bytes;
+        self.transmit(Duration::from_secs_f64(self.line.queue / self.line.rate));
+    }
+
+    /// Somebody else's download goes on.
+    fn download(&mut self, queued: Duration) {
+        let Some(tcp) = &mut self.neighbour else { return };
+        let now = self.now;
+        tcp.handle_time(now);
+        while tcp.may_send() {
+            if self.busy_until.get() > now + queued {
+                tcp.lose(now, self.line.round_trip + queued);
+                break;
+            }
+            let left = self.busy_until.get().max(now) + Duration::from_secs_f64(PACKET / self.line.rate);
+            self.busy_until.set(left);
+            tcp.send(PACKET, left + self.line.round_trip);
+        }
+    }
+
+    /// The kernel puts into the queue what that takes, and its TCP.
+    fn transmit(&mut self, queued: Duration) {
+        let now = self.now;
+        if let Some(tcp) = &mut self.tcp {
+            tcp.handle_time(now);
+        }
+        while let Some(&(bytes, asks, key)) = self.kernel.front() {
+            if self.tcp.as_ref().is_some_and(|tcp| !tcp.may_send()) {
+                return;
+            }
+            if self.busy_until.get() > now + queued {
+                if let Some(tcp) = &mut self.tcp {
+                    tcp.lose(now, self.line.round_trip + queued);
+                }
+                return;
+            }
+            self.kernel.pop_front();
+            self.unsent -= bytes;
+            let left = self.busy_until.get().max(now) + Duration::from_secs_f64(bytes as f64 / self.line.rate);
+            self.busy_until.set(left);
+            if let Some(tcp) = &mut self.tcp {
+                tcp.send(bytes as f64, left + self.line.round_trip);
+            }
+            let jitter = self.line.jitter.mul_f64(self.chance(1000) as f64 / 1000.0);
+            self.newest = self.newest.max(left + self.line.round_trip / 2 + jitter).max(self.hole);
+            self.there.push_back((self.newest, bytes, asks, key));
+        }
     }
 
     fn chance(&mut self, below: u64) -> u64 {

@@ -52,8 +52,9 @@ impl Secure {
 
     /// The attack goes on until the relay ends it; beside it a client of another device has its echo.
     fn assert_ends_beside_an_echo(&mut self, attack: &thread::JoinHandle<()>, client: &mut TcpStream) {
-        let mut echoes = 0;
+        let (mut echoes, began) = (0, Instant::now());
         while !attack.is_finished() || echoes < 3 {
+            assert!(began.elapsed() < DEADLINE, "the attack goes on");
             assert_eq!(self.echo(client, b"beside it"), b"beside it");
             echoes += 1;
         }
