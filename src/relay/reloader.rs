@@ -81,10 +81,7 @@ impl Reloader {
         let config = |file: &File, keys: &Option<Keys>| file.config(keys.as_ref(), registry);
         let old = config(&current.file, &current.keys).map_err(|error| error.to_string())?;
         let new = config(&file, &keys).map_err(|error| error.to_string())?;
-        let mut later = needs_restart(&current.file, current.keys.as_ref(), &file, keys.as_ref());
-        if old.ports != new.ports {
-            later.push("each [[port]] of a service that has a name, or of a device that has a key");
-        }
+        let later = needs_restart(&current.file, current.keys.as_ref(), &file, keys.as_ref());
         self.controller.reconfigure(&old, new).map_err(|error| error.to_string())?;
         *self.lock() = Current { file: Arc::new(file), keys };
         let mut text = String::from("the configuration is reloaded and in force");

@@ -64,7 +64,8 @@ impl Server {
     /// A device that has no ports, nor any link any more, is not kept.
     pub(super) fn forget_device_if_gone(&mut self, number: usize) {
         let Some(device) = self.devices.get(number) else { return };
-        let is_gone = device.active.is_none() && device.listeners.is_empty() && device.totals == Totals::default();
+        let has_port = device.listen.is_some() || !device.listeners.is_empty();
+        let is_gone = device.active.is_none() && !has_port && device.totals == Totals::default();
         if is_gone && let Some(name) = device.name.clone() {
             self.devices.remove(number);
             self.names.remove(&name);

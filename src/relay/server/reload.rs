@@ -80,7 +80,7 @@ impl Controller {
     }
 
     /// Has the server go on with the configuration `new`, where it has `old` now. Devices and ports that are in both are
-    /// not touched. Its port for TLS stays as it is, and so do ports that lead to services by name.
+    /// not touched. Its port for TLS stays as it is.
     ///
     /// # Errors
     /// A port that is new cannot be opened, or there are too few descriptors. All is as it was then.
@@ -207,6 +207,7 @@ impl Server {
                 self.forget_device_if_gone(number);
             }
         }
+        self.config.proxy_protocol_from.clone_from(&config.proxy_protocol_from);
         // Before any port is opened: one may go from one device to another.
         for (number, Wanted { ports, .. }) in kept.iter().zip(&devices) {
             if let Some(number) = number {
@@ -341,8 +342,11 @@ impl Server {
                 }
             }
         }
+        let is_direct = self.config.proxy_protocol_from.is_empty();
         let Some(device) = self.devices.get_mut(number) else { return };
         device.look_whether_local();
+        // Through a load balancer beside the relay they come from anywhere.
+        device.is_local &= is_direct;
         if device.active.is_some() {
             self.open_client_ports(now, number);
         }

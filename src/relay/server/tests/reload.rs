@@ -3,7 +3,7 @@
 use std::thread;
 
 use super::*;
-use crate::relay::Controller;
+use crate::relay::{Controller, ServicePort};
 
 fn address(text: &str) -> Address {
     Address::listen(text).expect(text)
@@ -130,6 +130,20 @@ fn a_service_that_changes_is_that_of_the_clients_that_come_from_then_on() {
         let _ = link.read_to_end(&mut read);
         read.windows(2).any(|window| window == [0, 8])
     });
+}
+
+#[test]
+fn a_port_of_a_device_with_a_key_comes_and_goes() {
+    let [listen, port, named] = std::array::from_fn(|_| free_address());
+    let old = config(vec![device(&listen, &[&port])]);
+    let mut bench = Bench::of(&old);
+    let mut new = old.clone();
+    new.ports = vec![ServicePort::new(named.clone(), "pump-3:ssh").expect("a service")];
+    bench.reconfigure(&old, &new).expect("changed");
+    let is_held = || std::net::TcpListener::bind((named.host(), named.port())).is_err();
+    assert_eq!((bench.server.devices.len(), bench.server.names.len(), is_held()), (2, 1, true));
+    bench.reconfigure(&new, &old).expect("changed back");
+    assert_eq!((bench.server.devices.len(), bench.server.names.len(), is_held()), (1, 0, false));
 }
 
 #[test]
