@@ -99,9 +99,15 @@ impl Secure {
         config
     }
 
-    /// A device with this key and token, which has begun to connect.
+    /// A device with this key and token, which has begun to connect, and does so until it is let in.
     fn start(&self, key: &Arc<Key>, join: Option<Join>) -> Handle {
-        Handle::start(self.config(self.identity(key, join))).expect("a tunnel")
+        self.start_as(self.identity(key, join))
+    }
+
+    fn start_as(&self, identity: Identity) -> Handle {
+        let mut config = self.config(identity);
+        config.keep_trying = true;
+        Handle::start(config).expect("a tunnel")
     }
 
     /// The same, and it is there.

@@ -43,11 +43,10 @@ fn a_token_is_for_one_key_which_may_come_again_with_it_and_a_wrong_one_costs_a_s
 fn a_token_that_does_not_give_the_wish_says_so_and_is_still_good() {
     let mut secure = Secure::new();
     let (key, join) = (key(), secure.token("line7-*", |_| {}));
-    let wish = |text| Identity { name: Some(name(text)), ..secure.identity(&key, Some(join.clone())) };
-    let (other, own) = (secure.config(wish("pump-3")), secure.config(wish("line7-a")));
-    let handle = Handle::start(other).expect("a tunnel");
+    let wish = |secure: &Secure, text| Identity { name: Some(name(text)), ..secure.identity(&key, Some(join.clone())) };
+    let handle = secure.start_as(wish(&secure, "pump-3"));
     assert_refused(&mut secure, &handle, "token", "does not give the name that was wished");
-    let handle = Handle::start(own).expect("a tunnel");
+    let handle = secure.start_as(wish(&secure, "line7-a"));
     secure.await_state(&handle, State::Listening);
     let announced = handle.announcement().expect("in this process").expect("admitted");
     assert_eq!(announced.name, Some(name("line7-a")));
