@@ -66,6 +66,10 @@ describe("the command tcpremote", function()
       { { "status", "--state-dir=a", "--state-dir=b" }, "--state-dir is given twice" },
       { { "status", "x" }, "status wants nothing but options, got 'x'" },
       { { "run", "x" }, "run wants nothing but options, got 'x'" },
+      { { "run", "--service", "ssh" }, "--service 'ssh' names no service; write NAME=HOST:PORT, such as "
+        .. "ssh=127.0.0.1:22" },
+      { { "run", "--service", "a=b:1", "--service=a=c:2" }, "--service 'a=c:2' is given twice; give one of them another "
+        .. "name" },
       { { "join" }, "join wants one thing, the join string, or - for one on standard input" },
       { { "join", JOIN, "x" }, "join wants one thing, the join string, or - for one on standard input" },
       { { "join", "hello\27" }, "join: this is no join string, which begins with 'tcpr1.'; copy the line that "

@@ -20,12 +20,14 @@ Options
   --state-dir DIR             where the key and the relay are kept; ]] .. STATE_DIR .. [[ without it
   --proxy URL                 the HTTP proxy on the way, http://USER:PASSWORD@HOST:PORT; for join and run
   --name NAME                 the name to ask for, where the string allows several; for join
+  --service NAME=HOST:PORT    what the device offers, by the name that the relay's people say; may be given several
+                              times, and nothing else is reached then; for run
   --allow RULE                what may be reached, such as 127.0.0.1:22 or 10.0.0.0/8:502; may be given several times;
-                              any port of the device itself without it; for run
+                              any port of the device itself without it and --service; for run
 
 Examples
   echo "$STRING" | tcpremote join -
-  tcpremote run --allow 127.0.0.1:22
+  tcpremote run --service ssh=127.0.0.1:22
 
 Exit status
   0  done       1  it failed; the message says why        2  the command is wrong
@@ -35,7 +37,7 @@ Exit status
 --- What each command takes: whether an option may be given several times.
 local OPTIONS = {
   join = { ["--state-dir"] = false, ["--proxy"] = false, ["--name"] = false },
-  run = { ["--state-dir"] = false, ["--proxy"] = false, ["--allow"] = true },
+  run = { ["--state-dir"] = false, ["--proxy"] = false, ["--service"] = true, ["--allow"] = true },
   status = { ["--state-dir"] = false },
 }
 
@@ -182,13 +184,36 @@ local function join(output, given, others)
   return 0
 end
 
+--- The option `services` of a tunnel; or nil and what is wrong.
+local function services(texts)
+  local offered = {}
+  for _, text in ipairs(texts) do
+    local name, target = text:match("^([^=]+)=(.+)$")
+    if not name then
+      return nil, ("--service '%s' names no service; write NAME=HOST:PORT, such as ssh=127.0.0.1:22"):format(text)
+    elseif offered[name] then
+      return nil, ("--service '%s' is given twice; give one of them another name"):format(name)
+    end
+    offered[name] = target
+  end
+  return offered
+end
+
 local function run(output, given, others)
   if #others > 0 then
     return 2, ("run wants nothing but options, got '%s'"):format(others[1])
   end
+  local offered, mistake
+  if given["--service"] then
+    offered, mistake = services(given["--service"])
+    if not offered then
+      return 2, mistake
+    end
+  end
   local tunnel, message, code = tcpremote.connect {
     state_dir = given["--state-dir"] or STATE_DIR,
     proxy = given["--proxy"],
+    services = offered,
     allow = given["--allow"],
     keep_trying = true,
   }

@@ -197,9 +197,11 @@ impl Driver<'_> {
     pub(super) fn leave(&mut self, now: Instant, number: usize) {
         let Some(link) = self.links.get(number) else { return };
         let Some(go_away) = link.go_away.clone() else { return };
-        // A link that was replaced is about to be cut, and what follows is decided then.
-        if go_away.code != Code::Replaced && self.current == Some(number) && self.config.reconnect {
-            let (answered_at, link_server) = (link.answered_at, link.server.clone());
+        let (answered_at, link_server) = (link.answered_at, link.server.clone());
+        // A link that was replaced is about to be cut, and one that was refused is closed at once: what follows is decided
+        // then.
+        let goes_on = go_away.code != Code::Replaced && answered_at.is_some();
+        if goes_on && self.current == Some(number) && self.config.reconnect {
             self.current = None;
             if !self.promote() {
                 let wait = wait_after(&mut self.backoff, now, answered_at, &go_away);

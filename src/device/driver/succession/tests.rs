@@ -116,6 +116,7 @@ fn of_links_that_drain_for_ever_the_oldest_is_cut() {
     let now = Instant::now();
     for number in 0..MAX_DRAINING + 2 {
         let mut link = link(&mut driver, number, listener.local_addr().expect("address"));
+        link.answered_at = Some(now);
         link.go_away = Some(GoAway { code: Code::Normal, retry_after: 0, last_stream: 0, reason: String::new() });
         insert(&mut driver, number, link);
         driver.current = Some(number);
@@ -123,6 +124,23 @@ fn of_links_that_drain_for_ever_the_oldest_is_cut() {
     }
     let there: Vec<bool> = driver.links.iter().map(|(_, link)| link.session.has_link()).collect();
     assert_eq!(there, [&[false; 2][..], &[true; MAX_DRAINING]].concat());
+}
+
+#[test]
+fn a_first_link_that_is_refused_is_the_end_though_its_own_end_has_not_come_yet() {
+    let (listener, config, event_loop, shared) = bench();
+    let mut driver = Driver::new(&config, event_loop, &shared);
+    let _peer = add_held_link(&mut driver, &listener, &shared);
+    shared.hold(Duration::ZERO);
+    driver.step(&mut [0; 1024]).expect("what it says of itself has left");
+    // In TLS that alone is no success.
+    driver.was_connected = false;
+    let (now, link) = (Instant::now(), driver.links.get_mut(0).expect("a link"));
+    link.go_away = Some(GoAway { code: Code::Token, retry_after: 60, last_stream: 0, reason: String::new() });
+    driver.leave(now, 0);
+    assert_eq!(driver.retry_at, None);
+    let error = driver.finish_link(now, 0).expect_err("there is nothing else to try");
+    assert!(matches!(error, Error::NotAdmitted { code: Code::Token, .. }), "{error:?}");
 }
 
 #[test]

@@ -80,8 +80,8 @@ fn a_relay_with_another_key_is_none_for_the_device() {
     secure.bench.run_until("nothing is left of it", |server| server.sessions.is_empty());
     // The next key will do.
     let next = Pins { current: others.current, next: secure.pins().current };
-    let handle = Handle::start(secure.config(Identity { pins: next, ..secure.identity(&key(), None) }));
-    assert_refused(&mut secure, &handle.expect("a tunnel"), "unknown", "join");
+    let handle = secure.start_as(Identity { pins: next, ..secure.identity(&key(), None) });
+    assert_refused(&mut secure, &handle, "unknown", "join");
 }
 
 #[test]
