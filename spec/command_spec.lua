@@ -68,7 +68,7 @@ describe("the command tcpremote", function()
       { { "run", "x" }, "run wants nothing but options, got 'x'" },
       { { "run", "--service", "ssh" }, "--service 'ssh' names no service; write NAME=HOST:PORT, such as "
         .. "ssh=127.0.0.1:22" },
-      { { "run", "--service", "a=b:1", "--service=a=c:2" }, "--service 'a=c:2' is given twice; give one of them another "
+      { { "run", "--service", "a=b:1", "--service=a=c:2" }, "--service 'a' is given twice; give one of them another "
         .. "name" },
       { { "join" }, "join wants one thing, the join string, or - for one on standard input" },
       { { "join", JOIN, "x" }, "join wants one thing, the join string, or - for one on standard input" },

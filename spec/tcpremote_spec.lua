@@ -192,7 +192,8 @@ describe("tcpremote", function()
 
     it("returns missing addresses as errors", function()
       assert.same(
-        { nil, "server_address and server_port are missing; they name the relay to connect to", "usage" },
+        { nil, "server_address and server_port are missing; they name the relay to connect to, or give state_dir for "
+          .. "one that this device has joined", "usage" },
         { tcpremote.connect {} }
       )
       assert.same(
