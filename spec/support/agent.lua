@@ -94,17 +94,20 @@ local function new_scheduler()
     end
     waiting[emitter] = waiting[emitter] or {}
     waiting[emitter][cell] = true
-    return suspend(delay, function()
+    local woken = suspend(delay, function()
       waiting[emitter][cell] = nil
       return "timeout"
     end)
+    -- It may be among the ready ones, too: the signal and its time came in one step.
+    cell.is_over = true
+    return woken
   end
 
   function sched.signal(emitter, event)
     for cell in pairs(waiting[emitter] or {}) do
       if cell.events[event] and coroutine.status(cell.task) ~= "dead" then
         waiting[emitter][cell] = nil
-        ready[#ready + 1] = { cell.task, event }
+        ready[#ready + 1] = { cell.task, event, cell }
       end
     end
   end
@@ -140,8 +143,11 @@ local function new_scheduler()
   --- Runs the tasks that wait for nothing.
   function sched.run_ready()
     while ready[1] do
-      local cell = table.remove(ready, 1)
-      resume(cell[1], cell[2])
+      local entry = table.remove(ready, 1)
+      local task, event, cell = entry[1], entry[2], entry[3]
+      if coroutine.status(task) ~= "dead" and not (cell and cell.is_over) then
+        resume(task, event)
+      end
     end
   end
 
