@@ -18,11 +18,13 @@ pub struct Reloader {
     controller: Controller,
     /// Held for as long as a reload takes, which may wait for a name server.
     reload: Mutex<()>,
+    /// What the relay was started with. Some of it holds until it is started again.
+    started: Current,
     /// Held for as long as it takes to look.
-    current: Mutex<Current>,
+    current: Mutex<Arc<File>>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Current {
     file: Arc<File>,
     keys: Option<Keys>,
@@ -31,18 +33,19 @@ struct Current {
 impl Reloader {
     /// Of a server that does what this file says.
     pub fn new(path: PathBuf, file: File, keys: Option<Keys>, controller: Controller) -> Self {
-        let current = Mutex::new(Current { file: Arc::new(file), keys });
-        Self { path, controller, reload: Mutex::new(()), current }
+        let started = Current { file: Arc::new(file), keys };
+        let current = Mutex::new(Arc::clone(&started.file));
+        Self { path, controller, reload: Mutex::new(()), started, current }
     }
 
     /// What is in force.
     pub fn file(&self) -> Arc<File> {
-        Arc::clone(&self.lock().file)
+        Arc::clone(&self.lock())
     }
 
-    /// The relay's keys; none without a port for TLS.
+    /// The keys that the relay proves; none without a port for TLS.
     pub fn keys(&self) -> Option<Keys> {
-        self.lock().keys.clone()
+        self.started.keys.clone()
     }
 
     /// The running server.
@@ -74,16 +77,16 @@ impl Reloader {
     }
 
     fn replace(&self, registry: &Arc<dyn Registry>) -> Result<String, String> {
-        let current = self.lock().clone();
+        let (Current { file: started, keys: proved }, current) = (&self.started, self.file());
         let file = File::read(&self.path).map_err(|error| error.to_string())?;
         let keys = read_keys(&file)?;
         check_name(&file, &**registry)?;
         let config = |file: &File, keys: &Option<Keys>| file.config(keys.as_ref(), registry);
-        let old = config(&current.file, &current.keys).map_err(|error| error.to_string())?;
+        let old = config(&current, proved).map_err(|error| error.to_string())?;
         let new = config(&file, &keys).map_err(|error| error.to_string())?;
-        let later = needs_restart(&current.file, current.keys.as_ref(), &file, keys.as_ref());
+        let later = needs_restart(started, proved.as_ref(), &file, keys.as_ref());
         self.controller.reconfigure(&old, new).map_err(|error| error.to_string())?;
-        *self.lock() = Current { file: Arc::new(file), keys };
+        *self.lock() = Arc::new(file);
         let mut text = String::from("the configuration is reloaded and in force");
         if !later.is_empty() {
             text.push_str(&format!("; but restart the relay for {}", later.join(", ")));
@@ -91,7 +94,7 @@ impl Reloader {
         Ok(text)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Current> {
+    fn lock(&self) -> MutexGuard<'_, Arc<File>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

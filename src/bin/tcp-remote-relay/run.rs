@@ -41,17 +41,24 @@ fn serve(config: &Path, file: File, keys: Option<Keys>) -> Result<Outcome, Error
     }
     let registry = SqliteRegistry::open(&file.state).map_err(|error| Error::Usage(error.to_string()))?;
     let registry: Arc<dyn Registry> = Arc::new(registry);
-    check_name(&file, &*registry).map_err(Error::Usage)?;
+    // It serves all others, and no client of the one reaches the other.
+    if let Err(text) = check_name(&file, &*registry) {
+        tracing::error!("{text}; until then the device of the registry is refused");
+    }
     let server = Server::bind(file.config(keys.as_ref(), &registry)?)?;
     let state = file.state.clone();
     let reloader = Arc::new(Reloader::new(config.to_owned(), file, keys, server.controller()));
     let operations = Arc::new(Operations::new(Arc::clone(&registry), Arc::clone(&reloader)));
     let control = Control::open(&state, operations)?;
     notify::watch(server.controller());
+    // The registry is closed, and so complete in its file, when this function gives it back.
+    let known = Arc::downgrade(&registry);
     let hangup = move || {
-        tracing::info!("reading the configuration again, as SIGHUP asks");
-        // What is wrong is logged.
-        let _ = reloader.reload(&registry);
+        if let Some(registry) = known.upgrade() {
+            tracing::info!("reading the configuration again, as SIGHUP asks");
+            // What is wrong is logged.
+            let _ = reloader.reload(&registry);
+        }
     };
     let watch = signals.watch(server.stopper(), Some(Box::new(hangup)));
     notify::ready();

@@ -167,7 +167,6 @@ impl Mux {
         if settings.has_token() && !self.is_in_tls {
             return Err(ProtocolError::JoinInTheClear);
         }
-        self.timers.cancel(Timer::Settings);
         self.reading.begin();
         self.peer = settings;
         if self.is_in_tls && self.role == Role::Relay {
@@ -182,6 +181,7 @@ impl Mux {
     /// Each end has the other's SETTINGS, or will have: streams may come.
     pub(super) fn greet(&mut self, now: Instant) {
         self.greeting = Greeting::Done;
+        self.timers.cancel(Timer::Settings);
         let Settings { window, open_rate, acknowledges, keepalive, .. } = self.peer;
         // What was assumed is only ever raised, for open streams too.
         for key in self.numbers.values().copied().collect::<Vec<_>>() {

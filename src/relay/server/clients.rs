@@ -157,7 +157,8 @@ impl Server {
         address: SocketAddr,
     ) {
         let Some(served) = self.devices.get_mut(device) else { return };
-        let (active, service) = (served.active, Arc::clone(&served.ports[port].service));
+        let Some(service) = served.ports.get(port).map(|port| Arc::clone(&port.service)) else { return };
+        let active = served.active;
         debug!(connection, client = %address, %service, "a client");
         let client = Client { connection, address, device, port, service, since: now, moved: (0, now) };
         let Some(number) = active else {

@@ -113,9 +113,7 @@ impl Server {
         stage: Stage,
         proof: Option<Proof>,
     ) {
-        if let Some(device) = port_device {
-            session.set_owner(device);
-        }
+        session.set_owner(port_device.unwrap_or(Self::NO_DEVICE));
         let peer = Peer {
             session,
             address,

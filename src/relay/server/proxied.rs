@@ -128,6 +128,19 @@ impl Server {
         }
     }
 
+    /// The port of a device's clients is no more, or, without one, the whole device: its number will be another's.
+    pub(super) fn drop_proxied_of(&mut self, device: usize, port: Option<usize>) {
+        let is_gone = |goal| match goal {
+            Goal::Device(of) => port.is_none() && of == Some(device),
+            Goal::Client { device: of, port: at, .. } => of == device && port.is_none_or(|port| port == at),
+        };
+        for number in self.proxied.numbers() {
+            if self.proxied.get(number).is_some_and(|proxied| is_gone(proxied.goal)) {
+                self.forget_proxied(number);
+            }
+        }
+    }
+
     /// The relay is to end.
     pub(super) fn drop_all_proxied(&mut self) {
         for number in self.proxied.numbers() {

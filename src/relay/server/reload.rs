@@ -236,6 +236,7 @@ impl Server {
         self.close_client_ports(now, number, &Ending::new(Code::Shutdown, reason));
         self.serve(number, None);
         self.close_unwanted_ports(number, &[], spare);
+        self.drop_proxied_of(number, None);
         for place in self.device_ports.numbers() {
             if self.device_ports.get(place).is_some_and(|port| port.device == Some(number))
                 && let Some(DevicePort { listener, .. }) = self.device_ports.remove(place)
@@ -278,11 +279,12 @@ impl Server {
                 if device.listeners.get(place).is_some_and(|&(_, of)| of == port)
                     && let Some((listener, _)) = device.listeners.remove(place)
                 {
-                    closed.push((client.clone(), listener));
+                    closed.push((port, client.clone(), listener));
                 }
             }
         }
-        for (client, listener) in closed {
+        for (port, client, listener) in closed {
+            self.drop_proxied_of(number, Some(port));
             info!(at = %listener.address(), "a client port was taken out of the configuration");
             self.put_aside(client, listener, spare);
         }
@@ -309,6 +311,15 @@ impl Server {
             if let Err(reason) = listener.listen(&mut self.io.event_loop) {
                 self.places[listener.place()] = Place::Free;
                 self.device_ports.remove(port);
+                // Those that listen already are of this device, too, and its number will be another's.
+                for port in self.device_ports.numbers() {
+                    if let Some(DevicePort { listener, .. }) = self.device_ports.get(port)
+                        && self.device_ports.get(port).is_some_and(|port| port.device == Some(number))
+                    {
+                        self.places[listener.place()] = Place::Free;
+                        self.device_ports.remove(port);
+                    }
+                }
                 self.devices.remove(number);
                 return Err(cannot_listen("the device", listen, reason));
             }

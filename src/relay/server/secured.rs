@@ -259,7 +259,9 @@ impl Server {
                 Refusal::new(code, RETRY_REFUSED, refusal.reason())
             }
             Err(error) => {
-                warn!(%error, "the registry cannot decide about a device");
+                if self.log_limits.admit(now, Self::NO_DEVICE, Kind::Stray) {
+                    warn!(%error, "the registry cannot decide about a device");
+                }
                 Refusal::new(Code::Overload, RETRY_BUSY, "the relay cannot look the key up now")
             }
         };
@@ -300,6 +302,10 @@ impl Server {
         if let Some(reason) = peer.session.link_end() {
             return self.lose_link(now, number, &reason);
         }
+        // It would take the place of a link that serves clients, and leave the place empty.
+        if peer.session.connection().is_going_away() {
+            return self.lose_link(now, number, &LinkLost::Ended);
+        }
         // The name of a plain device is the configuration's: no other may carry its clients.
         if self.config.devices.iter().any(|plain| plain.name.as_ref() == Some(name)) {
             let reason = format!("the relay's configuration has a plain device '{name}', so join by another name");
@@ -307,6 +313,7 @@ impl Server {
         }
         let device = self.named(name);
         if let Err(refusal) = self.has_place_for(device) {
+            self.forget_device_if_gone(device);
             return self.refuse_link(now, number, refusal);
         }
         let (Some(peer), Some(secured)) = (self.sessions.get_mut(number), &self.secured) else { return };
@@ -362,7 +369,9 @@ impl Server {
     fn bar(&mut self, now: Instant, number: usize) {
         const REASON: &str = "this key is revoked; join anew with another token";
         let Some(peer) = self.sessions.get_mut(number) else { return };
-        warn!(link = %peer.address, "cut a link: its key is revoked");
+        if self.log_limits.admit(now, peer.log_device(), Kind::Departure) {
+            warn!(link = %peer.address, "cut a link: its key is revoked");
+        }
         peer.session.go_away(now, Code::Revoked, RETRY_REFUSED, REASON);
         peer.session.close_link(now, &mut self.io);
         self.leave_device(now, number, &Ending::new(Code::Revoked, REASON));

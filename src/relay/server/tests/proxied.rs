@@ -5,7 +5,7 @@ use crate::protocol::v2::{Decoder, Item};
 
 /// The load balancer, and what it says of a client at 192.0.2.1:4000.
 const BALANCER: u8 = 9;
-const HEADER: &[u8; 28] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\x0a\0\0\x02\x0f\xa0\0\x50";
+pub(super) const HEADER: &[u8; 28] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\x0a\0\0\x02\x0f\xa0\0\x50";
 
 fn client() -> SocketAddr {
     "192.0.2.1:4000".parse().expect("an address")

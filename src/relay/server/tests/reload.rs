@@ -2,6 +2,7 @@
 
 use std::thread;
 
+use super::proxied::HEADER;
 use super::*;
 use crate::relay::{Controller, ServicePort};
 
@@ -130,6 +131,36 @@ fn a_service_that_changes_is_that_of_the_clients_that_come_from_then_on() {
         let _ = link.read_to_end(&mut read);
         read.windows(2).any(|window| window == [0, 8])
     });
+}
+
+#[test]
+fn what_waits_for_a_header_goes_with_its_port_and_comes_to_no_other_device() {
+    let [one, two, ports @ .., other] = std::array::from_fn::<_, 5, _>(|_| free_address());
+    let mut old = config(vec![device(&one, &[&ports[0], &ports[1]])]);
+    old.proxy_protocol_from = vec!["127.0.0.1".parse().expect("an address")];
+    let mut bench = Bench::of(&old);
+    let mut link = TcpStream::connect((one.host(), one.port())).expect("connect");
+    link.write_all(&HEADER[..27]).expect("sent");
+    bench.run_until("half a header", |server| server.proxied.len() == 1);
+    // No load balancer is before the device itself.
+    bench.server.config.proxy_protocol_from.clear();
+    let _device = bench.device_of(0, GREETING);
+    bench.server.config.proxy_protocol_from.clone_from(&old.proxy_protocol_from);
+    let mut client = TcpStream::connect((ports[1].host(), ports[1].port())).expect("connect");
+    client.write_all(&HEADER[..27]).expect("sent");
+    bench.run_until("half a header each", |server| server.proxied.len() == 2);
+    let mut new = config(vec![device(&two, &[&other])]);
+    new.proxy_protocol_from.clone_from(&old.proxy_protocol_from);
+    bench.reconfigure(&old, &new).expect("changed");
+    assert!(bench.server.proxied.is_empty());
+    for stream in [&mut link, &mut client] {
+        // It may be closed already.
+        let _ = stream.write_all(&HEADER[27..]).and_then(|()| stream.write_all(GREETING));
+        stream.set_read_timeout(Some(DEADLINE)).expect("timeout");
+        assert!(!matches!(stream.read(&mut [0]), Ok(1..)));
+    }
+    bench.run_until("all has come", |server| !server.is_busy());
+    assert_eq!((bench.server.sessions.len(), bench.server.served), (0, 0));
 }
 
 #[test]

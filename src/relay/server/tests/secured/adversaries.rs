@@ -7,7 +7,7 @@ use rustls::{ClientConnection, Stream};
 
 use super::super::super::handshakes::MOST_OF_SOURCE;
 use super::*;
-use crate::protocol::v2::Settings;
+use crate::protocol::v2::{Code, GoAway, Settings};
 use crate::tls::{Opener, RECORD_OVERHEAD};
 
 /// A connection to the port, from this address of this machine.
@@ -227,4 +227,25 @@ fn a_link_that_ends_without_a_word_of_tls_is_lost_and_leaves_its_device() {
     secure.bench.run_until("it is over", |_| ended.is_finished());
     secure.bench.run_until("its device has no link", |server| server.served == 0 && server.sessions.is_empty());
     assert!(secure.bench.server.names.is_empty(), "nor is it kept, without a port");
+}
+
+#[test]
+fn a_link_that_leaves_before_it_is_admitted_takes_the_place_of_none() {
+    let mut secure = Secure::new();
+    let (port, key) = (secure.port_of("pump-3"), key());
+    let join = secure.token("pump-3", |_| {});
+    let _device = secure.device(&key, Some(join));
+    let mut client = TcpStream::connect(port).expect("connect");
+    assert_eq!(secure.echo(&mut client, b"before"), b"before");
+    let clone = device_that(&secure, 2, &key, |tls, tcp| {
+        let away = GoAway { code: Code::Shutdown, retry_after: 0, last_stream: 0, reason: String::new() };
+        let mut stream = Stream::new(tls, tcp);
+        stream.write_all(&[Settings::default().frame(), away.frame()].concat()).expect("sent");
+        // However the relay ends it.
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    secure.assert_ends_beside_an_echo(&clone, &mut client);
+    clone.join().expect("no panic");
+    assert_eq!(secure.echo(&mut client, b"after"), b"after");
+    assert_eq!(secure.handshakes(), 0);
 }
