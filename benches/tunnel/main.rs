@@ -108,7 +108,7 @@ fn run(options: &Options) -> io::Result<bool> {
     });
     let mut entrants = enter(&mut report, &service, &cases);
     for (word, explanation) in report.header(&cases) {
-        println!("{word:<11} {explanation}");
+        println!("{word:<15} {explanation}");
     }
     let (once, every_round): (Vec<Case>, Vec<Case>) = cases.iter().partition(|case| case.is_measured_once());
     for round in 1..=effort.rounds {
