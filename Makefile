@@ -59,13 +59,13 @@ bench-wake:
 	cargo test --release --lib a_wake_costs -- --ignored --nocapture
 
 # Other tunnels, which the benchmark measures where it finds them. The lock file of rathole 0.5.0 holds a crate that no
-# Rust since 1.80 compiles, so it is built without; its features leave out encryption, and so OpenSSL. Beware: Debian's
+# Rust since 1.80 compiles, so it is built without; its features leave out TLS, and so OpenSSL. Beware: Debian's
 # openssh-server also starts a server on port 22 where systemd runs. The benchmark needs only the program.
 bench-peers:
 	@scripts/need-cargo
 	@scripts/need-packages openssh-client openssh-server gcc libc6-dev
 	cargo install --root $(CARGO_TARGET_DIR)/bench-peers --locked bore-cli@0.6.0
-	cargo install --root $(CARGO_TARGET_DIR)/bench-peers --no-default-features --features client,server rathole@0.5.0
+	cargo install --root $(CARGO_TARGET_DIR)/bench-peers --no-default-features --features client,server,noise rathole@0.5.0
 
 # This project as it was at another commit, which the benchmark then measures beside what is built: COMMIT=HEAD~1
 COMMIT ?= HEAD

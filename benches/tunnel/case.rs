@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::contestant::{Contestant, Tunnel};
+use crate::haproxy;
 use crate::line::{self, Line, Slow};
 use crate::load::{self, Traffic};
 use crate::service::{Service, Wish};
@@ -69,12 +70,23 @@ pub(crate) enum Case {
         wish: Wish,
     },
     Syscalls,
+    /// One of the loads above, for those that encrypt.
+    Encrypted(Load),
     /// Echoes beside so many transfers without end.
     SlowLine {
         slow: Slow,
         uploads: usize,
         downloads: usize,
     },
+}
+
+/// What is measured of those that encrypt.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Load {
+    Down,
+    Up,
+    Echo,
+    Connects,
 }
 
 /// A row of the table.
@@ -87,10 +99,14 @@ pub(crate) struct Figure {
 }
 
 const THROUGHPUT: Figure =
-    Figure { name: "throughput", unit: "MB/s", more_is_better: true, target: Target::OfHaproxy(1.15) };
-const SHARED_THROUGHPUT: Figure = Figure { target: Target::OfHaproxy(1.3), ..THROUGHPUT };
-const CPU: Figure =
-    Figure { name: "CPU of the tunnel", unit: "s/GiB", more_is_better: false, target: Target::OfHaproxy(0.8) };
+    Figure { name: "throughput", unit: "MB/s", more_is_better: true, target: Target::OfPeer(haproxy::PLAIN, 1.15) };
+const SHARED_THROUGHPUT: Figure = Figure { target: Target::OfPeer(haproxy::PLAIN, 1.3), ..THROUGHPUT };
+const CPU: Figure = Figure {
+    name: "CPU of the tunnel",
+    unit: "s/GiB",
+    more_is_better: false,
+    target: Target::OfPeer(haproxy::PLAIN, 0.8),
+};
 const P50: Figure = Figure { name: "p50", unit: "µs", more_is_better: false, target: Target::OfBestPeer(1.0) };
 const P99: Figure = Figure { name: "p99", ..P50 };
 /// Beside bytes that share a link with it.
@@ -111,11 +127,17 @@ const SLOW_P99: Figure = Figure { unit: "ms", target: Target::None, ..P99 };
 const DOWN_SHARE: Figure = Figure { name: "downloads, share of the line's rate", ..SHARE };
 const UP_SHARE: Figure = Figure { name: "uploads, share of the line's rate", ..SHARE };
 const UNJUDGED_SHARE: Figure = Figure { target: Target::None, ..DOWN_SHARE };
+const ENCRYPTED_THROUGHPUT: Figure = Figure { target: Target::OfPeer(haproxy::TLS, 1.0), ..THROUGHPUT };
+const ENCRYPTED_CPU: Figure = Figure { target: Target::OfPeer(haproxy::TLS, 1.2), ..CPU };
+const ENCRYPTED_P50: Figure = Figure { target: Target::OfOurs(1.15), ..P50 };
+const ENCRYPTED_P99: Figure = Figure { target: Target::None, ..P99 };
+/// One handshake for a link, where the peers have one for each client.
+const ENCRYPTED_RATE: Figure = Figure { target: Target::OfPeer(haproxy::TLS, 8.0), ..RATE };
 /// Bytes that share a link with an echo may cost it so much.
 const TRIPLE_P99: Figure = Figure { name: "p99 by p99 alone", target: Target::Of(3.0), ..GROWTH_P50 };
 
 impl Case {
-    pub(crate) const ALL: [Self; 22] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::Down { clients: 1 },
         Self::Down { clients: 8 },
         Self::Up { clients: 1 },
@@ -131,6 +153,10 @@ impl Case {
         Self::LongLine { wish: Wish::Download },
         Self::LongLine { wish: Wish::Upload },
         Self::Syscalls,
+        Self::Encrypted(Load::Down),
+        Self::Encrypted(Load::Up),
+        Self::Encrypted(Load::Echo),
+        Self::Encrypted(Load::Connects),
         Self::SlowLine { slow: Slow::Mbit1, uploads: 0, downloads: 0 },
         Self::SlowLine { slow: Slow::Mbit1, uploads: 0, downloads: 1 },
         Self::SlowLine { slow: Slow::Mbit1, uploads: 0, downloads: 8 },
@@ -153,6 +179,9 @@ impl Case {
             Self::IdleMemory { .. } => &[MEMORY],
             Self::LongLine { .. } => &[SHARE],
             Self::Syscalls => &[CALLS],
+            Self::Encrypted(Load::Down | Load::Up) => &[ENCRYPTED_THROUGHPUT, ENCRYPTED_CPU],
+            Self::Encrypted(Load::Echo) => &[ENCRYPTED_P50, ENCRYPTED_P99],
+            Self::Encrypted(Load::Connects) => &[ENCRYPTED_RATE],
             Self::SlowLine { slow, uploads, downloads } => slow_figures(slow, uploads, downloads),
         }
     }
@@ -165,6 +194,11 @@ impl Case {
     /// Whether it is about lines that are slow, which have a table of their own.
     pub(crate) fn is_slow_line(self) -> bool {
         matches!(self, Self::SlowLine { .. })
+    }
+
+    /// Whether it is about those that encrypt, which have a table of their own.
+    pub(crate) fn is_encrypted(self) -> bool {
+        matches!(self, Self::Encrypted(_))
     }
 
     /// If it cannot be measured on this machine: why.
@@ -228,9 +262,21 @@ impl Case {
                 })?;
                 Ok(vec![Some(calls.get() * traffic.elapsed.as_secs_f64() / (traffic.bytes() / MIB))])
             }
+            Self::Encrypted(load) => load.case().measure(contestant, tunnel, service, effort),
             Self::SlowLine { slow, uploads, downloads } => {
                 on_slow_line(contestant, slow, uploads, downloads, effort.slow)
             }
+        }
+    }
+}
+
+impl Load {
+    fn case(self) -> Case {
+        match self {
+            Self::Down => Case::Down { clients: 1 },
+            Self::Up => Case::Up { clients: 1 },
+            Self::Echo => Case::Echo { clients: 1 },
+            Self::Connects => Case::Connects { parallel: 8 },
         }
     }
 }
@@ -251,6 +297,7 @@ impl fmt::Display for Case {
             Self::LongLine { wish: Wish::Upload } => write!(formatter, "up on a line of 100 ms and 100 Mbit/s"),
             Self::LongLine { .. } => write!(formatter, "down on a line of 100 ms and 100 Mbit/s"),
             Self::Syscalls => write!(formatter, "down, 1 client"),
+            Self::Encrypted(load) => write!(formatter, "encrypted: {}", load.case()),
             Self::SlowLine { slow, uploads, downloads } => {
                 let line = match slow {
                     Slow::Mbit1 => "1 Mbit/s, 50 ms",

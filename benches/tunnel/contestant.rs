@@ -30,6 +30,8 @@ pub(crate) enum Role {
     Before,
     /// What all this is about.
     Subject,
+    /// The subject with its link in TLS.
+    Encrypted,
 }
 
 /// One way from a client to a service.
@@ -47,7 +49,7 @@ pub(crate) trait Contestant: Sync {
 
     /// Whether a case is measured for it.
     fn takes(&self, case: Case) -> bool {
-        !matches!(case, Case::LongLine { .. } | Case::SlowLine { .. })
+        !matches!(case, Case::LongLine { .. } | Case::SlowLine { .. } | Case::Encrypted(_))
     }
 
     /// Starts its processes and returns when a byte has come back through them.
@@ -132,7 +134,7 @@ impl Contestant for Plain {
     }
 
     fn takes(&self, case: Case) -> bool {
-        !matches!(case, Case::Syscalls | Case::SlowLine { .. })
+        !matches!(case, Case::Syscalls | Case::SlowLine { .. } | Case::Encrypted(_))
     }
 
     fn start(&self, service: SocketAddr) -> io::Result<Tunnel> {

@@ -41,7 +41,9 @@ use clap::Parser;
 
 use crate::case::{Case, Effort};
 use crate::contestant::{Contestant, Plain, Tunnel};
+use crate::haproxy::Haproxy;
 use crate::ours::{Ours, Variant};
+use crate::rathole::Rathole;
 use crate::report::{Column, Report};
 use crate::service::Service;
 
@@ -59,7 +61,8 @@ struct Options {
     /// Show the least and the greatest value of all rounds beside each median
     #[arg(long)]
     verbose: bool,
-    /// Write tables and a picture to docs/bench as well: tunnel.md, tunnel.svg and, of slow lines, slow-line.md
+    /// Write tables and a picture to docs/bench as well: tunnel.md, tunnel.svg, encrypted.md and, of slow lines,
+    /// slow-line.md
     #[arg(long)]
     write: bool,
     /// Given by cargo bench; without it nothing is measured
@@ -105,7 +108,7 @@ fn run(options: &Options) -> io::Result<bool> {
     });
     let mut entrants = enter(&mut report, &service, &cases);
     for (word, explanation) in report.header(&cases) {
-        println!("{word:<11} {explanation}");
+        println!("{word:<15} {explanation}");
     }
     let (once, every_round): (Vec<Case>, Vec<Case>) = cases.iter().partition(|case| case.is_measured_once());
     for round in 1..=effort.rounds {
@@ -125,8 +128,10 @@ fn run(options: &Options) -> io::Result<bool> {
         }
     }
 
-    println!("\n{}", table::figures(&report, &cases, options.verbose).aligned());
-    println!("{}", table::targets(&report, &cases).aligned());
+    for cases in by_table(&cases).iter().filter(|cases| !cases.is_empty()) {
+        println!("\n{}", table::figures(&report, cases, options.verbose).aligned());
+        println!("{}", table::targets(&report, cases).aligned());
+    }
     for failure in report.failures() {
         println!("failed: {failure}");
     }
@@ -140,17 +145,30 @@ fn run(options: &Options) -> io::Result<bool> {
 fn write(report: &Report, cases: &[Case]) -> io::Result<()> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/bench");
     fs::create_dir_all(&directory)?;
-    let (slow, others): (Vec<Case>, Vec<Case>) = cases.iter().partition(|case| case.is_slow_line());
+    let [others, encrypted, slow] = by_table(cases);
     if !others.is_empty() {
         let picture = "![The tunnel beside its peers](tunnel.svg)\n\n";
         write_tables(report, &others, "The tunnel beside its peers", picture, &directory.join("tunnel.md"))?;
         fs::write(directory.join("tunnel.svg"), plot::svg(report, &others))?;
+    }
+    if !encrypted.is_empty() {
+        write_tables(report, &encrypted, "The tunnel in TLS beside its peers", "", &directory.join("encrypted.md"))?;
     }
     if !slow.is_empty() {
         write_tables(report, &slow, "The tunnel beside its peers on a slow line", "", &directory.join("slow-line.md"))?;
     }
     println!("written to {}", directory.display());
     Ok(())
+}
+
+/// Those that share a table: without encryption, with it, on slow lines.
+fn by_table(cases: &[Case]) -> [Vec<Case>; 3] {
+    let those = |wanted: fn(Case) -> bool| cases.iter().copied().filter(|&case| wanted(case)).collect();
+    [
+        those(|case| !case.is_encrypted() && !case.is_slow_line()),
+        those(Case::is_encrypted),
+        those(Case::is_slow_line),
+    ]
 }
 
 fn write_tables(report: &Report, cases: &[Case], title: &str, picture: &str, path: &Path) -> io::Result<()> {
@@ -211,9 +229,11 @@ impl Entrant {
 fn contestants() -> Vec<Box<dyn Contestant>> {
     vec![
         Box::new(Plain),
-        Box::new(haproxy::Haproxy),
+        Box::new(Haproxy::Plain),
+        Box::new(Haproxy::Tls),
         Box::new(socat::Socat),
-        Box::new(rathole::Rathole),
+        Box::new(Rathole::Plain),
+        Box::new(Rathole::Noise),
         Box::new(bore::Bore),
         Box::new(ssh::Ssh),
         Box::new(Ours::find(Variant::VersionOne)),

@@ -111,7 +111,11 @@ impl Contestant for Ours {
     }
 
     fn takes(&self, case: Case) -> bool {
-        self.variant != Variant::VersionOne || !matches!(case, Case::SlowLine { .. })
+        match self.variant {
+            Variant::Newest => true,
+            Variant::VersionOne => !matches!(case, Case::SlowLine { .. } | Case::Encrypted(_)),
+            Variant::Before => !matches!(case, Case::Encrypted(_)),
+        }
     }
 
     fn start(&self, service: SocketAddr) -> io::Result<Tunnel> {

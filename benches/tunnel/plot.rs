@@ -88,7 +88,7 @@ fn panel(svg: &mut String, row: &Row, left: f64, top: f64) {
     let places = || bars(row).enumerate().map(|(number, bar)| (top + TITLES + STEP * number as f64, bar));
     for (y, (cell, value)) in places() {
         let colour = match cell.role {
-            Role::Subject => "#0b5cad",
+            Role::Subject | Role::Encrypted => "#0b5cad",
             Role::Former | Role::Before => "#7fb2e5",
             Role::Peer => "#9aa0a6",
             Role::Yardstick => "#d0d3d6",

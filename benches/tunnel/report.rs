@@ -174,6 +174,16 @@ impl Measured {
 }
 
 impl Row {
+    /// What is judged: ours, as the case asks for it.
+    pub(crate) fn subject(&self) -> Option<&[f64]> {
+        self.rounds_of(if self.case.is_encrypted() { Role::Encrypted } else { Role::Subject })
+    }
+
+    /// What stands for the contestant of this name.
+    pub(crate) fn rounds_named(&self, name: &str) -> Option<&[f64]> {
+        self.cells.iter().find(|cell| cell.name == name)?.rounds()
+    }
+
     /// What stands for the contestant of this role, of which there is one.
     pub(crate) fn rounds_of(&self, role: Role) -> Option<&[f64]> {
         self.cells.iter().find(|cell| cell.role == role).and_then(Cell::rounds)

@@ -3,7 +3,6 @@
 //! A ratio of two contestants is the median of their ratios in each round: what slows a whole round down slows both.
 
 use crate::contestant::Role;
-use crate::haproxy;
 use crate::report::{Row, median};
 
 /// At most this much more than version 1 of the protocol or another commit costs, or less than it brings.
@@ -13,10 +12,12 @@ const OWN_TOLERANCE: f64 = 0.05;
 #[derive(Clone, Copy)]
 pub(crate) enum Target {
     None,
-    /// By ratio to haproxy's two hops.
-    OfHaproxy(f64),
+    /// By ratio to the peer of this name.
+    OfPeer(&'static str, f64),
     /// By ratio to the best of the peers.
     OfBestPeer(f64),
+    /// By ratio to ours without encryption.
+    OfOurs(f64),
     /// In the figure's own unit.
     Of(f64),
 }
@@ -31,14 +32,16 @@ pub(crate) struct Verdict {
 
 /// None where there is no target, or nothing to judge.
 pub(crate) fn judge(row: &Row) -> Option<Verdict> {
-    let ours = row.rounds_of(Role::Subject)?;
+    let ours = row.subject()?;
     let sign = if row.figure.more_is_better { '≥' } else { '≤' };
     let (reached, limit, target) = match row.figure.target {
         Target::None => return None,
         Target::Of(limit) => (median(ours), limit, format!("{sign} {limit}")),
-        Target::OfHaproxy(limit) => {
-            let ratio = ratio(ours, haproxy_rounds(row)?)?;
-            (ratio, limit, format!("{sign} {limit} × {}", haproxy::NAME))
+        Target::OfPeer(name, limit) => {
+            (ratio(ours, row.rounds_named(name)?)?, limit, format!("{sign} {limit} × {name}"))
+        }
+        Target::OfOurs(limit) => {
+            (ratio(ours, row.rounds_of(Role::Subject)?)?, limit, format!("{sign} {limit} × ours, not encrypted"))
         }
         Target::OfBestPeer(limit) => {
             let (name, peer) = best_peer(row)?;
@@ -53,7 +56,7 @@ pub(crate) fn judge(row: &Row) -> Option<Verdict> {
 /// stands still.
 pub(crate) fn judge_beside(row: &Row, role: Role) -> Option<(f64, bool)> {
     let other = row.rounds_of(role).filter(|other| median(other).is_finite())?;
-    let ratio = ratio(row.rounds_of(Role::Subject)?, other)?;
+    let ratio = ratio(row.subject()?, other)?;
     let met = if row.figure.more_is_better { ratio >= 1.0 - OWN_TOLERANCE } else { ratio <= 1.0 + OWN_TOLERANCE };
     Some((ratio, met))
 }
@@ -63,13 +66,10 @@ pub(crate) fn bound(row: &Row) -> Option<f64> {
     match row.figure.target {
         Target::None => None,
         Target::Of(limit) => Some(limit),
-        Target::OfHaproxy(limit) => Some(limit * median(haproxy_rounds(row)?)),
+        Target::OfPeer(name, limit) => Some(limit * median(row.rounds_named(name)?)),
+        Target::OfOurs(limit) => Some(limit * median(row.rounds_of(Role::Subject)?)),
         Target::OfBestPeer(limit) => Some(limit * median(best_peer(row)?.1)),
     }
-}
-
-fn haproxy_rounds(row: &Row) -> Option<&[f64]> {
-    row.cells.iter().find(|cell| cell.name == haproxy::NAME)?.rounds()
 }
 
 fn best_peer(row: &Row) -> Option<(&'static str, &[f64])> {
