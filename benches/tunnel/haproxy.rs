@@ -43,7 +43,9 @@ impl Contestant for Haproxy {
         let version = version.trim_end_matches(" - https://haproxy.org/");
         let between = match self {
             Self::Plain => "",
-            Self::Tls => ", TLS 1.3 between them with an Ed25519 certificate that is verified, a connection for each client",
+            Self::Tls => {
+                ", TLS 1.3 between them with an Ed25519 certificate that is verified, a connection for each client"
+            }
         };
         format!("{version}, mode tcp, two processes in a chain, one thread each{between}")
     }

@@ -164,11 +164,7 @@ fn write(report: &Report, cases: &[Case]) -> io::Result<()> {
 /// Those that share a table: without encryption, with it, on slow lines.
 fn by_table(cases: &[Case]) -> [Vec<Case>; 3] {
     let those = |wanted: fn(Case) -> bool| cases.iter().copied().filter(|&case| wanted(case)).collect();
-    [
-        those(|case| !case.is_encrypted() && !case.is_slow_line()),
-        those(Case::is_encrypted),
-        those(Case::is_slow_line),
-    ]
+    [those(|case| !case.is_encrypted() && !case.is_slow_line()), those(Case::is_encrypted), those(Case::is_slow_line)]
 }
 
 fn write_tables(report: &Report, cases: &[Case], title: &str, picture: &str, path: &Path) -> io::Result<()> {

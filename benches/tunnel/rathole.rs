@@ -93,9 +93,8 @@ fn transports() -> io::Result<[String; 2]> {
     let &[private, public] = &keys[..] else {
         return Err(io::Error::other(format!("rathole --genkey printed no two keys: {said}")));
     };
-    let transport = |end: &str, key: &str| {
-        format!("[{end}.transport]\ntype = \"noise\"\n[{end}.transport.noise]\n{key}\n")
-    };
+    let transport =
+        |end: &str, key: &str| format!("[{end}.transport]\ntype = \"noise\"\n[{end}.transport.noise]\n{key}\n");
     Ok([
         transport("server", &format!("local_private_key = \"{private}\"")),
         transport("client", &format!("remote_public_key = \"{public}\"")),
