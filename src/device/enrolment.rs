@@ -94,8 +94,8 @@ impl Enrolment {
 
 fn not_joined(directory: &Path) -> Error {
     Error::Usage(format!(
-        "state_dir '{}' has joined no relay yet; give join, too: the string that 'tcp-remote-relay token device NAME' \
-         prints",
+        "state_dir '{}' has joined no relay yet; run 'tcpremote join -', or give join, with the string that \
+         'tcp-remote-relay token device NAME' prints",
         directory.display().to_string().escape_debug()
     ))
 }

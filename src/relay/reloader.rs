@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
+use super::ServicePort;
 use super::file::File;
 use super::keys::Keys;
 use super::notify;
@@ -86,6 +87,7 @@ impl Reloader {
         let new = config(&file, &keys).map_err(|error| error.to_string())?;
         let later = needs_restart(started, proved.as_ref(), &file, keys.as_ref());
         self.controller.reconfigure(&old, new).map_err(|error| error.to_string())?;
+        warn_of_unknown_devices(&file, &**registry);
         *self.lock() = Arc::new(file);
         let mut text = String::from("the configuration is reloaded and in force");
         if !later.is_empty() {
@@ -120,6 +122,17 @@ pub fn check_name(file: &File, registry: &dyn Registry) -> Result<(), String> {
             "the device of listen.plain is called {}, as one of the registry is; give it another name",
             plain.device
         )),
+    }
+}
+
+/// Says which ports lead to devices that nobody has: a typing error, or a device that has yet to join.
+pub fn warn_of_unknown_devices(file: &File, registry: &dyn Registry) {
+    let snapshot = registry.snapshot();
+    for ServicePort { listen, device, .. } in &file.ports {
+        let is_plain = file.plain.as_ref().is_some_and(|plain| plain.device == *device);
+        if !is_plain && snapshot.by_name(&PrincipalName::Device(device.clone())).is_none() {
+            warn!(at = %listen, %device, "no device has this name, so nobody reaches it at this port until one has joined");
+        }
     }
 }
 

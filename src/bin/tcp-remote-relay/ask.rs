@@ -66,6 +66,13 @@ pub(crate) fn list_devices(place: &Place, listing: &Listing) -> Done {
     let Devices { devices, unknown } = devices;
     let rows: Vec<Vec<String>> = devices.iter().map(|device| device_cells(device, now())).collect();
     say(&table(&["NAME", "STATE", "ROUND TRIP", "STREAMS", "LAST SEEN", "LABELS"], &rows))?;
+    let pending = devices.iter().filter(|device| device.state == "pending");
+    let pending: Vec<Vec<String>> =
+        pending.filter_map(|device| Some(vec![device.fingerprint.clone()?, device.name.clone()])).collect();
+    if !pending.is_empty() {
+        say("\nKeys that wait; 'approve' lets one in:")?;
+        say(&table(&["FINGERPRINT", "NAME"], &pending))?;
+    }
     if unknown.is_empty() {
         return Ok(());
     }

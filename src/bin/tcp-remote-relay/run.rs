@@ -10,7 +10,7 @@ use tcpremote::relay::file::{self, File};
 use tcpremote::relay::keys::Keys;
 use tcpremote::relay::notify;
 use tcpremote::relay::registry::{Registry, SqliteRegistry};
-use tcpremote::relay::reloader::{Reloader, check_name, read_keys};
+use tcpremote::relay::reloader::{Reloader, check_name, read_keys, warn_of_unknown_devices};
 use tcpremote::relay::{Outcome, Server};
 
 use super::files::next_key_beside;
@@ -45,6 +45,7 @@ fn serve(config: &Path, file: File, keys: Option<Keys>) -> Result<Outcome, Error
     if let Err(text) = check_name(&file, &*registry) {
         tracing::error!("{text}; until then the device of the registry is refused");
     }
+    warn_of_unknown_devices(&file, &*registry);
     let server = Server::bind(file.config(keys.as_ref(), &registry)?)?;
     let state = file.state.clone();
     let reloader = Arc::new(Reloader::new(config.to_owned(), file, keys, server.controller()));

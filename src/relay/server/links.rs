@@ -153,6 +153,7 @@ impl Server {
         if self.is_active(number)
             && let Some(device) = self.sessions.get(number).and_then(|peer| peer.device)
         {
+            self.note_seen(number);
             self.serve(device, None);
             self.close_client_ports(now, device, ending);
         }

@@ -366,6 +366,14 @@ impl Server {
         }
     }
 
+    /// A device is seen for as long as its link is there.
+    pub(super) fn note_seen(&self, number: usize) {
+        let proof = self.sessions.get(number).and_then(|peer| peer.proof.as_ref());
+        if let (Some(secured), Some((principal, _))) = (&self.secured, proof.and_then(|proof| proof.admitted)) {
+            secured.port.registry.note_seen(principal, unix_time());
+        }
+    }
+
     fn bar(&mut self, now: Instant, number: usize) {
         const REASON: &str = "this key is revoked; join anew with another token";
         let Some(peer) = self.sessions.get_mut(number) else { return };

@@ -63,8 +63,8 @@ fn a_device_joins_by_a_string_once_and_by_its_directory_for_ever() {
     let none = Enrolment::open(&state, None, None).expect_err("nothing there").to_string();
     assert!(
         none.ends_with(
-            "has joined no relay yet; give join, too: the string that 'tcp-remote-relay token device \
-         NAME' prints"
+            "has joined no relay yet; run 'tcpremote join -', or give join, with the string that 'tcp-remote-relay \
+         token device NAME' prints"
         ),
         "{none}"
     );

@@ -100,6 +100,20 @@ fn a_newer_link_of_a_device_takes_the_place_of_the_one_before_which_stays_away()
 }
 
 #[test]
+fn a_device_was_seen_last_when_its_link_ended() {
+    let mut secure = Secure::new();
+    let join = secure.token("pump-3", |_| {});
+    let handle = secure.device(&key(), Some(join));
+    let seen = |secure: &Secure| secure.registry.list()[0].seen.expect("it came");
+    let came = seen(&secure);
+    let passed = || std::time::SystemTime::UNIX_EPOCH.elapsed().is_ok_and(|now| now.as_secs() > came);
+    secure.bench.run_until("the next second", |_| passed());
+    handle.close().expect("in this process");
+    secure.bench.run_until("the link is gone", |server| server.served == 0);
+    assert!(seen(&secure) > came);
+}
+
+#[test]
 fn a_device_that_is_revoked_is_cut_at_once_with_its_clients_and_no_other_is() {
     let mut secure = Secure::new();
     let (port, other_port) = (secure.port_of("pump-3"), secure.port_of("pump-4"));
