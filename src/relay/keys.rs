@@ -1,8 +1,8 @@
 //! The files of the relay's keys: its own, and the public part of the one that follows it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -168,6 +168,14 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), KeysError> {
             Ok(()) | Err(_) => {}
         }
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&partial)?;
+        // Whoever reads the file before is to read this one, though root may write it for the relay's user.
+        if let Ok(before) = fs::metadata(path) {
+            let now = file.metadata()?;
+            if (now.uid(), now.gid()) != (before.uid(), before.gid()) {
+                fchown(&file, Some(before.uid()), Some(before.gid()))?;
+            }
+            file.set_permissions(Permissions::from_mode((before.mode() & 0o777 & !FORBIDDEN) | mode))?;
+        }
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&partial, path)?;
@@ -241,6 +249,21 @@ mod tests {
         assert!(files.read().expect_err("none").contains(" holds no public key; it is one line"));
         write_public(&files.path("next"), key.public()).expect("written");
         assert!(files.read().expect_err("one").contains(" are one key, so that none could follow it;"));
+    }
+
+    #[test]
+    fn a_key_that_takes_the_place_of_another_is_for_those_that_may_read_that_one() {
+        let (files, key) = (Files::new(), Key::generate().expect("a key"));
+        let path = files.path("key");
+        write_private(&path, &key).expect("written");
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("permissions");
+        // Root alone can give a file away; for others it stays theirs.
+        let _ = std::os::unix::fs::chown(&path, Some(1), Some(1));
+        let of = |path: &Path| fs::metadata(path).map(|file| (file.uid(), file.gid(), file.mode())).expect("a file");
+        let before = of(&path);
+        write_private(&path, &Key::generate().expect("a key")).expect("written");
+        assert_eq!(of(&path), before);
+        assert_ne!(read_private(&path).expect("a key").public(), key.public());
     }
 
     #[test]
