@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 use super::replace::{Step, no_fault, replace};
 use super::*;
-use crate::identity::Pins;
+use crate::identity::{Name, Pins};
 
 /// All steps that can fail, in their order.
 const STEPS: [Step; 5] = [Step::Create, Step::Write, Step::Sync, Step::Rename, Step::SyncDirectory];
@@ -215,6 +215,24 @@ fn a_program_does_not_write_over_what_another_has_joined() {
     let text = directory.store(&stale, Some(old)).expect_err("it is another's").to_string();
     assert!(text.ends_with("; start this one again"), "{text}");
     assert_eq!(member(&directory), Some(new.public().pin()));
+}
+
+#[test]
+fn a_program_does_not_bring_back_the_relays_old_key_that_another_has_seen_go() {
+    let place = place();
+    let (directory, key) = joined(&place);
+    let known = directory.membership().expect("read").expect("there");
+    let with = |current, next| Membership { pins: Pins { current, next }, ..known.clone() };
+    let (old, current, next) = (known.pins.current, known.pins.next, Pin([4; 32]));
+    directory.store(&with(current, next), Some(key)).expect("stored");
+    let renamed = Membership { name: Some(Name::device("pump-4").expect("a name")), ..with(old, current) };
+    open(&place).store(&renamed, Some(key)).expect("stored");
+    let stored = directory.membership().expect("read").expect("there");
+    assert_eq!(stored, Membership { pins: with(current, next).pins, ..renamed });
+    // The next change is taken.
+    directory.store(&with(next, Pin([5; 32])), Some(key)).expect("stored");
+    let stored = directory.membership().expect("read").expect("there");
+    assert_eq!(stored.pins, Pins { current: next, next: Pin([5; 32]) });
 }
 
 #[test]
