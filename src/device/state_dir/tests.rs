@@ -280,10 +280,10 @@ fn a_damaged_file_is_named_with_what_to_do() {
     fs::write(&key, other.to_pkcs8()).expect("written");
     let missing = text(&directory);
     assert!(missing.contains("/key' is not the key SHA256:") && missing.contains("put that key back"), "{missing}");
-    fs::write(&relay, whole_relay.replace("token = ", "tokne = ")).expect("written");
+    fs::write(&relay, whole_relay.replace("token = ", "token: ")).expect("written");
     let wrong = text(&directory);
     assert!(
-        wrong.contains("/relay.toml', line 11: 'tokne' is not known; ") && wrong.contains("correct it, or"),
+        wrong.contains("/relay.toml', line 11: it is no 'key = \"value\"'") && wrong.contains("correct it, or"),
         "{wrong}"
     );
 }
