@@ -4,6 +4,10 @@ local net = require "support.net"
 local process = require "support.process"
 local socket = require "socket"
 
+--- For a device, by a relay at 127.0.0.1:1, where nothing listens.
+local JOIN = "tcpr1.AQELMTI3LjAuMC4xOjERERERERERERERERERERERERERERERERERERERERERESIiIiIiIiIiIiIiIiIiIiIi"
+  .. "IiIiIiIiIiIiIiIiIiIiMzMzMzMzMzNEREREREREREREREREREREaJ-QZg"
+
 describe("a call of TCPRemoteConnect", function()
   local place, relay, port, links, lines, sched
 
@@ -98,6 +102,57 @@ describe("a call of TCPRemoteConnect", function()
     assert.equal("usage", await(begin("relay"))[3])
     assert.is_true(is_open(first))
     assert.equal(1, sched.watched())
+  end)
+
+  it("keeps the tunnel where the new one says something before its link is made, and that fails", function()
+    local state_dir = os.tmpname()
+    os.remove(state_dir)
+    local pin = "SHA256:" .. ("A"):rep(43)
+    local silent, open = net.silent_port()
+    local fingerprint = assert(require("tcpremote.core").identity(state_dir, JOIN)).fingerprint
+    local membership = process.write_temporary(
+      ('device_key = "%s"\nrelay_key = "%s"\nnext_relay_key = "%s"\njoin_addresses = ["127.0.0.1:%d"]\n'):format(
+        fingerprint, pin, pin, silent
+      )
+    )
+    process.status(("install -m 600 %s %s/relay.toml"):format(membership, state_dir))
+    local first_call = begin()
+    local first = accept_device()
+    assert.same({ "ok" }, await(first_call))
+    -- The device has joined, so it says that this string is none, and goes on.
+    local results = await(begin { state_dir = state_dir, join = "tcpr1.x", connect_timeout = 0.5 })
+    assert.matches("^the link to .+ was not answered within 0.5 s; .+; the tunnel before it stays in use$", results[2])
+    assert.equal("timeout", results[3])
+    assert.is_true(is_open(first))
+    open()
+    os.remove(membership)
+    process.status("rm -rf " .. state_dir)
+  end)
+
+  it("keeps the tunnel, and lets the next call go on, where the new one raises an error", function()
+    local tcpremote = require "tcpremote"
+    local connect, copcall = tcpremote.connect, rawget(_G, "copcall")
+    local first_call = begin()
+    local first = accept_device()
+    assert.same({ "ok" }, await(first_call))
+    tcpremote.connect = function()
+      error "broken"
+    end
+    -- The agent's own, without which a task of Lua 5.1 cannot wait.
+    rawset(_G, "copcall", copcall or pcall)
+    local call = begin()
+    sched.step()
+    tcpremote.connect = connect
+    rawset(_G, "copcall", copcall)
+    local results = await(call)
+    assert.is_nil(results[1])
+    assert.matches("broken$", results[2])
+    assert.equal("internal", results[3])
+    assert.is_true(is_open(first))
+    assert.equal(1, sched.watched())
+    local next_call = begin()
+    accept_device()
+    assert.same({ "ok" }, await(next_call))
   end)
 
   --- A relay of 2012 reads nothing from a second device while it has one.

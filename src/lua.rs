@@ -304,7 +304,7 @@ fn identity(lua: &Lua, directory: Value, join: Value) -> Result<Raised<Table>, E
     let usage = |error: mlua::Error| Error::Usage(error.to_string());
     let directory = String::from_lua(directory, lua).map_err(usage)?;
     let join = Option::<String>::from_lua(join, lua).map_err(usage)?;
-    let enrolment = Enrolment::open(Path::new(&directory), join.as_deref(), None)?;
+    let enrolment = Enrolment::open_strictly(Path::new(&directory), join.as_deref(), None)?;
     let table = || {
         let table = lua.create_table()?;
         table.set("name", enrolment.name().map(Name::as_str))?;

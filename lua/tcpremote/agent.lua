@@ -113,16 +113,23 @@ local function reap()
   end
 end
 
---- Waits until the relay has answered the tunnel's LISTEN, as long as it may take; true if it has.
-local function await_answer(tunnel, left_out)
+--- Whether the tunnel is on the way to its first link still, as one is after an event that does not end that.
+local function is_first_try(status)
+  return status ~= nil and status.state == "connecting" and not status.last_error
+end
+
+--- Waits until the relay has answered the tunnel's LISTEN, as long as it may take; true if it has. A first link that is
+--- being made has `connect_time`, too, where that is given.
+local function await_answer(tunnel, left_out, connect_time)
   while true do
     -- The events are taken before the state is asked for, so that a change after it ends the waiting.
     log_events(tunnel, left_out)
     local status = tunnel:status()
-    if not status or status.state ~= "greeting" then
+    local is_connecting = connect_time and is_first_try(status)
+    if not status or status.state ~= "greeting" and not is_connecting then
       return status ~= nil and status.state == "listening"
     end
-    local left = ANSWER_TIME - status.since
+    local left = ANSWER_TIME + (is_connecting and connect_time or 0) - status.since
     if left <= 0 then
       return false
     end
@@ -136,8 +143,8 @@ end
 local STAYS = "; the tunnel before it stays in use"
 
 --- Why a new tunnel does not take the place of the one before; nil if it may.
-local function reason_to_keep(previous, tunnel)
-  if not previous or state_of(previous) == "closed" or await_answer(tunnel, ENDS) then
+local function reason_to_keep(previous, tunnel, connect_time)
+  if not previous or state_of(previous) == "closed" or await_answer(tunnel, ENDS, connect_time) then
     return nil
   end
   local status = tunnel:status()
@@ -145,7 +152,8 @@ local function reason_to_keep(previous, tunnel)
     return nil
   elseif status.state ~= "greeting" then
     -- Its first link is gone or was never made, whatever it does about that.
-    return status.last_error .. STAYS, status.last_error_code
+    local reason = status.last_error or "the relay has not answered yet"
+    return reason .. STAYS, status.last_error_code or "timeout"
   elseif state_of(previous) == "listening" then
     local message = "the link to %s was not answered within %d s, as where a relay serves one device only"
     return message:format(status.server, ANSWER_TIME) .. STAYS, "timeout"
@@ -153,7 +161,7 @@ local function reason_to_keep(previous, tunnel)
   return nil
 end
 
---- A call was killed while it held the tunnel before: that is in use again.
+--- A call has come to nothing while it held the tunnel before: that is in use again.
 local function release()
   if current then
     current:hold(0)
@@ -164,7 +172,8 @@ end
 --- Starts a tunnel in place of the one before, once the relay has taken it. Returns "ok", or nil, message and code.
 local function replace(settings, words)
   local previous = current
-  local longest = math.min(settings.connect_timeout or CONNECT_TIME, LONGEST_HOLD) + 2 * ANSWER_TIME
+  local connect_time = math.min(settings.connect_timeout or CONNECT_TIME, LONGEST_HOLD)
+  local longest = connect_time + 2 * ANSWER_TIME
   reap()
   if previous then
     scheduler.when_readable(previous, nil)
@@ -176,8 +185,10 @@ local function replace(settings, words)
   local tunnel, message, code = tcpremote.connect(settings)
   if tunnel then
     -- If its first link is lost it is closed, and a second one is not to end the link of the tunnel before.
-    tunnel:hold(longest)
-    message, code = reason_to_keep(previous, tunnel)
+    if not is_first_try(tunnel:status()) then
+      tunnel:hold(longest)
+    end
+    message, code = reason_to_keep(previous, tunnel, connect_time)
     if message then
       retire(tunnel)
       tunnel = nil
@@ -202,6 +213,30 @@ local function replace(settings, words)
   return "ok"
 end
 
+--- The `pcall` behind which a task may wait. In Lua 5.1 that is the agent's; nil where it has none: then a task that
+--- an error ends is cleaned up after as one that is killed.
+local function waiting_pcall()
+  local can_wait = _VERSION ~= "Lua 5.1" or rawget(_G, "jit")
+  return rawget(_G, "copcall") or can_wait and pcall or nil
+end
+
+--- `replace`, but an error in it is returned, and leaves the tunnel before in use.
+local function try_replace(settings, words)
+  local protected = waiting_pcall()
+  if not protected then
+    return replace(settings, words)
+  end
+  local is_done, ok, message, code = protected(replace, settings, words)
+  if is_done then
+    return ok, message, code
+  elseif type(ok) ~= "string" then
+    -- The scheduler kills the task.
+    error(ok, 0)
+  end
+  release()
+  return nil, ok, "internal"
+end
+
 --- Starts a tunnel as TCPRemoteConnect is asked to, in place of the one before, which stays if this fails.
 ---
 --- `asked` is a table with ServerAddress, ServerPort, LocalAddress and LocalPort, by these names or in this order, and
@@ -222,7 +257,7 @@ function agent.connect(asked)
   local ok, message, code = nil, "another call of TCPRemoteConnect has not returned yet; call again when it has", "busy"
   if scheduler.enter(calls) then
     scheduler.when_killed(calls, release)
-    ok, message, code = replace(settings, words)
+    ok, message, code = try_replace(settings, words)
     scheduler.leave(calls)
   end
   if not ok then

@@ -99,6 +99,8 @@ impl<'a> Driver<'a> {
 
     /// Until the owner closes the tunnel (`Ok`), or it is over.
     fn serve(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
+        #[cfg(feature = "tls")]
+        self.complain();
         self.begin_attempt(Instant::now());
         while !self.context.shared.stop_requested() {
             self.step(buffer)?;

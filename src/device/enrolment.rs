@@ -17,6 +17,8 @@ pub struct Enrolment {
     /// The key that was in force when the directory was opened.
     pub(super) opened: Option<Pin>,
     pub(super) joining: Joining,
+    /// Why the join string is not used, where the device goes on as it was.
+    pub(super) complaint: Option<(String, &'static str)>,
 }
 
 impl Enrolment {
@@ -24,37 +26,63 @@ impl Enrolment {
     /// nothing; another one has a key of its own, and what is there stays in use until it has succeeded. `wish` is the name
     /// to ask for then. This reads and writes files.
     ///
+    /// A device that has joined already goes on where the new string is none or has no key: see
+    /// [`complaint`](Self::complaint).
+    ///
     /// # Errors
-    /// The directory cannot be used, the join string is none, or there is neither a join string nor a relay that has
-    /// admitted the device.
+    /// The directory cannot be used; or no relay has admitted the device yet, and the join string is missing or none.
     pub fn open(directory: &Path, join: Option<&str>, wish: Option<Name>) -> Result<Self, Error> {
-        let join = join.map(|text| JoinString::decode(text, Kind::Device)).transpose()?;
-        if join.as_ref().is_some_and(|join| !join.addresses().iter().all(is_storable)) {
-            return Err(JoinError::Malformed("an address in it is none").into());
-        }
-        if join.is_none() && !directory.exists() {
-            return Err(not_joined(directory));
+        let (enrolment, failure) = Self::load(directory, join, wish)?;
+        let complaint = failure.map(|error| (format!("{error}; this device goes on as it was"), error.code()));
+        Ok(Self { complaint, ..enrolment })
+    }
+
+    /// The same for somebody who waits for the answer: a join string that cannot be used is an error, too, where the
+    /// device has joined.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open), and that the join string is none or has no key.
+    pub fn open_strictly(directory: &Path, join: Option<&str>, wish: Option<Name>) -> Result<Self, Error> {
+        let (enrolment, failure) = Self::load(directory, join, wish)?;
+        failure.map_or(Ok(enrolment), Err)
+    }
+
+    /// What is there, and why the join string cannot be used beside it.
+    fn load(directory: &Path, join: Option<&str>, wish: Option<Name>) -> Result<(Self, Option<Error>), Error> {
+        let join = join.map(decode).transpose();
+        if !matches!(join, Ok(Some(_))) && !directory.exists() {
+            return Err(join.err().unwrap_or_else(|| not_joined(directory)));
         }
         let state_dir = StateDir::open(directory)?;
         let Stored { member, unused_key } = state_dir.load()?;
         let opened = member.as_ref().map(|(key, _)| key.public().pin());
         let token = member.as_ref().and_then(|(_, membership)| membership.token);
-        let candidate = match join.filter(|join| Some(join.token()) != token) {
-            None => None,
-            Some(join) => {
-                let key = match (&member, unused_key) {
-                    (None, Some(key)) => key,
-                    (None, None) => state_dir.first_key()?,
-                    (Some(_), _) => state_dir.key_for(join.token())?,
-                };
-                Some(Candidate { key: Arc::new(key), join, wish })
-            }
+        let candidate = join.and_then(|join| {
+            let Some(join) = join.filter(|join| Some(join.token()) != token) else { return Ok(None) };
+            let key = match (&member, unused_key) {
+                (None, Some(key)) => key,
+                (None, None) => state_dir.first_key()?,
+                (Some(_), _) => state_dir.key_for(join.token())?,
+            };
+            Ok(Some(Candidate { key: Arc::new(key), join, wish }))
+        });
+        let (candidate, failure) = match candidate {
+            Ok(candidate) => (candidate, None),
+            // A device far away must not be lost for a string that was mistyped.
+            Err(error) if member.is_some() => (None, Some(error)),
+            Err(error) => return Err(error),
         };
         let member = member.map(|(key, membership)| (Arc::new(key), membership));
         // As many random bytes as a secret has, though they are none.
         let instance = *Secret::random()?.as_bytes();
         let joining = Joining::new(member, candidate, instance).ok_or_else(|| not_joined(directory))?;
-        Ok(Self { directory: Arc::new(state_dir), opened, joining })
+        Ok((Self { directory: Arc::new(state_dir), opened, joining, complaint: None }, failure))
+    }
+
+    /// Why the join string is not used, and the error's code, where the device goes on as it was without it. A tunnel tells
+    /// it by an event.
+    pub fn complaint(&self) -> Option<(&str, &'static str)> {
+        self.complaint.as_ref().map(|(text, code)| (&**text, *code))
     }
 
     /// The name that the relay gave the device; `None` before it has joined.
@@ -90,6 +118,14 @@ impl Enrolment {
     fn first(&self) -> &Presentation {
         self.joining.presentation()
     }
+}
+
+fn decode(text: &str) -> Result<JoinString, Error> {
+    let join = JoinString::decode(text, Kind::Device)?;
+    if !join.addresses().iter().all(is_storable) {
+        return Err(JoinError::Malformed("an address in it is none").into());
+    }
+    Ok(join)
 }
 
 fn not_joined(directory: &Path) -> Error {

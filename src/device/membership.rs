@@ -1,7 +1,8 @@
 //! What a device knows of the relay that has admitted it, as it stands in the file `relay.toml`.
 //!
 //! The file is TOML of the plainest kind: `key = "text"`, `key = ["text", "text"]` and comments, a line each. No value
-//! has a quotation mark or a backslash in it, so there are no escapes.
+//! has a quotation mark or a backslash in it, so there are no escapes. Keys that are not known are left alone: a newer
+//! program may have written them, and a device that went back to its old firmware is to start.
 
 use std::fmt::{self, Write};
 use std::str::FromStr;
@@ -41,9 +42,6 @@ pub enum MembershipError {
     #[error("there is no '{0}'")]
     Missing(&'static str),
 }
-
-/// The keys of the file.
-const KEYS: [&str; 7] = ["name", "device_key", "relay_key", "next_relay_key", "addresses", "join_addresses", "token"];
 
 impl Membership {
     /// Where to look for the relay, each address once, in the order in which they are to be tried.
@@ -148,7 +146,7 @@ impl Values {
             "addresses" => set(&mut self.addresses, addresses(value)),
             "join_addresses" => set(&mut self.join_addresses, addresses(value)),
             "token" => set(&mut self.token, text(value).and_then(|text| text.parse().map_err(shown::<TokenIdError>))),
-            _ => return Err(format!("'{}' is not known; the keys are {}", key.escape_debug(), KEYS.join(", "))),
+            _ => Ok(()),
         };
         result.map_err(|problem| format!("{key}: {problem}"))
     }

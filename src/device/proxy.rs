@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::address::Address;
 
-/// The head of an answer, at most.
+/// An answer's heads, at most: the last one and the interim ones before it, which a proxy may send without an end.
 pub(super) const MAX_HEAD: usize = 8 * 1024;
 /// Lines in it, at most.
 const MAX_HEADERS: usize = 64;
@@ -70,8 +70,8 @@ pub enum ProxyError {
     /// What it answers is no HTTP.
     #[error("what it answers is no HTTP; is it an HTTP proxy?")]
     NotHttp,
-    /// The head of its answer does not end.
-    #[error("the head of its answer is longer than {MAX_HEAD} bytes or {MAX_HEADERS} lines; is it an HTTP proxy?")]
+    /// Its answer does not end.
+    #[error("its answer is longer than {MAX_HEAD} bytes or {MAX_HEADERS} lines; is it an HTTP proxy?")]
     TooLong,
     /// It ended the connection.
     #[error("it ended the connection before it had answered; ask its operator whether it permits this device")]
@@ -182,6 +182,8 @@ pub(super) struct Connecting {
     request: Zeroizing<String>,
     /// How much of it is written.
     sent: usize,
+    /// The bytes of the interim heads before this one.
+    interim: usize,
     head: Vec<u8>,
     has_credentials: bool,
 }
@@ -190,7 +192,7 @@ impl Connecting {
     /// Through `proxy`, to `target`.
     pub(super) fn new(proxy: &Proxy, target: &Address) -> Self {
         let has_credentials = proxy.credentials.is_some();
-        Self { request: proxy.request(target), sent: 0, head: Vec::new(), has_credentials }
+        Self { request: proxy.request(target), sent: 0, interim: 0, head: Vec::new(), has_credentials }
     }
 
     /// What is to be written next.
@@ -210,16 +212,17 @@ impl Connecting {
         loop {
             let before = self.head.len();
             let rest = &bytes[taken..];
-            let room = (MAX_HEAD - before).min(rest.len());
+            let room = (MAX_HEAD - self.interim - before).min(rest.len());
             self.head.extend_from_slice(&rest[..room]);
             let Some((length, is_open)) = parse(&self.head, self.has_credentials)? else {
-                if self.head.len() == MAX_HEAD {
+                if self.interim + self.head.len() == MAX_HEAD {
                     return Err(ProxyError::TooLong);
                 }
                 return Ok((bytes.len(), false));
             };
             // No head ended within what was there before.
             taken += length - before;
+            self.interim += length;
             self.head.clear();
             if is_open {
                 return Ok((taken, true));

@@ -5,7 +5,7 @@
 //! and is made up for where it was missed.
 //!
 //! Two processes may have the directory open. Each reads and writes under a lock, and none writes over what another has
-//! joined since. On the relay their links take turns, as those of any two devices with one key.
+//! joined or learnt of the relay's keys since. On the relay their links take turns, as those of any two devices with one key.
 
 mod replace;
 
@@ -226,9 +226,17 @@ impl StateDir {
     /// it is there until all is.
     pub(super) fn store(&self, membership: &Membership, opened: Option<Pin>) -> Result<(), StateDirError> {
         let _lock = self.lock()?;
-        let present = self.membership()?.map(|membership| membership.device_key);
-        if present.is_some_and(|key| Some(key) != opened && key != membership.device_key) {
-            return Err(StateDirError::Superseded { path: self.path.display().to_string() });
+        let present = self.membership()?;
+        let mut membership = membership.clone();
+        if let Some(Membership { device_key, pins, .. }) = present {
+            if device_key != membership.device_key && Some(device_key) != opened {
+                return Err(StateDirError::Superseded { path: self.path.display().to_string() });
+            }
+            // Another process has seen the relay change its key, and this one has not yet.
+            let is_ahead = pins.current == membership.pins.next && pins.current != membership.pins.current;
+            if is_ahead && device_key == membership.device_key {
+                membership.pins = pins;
+            }
         }
         self.replace(RELAY, membership.to_string().as_bytes())?;
         // From here on the new key is in force.

@@ -40,6 +40,14 @@ impl Enrolling {
 }
 
 impl Driver<'_> {
+    /// Tells the owner why the join string is not used, where that is so.
+    pub(super) fn complain(&self) {
+        if let Some((text, code)) = self.config.enrolment.as_ref().and_then(Enrolment::complaint) {
+            let event = Event::new(EventKind::Identity, Severity::Warning, text.to_owned()).with_code(code);
+            self.context.shared.event(event);
+        }
+    }
+
     /// Who the device is on the link that is made next; `None` where it has no identity.
     pub(super) fn identity(&self) -> Option<&Identity> {
         let enrolled = self.enrolling.as_ref().map(|enrolling| &enrolling.joining.presentation().identity);

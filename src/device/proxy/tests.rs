@@ -164,6 +164,18 @@ fn an_answer_has_a_bound_and_a_harmless_text() {
 }
 
 #[test]
+fn interim_answers_without_an_end_are_too_long() {
+    let interim = b"HTTP/1.1 100 Continue\r\n\r\n";
+    assert_eq!(answer(&interim.repeat(400)).expect_err("too long"), ProxyError::TooLong);
+    let mut asking = asked("http://proxy:3128");
+    let most = MAX_HEAD / interim.len();
+    for _ in 0..most {
+        assert_eq!(asking.handle_bytes(interim), Ok((interim.len(), false)));
+    }
+    assert_eq!(asking.handle_bytes(interim), Err(ProxyError::TooLong));
+}
+
+#[test]
 fn no_answer_makes_it_panic() {
     use proptest::prelude::*;
     proptest!(|(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..40))| {

@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 use super::replace::{Step, no_fault, replace};
 use super::*;
-use crate::identity::Pins;
+use crate::identity::{Name, Pins};
 
 /// All steps that can fail, in their order.
 const STEPS: [Step; 5] = [Step::Create, Step::Write, Step::Sync, Step::Rename, Step::SyncDirectory];
@@ -218,6 +218,24 @@ fn a_program_does_not_write_over_what_another_has_joined() {
 }
 
 #[test]
+fn a_program_does_not_bring_back_the_relays_old_key_that_another_has_seen_go() {
+    let place = place();
+    let (directory, key) = joined(&place);
+    let known = directory.membership().expect("read").expect("there");
+    let with = |current, next| Membership { pins: Pins { current, next }, ..known.clone() };
+    let (old, current, next) = (known.pins.current, known.pins.next, Pin([4; 32]));
+    directory.store(&with(current, next), Some(key)).expect("stored");
+    let renamed = Membership { name: Some(Name::device("pump-4").expect("a name")), ..with(old, current) };
+    open(&place).store(&renamed, Some(key)).expect("stored");
+    let stored = directory.membership().expect("read").expect("there");
+    assert_eq!(stored, Membership { pins: with(current, next).pins, ..renamed });
+    // The next change is taken.
+    directory.store(&with(next, Pin([5; 32])), Some(key)).expect("stored");
+    let stored = directory.membership().expect("read").expect("there");
+    assert_eq!(stored.pins, Pins { current: next, next: Pin([5; 32]) });
+}
+
+#[test]
 fn while_one_process_writes_another_waits_and_says_so_when_that_takes_too_long() {
     let place = place();
     let directory = open(&place);
@@ -262,10 +280,10 @@ fn a_damaged_file_is_named_with_what_to_do() {
     fs::write(&key, other.to_pkcs8()).expect("written");
     let missing = text(&directory);
     assert!(missing.contains("/key' is not the key SHA256:") && missing.contains("put that key back"), "{missing}");
-    fs::write(&relay, whole_relay.replace("token = ", "tokne = ")).expect("written");
+    fs::write(&relay, whole_relay.replace("token = ", "token: ")).expect("written");
     let wrong = text(&directory);
     assert!(
-        wrong.contains("/relay.toml', line 11: 'tokne' is not known; ") && wrong.contains("correct it, or"),
+        wrong.contains("/relay.toml', line 11: it is no 'key = \"value\"'") && wrong.contains("correct it, or"),
         "{wrong}"
     );
 }

@@ -159,6 +159,36 @@ fn another_join_string_changes_the_key_once_it_has_succeeded_and_not_before() {
 }
 
 #[test]
+fn a_device_that_has_joined_goes_on_where_the_new_join_string_cannot_be_used() {
+    let mut relay = Secure::new();
+    let place = tempfile::tempdir().expect("a directory");
+    let state = place.path().join("state");
+    assert!(Enrolment::open(&state, Some("tcpr1.x"), None).is_err());
+    assert!(!state.exists(), "what cannot be read makes no directory");
+    let first = relay.join_string("pump-3", &[relay.port()]);
+    relay.joins(&state, &first);
+    let stored = fs::read_to_string(state.join("relay.toml")).expect("a file");
+    fs::write(state.join("relay.toml"), stored.replace("[\"relay.example.com:443\"]", "[]")).expect("written");
+    // Where the key of this one is to be written there is a directory, as on a disk without room.
+    let other = relay.join_string("pump-4", &[relay.port()]);
+    let token = JoinString::decode(&other, Kind::Device).expect("a string").token();
+    fs::create_dir(state.join(format!(".key.{token}.new"))).expect("made");
+    for (join, code) in [("tcpr1.x", "usage"), ("", "usage"), (&*other, "state_dir")] {
+        let enrolment = Enrolment::open(&state, Some(join), None).expect("a member");
+        assert!(enrolment.has_joined() && !enrolment.is_joining());
+        assert_eq!(Enrolment::open_strictly(&state, Some(join), None).expect_err("no use").code(), code);
+        let handle = relay.enrolled(&state, Some(join), None).expect("a tunnel");
+        let events = relay.events_until(&handle, EventKind::Listening);
+        assert_eq!((events[0].kind, events[0].code), (EventKind::Identity, Some(code)));
+        assert!(events[0].message.ends_with("; this device goes on as it was"), "{events:?}");
+        assert_eq!(who(&handle).0, "pump-3");
+        handle.close().expect("closed");
+        let stored = fs::read_to_string(state.join("relay.toml")).expect("a file");
+        fs::write(state.join("relay.toml"), stored.replace("[\"relay.example.com:443\"]", "[]")).expect("written");
+    }
+}
+
+#[test]
 fn what_cannot_be_stored_is_said_and_the_link_goes_on() {
     let mut relay = Secure::new();
     let place = tempfile::tempdir().expect("a directory");
