@@ -132,9 +132,14 @@ describe("a call of TCPRemoteConnect", function()
   it("keeps the tunnel, and lets the next call go on, where the new one raises an error", function()
     local tcpremote = require "tcpremote"
     local connect, copcall = tcpremote.connect, rawget(_G, "copcall")
+    local started = agent.watch_start()
     local first_call = begin()
     local first = accept_device()
     assert.same({ "ok" }, await(first_call))
+    started.unwatch()
+    step_until(function()
+      return started.handle:status().state == "listening"
+    end, "the relay's answer")
     tcpremote.connect = function()
       error "broken"
     end
