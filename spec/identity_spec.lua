@@ -30,8 +30,8 @@ describe("a device with a state_dir", function()
 
   it("is told what is missing or too much", function()
     local cases = {
-      { { state_dir = place }, "state_dir '" .. place .. "' has joined no relay yet; run 'tcpremote join -', or give join, "
-        .. "with the string that 'tcp-remote-relay token device NAME' prints" },
+      { { state_dir = place }, "state_dir '" .. place .. "' has joined no relay yet; run 'tcpremote join -', or give "
+        .. "join, with the string that 'tcp-remote-relay token device NAME' prints" },
       { { join = JOIN }, "join is given without state_dir, the directory in which this device keeps its key" },
       { { state_dir = place, name = "pump-3" }, "name is given without join; it is a wish for when this device joins, "
         .. "and the relay's word counts then" },
