@@ -182,6 +182,11 @@ impl Joining {
         (store, notices)
     }
 
+    /// What is known of the relay that has admitted the device.
+    pub(super) fn membership(&self) -> Option<&Membership> {
+        self.member.as_ref().map(|(_, membership)| membership)
+    }
+
     /// The name of the identity that has been admitted, and the fingerprint of its key.
     pub(super) fn member(&self) -> Option<(Option<&Name>, Pin)> {
         self.member.as_ref().map(|(_, membership)| (membership.name.as_ref(), membership.device_key))

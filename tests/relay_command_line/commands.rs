@@ -272,6 +272,10 @@ fn the_next_key_becomes_the_key_and_a_change_that_was_interrupted_is_finished() 
     let text = place.done(&["rotate-key", "--next-key", kept.to_str().unwrap()]);
     assert!(text.contains("Restart the relay.") && read("relay.key") == next, "{text}");
     assert_ne!(read("relay-next.key"), next);
+    // Once more by mistake: devices know no other key yet.
+    assert_eq!(place.failed(2, &["rotate-key"]), error);
+    assert_eq!(place.failed(2, &["rotate-key", "--next-key", kept.to_str().unwrap()]).lines().count(), 1);
+    assert!(read("relay.key") == next);
     // As if the machine had stopped between the two steps.
     let after = read("relay-next.key");
     fs::write(place.path("relay.key"), &after).unwrap();

@@ -175,7 +175,8 @@ enum Command {
     #[command(after_help = "Example, with the next key from where it was kept:\n  \
         tcp-remote-relay rotate-key --next-key /media/safe/relay-next.key")]
     RotateKey {
-        /// The private part of the next key; relay-next.key beside its public part without it
+        /// The private part of the next key, from where it was kept; without it only a change that was interrupted is
+        /// finished
         #[arg(long, value_name = "FILE")]
         next_key: Option<PathBuf>,
         #[command(flatten)]

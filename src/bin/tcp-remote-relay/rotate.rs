@@ -16,10 +16,11 @@ pub(crate) fn rotate(config: &Path, next_key: Option<PathBuf>) -> Done {
     let beside = file.next_key.with_extension("key");
     let announced = read_public(&file.next_key).map_err(of_keys)?;
     if *read_private(&file.key).map_err(of_keys)?.public() != announced {
-        let from = next_key.unwrap_or_else(|| beside.clone());
-        let next = read_private(&from).map_err(|error| {
-            Failure::Usage(format!("{error}\nname the file of the next key, where it was kept, by --next-key"))
-        })?;
+        // Not the one beside the relay's key unless that is named: a second call by mistake would take the key that was just
+        // made, which no device knows.
+        let from = next_key
+            .ok_or_else(|| Failure::Usage("name the file of the next key, where it was kept, by --next-key".into()))?;
+        let next = read_private(&from).map_err(|error| Failure::Usage(error.to_string()))?;
         if *next.public() != announced {
             return Err(Failure::Usage(format!(
                 "{} is not the key that devices were told of, which is {} of {}; nothing was changed",

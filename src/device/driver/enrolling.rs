@@ -20,12 +20,14 @@ pub(super) struct Enrolling {
     keeper: Keeper,
     /// Said once it is stored.
     joined: Option<Notice>,
+    /// What was to be stored last could not be, so it is again at the next welcome.
+    is_unstored: bool,
 }
 
 impl Enrolling {
     pub(super) fn new(enrolment: &Enrolment, waker: Arc<Waker>) -> Self {
         let keeper = Keeper::new(Arc::clone(&enrolment.directory), enrolment.opened, waker);
-        Self { joining: enrolment.joining.clone(), keeper, joined: None }
+        Self { joining: enrolment.joining.clone(), keeper, joined: None, is_unstored: false }
     }
 
     /// Whether a join string is presented next.
@@ -75,7 +77,8 @@ impl Driver<'_> {
     pub(super) fn handle_announcement(&mut self, announcement: &Announcement) {
         let Some(enrolling) = &mut self.enrolling else { return };
         let (membership, notices) = enrolling.joining.handle_welcome(announcement);
-        if let Some(membership) = membership {
+        let again = enrolling.joining.membership().filter(|_| enrolling.is_unstored).cloned();
+        if let Some(membership) = membership.or(again) {
             enrolling.keeper.store(membership);
         }
         if let Some((name, fingerprint)) = enrolling.joining.member() {
@@ -93,6 +96,7 @@ impl Driver<'_> {
     pub(super) fn poll_stored(&mut self) {
         let Some(enrolling) = &mut self.enrolling else { return };
         let Some(result) = enrolling.keeper.poll() else { return };
+        enrolling.is_unstored = result.is_err();
         match result {
             Ok(()) => {
                 if let Some(notice) = enrolling.joined.take() {
@@ -102,7 +106,7 @@ impl Driver<'_> {
             Err(error) => {
                 let error = Error::from(error);
                 let text =
-                    format!("{error}; what the relay said is not stored, and is asked for again after a restart");
+                    format!("{error}; what the relay said is not stored, which is tried again with the next link");
                 let event = Event::new(EventKind::Identity, Severity::Warning, text).with_code(error.code());
                 self.context.shared.event(event);
             }

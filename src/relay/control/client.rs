@@ -1,6 +1,6 @@
 //! A command's side of the control socket.
 
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -58,5 +58,7 @@ pub fn ask(state: &Path, request: &Request) -> Result<Answer, AskError> {
     let written = socket::write_all(&mut stream, &line, deadline);
     let answer = socket::read_line(&mut stream, MAX_ANSWER, deadline);
     let answer = answer.map_err(|error| no_answer(written.err().unwrap_or(error)))?;
+    // With its end there is a place for the next command, which a script asks at once.
+    let _ = stream.read(&mut [0]);
     serde_json::from_slice(&answer).map_err(|error| no_answer(error.into()))
 }

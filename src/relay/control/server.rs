@@ -82,10 +82,7 @@ fn accept(listener: &UnixListener, operations: &Arc<Operations>, is_ending: &Ato
             continue;
         }
         let operations = Arc::clone(operations);
-        let serve = move || {
-            serve(stream, &operations);
-            drop(place);
-        };
+        let serve = move || serve(stream, &operations, place);
         if let Err(reason) = thread::Builder::new().name("command".into()).spawn(serve) {
             warn!(%reason, "cannot serve a command");
         }
@@ -119,7 +116,7 @@ fn refuse(mut stream: UnixStream) {
         .and_then(|()| io::Write::write_all(&mut stream, &line(&Answer::failed(FailureKind::System, text))));
 }
 
-fn serve(mut stream: UnixStream, operations: &Operations) {
+fn serve(mut stream: UnixStream, operations: &Operations, place: Place) {
     let uid = socket::peer_uid(&stream);
     let request = socket::read_line(&mut stream, MAX_REQUEST, Instant::now() + TIMEOUT);
     let answer = match request {
@@ -134,6 +131,8 @@ fn serve(mut stream: UnixStream, operations: &Operations) {
     if let Err(reason) = socket::write_all(&mut stream, &line(&answer), Instant::now() + TIMEOUT) {
         debug!(uid, %reason, "a command has gone before its answer");
     }
+    // The end of the answer says that there is a place for the next command.
+    drop(place);
     // What was not read would be a reset, which may overtake the answer.
     let _ = stream.shutdown(Shutdown::Write);
 }
