@@ -1,7 +1,7 @@
 //! The relay's log: lines wait in a bounded queue for a thread of their own, so that a reader of standard error that
 //! stands still does not hold up the relay.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufWriter, IsTerminal, Stderr, Write};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -14,6 +14,11 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGua
 const QUEUE: usize = 4096;
 /// How long the last lines may take at the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes of lines that are written in one call.
+const BUFFER: usize = 16 * 1024;
+/// How long lines gather after one was written. While the thread sleeps, a line costs the relay no wake-up, and many of
+/// them one write.
+const GATHERED: Duration = Duration::from_millis(10);
 
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Level {
@@ -44,7 +49,8 @@ impl Log {
             Level::Debug => LevelFilter::DEBUG,
         };
         let counter = Arc::new(OnceLock::new());
-        let writer = Writer { counter: Arc::clone(&counter), reported: 0 };
+        let output = BufWriter::with_capacity(BUFFER, io::stderr());
+        let writer = Writer { output, counter: Arc::clone(&counter), reported: 0 };
         let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).thread_name("log");
         let (queue, guard) = builder.finish(writer);
         // It is set here alone.
@@ -78,13 +84,14 @@ impl Log {
 
 /// Standard error, which says how many lines were dropped as soon as it has taken those that waited.
 struct Writer {
+    output: BufWriter<Stderr>,
     counter: Arc<OnceLock<ErrorCounter>>,
     reported: usize,
 }
 
 impl Write for Writer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        io::stderr().write(bytes)
+        self.output.write(bytes)
     }
 
     /// Called when no line waits.
@@ -94,6 +101,8 @@ impl Write for Writer {
             tracing::warn!(lines = dropped - self.reported, "the log was not read fast enough; lines were dropped");
             self.reported = dropped;
         }
-        io::stderr().flush()
+        let flushed = self.output.flush();
+        thread::sleep(GATHERED);
+        flushed
     }
 }
