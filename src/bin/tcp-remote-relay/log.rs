@@ -14,8 +14,8 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGua
 const QUEUE: usize = 4096;
 /// How long the last lines may take at the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
-/// Bytes of lines that are written in one call.
-const BUFFER: usize = 16 * 1024;
+/// Bytes of lines that are written in one call: what a pipe takes as a whole, so that no line is cut by another writer's.
+const BUFFER: usize = 4096;
 /// How long lines gather after one was written. While the thread sleeps, a line costs the relay no wake-up, and many of
 /// them one write.
 const GATHERED: Duration = Duration::from_millis(10);
