@@ -32,6 +32,10 @@ mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, TrySendError, sync_channel};
+use std::time::Duration;
+
+use tracing::warn;
 
 use crate::identity::{Label, Pin, TokenId};
 
@@ -51,6 +55,34 @@ pub use token::{NewToken, OpenToken, SecretDigest, TokenSubject};
 /// It is called by the registry's thread, which waits for it, or before the operation's method returns if that can tell
 /// already. It is to leave the result somewhere and wake the one that asked.
 pub type Answer<T> = Box<dyn FnOnce(Result<T, RegistryError>) + Send>;
+
+/// How long the registry may take for an answer that a thread waits for.
+const TIMEOUT: Duration = Duration::from_secs(50);
+
+/// The registry's answer to an operation, for a thread that may wait for a disk.
+///
+/// # Errors
+/// That of the operation; or [`RegistryError::Late`], and then it may still be done.
+pub fn wait<T: Send + 'static>(ask: impl FnOnce(Answer<T>)) -> Result<T, RegistryError> {
+    wait_within(TIMEOUT, ask)
+}
+
+fn wait_within<T: Send + 'static>(within: Duration, ask: impl FnOnce(Answer<T>)) -> Result<T, RegistryError> {
+    let (sender, receiver) = sync_channel(1);
+    ask(Box::new(move |result| match sender.try_send(result) {
+        Ok(()) | Err(TrySendError::Full(_)) => {}
+        Err(TrySendError::Disconnected(Ok(_))) => warn!("what was asked of the registry is done now, after its time"),
+        Err(TrySendError::Disconnected(Err(error))) => {
+            warn!(%error, "what was asked of the registry is not done, after its time");
+        }
+    }));
+    receiver.recv_timeout(within).unwrap_or_else(|error| {
+        Err(match error {
+            RecvTimeoutError::Timeout => RegistryError::Late,
+            RecvTimeoutError::Disconnected => RegistryError::Closed,
+        })
+    })
+}
 
 /// What is called when the snapshot has changed. It is to wake the one that looks at it.
 pub type Watcher = Box<dyn Fn() + Send + Sync>;
@@ -120,3 +152,7 @@ pub trait Registry: Send + Sync {
     /// Writes all to a new file.
     fn backup(&self, file: PathBuf, answer: Answer<()>);
 }
+
+    /// Ends it, whoever still refers to it: operations that wait are done, later ones are refused, and all is on the disk
+    /// when this returns.
+    fn close(&self);

@@ -52,8 +52,7 @@ fn serve(config: &Path, file: File, keys: Option<Keys>) -> Result<Outcome, Error
     let operations = Arc::new(Operations::new(Arc::clone(&registry), Arc::clone(&reloader)));
     let control = Control::open(&state, operations)?;
     notify::watch(server.controller());
-    // The registry is closed, and so complete in its file, when this function gives it back.
-    let known = Arc::downgrade(&registry);
+    let known = Arc::clone(&registry);
     let hangup = move || {
         if let Some(registry) = known.upgrade() {
             tracing::info!("reading the configuration again, as SIGHUP asks");
@@ -64,6 +63,8 @@ fn serve(config: &Path, file: File, keys: Option<Keys>) -> Result<Outcome, Error
     let watch = signals.watch(server.stopper(), Some(Box::new(hangup)));
     notify::ready();
     let outcome = server.run();
+    // Whatever a command or a reload still waits for, all is in the registry's file.
+    registry.close();
     drop(control);
     watch.end();
     outcome

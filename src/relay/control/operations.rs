@@ -1,8 +1,7 @@
 //! What is done for each command: in the registry, by the reloader, or by looking.
 
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::info;
 
@@ -12,14 +11,12 @@ use super::message::{
 };
 use crate::identity::{JoinString, Kind, Name, Pattern, Secret, TokenId};
 use crate::relay::registry::{
-    self, Key, Labels, Listed, NewToken, Newcomer, OpenToken, Principal, PrincipalName, Registry, RegistryError,
-    SecretDigest, State, TokenSubject,
+    Key, Labels, Listed, NewToken, Newcomer, OpenToken, Principal, PrincipalName, Registry, RegistryError,
+    SecretDigest, State, TokenSubject, wait,
 };
 use crate::relay::reloader::Reloader;
 use crate::relay::{DeviceStatus, LinkStatus};
 
-/// How long the registry may take for an answer.
-const TIMEOUT: Duration = Duration::from_secs(50);
 /// The longest time for which a token is good: five years.
 const MAX_EXPIRES: u64 = 5 * 366 * 24 * 3600;
 
@@ -271,14 +268,4 @@ fn display_uid(uid: Option<u32>) -> String {
 /// Seconds since 1970.
 pub(in crate::relay) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-/// The registry's answer.
-fn wait<T: Send + 'static>(ask: impl FnOnce(registry::Answer<T>)) -> Result<T, RegistryError> {
-    let (sender, receiver) = sync_channel(1);
-    ask(Box::new(move |result| {
-        // The command has given up.
-        let _ = sender.try_send(result);
-    }));
-    receiver.recv_timeout(TIMEOUT).unwrap_or(Err(RegistryError::Busy))
 }

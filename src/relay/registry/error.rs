@@ -20,6 +20,12 @@ pub enum RegistryError {
     /// More is asked of the registry at once than it queues.
     #[error("the registry has too much to do; try again")]
     Busy,
+    /// It has not answered in time, and may still do what it was asked.
+    #[error(
+        "the registry has not answered within 50 s, and may still do what was asked; the relay's log says when, so look there \
+         before you ask again"
+    )]
+    Late,
     /// The registry has ended.
     #[error("the registry is closed")]
     Closed,
