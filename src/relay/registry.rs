@@ -119,6 +119,10 @@ pub trait Registry: Send + Sync {
     /// A link of the principal is there. It is written some time later, and may be lost in a crash.
     fn note_seen(&self, principal: PrincipalId, now: u64);
 
+    /// Has no principal be given these names from here on, be it by a token, by approval or by the operator; those that were
+    /// reserved before are free then. The answer is which of them principals have already, who keep them.
+    fn reserve(&self, names: Vec<PrincipalName>, answer: Answer<Vec<PrincipalName>>);
+
     /// Makes a token.
     fn create_token(&self, token: NewToken, answer: Answer<()>);
 

@@ -65,14 +65,13 @@ impl Operations {
             }
             Request::Devices => Answer::Devices(self.devices()),
             Request::Approve { fingerprint: Text(pin), name } => {
-                name.iter().try_for_each(|Text(DeviceName(name))| self.check_name(name))?;
                 let name = name.map(principal_name);
                 let principal = wait(|answer| registry.approve(pin, name, now, answer))?;
                 info!(device = %principal.name, key = %pin, %by, "a key was approved");
                 Answer::Done(format!("{} is let in; its device comes within its retry time", principal.name))
             }
             Request::Add { name, key: Text(key), labels } => {
-                self.check_name(&name.0.0)?;
+                let join = self.tokenless_join()?;
                 let newcomer = Newcomer { name: principal_name(name), key, labels: labels_of(labels)? };
                 let principal = wait(|answer| registry.add(newcomer, now, answer))?;
                 info!(device = %principal.name, key = %key.pin(), %by, "a device was added");
@@ -122,32 +121,8 @@ impl Operations {
         Answer::Done(format!("{} {what}", principal.name))
     }
 
-    /// The device of the plain listener has a name that none of the registry may have.
-    fn check_name(&self, name: &Name) -> Result<(), RegistryError> {
-        match &self.reloader.file().plain {
-            Some(plain) if plain.device == *name => {
-                let text = format!("{name} comes by the plain listener, and has no key; give another name");
-                Err(RegistryError::Usage(text))
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
-
     fn make_token(&self, request: TokenRequest, by: &str, now: u64) -> Result<Answer, RegistryError> {
         let TokenRequest { subject: Text(subject), labels, uses, expires, pending, replace } = request;
-        let (file, keys) = (self.reloader.file(), self.reloader.keys());
-        if let Pattern::Name(name) = &subject {
-            self.check_name(name)?;
-        }
-        let Some(keys) = keys else {
-            let text = "devices with keys need TLS; write tls = \"0.0.0.0:443\" below [listen], and restart the relay";
-            return Err(RegistryError::Usage(text.into()));
-        };
-        if file.addresses.is_empty() {
-            let text = "no address is known by which devices find the relay; write addresses = [\"relay.example.com:443\"] \
-                        at the top of the configuration, and run 'tcp-remote-relay reload'";
-            return Err(RegistryError::Usage(text.into()));
-        }
         let expires = now.saturating_add(expires.min(MAX_EXPIRES));
         let system = |error: &dyn std::fmt::Display| RegistryError::Usage(error.to_string());
         let (id, secret) = random_token().map_err(|error| system(&error))?;

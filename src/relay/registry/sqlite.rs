@@ -130,6 +130,10 @@ impl Registry for SqliteRegistry {
         }
     }
 
+    fn reserve(&self, names: Vec<PrincipalName>, answer: Answer<Vec<PrincipalName>>) {
+        self.submit(move |store| Ok(store.reserve(names)), answer);
+    }
+
     fn create_token(&self, token: NewToken, answer: Answer<()>) {
         self.submit(move |store| store.create_token(&token), answer);
     }
@@ -186,7 +190,6 @@ impl Registry for SqliteRegistry {
     fn backup(&self, file: PathBuf, answer: Answer<()>) {
         self.submit(move |store| store.backup(&file), answer);
     }
-}
 
     fn close(&self) {
         let queue = self.queue.write().unwrap_or_else(PoisonError::into_inner).take();
@@ -197,6 +200,12 @@ impl Registry for SqliteRegistry {
             // It has panicked if this fails, and said so.
             let _ = thread.join();
         }
+    }
+}
+
+impl Drop for SqliteRegistry {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -241,7 +250,9 @@ impl Memory {
     /// Keeps an unknown key for the operator to see; one that is known is none any more.
     fn note_decision(&self, candidate: &Candidate, decision: &Decision) {
         match decision {
-            Decision::Refused(Refusal::Unknown | Refusal::Token(_) | Refusal::Wish | Refusal::NameTaken(_)) => {
+            Decision::Refused(
+                Refusal::Unknown | Refusal::Token(_) | Refusal::Wish | Refusal::NameTaken(_) | Refusal::NameReserved(_),
+            ) => {
                 lock(&self.knocks).note(candidate);
             }
             Decision::Admitted { joined: true, .. } | Decision::Pending(_) => {

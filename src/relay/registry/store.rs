@@ -109,6 +109,14 @@ impl Store {
         Ok(result)
     }
 
+    /// Has no principal be given these names from here on; those that principals have already.
+    pub(super) fn reserve(&mut self, names: Vec<PrincipalName>) -> Vec<PrincipalName> {
+        let taken = names.iter().filter(|name| self.snapshot.by_name(name).is_some()).cloned().collect();
+        self.snapshot = Arc::new(self.snapshot.reserving(names));
+        self.published.publish(Arc::clone(&self.snapshot));
+        taken
+    }
+
     /// When principals were last seen.
     pub(super) fn last_seen(&self) -> Result<HashMap<PrincipalId, u64>, RegistryError> {
         rows::last_seen(&self.connection).map_err(|error| Fault::from(error).at(&self.path))

@@ -242,9 +242,10 @@ impl Server {
                 let code = match &refusal {
                     registry::Refusal::Unknown => Code::UnknownDevice,
                     registry::Refusal::Revoked(_) => Code::Revoked,
-                    registry::Refusal::Token(_) | registry::Refusal::Wish | registry::Refusal::NameTaken(_) => {
-                        Code::Token
-                    }
+                    registry::Refusal::Token(_)
+                    | registry::Refusal::Wish
+                    | registry::Refusal::NameTaken(_)
+                    | registry::Refusal::NameReserved(_) => Code::Token,
                 };
                 if let registry::Refusal::Token(fault) = &refusal
                     && let Some(peer) = self.sessions.get_mut(number)
