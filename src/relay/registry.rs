@@ -47,7 +47,7 @@ pub use knocks::{Knock, MAX_KNOCKS};
 pub use principal::{Key, Labels, Principal, PrincipalId, PrincipalName, State};
 pub use snapshot::{Snapshot, Standing};
 pub use sqlite::SqliteRegistry;
-pub use store::{Restored, restore};
+pub use store::{Lost, Restored, restore};
 pub use token::{NewToken, OpenToken, SecretDigest, TokenSubject};
 
 /// What is called with the result of an operation, once, when it is durable and in the snapshot.
@@ -155,8 +155,8 @@ pub trait Registry: Send + Sync {
 
     /// Writes all to a new file.
     fn backup(&self, file: PathBuf, answer: Answer<()>);
-}
 
     /// Ends it, whoever still refers to it: operations that wait are done, later ones are refused, and all is on the disk
     /// when this returns.
     fn close(&self);
+}

@@ -198,6 +198,9 @@ enum Command {
         /// The backup
         file: PathBuf,
         #[command(flatten)]
+        /// Also where it lets in devices again that were revoked or removed after it was made
+        #[arg(long)]
+        force: bool,
         place: Place,
     },
 }
@@ -271,7 +274,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Init { directory, address } => init::init(&directory, address),
         Command::Check(ConfigFile { config }) => files::check(&config),
         Command::RotateKey { next_key, config } => rotate::rotate(&config.config, next_key),
-        Command::Restore { file, place } => files::restore(&place, &file),
+        Command::Restore { file, force, place } => files::restore(&place, &file, force),
         Command::Backup { file, place } => files::backup(&place, &file),
         Command::Reload(place) => ask::reload(&place),
         Command::Token(TokenCommand::Device(token)) => ask::make_token(token),

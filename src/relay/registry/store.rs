@@ -20,7 +20,7 @@ use super::schema::{self, Empty};
 use super::snapshot::Snapshot;
 use super::{RegistryError, Watcher};
 use crate::tls::PublicKey;
-pub use backup::{Restored, restore};
+pub use backup::{Lost, Restored, restore};
 use rows::{kind_text, seconds};
 
 /// How long another program may have the database locked.
