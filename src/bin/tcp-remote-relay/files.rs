@@ -16,7 +16,11 @@ use super::output::{Done, Failure, now, say, warn};
 
 pub(crate) fn check(config: &Path) -> Done {
     let file = File::read(config).map_err(|error| Failure::Usage(error.to_string()))?;
-    read_keys(&file).map_err(Failure::Usage)?;
+    let mut mistakes = permissions::mistakes(&file);
+    mistakes.extend(read_keys(&file).err());
+    if !mistakes.is_empty() {
+        return Err(Failure::Usage(mistakes.join("\n")));
+    }
     if let Some(text) = next_key_beside(&file) {
         warn(&text);
     }
