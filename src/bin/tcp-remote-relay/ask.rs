@@ -181,6 +181,16 @@ pub(crate) fn state(place: &Place) -> Result<PathBuf, Failure> {
         None => File::read(&place.config).map(|file| file.state).map_err(|error| {
             Failure::Usage(format!("{error}\nname the configuration by --config, or the state directory by --state"))
         }),
+/// Which key the relay of a state directory proves; `None` if it does not run, or proves none.
+pub(crate) fn proven_key(state: &Path) -> Result<Option<Pin>, Failure> {
+    let answer = match ask(state, &Request::ProvenKey) {
+        Err(AskError::NotRunning(_)) => return Ok(None),
+        other => failed(other.map_err(|error| Failure::System(error.to_string()))?)?,
+    };
+    let Answer::ProvenKey(key) = answer else { return Err(unexpected()) };
+    Ok(key.map(|Text(pin)| pin))
+}
+
     }
 }
 

@@ -132,6 +132,8 @@ pub enum Request {
     /// Read the configuration again.
     Reload,
 }
+    /// Which key the relay proves.
+    ProvenKey,
 
 /// The token that is wanted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,6 +162,10 @@ pub enum Answer {
     /// A token is made.
     Token(Made),
     /// Tokens that are open.
+    /// Devices are added by their keys.
+    Added(Added),
+    /// The fingerprint of the key that the relay proves; none without a port for TLS.
+    ProvenKey(Option<Text<Pin>>),
     Tokens(Vec<TokenRow>),
     /// Devices and unknown keys.
     Devices(Devices),

@@ -124,6 +124,7 @@ impl Operations {
     fn make_token(&self, request: TokenRequest, by: &str, now: u64) -> Result<Answer, RegistryError> {
         let TokenRequest { subject: Text(subject), labels, uses, expires, pending, replace } = request;
         let expires = now.saturating_add(expires.min(MAX_EXPIRES));
+            Request::ProvenKey => Answer::ProvenKey(self.reloader.keys().map(|keys| Text(keys.pins().current))),
         let system = |error: &dyn std::fmt::Display| RegistryError::Usage(error.to_string());
         let (id, secret) = random_token().map_err(|error| system(&error))?;
         let join = JoinString::new(Kind::Device, file.addresses.clone(), keys.pins(), id, secret.clone());
