@@ -9,6 +9,7 @@ mod limits;
 mod listener;
 mod network;
 pub mod notify;
+pub mod permissions;
 pub mod registry;
 pub mod reloader;
 mod server;

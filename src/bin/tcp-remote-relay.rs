@@ -23,8 +23,8 @@ mod run;
 
 use std::process::ExitCode;
 
-/// A first argument that is no command is an address, which has a colon.
+/// A first argument that is no command is an address, unless it is mistyped.
 fn main() -> ExitCode {
-    let first = std::env::args_os().nth(1);
-    if first.is_some_and(|word| commands::is_command(&word)) { commands::run() } else { positional::run() }
+    let arguments: Vec<_> = std::env::args_os().skip(1).take(2).collect();
+    if commands::is_meant(&arguments) { commands::run() } else { positional::run() }
 }

@@ -44,6 +44,8 @@ use crate::protocol::{MAX_FRAME, ProtocolError};
 
 /// The most that a stream may put on the link at a time while another waits: a quarter of a frame, header and all.
 const QUANTUM: usize = MAX_FRAME / 4 - Header::LEN;
+/// No less is read of a stream at once for a link that has to leave room for others.
+const LEAST_READ: u64 = 4 * 1024;
 /// Bytes of control frames past which no stream is opened.
 const CONTROL_FULL: usize = 64 * 1024;
 /// Bytes beyond a full queue that mark a peer as hostile.
@@ -513,7 +515,12 @@ impl Connection for Mux {
         if self.pacing.as_ref().is_some_and(|pacing| self.send_buffer.data_len() > pacing.most_at_once() / 2) {
             return Room::Full;
         }
-        let most = if contended { QUANTUM } else { usize::MAX };
+        // More waits for other links than all may have, or for this one; and less than this in one read costs too much.
+        let room = self.budget.queue_room().saturating_sub(self.send_buffer.data_len() as u64);
+        if room < LEAST_READ {
+            return Room::Full;
+        }
+        let most = if contended { QUANTUM } else { usize::MAX }.min(room.try_into().unwrap_or(usize::MAX));
         let Some(most) = self.claim_room(key, most.min(credit.try_into().unwrap_or(most))) else { return Room::Paced };
         self.send_buffer.reserve(most).map_or(Room::Full, Room::Free)
     }
@@ -529,6 +536,7 @@ impl Connection for Mux {
         let asks = self.spend_room(now, key, count, bytes, self.send_buffer.queued() + bytes as u64);
         let flags = Flags::NONE.with(Flags::ASK, asks).with(Flags::LIMITED, is_limited);
         self.send_buffer.commit(number, count, flags);
+        self.budget.note_queue(self.send_buffer.data_len() as u64);
     }
 
     fn handle_end(&mut self, now: Instant, key: StreamKey) {
@@ -586,6 +594,7 @@ impl Connection for Mux {
 
     fn advance_link(&mut self, now: Instant, count: usize) {
         self.send_buffer.advance(count);
+        self.budget.note_queue(self.send_buffer.data_len() as u64);
         if let Some(pacing) = &mut self.pacing {
             pacing.handle_left(now, self.send_buffer.sent(), self.send_buffer.offset());
         }
@@ -614,6 +623,7 @@ impl Connection for Mux {
             }
         }
         self.send_buffer = SendBuffer::default();
+        self.budget.note_queue(0);
         self.closes = PendingCloses::default();
         self.finishing.clear();
         self.pending_control.clear();

@@ -3,7 +3,7 @@
 //!
 //! | what | of each device | of the process |
 //! | --- | --- | --- |
-//! | a link's queues and windows | [`Limits::budget`] for each of its links | of windows beyond those that streams have from their start [`WINDOWS_OF_ALL`], fairly |
+//! | a link's queues and windows | [`Limits::budget`] for each of its links | of windows beyond those that streams have from their start, and of DATA that waits for links beyond 32 KiB for each, [`WINDOWS_OF_ALL`], fairly |
 //! | clients | [`Config::clients`](super::Config::clients) | [`Descriptors::clients`], [fairly](may_have_descriptor) |
 //! | clients that wait for a place | [`MAX_WAITING`] | as clients |
 //! | clients accepted in a turn | [`ACCEPTS`] for each port | [`ACCEPTS_A_TURN`] |
@@ -37,8 +37,8 @@ pub(super) const DEVICE_PORTS_A_TURN: usize = 16;
 pub(super) const MAX_DRAINING: usize = 8 * retired::MAX_DRAINING;
 /// Links of all devices that are gone, and may deliver what is left.
 pub(super) const MAX_LOST: usize = 8 * retired::MAX_LOST;
-/// What the windows of all links may take beyond those that streams have from their start. Up to 20 links have all that a
-/// link may have.
+/// What the windows of all links may take beyond those that streams have from their start, and what waits for all links
+/// beyond what each may have waiting. Up to 20 links have all that a link may have.
 pub(super) const WINDOWS_OF_ALL: u64 = 512 * 1024 * 1024;
 /// One device may have so many times the descriptors that it leaves, and connections without their header one of so many.
 const PART: usize = 4;

@@ -32,6 +32,10 @@ mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, TrySendError, sync_channel};
+use std::time::Duration;
+
+use tracing::warn;
 
 use crate::identity::{Label, Pin, TokenId};
 
@@ -43,7 +47,7 @@ pub use knocks::{Knock, MAX_KNOCKS};
 pub use principal::{Key, Labels, Principal, PrincipalId, PrincipalName, State};
 pub use snapshot::{Snapshot, Standing};
 pub use sqlite::SqliteRegistry;
-pub use store::{Restored, restore};
+pub use store::{Lost, Restored, restore};
 pub use token::{NewToken, OpenToken, SecretDigest, TokenSubject};
 
 /// What is called with the result of an operation, once, when it is durable and in the snapshot.
@@ -51,6 +55,34 @@ pub use token::{NewToken, OpenToken, SecretDigest, TokenSubject};
 /// It is called by the registry's thread, which waits for it, or before the operation's method returns if that can tell
 /// already. It is to leave the result somewhere and wake the one that asked.
 pub type Answer<T> = Box<dyn FnOnce(Result<T, RegistryError>) + Send>;
+
+/// How long the registry may take for an answer that a thread waits for.
+const TIMEOUT: Duration = Duration::from_secs(50);
+
+/// The registry's answer to an operation, for a thread that may wait for a disk.
+///
+/// # Errors
+/// That of the operation; or [`RegistryError::Late`], and then it may still be done.
+pub fn wait<T: Send + 'static>(ask: impl FnOnce(Answer<T>)) -> Result<T, RegistryError> {
+    wait_within(TIMEOUT, ask)
+}
+
+fn wait_within<T: Send + 'static>(within: Duration, ask: impl FnOnce(Answer<T>)) -> Result<T, RegistryError> {
+    let (sender, receiver) = sync_channel(1);
+    ask(Box::new(move |result| match sender.try_send(result) {
+        Ok(()) | Err(TrySendError::Full(_)) => {}
+        Err(TrySendError::Disconnected(Ok(_))) => warn!("what was asked of the registry is done now, after its time"),
+        Err(TrySendError::Disconnected(Err(error))) => {
+            warn!(%error, "what was asked of the registry is not done, after its time");
+        }
+    }));
+    receiver.recv_timeout(within).unwrap_or_else(|error| {
+        Err(match error {
+            RecvTimeoutError::Timeout => RegistryError::Late,
+            RecvTimeoutError::Disconnected => RegistryError::Closed,
+        })
+    })
+}
 
 /// What is called when the snapshot has changed. It is to wake the one that looks at it.
 pub type Watcher = Box<dyn Fn() + Send + Sync>;
@@ -87,6 +119,10 @@ pub trait Registry: Send + Sync {
     /// A link of the principal is there. It is written some time later, and may be lost in a crash.
     fn note_seen(&self, principal: PrincipalId, now: u64);
 
+    /// Has no principal be given these names from here on, be it by a token, by approval or by the operator; those that were
+    /// reserved before are free then. The answer is which of them principals have already, who keep them.
+    fn reserve(&self, names: Vec<PrincipalName>, answer: Answer<Vec<PrincipalName>>);
+
     /// Makes a token.
     fn create_token(&self, token: NewToken, answer: Answer<()>);
 
@@ -119,4 +155,8 @@ pub trait Registry: Send + Sync {
 
     /// Writes all to a new file.
     fn backup(&self, file: PathBuf, answer: Answer<()>);
+
+    /// Ends it, whoever still refers to it: operations that wait are done, later ones are refused, and all is on the disk
+    /// when this returns.
+    fn close(&self);
 }

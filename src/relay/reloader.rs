@@ -9,7 +9,7 @@ use super::ServicePort;
 use super::file::File;
 use super::keys::Keys;
 use super::notify;
-use super::registry::{PrincipalName, Registry};
+use super::registry::{self, PrincipalName, Registry};
 use super::server::Controller;
 
 /// Reads the configuration again, and has the server do what it says.
@@ -81,13 +81,22 @@ impl Reloader {
         let (Current { file: started, keys: proved }, current) = (&self.started, self.file());
         let file = File::read(&self.path).map_err(|error| error.to_string())?;
         let keys = read_keys(&file)?;
-        check_name(&file, &**registry)?;
         let config = |file: &File, keys: &Option<Keys>| file.config(keys.as_ref(), registry);
         let old = config(&current, proved).map_err(|error| error.to_string())?;
         let new = config(&file, &keys).map_err(|error| error.to_string())?;
         let later = needs_restart(started, proved.as_ref(), &file, keys.as_ref());
-        self.controller.reconfigure(&old, new).map_err(|error| error.to_string())?;
-        warn_of_unknown_devices(&file, &**registry);
+        let registry = &**registry;
+        // Both names, so that neither is given away while it is not certain which one it will be.
+        let done = reserve(&[&current, &file], registry)
+            .and_then(|taken| check_name(&file, &taken))
+            .and_then(|()| self.controller.reconfigure(&old, new).map_err(|error| error.to_string()));
+        if let Err(text) = done {
+            // Without its answer the name is still reserved, and so are both.
+            let _ = reserve(&[&current], registry);
+            return Err(text);
+        }
+        let _ = reserve(&[&file], registry);
+        warn_of_unknown_devices(&file, registry);
         *self.lock() = Arc::new(file);
         let mut text = String::from("the configuration is reloaded and in force");
         if !later.is_empty() {
@@ -110,19 +119,30 @@ pub fn read_keys(file: &File) -> Result<Option<Keys>, String> {
     keys.transpose().map_err(|error| error.to_string())
 }
 
-/// The device without a key must not be called as one that has a key.
+/// Has no device with a key be called as the device without one, from here on.
 ///
 /// # Errors
-/// It is.
-pub fn check_name(file: &File, registry: &dyn Registry) -> Result<(), String> {
+/// One is called so already, and keeps its name; or the registry gives no answer.
+pub fn reserve_name(file: &File, registry: &dyn Registry) -> Result<(), String> {
+    reserve(&[file], registry).and_then(|taken| check_name(file, &taken))
+}
+
+/// The same for several configurations; which of these names devices with a key have.
+fn reserve(files: &[&File], registry: &dyn Registry) -> Result<Vec<PrincipalName>, String> {
+    let names = files.iter().filter_map(|file| file.plain.as_ref());
+    let names = names.map(|plain| PrincipalName::Device(plain.device.clone())).collect();
+    registry::wait(|answer| registry.reserve(names, answer)).map_err(|error| error.to_string())
+}
+
+fn check_name(file: &File, taken: &[PrincipalName]) -> Result<(), String> {
     let Some(plain) = &file.plain else { return Ok(()) };
-    match registry.snapshot().by_name(&PrincipalName::Device(plain.device.clone())) {
-        None => Ok(()),
-        Some(_) => Err(format!(
-            "the device of listen.plain is called {}, as one of the registry is; give it another name",
-            plain.device
-        )),
+    if !taken.contains(&PrincipalName::Device(plain.device.clone())) {
+        return Ok(());
     }
+    Err(format!(
+        "the device of listen.plain is called {}, as one of the registry is; give it another name",
+        plain.device
+    ))
 }
 
 /// Says which ports lead to devices that nobody has: a typing error, or a device that has yet to join.

@@ -1,12 +1,16 @@
 //! The mio driver of the relay's cores: devices, their ports and those of their clients, and the links between.
 
 mod admission;
+mod bind;
 mod client_log;
 mod clients;
+mod consistency;
 mod device;
+mod end;
 mod handshakes;
 mod links;
 mod log_limits;
+mod peer;
 mod ports;
 mod proxied;
 mod reload;
@@ -15,17 +19,18 @@ mod shares;
 mod stray;
 mod totals;
 
-use std::collections::{BTreeMap, HashMap};
-use std::io;
+use std::collections::HashMap;
+#[cfg(test)]
 use std::net::SocketAddr;
 use std::sync::mpsc::Receiver;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use client_log::{Client, Ending};
-use device::{ClientPort, Device};
+use bind::cannot_listen;
+use client_log::Ending;
+use device::Device;
 use links::DevicePort;
 use log_limits::{Kind, LogLimits};
-use ports::Wanted;
+use peer::{Peer, Stage};
 use proxied::Proxied;
 use reload::Task;
 pub use reload::{Controller, DeviceStatus, LinkStatus};
@@ -35,24 +40,16 @@ use tracing::{debug, info};
 
 use super::Config;
 use super::descriptors::{Descriptors, Shortage};
-use super::listener::{Listener, hold, resolve};
-use super::{TlsPort, limits};
+use super::listener::Listener;
 use crate::Error;
-use crate::address::Address;
-use crate::connection::relay::Relay;
-use crate::connection::{Output, Reset, StreamKey, WindowPool};
+use crate::connection::{Output, WindowPool};
 use crate::identity::Name;
 use crate::io::Io;
-use crate::io::event_loop::{EventLoop, Source};
+use crate::io::event_loop::Source;
 use crate::io::mailbox::{Mailbox, Request};
-use crate::io::session::{LINK_BUFFER, Session};
+use crate::io::session::LINK_BUFFER;
 use crate::io::table::Table;
 use crate::protocol::v2::Code;
-
-/// How long the last bytes may take once the relay is to end.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// Seconds after which a device may come back when the relay ends: the time that a restart takes.
-const RETRY_AFTER: u16 = 1;
 
 /// A relay that is bound and ready to [`run`](Self::run).
 #[derive(Debug)]
@@ -125,65 +122,6 @@ pub struct Outcome {
     pub clients_cut: u64,
 }
 
-#[derive(Debug)]
-struct Peer {
-    session: Session<Relay>,
-    address: SocketAddr,
-    /// The device that the port is for by which it came; none, if it is for all that are in TLS.
-    port_device: Option<usize>,
-    /// The device that it is from, once that is decided.
-    device: Option<usize>,
-    clients: BTreeMap<StreamKey, Client>,
-    /// When clients that move nothing are looked for, where there is a limit for them.
-    look_for_idle_at: Option<Instant>,
-    stage: Stage,
-    /// What is known of one in TLS.
-    proof: Option<Proof>,
-    /// What it has added to the totals.
-    share: Share,
-}
-
-/// How far a link is, and since when where that matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// It was accepted, and has not said yet what it is.
-    Pending(Instant),
-    /// The same in TLS.
-    Handshake(Instant),
-    /// Its device is served on it, or was until now.
-    InUse,
-    /// It takes no new clients.
-    Draining(Instant),
-    /// It is gone, and only what is left is delivered.
-    Lost(Instant),
-}
-
-impl Peer {
-    /// The device whose lines in the log it takes.
-    fn log_device(&self) -> usize {
-        self.device.or(self.port_device).unwrap_or(Server::NO_DEVICE)
-    }
-
-    /// Whether a byte has come, or in TLS a whole message.
-    fn has_input(&self) -> bool {
-        if self.proof.is_some() { self.session.has_hello() } else { self.session.connection().has_input() }
-    }
-
-    /// When it is to be visited though nothing has happened.
-    fn poll_timeout(&self) -> Option<Instant> {
-        let proof = self.proof.as_ref().and_then(Proof::poll_timeout);
-        let all = [self.session.poll_timeout(), self.look_for_idle_at, proof];
-        all.into_iter().flatten().min()
-    }
-}
-
-impl Stage {
-    /// Whether it is for no new clients any more.
-    fn is_retired(self) -> bool {
-        matches!(self, Self::Draining(_) | Self::Lost(_))
-    }
-}
-
 impl Stopper {
     /// Makes [`Server::run`] end: no client is accepted any more, and open ones have the time of [`Config::drain`]. A
     /// second call ends that time. What was read is delivered, within a second.
@@ -197,121 +135,6 @@ impl Stopper {
 impl Server {
     /// In the log's bounds, what has not said yet from which device it is.
     const NO_DEVICE: usize = usize::MAX;
-
-    /// Opens the port of each device, and holds every client port, which opens when its device is there.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] of [`Config::check`]; [`Error::System`] with the address that cannot be bound, and the reason, or if
-    /// the process may not have enough descriptors to serve a client.
-    pub fn bind(config: Config) -> Result<Self, Error> {
-        config.check()?;
-        let now = Instant::now();
-        let loop_failed = |reason| Error::System { what: "cannot make the event loop".into(), reason };
-        let mut event_loop = EventLoop::new().map_err(loop_failed)?;
-        // Names are resolved before any port is held, since that may take its time.
-        let (wanted, mut addresses) = (ports::wanted(&config), Vec::new());
-        for Wanted { listen, ports, .. } in &wanted {
-            let of_device = listen.map_or(Ok(Vec::new()), |listen| {
-                resolve(listen).map_err(|reason| cannot_listen("the device", listen, reason))
-            })?;
-            let of_clients = ports
-                .iter()
-                .map(|(client, _)| resolve(client).map_err(|reason| cannot_listen("clients", client, reason)));
-            addresses.push((of_device, of_clients.collect::<Result<Vec<_>, _>>()?));
-        }
-        let ports = addresses
-            .iter()
-            .map(|(of_device, of_clients)| of_device.len() + of_clients.iter().map(Vec::len).sum::<usize>());
-        let of_tls = match &config.tls {
-            Some(TlsPort { listen, .. }) => {
-                resolve(listen).map_err(|reason| cannot_listen("devices in TLS", listen, reason))?
-            }
-            None => Vec::new(),
-        };
-        let clients = (config.clients as usize).saturating_mul(wanted.len());
-        let ports = ports.sum::<usize>() + of_tls.len();
-        let descriptors = Descriptors::of_process(ports, wanted.len(), config.tls.is_some(), clients)?;
-
-        let (mut device_ports, mut devices, mut places) = (Table::default(), Table::default(), Vec::new());
-        let mut names = HashMap::new();
-        for (Wanted { name, listen, ports: client_ports }, (of_device, of_clients)) in
-            wanted.into_iter().zip(&addresses)
-        {
-            let device = devices.reserve();
-            if let Some(listen) = listen {
-                let held = hold(of_device, places.len());
-                for listener in held.map_err(|reason| cannot_listen("the device", listen, reason))? {
-                    let number = device_ports.reserve();
-                    device_ports.insert(number, DevicePort { listener, device: Some(device) });
-                    places.push(Place::Devices(number));
-                }
-            }
-            let (mut listeners, mut ports) = (Table::default(), Vec::new());
-            for (port, ((client, service), of_port)) in client_ports.into_iter().zip(of_clients).enumerate() {
-                let held = hold(of_port, places.len());
-                for listener in held.map_err(|reason| cannot_listen("clients", client, reason))? {
-                    // They only hasten what is done without them.
-                    let _ = listener.tune();
-                    let number = listeners.reserve();
-                    listeners.insert(number, (listener, port));
-                    places.push(Place::Clients(device, number));
-                }
-                ports.push(ClientPort::new(client.clone(), service));
-            }
-            if let (Some(name), None) = (name, listen) {
-                names.insert(name.clone(), device);
-            }
-            let mut known = Device::new(name.cloned(), listen.cloned(), listeners, ports);
-            // Through a load balancer beside the relay they come from anywhere.
-            known.is_local &= config.proxy_protocol_from.is_empty();
-            devices.insert(device, known);
-        }
-        if let Some(TlsPort { listen, .. }) = &config.tls {
-            let held = hold(&of_tls, places.len());
-            for listener in held.map_err(|reason| cannot_listen("devices in TLS", listen, reason))? {
-                let number = device_ports.reserve();
-                device_ports.insert(number, DevicePort { listener, device: None });
-                places.push(Place::Devices(number));
-            }
-        }
-        for number in device_ports.numbers() {
-            let Some(DevicePort { listener, device }) = device_ports.get_mut(number) else { continue };
-            let plain = device.map(|device| &config.devices[device].listen);
-            let Some(listen) = plain.or_else(|| config.tls.as_ref().map(|port| &port.listen)) else { continue };
-            listener.listen(&mut event_loop).map_err(|reason| cannot_listen("the device", listen, reason))?;
-            info!(at = %listener.address(), "waiting for a device");
-        }
-        let requests = Mailbox::new(event_loop.waker());
-        let (controller, tasks) = Controller::new(requests.clone());
-        let secured = config.tls.clone().map(|port| Secured::new(port, requests.clone())).transpose();
-        let secured = secured.map_err(|error| Error::System {
-            what: "cannot make the end of TLS".into(),
-            reason: io::Error::other(error.to_string()),
-        })?;
-        Ok(Self {
-            config,
-            requests,
-            tasks,
-            controller,
-            names,
-            secured,
-            io: Io::new(event_loop),
-            device_ports,
-            places,
-            devices,
-            sessions: Table::default(),
-            proxied: Table::default(),
-            totals: Totals::default(),
-            windows: WindowPool::new(limits::WINDOWS_OF_ALL),
-            phase: Phase::Serving,
-            served: 0,
-            waiting: 0,
-            connections: 0,
-            descriptors,
-            shortage: Shortage::default(),
-            log_limits: LogLimits::new(now),
-        })
-    }
 
     /// Where the first device connects; the first address, if the name has several.
     #[cfg(test)]
@@ -342,78 +165,6 @@ impl Server {
             self.wait(None)?;
         }
         self.finish(&mut buffer)
-    }
-
-    fn finish(mut self, buffer: &mut [u8]) -> Result<Outcome, Error> {
-        self.phase = Phase::Draining;
-        self.close_ports(Instant::now());
-        self.drop_all_proxied();
-        self.drop_pending(Instant::now());
-        self.drain(buffer)?;
-        let now = Instant::now();
-        let clients_cut = self.clients();
-        for number in self.sessions.numbers() {
-            if let Some(peer) = self.sessions.get_mut(number) {
-                peer.session.close_idle_link(now, &mut self.io);
-                peer.session.close(now);
-            }
-        }
-        self.phase = Phase::Flushing;
-        let deadline = now + FLUSH_TIMEOUT;
-        while Instant::now() < deadline {
-            self.step(buffer);
-            if self.sessions.is_empty() && self.io.closing.len() == 0 {
-                break;
-            }
-            self.wait(Some(deadline))?;
-        }
-        for number in self.sessions.numbers() {
-            self.cut(Instant::now(), number, Code::Shutdown, "the relay has ended");
-        }
-        self.log_limits.finish();
-        Ok(Outcome { clients_cut })
-    }
-
-    /// Gives every port back.
-    fn close_ports(&mut self, now: Instant) {
-        for device in self.devices.numbers() {
-            self.close_client_ports(now, device, &Reset::Shutdown.into());
-            self.serve(device, None);
-            if let Some(device) = self.devices.get_mut(device) {
-                device.listeners = Table::default();
-            }
-        }
-        for number in self.device_ports.numbers() {
-            // It is closed right after.
-            if let Some(DevicePort { mut listener, .. }) = self.device_ports.remove(number) {
-                let _ = listener.stop(&mut self.io.event_loop);
-            }
-        }
-    }
-
-    /// Accepts no new clients, and sends devices GOAWAY; until the last client is gone, the time is up, or
-    /// [`Stopper::stop`] is called again.
-    fn drain(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
-        let now = Instant::now();
-        let deadline = now + self.config.drain;
-        for number in self.sessions.numbers() {
-            if let Some(peer) = self.sessions.get_mut(number) {
-                peer.session.go_away(now, Code::Shutdown, RETRY_AFTER, "the relay is about to end");
-            }
-            self.recount(number);
-        }
-        if self.clients() == 0 || self.config.drain.is_zero() {
-            return Ok(());
-        }
-        info!(clients = self.clients(), seconds = self.config.drain.as_secs_f64(), "waiting for clients to end");
-        loop {
-            self.step(buffer);
-            // Before it waits: a session that was over in its visit is not visited again.
-            if Instant::now() >= deadline || self.clients() == 0 || self.requests.has(Request::StopNow) {
-                return Ok(());
-            }
-            self.wait(Some(deadline))?;
-        }
     }
 
     /// Clients on every link.
@@ -570,45 +321,6 @@ impl Server {
         all.into_iter().flatten().min()
     }
 
-    /// Whether nothing was forgotten, which would show only when something else happens. For assertions: it looks at
-    /// everything.
-    fn is_consistent(&self) -> bool {
-        let (mut totals, mut by_device) = (Totals::default(), BTreeMap::new());
-        for (number, Peer { share, .. }) in self.sessions.iter() {
-            totals.add(number, share);
-            if let Some(device) = share.device {
-                by_device.entry(device).or_insert_with(Totals::default).add(number, share);
-            }
-        }
-        let mut devices = self.devices.iter();
-        let none = Totals::default();
-        self.sessions.is_armed(Peer::poll_timeout)
-            && self.sessions.idle().all(|(_, peer)| peer.share == Share::of(peer))
-            && self.device_ports.is_armed(|port| port.listener.paused_until())
-            && self.proxied.is_armed(|proxied| Some(proxied.deadline))
-            && self.totals == totals
-            && devices.all(|(number, device)| &device.totals == by_device.get(&number).unwrap_or(&none))
-            && self.devices.iter().map(|(_, device)| device.waiting.len()).sum::<usize>() == self.waiting
-            && self.devices.iter().filter(|(_, device)| device.active.is_some()).count() == self.served
-            && self.devices.iter().all(|(number, device)| self.is_served_by_own(number, device))
-            && self.devices.idle().all(|(_, device)| self.rests(device))
-            && self.devices.is_armed(|device| device.poll_timeout(self.takes_clients(device)))
-    }
-
-    /// Whether the link on which a device is served, if there is one, is that device's.
-    fn is_served_by_own(&self, number: usize, device: &Device) -> bool {
-        device.active.is_none_or(|link| self.sessions.get(link).and_then(|peer| peer.device) == Some(number))
-    }
-
-    /// Whether a device that is on no list has nothing to do.
-    fn rests(&self, device: &Device) -> bool {
-        let has_next = |number| device.next_waiting(&self.shares(number)).is_some();
-        let can_serve = !device.waiting.is_empty() && device.active.is_some_and(has_next);
-        let listeners = &device.listeners;
-        !self.takes_clients(device)
-            || !can_serve && !listeners.has_ready() && listeners.is_armed(|(listener, _)| listener.paused_until())
-    }
-
     fn carry_out_all(&mut self, now: Instant, number: usize) -> bool {
         let mut some = false;
         while let Some(peer) = self.sessions.get_mut(number) {
@@ -663,10 +375,6 @@ impl Server {
             | Output::EarlyDropped { .. } => {}
         }
     }
-}
-
-fn cannot_listen(whom: &str, address: &Address, reason: io::Error) -> Error {
-    Error::System { what: format!("cannot listen for {whom} at {address}"), reason }
 }
 
 #[cfg(test)]

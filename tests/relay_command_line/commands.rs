@@ -2,17 +2,22 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
+
+use tcpremote::device::{self, Enrolment, Handle, State};
+use tcpremote::tls::Key;
 
 use super::common::wire::Link;
 use super::{DEADLINE, Relay, command, eventually};
 
 /// A key of a device, made by openssl.
 const KEY: &str = "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=";
+/// Another.
+const OTHER_KEY: &str = "MCowBQYDK2VwAyEAjg7yzl+hOrDkLM4qjqVc0hRFYXe/3HTPrFv+UVm5JqM=";
 const FINGERPRINT: &str = "SHA256:oekVYFTgT6yJmunydRMs3Ael28TqLCrTof_G4NJTaB8";
 const PLAIN: &str = "\
 addresses = [\"relay.example.com:443\"]
@@ -160,7 +165,12 @@ fn each_command_does_its_work_in_a_running_relay_which_logs_who_asked() {
     assert_eq!(place.done(&["token", "delete", id]), format!("the token {id} is deleted\n"));
     assert_eq!(place.done(&["token", "list", "--json"]), "[]\n");
 
-    assert_eq!(place.done(&["add", "pump-4", "--key", KEY, "--label", "line=7"]), "pump-4 is added\n");
+    let added = place.output(&["add", "pump-4", "--key", KEY, "--label", "line=7"]);
+    let join = String::from_utf8(added.stdout).unwrap();
+    assert!(join.starts_with("tcpr1.") && join.lines().count() == 1, "{join}");
+    let note = String::from_utf8(added.stderr).unwrap();
+    assert!(note.starts_with("pump-4 is added; with this string 'tcpremote join' finds the relay"), "{note}");
+    assert_eq!(place.done(&["token", "list", "--json"]), "[]\n", "it has no token that lets in another key");
     let listed = place.done(&["devices"]);
     let lines: Vec<&str> = listed.lines().collect();
     assert_eq!(lines.len(), 3, "{listed}");
@@ -168,13 +178,19 @@ fn each_command_does_its_work_in_a_running_relay_which_logs_who_asked() {
     assert!(lines[2].starts_with("pump-4       down") && lines[2].ends_with("line=7"), "{listed}");
     assert!(place.done(&["devices", "--json"]).contains(&format!("\"fingerprint\": \"{FINGERPRINT}\"")));
     assert_eq!(place.done(&["label", "pump-4", "site=rome", "--remove", "line"]), "pump-4 has the labels: site=rome\n");
+    assert!(place.done(&["devices", "--json"]).contains("\"labels\": {\n        \"site\": \"rome\"\n      }"));
+    let error = place.failed(2, &["label", "pump-4", "--remove", "site=rome"]);
+    assert_eq!(error, "error: --remove wants the key of a label and no value; write --remove site\n");
+    assert_eq!(place.done(&["label", "pump-4", "--remove", "site"]), "pump-4 has no labels\n");
     assert!(place.done(&["revoke", "pump-4"]).starts_with("pump-4 is revoked;"));
     assert!(place.done(&["devices"]).contains("pump-4       revoked"));
     assert_eq!(place.done(&["unrevoke", "pump-4"]), "pump-4 is let in again\n");
     assert!(place.done(&["remove", "pump-4"]).starts_with("pump-4 is removed;"));
     let table = place.path("devices.csv");
     fs::write(&table, format!("name,key,labels\n\"pump-4\",{KEY},\"site=berlin line=7\"\n")).unwrap();
-    assert_eq!(place.done(&["import", table.to_str().unwrap()]), "1 devices are added\n");
+    let imported = place.output(&["import", table.to_str().unwrap()]);
+    assert!(imported.stdout.starts_with(b"tcpr1."), "{imported:?}");
+    assert!(String::from_utf8(imported.stderr).unwrap().starts_with("1 devices are added; with this string"));
 
     let error = place.failed(2, &["revoke", "pump-5"]);
     assert!(error.contains("there is no pump-5"), "{error}");
@@ -248,12 +264,28 @@ fn a_backup_is_written_with_or_without_a_relay_and_restored_only_without() {
     assert!(place.failed(2, &["backup", one]).contains("is there already; give another name"));
     assert!(place.failed(1, &["restore", one]).contains("stop that one first"));
     place.done(&["remove", "pump-4"]);
+    place.done(&["add", "pump-5", "--key", OTHER_KEY]);
+    // A command that has said nothing yet holds nothing up, and keeps nothing open.
+    let silent = UnixStream::connect(place.path("state/control")).unwrap();
     relay.signal("TERM");
     assert_eq!(relay.wait(), Some(0), "{:?}", relay.log());
     assert!(!place.path("state/control").exists(), "the socket is gone with the relay");
     assert!(!place.path("state/registry.db-wal").exists(), "all is in the registry's file");
+    drop(silent);
     place.done(&["backup", two]);
-    assert!(place.done(&["restore", one]).starts_with("the registry is restored: 1 devices and users; 0 tokens"));
+    assert!(
+        place.failed(2, &["restore", &place.config()]).contains("relay.toml is no backup: it is no SQLite database;")
+    );
+    let error = place.failed(2, &["restore", one]);
+    assert!(
+        error.contains(&format!("it lets them in again: pump-4 (removed, {FINGERPRINT}); restore it with --force"))
+    );
+    let restored = place.output(&["restore", one, "--force"]);
+    let text = String::from_utf8(restored.stdout).unwrap();
+    assert!(text.starts_with("the registry is restored: 1 devices and users; 0 tokens"), "{text}");
+    let warnings = String::from_utf8(restored.stderr).unwrap();
+    assert!(warnings.contains("revoked or removed since, and let in again: pump-4 (removed, "), "{warnings}");
+    assert!(warnings.contains("joined since, and not known any more: pump-5 ("), "{warnings}");
     let _relay = place.start();
     assert!(place.done(&["devices"]).contains("pump-4"));
 }
@@ -271,6 +303,7 @@ fn the_next_key_becomes_the_key_and_a_change_that_was_interrupted_is_finished() 
     assert!(wrong.contains("is not the key that devices were told of") && read("relay.key") == key, "{wrong}");
     let text = place.done(&["rotate-key", "--next-key", kept.to_str().unwrap()]);
     assert!(text.contains("Restart the relay.") && read("relay.key") == next, "{text}");
+    assert!(text.contains(&format!("4. Delete {} once the relay proves it.", kept.display())), "{text}");
     assert_ne!(read("relay-next.key"), next);
     // Once more by mistake: devices know no other key yet.
     assert_eq!(place.failed(2, &["rotate-key"]), error);
@@ -283,6 +316,112 @@ fn the_next_key_becomes_the_key_and_a_change_that_was_interrupted_is_finished() 
     place.done(&["rotate-key"]);
     assert!(read("relay.key") == after && read("relay-next.key") != after);
     place.done(&["check"]);
+}
+
+#[test]
+fn the_key_is_not_changed_twice_before_the_relay_that_runs_proves_it() {
+    let place = Place::new();
+    let read = |name: &str| fs::read(place.path(name)).unwrap();
+    let mut relay = place.start();
+    let beside = place.path("relay-next.key");
+    let rotate = ["rotate-key", "--next-key", beside.to_str().unwrap()];
+    let text = place.done(&rotate);
+    assert!(!text.contains("Delete"), "the one beside the key was written anew: {text}");
+    let files = ["relay.key", "relay-next.key", "relay-next.pub"];
+    let before = files.map(read);
+    let error = place.failed(2, &rotate);
+    assert!(error.contains("so the key was changed and the relay not restarted; restart it and let every"), "{error}");
+    assert!(files.map(read) == before, "nothing is changed");
+    // A change that was interrupted is finished nevertheless: devices know the key that the relay will prove.
+    fs::write(place.path("relay-next.pub"), public_line(&before[0])).unwrap();
+    place.done(&["rotate-key"]);
+    assert!(read("relay.key") == before[0]);
+    relay.signal("TERM");
+    assert_eq!(relay.wait(), Some(0), "{:?}", relay.log());
+    let _relay = place.start();
+    place.done(&rotate);
+}
+
+/// The public key of a private one, as its file has it.
+fn public_line(pkcs8: &[u8]) -> String {
+    format!("{}\n", Key::from_pkcs8(pkcs8).unwrap().public())
+}
+
+/// A device of the relay that was added by its key, and only then learns where the relay is.
+#[test]
+fn a_device_that_was_added_by_its_key_joins_with_the_string_that_was_printed_and_another_key_does_not() {
+    let place = Place::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    place.configure(&format!("addresses = [\"127.0.0.1:{port}\"]\n[listen]\ntls = \"127.0.0.1:{port}\"\n"));
+    let _relay = place.start();
+    let key = Key::generate().unwrap();
+    let join = place.done(&["add", "pump-3", "--key", &key.public().to_string()]);
+    let device = |name: &str, key: Option<&Key>| {
+        let state = place.path(name);
+        fs::DirBuilder::new().mode(0o700).create(&state).unwrap();
+        if let Some(key) = key {
+            fs::write(state.join("key"), key.to_pkcs8()).unwrap();
+            fs::set_permissions(state.join("key"), fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        let enrolment = Enrolment::open_strictly(&state, Some(&join), None).unwrap();
+        let mut config = device::Config::new(enrolment.addresses()[0].clone());
+        config.enrolment = Some(enrolment);
+        Handle::start(config).unwrap()
+    };
+    let other = device("other", None);
+    eventually("it is refused", DEADLINE, || other.status().unwrap().state == State::Closed);
+    assert_eq!(other.status().unwrap().last_error.map(|(_, code)| code), Some("token"));
+    let added = device("added", Some(&key));
+    eventually("it is let in", DEADLINE, || added.status().unwrap().state == State::Listening);
+    let stored = place.path("added/relay.toml");
+    eventually("it is stored", DEADLINE, || fs::read_to_string(&stored).is_ok_and(|text| text.contains("pump-3")));
+    added.close().unwrap();
+    let again = Enrolment::open_strictly(&place.path("added"), Some(&join), None).unwrap();
+    assert!(again.has_joined() && !again.is_joining(), "the same string means nothing from then on");
+}
+
+#[test]
+fn a_relay_of_the_plain_listener_gives_its_devices_name_to_no_key_and_burns_no_token_for_it() {
+    let place = Place::new();
+    let _relay = place.start();
+    let table = place.path("devices.csv");
+    fs::write(&table, format!("pump-4,{KEY}\nold-gateway,{OTHER_KEY}\n")).unwrap();
+    let error = place.failed(2, &["import", table.to_str().unwrap()]);
+    assert!(error.contains("line 2: old-gateway comes by the plain listener, and has no key; give another"), "{error}");
+    assert!(!place.done(&["devices"]).contains("pump-4"), "nothing is imported");
+    // The name is taken as soon as the relay has another configuration, and not before.
+    place.done(&["add", "pump-5", "--key", OTHER_KEY]);
+    place.configure(&PLAIN.replace("old-gateway", "pump-5"));
+    assert!(place.failed(2, &["reload"]).contains("is called pump-5, as one of the registry is"));
+    assert!(place.failed(2, &["token", "device", "old-gateway"]).contains("old-gateway comes by the plain listener"));
+    place.configure(&PLAIN.replace("old-gateway", "pump-6"));
+    place.done(&["reload"]);
+    assert!(place.failed(2, &["token", "device", "pump-6"]).contains("pump-6 comes by the plain listener"));
+    assert!(place.done(&["token", "device", "old-gateway"]).starts_with("tcpr1."));
+}
+
+#[test]
+fn a_mistyped_command_is_told_by_its_likeness_to_one() {
+    for (arguments, meant) in [(&["tokn", "device", "pump-3"][..], "'token'"), (&["reload-"], "'reload'")] {
+        let output = run(command().args(arguments));
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains("unrecognized subcommand") && text.contains(meant), "{text}");
+    }
+}
+
+#[test]
+fn check_tells_what_is_wrong_with_files_and_how_it_is_mended() {
+    let place = Place::new();
+    let state = place.path("state");
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(place.path("relay.key"), fs::Permissions::from_mode(0o644)).unwrap();
+    let error = place.failed(2, &["check"]);
+    let shown = state.display();
+    assert!(error.contains(&format!("state directory {shown} is open to others (mode 0755); run: chmod 700 {shown}")));
+    assert!(error.contains("relay.key may be read or written by others (mode 0644); run: chmod 600 "), "{error}");
 }
 
 #[test]

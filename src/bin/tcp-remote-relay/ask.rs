@@ -1,12 +1,13 @@
 //! Commands that ask the running relay.
 
+use std::collections::BTreeMap;
 use std::fs::File as Open;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use tcpremote::identity::{Label, Pin};
 use tcpremote::relay::control::{
-    Answer, AskError, DeviceName, DeviceRow, Devices, Failure as Failed, FailureKind, Made, Request, Text,
+    Added, Answer, AskError, DeviceName, DeviceRow, Devices, Failure as Failed, FailureKind, Made, Request, Text,
     TokenRequest, TokenRow, TokenText, UnknownRow, ask,
 };
 use tcpremote::relay::file::File;
@@ -47,7 +48,7 @@ pub(crate) fn list_tokens(place: &Place, listing: &Listing) -> Done {
 
 fn token_cells(token: &TokenRow) -> Vec<String> {
     let TokenRow { id, subject, uses, used, expires, labels, pending, replace, creator, created: _ } = token;
-    let mut notes = labels.clone();
+    let mut notes: Vec<String> = Vec::from_iter((!labels.is_empty()).then(|| label_cell(labels)));
     notes.extend(pending.then(|| "(pending)".into()));
     notes.extend(replace.then(|| "(replaces the key)".into()));
     let used = format!("{used} of {uses}");
@@ -87,7 +88,11 @@ fn device_cells(device: &DeviceRow, now: u64) -> Vec<String> {
     let streams = link.as_ref().map(|link| link.streams.to_string());
     let seen = if link.is_some() { Some("now".into()) } else { seen.map(|seen| ago(seen, now)) };
     let or_none = |cell: Option<String>| cell.unwrap_or_else(|| "-".into());
-    vec![name.clone(), state.clone(), or_none(round_trip), or_none(streams), or_none(seen), labels.join(" ")]
+    vec![name.clone(), state.clone(), or_none(round_trip), or_none(streams), or_none(seen), label_cell(labels)]
+}
+
+fn label_cell(labels: &BTreeMap<String, String>) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
 }
 
 fn unknown_cells(key: &UnknownRow, now: u64) -> Vec<String> {
@@ -113,7 +118,15 @@ pub(crate) fn approve(place: &Place, fingerprint: Pin, name: Option<DeviceName>)
 }
 
 pub(crate) fn add(place: &Place, name: DeviceName, key: PublicKey, labels: Vec<Label>) -> Done {
-    tell(place, &Request::Add { name: Text(name), key: Text(key), labels: texts(labels) })
+    add_with(place, &Request::Add { name: Text(name), key: Text(key), labels: texts(labels) })
+}
+
+/// Has devices added, and prints the string with which they find the relay.
+fn add_with(place: &Place, request: &Request) -> Done {
+    let Answer::Added(Added { text, join }) = answer(place, request)? else { return Err(unexpected()) };
+    // The string alone on standard output, as of a token.
+    note(&format!("{text}; with this string 'tcpremote join' finds the relay, and lets in no other key:"));
+    say(&join)
 }
 
 pub(crate) fn import(place: &Place, file: &Path) -> Done {
@@ -124,10 +137,14 @@ pub(crate) fn import(place: &Place, file: &Path) -> Done {
     if table.len() as u64 > MAX_TABLE {
         return Err(Failure::Usage(format!("{} has more than {MAX_TABLE} bytes; split it", file.display())));
     }
-    tell(place, &Request::Import { table })
+    add_with(place, &Request::Import { table })
 }
 
 pub(crate) fn label(place: &Place, name: DeviceName, labels: Vec<Label>, without: Vec<String>) -> Done {
+    if let Some(wrong) = without.iter().find(|key| key.contains('=')) {
+        let key = wrong.split('=').next().unwrap_or_default();
+        return Err(Failure::Usage(format!("--remove wants the key of a label and no value; write --remove {key}")));
+    }
     tell(place, &Request::Label { name: Text(name), with: texts(labels), without })
 }
 
@@ -162,6 +179,16 @@ fn answer(place: &Place, request: &Request) -> Result<Answer, Failure> {
 fn failed(answer: Answer) -> Result<Answer, Failure> {
     let Answer::Failed(Failed { kind, text }) = answer else { return Ok(answer) };
     Err(if kind == FailureKind::Usage { Failure::Usage(text) } else { Failure::System(text) })
+}
+
+/// Which key the relay of a state directory proves; `None` if it does not run, or proves none.
+pub(crate) fn proven_key(state: &Path) -> Result<Option<Pin>, Failure> {
+    let answer = match ask(state, &Request::ProvenKey) {
+        Err(AskError::NotRunning(_)) => return Ok(None),
+        other => failed(other.map_err(|error| Failure::System(error.to_string()))?)?,
+    };
+    let Answer::ProvenKey(key) = answer else { return Err(unexpected()) };
+    Ok(key.map(|Text(pin)| pin))
 }
 
 /// Has the relay do something if it runs; false if it does not.

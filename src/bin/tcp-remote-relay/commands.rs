@@ -1,10 +1,11 @@
 //! The commands of a relay with a configuration file.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::error::ContextKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use tcpremote::address::Address;
 use tcpremote::identity::{Label, Pattern, Pin};
@@ -109,7 +110,7 @@ enum Command {
         #[command(flatten)]
         place: Place,
     },
-    /// Add a device by its public key
+    /// Add a device by its public key, and print the string with which it finds the relay
     #[command(after_help = "Example:\n  tcp-remote-relay add pump-3 \
         --key MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE= --label site=berlin")]
     Add {
@@ -197,6 +198,9 @@ enum Command {
     Restore {
         /// The backup
         file: PathBuf,
+        /// Also where it lets in devices again that were revoked or removed after it was made
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         place: Place,
     },
@@ -264,6 +268,21 @@ pub(crate) fn is_command(word: &OsStr) -> bool {
     word == "help" || commands.get_subcommands().any(|command| word == command.get_name())
 }
 
+/// Whether the first arguments, two at most, are of a command line with a command, be it mistyped. What could be one of
+/// addresses is none.
+pub(crate) fn is_meant(arguments: &[OsString]) -> bool {
+    let is_positional = |word: &OsString| word.to_string_lossy().contains(':');
+    let Some(first) = arguments.first() else { return false };
+    is_command(first) || !arguments.iter().any(is_positional) && is_like_command(first)
+}
+
+/// Whether the parser would ask if a command was meant. An option it looks for among those of each command.
+fn is_like_command(word: &OsStr) -> bool {
+    let read = Commands::command().try_get_matches_from([OsStr::new("tcp-remote-relay"), word]);
+    !word.to_string_lossy().starts_with('-')
+        && read.is_err_and(|error| error.get(ContextKind::SuggestedSubcommand).is_some())
+}
+
 /// Does what the command line says.
 pub(crate) fn run() -> ExitCode {
     let done = match Commands::parse().command {
@@ -271,7 +290,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Init { directory, address } => init::init(&directory, address),
         Command::Check(ConfigFile { config }) => files::check(&config),
         Command::RotateKey { next_key, config } => rotate::rotate(&config.config, next_key),
-        Command::Restore { file, place } => files::restore(&place, &file),
+        Command::Restore { file, force, place } => files::restore(&place, &file, force),
         Command::Backup { file, place } => files::backup(&place, &file),
         Command::Reload(place) => ask::reload(&place),
         Command::Token(TokenCommand::Device(token)) => ask::make_token(token),
@@ -305,6 +324,17 @@ mod tests {
         }
         for word in ["run:1", "--help", "localhost:1", "--half-close", ""] {
             assert!(!is_command(word.as_ref()), "{word}");
+        }
+    }
+
+    #[test]
+    fn a_mistyped_command_is_told_from_an_address_that_cannot_be_read() {
+        let is_meant = |words: &[&str]| is_meant(&words.iter().map(OsString::from).collect::<Vec<_>>());
+        for words in [&["tokn"][..], &["tokn", "device"], &["revok", "pump-3"], &["rotatekey"], &["token", "a:1"]] {
+            assert!(is_meant(words), "{words:?}");
+        }
+        for words in [&["relay", "127.0.0.1:1"][..], &["tokn:1"], &["xyz"], &["--token"], &["-h", "x"], &[""], &[]] {
+            assert!(!is_meant(words), "{words:?}");
         }
     }
 

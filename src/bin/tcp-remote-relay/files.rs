@@ -4,7 +4,10 @@ use std::path::Path;
 
 use tcpremote::relay::control::Request;
 use tcpremote::relay::file::File;
-use tcpremote::relay::registry::{Registry, RegistryError, SqliteRegistry, StateDirectory, restore as put_back};
+use tcpremote::relay::permissions;
+use tcpremote::relay::registry::{
+    Lost, Registry, RegistryError, Restored, SqliteRegistry, StateDirectory, restore as put_back, wait,
+};
 use tcpremote::relay::reloader::read_keys;
 
 use super::ask;
@@ -13,7 +16,11 @@ use super::output::{Done, Failure, now, say, warn};
 
 pub(crate) fn check(config: &Path) -> Done {
     let file = File::read(config).map_err(|error| Failure::Usage(error.to_string()))?;
-    read_keys(&file).map_err(Failure::Usage)?;
+    let mut mistakes = permissions::mistakes(&file);
+    mistakes.extend(read_keys(&file).err());
+    if !mistakes.is_empty() {
+        return Err(Failure::Usage(mistakes.join("\n")));
+    }
     if let Some(text) = next_key_beside(&file) {
         warn(&text);
     }
@@ -45,30 +52,29 @@ pub(crate) fn backup(place: &Place, file: &Path) -> Done {
         return Err(Failure::Usage(format!("there is no state directory {}", state.display())));
     }
     let registry = SqliteRegistry::open(&state).map_err(failure)?;
-    let (sender, result) = std::sync::mpsc::sync_channel(1);
-    let answer = Box::new(move |result| {
-        // The receiver waits.
-        let _ = sender.send(result);
-    });
-    registry.backup(path.clone(), answer);
-    result.recv().unwrap_or(Err(RegistryError::Closed)).map_err(failure)?;
+    wait(|answer| registry.backup(path.clone(), answer)).map_err(failure)?;
     say(&format!("the registry is written to {}", path.display()))
 }
 
-pub(crate) fn restore(place: &Place, file: &Path) -> Done {
+pub(crate) fn restore(place: &Place, file: &Path, force: bool) -> Done {
     let directory = StateDirectory::open(&ask::state(place)?).map_err(failure)?;
-    let restored = put_back(&directory, file, now()).map_err(failure)?;
+    let Restored { principals, voided, lost } = put_back(&directory, file, now(), force).map_err(failure)?;
+    match lost {
+        Lost::Unknown => {
+            warn("the registry before was damaged, so nobody can tell who was revoked since the backup was made")
+        }
+        Lost::Known { undone, joined } => {
+            let tell = |what: &str, who: &[String]| who.iter().for_each(|who| warn(&format!("{what}: {who}")));
+            tell("revoked or removed since, and let in again", &undone);
+            tell("joined since, and not known any more", &joined);
+        }
+    }
     say(&format!(
-        "the registry is restored: {} devices and users; {} tokens that were open are void, since they may have been used \
-         after the backup",
-        restored.principals, restored.voided
+        "the registry is restored: {principals} devices and users; {voided} tokens that were open are void, since they may \
+         have been used after the backup"
     ))
 }
 
 fn failure(error: RegistryError) -> Failure {
-    if matches!(error, RegistryError::Usage(_)) {
-        Failure::Usage(error.to_string())
-    } else {
-        Failure::System(error.to_string())
-    }
+    if error.is_usage() { Failure::Usage(error.to_string()) } else { Failure::System(error.to_string()) }
 }

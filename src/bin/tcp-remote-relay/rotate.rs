@@ -1,11 +1,14 @@
 //! Makes the relay's next key its key, and another one the next.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
+use tcpremote::identity::Pin;
 use tcpremote::relay::file::File;
 use tcpremote::relay::keys::{KeysError, read_private, read_public, write_private, write_public};
 use tcpremote::tls::Key;
 
+use super::ask;
 use super::output::{Done, Failure, say};
 
 /// Each step leaves files with which a second try goes on. Between the two the relay's key and the next are one, which the
@@ -15,12 +18,15 @@ pub(crate) fn rotate(config: &Path, next_key: Option<PathBuf>) -> Done {
     let of_keys = |error: KeysError| Failure::System(error.to_string());
     let beside = file.next_key.with_extension("key");
     let announced = read_public(&file.next_key).map_err(of_keys)?;
-    if *read_private(&file.key).map_err(of_keys)?.public() != announced {
+    let current = read_private(&file.key).map_err(of_keys)?.public().pin();
+    if current != announced.pin() {
+        check_restarted(&file, current)?;
         // Not the one beside the relay's key unless that is named: a second call by mistake would take the key that was just
         // made, which no device knows.
         let from = next_key
+            .as_ref()
             .ok_or_else(|| Failure::Usage("name the file of the next key, where it was kept, by --next-key".into()))?;
-        let next = read_private(&from).map_err(|error| Failure::Usage(error.to_string()))?;
+        let next = read_private(from).map_err(|error| Failure::Usage(error.to_string()))?;
         if *next.public() != announced {
             return Err(Failure::Usage(format!(
                 "{} is not the key that devices were told of, which is {} of {}; nothing was changed",
@@ -34,14 +40,40 @@ pub(crate) fn rotate(config: &Path, next_key: Option<PathBuf>) -> Done {
     let after = Key::generate().map_err(|error| Failure::System(error.to_string()))?;
     write_private(&beside, &after).map_err(of_keys)?;
     write_public(&file.next_key, after.public()).map_err(of_keys)?;
-    say(&format!(
+    say(&next_steps(&file, &beside, announced.pin(), next_key.as_deref()))
+}
+
+/// Devices learn the key after next from the relay that proves the next. Before it has done so nothing may be changed again:
+/// they would know neither of the two.
+fn check_restarted(file: &File, current: Pin) -> Done {
+    match ask::proven_key(&file.state)? {
+        Some(proven) if proven != current => Err(Failure::Usage(format!(
+            "the relay that runs proves {proven}, and {key} has {current} already, so the key was changed and the relay not \
+             restarted; restart it and let every device connect before the next change, or devices will know neither key; \
+             nothing was changed",
+            key = file.key.display()
+        ))),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn next_steps(file: &File, beside: &Path, pin: Pin, used: Option<&Path>) -> String {
+    let key = file.key.display();
+    let mut text = format!(
         "{key} is the next key now, {pin}.
 Next:
   1. Restart the relay. Each device that connects trusts the new key, and is told of the one after it.
   2. Move {beside} to another place. It is the key after this one.
   3. Let every device connect once before this is done again: one that misses two changes must join anew.",
-        key = file.key.display(),
-        pin = announced.pin(),
         beside = beside.display(),
-    ))
+    );
+    // The file beside the relay's key was written anew, and the relay's own is where it belongs.
+    let is_same = |one: &Path, other: &Path| matches!((fs::canonicalize(one), fs::canonicalize(other)), (Ok(one), Ok(other)) if one == other);
+    if let Some(used) = used.filter(|used| !is_same(used, beside) && !is_same(used, &file.key)) {
+        let used = used.display();
+        text.push_str(&format!(
+            "\n  4. Delete {used} once the relay proves it. It is a copy of {key} now, and as good as that to a thief."
+        ));
+    }
+    text
 }

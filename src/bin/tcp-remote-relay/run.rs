@@ -10,7 +10,7 @@ use tcpremote::relay::file::{self, File};
 use tcpremote::relay::keys::Keys;
 use tcpremote::relay::notify;
 use tcpremote::relay::registry::{Registry, SqliteRegistry};
-use tcpremote::relay::reloader::{Reloader, check_name, read_keys, warn_of_unknown_devices};
+use tcpremote::relay::reloader::{Reloader, read_keys, reserve_name, warn_of_unknown_devices};
 use tcpremote::relay::{Outcome, Server};
 
 use super::files::next_key_beside;
@@ -42,7 +42,7 @@ fn serve(config: &Path, file: File, keys: Option<Keys>) -> Result<Outcome, Error
     let registry = SqliteRegistry::open(&file.state).map_err(|error| Error::Usage(error.to_string()))?;
     let registry: Arc<dyn Registry> = Arc::new(registry);
     // It serves all others, and no client of the one reaches the other.
-    if let Err(text) = check_name(&file, &*registry) {
+    if let Err(text) = reserve_name(&file, &*registry) {
         tracing::error!("{text}; until then the device of the registry is refused");
     }
     warn_of_unknown_devices(&file, &*registry);
@@ -52,20 +52,19 @@ fn serve(config: &Path, file: File, keys: Option<Keys>) -> Result<Outcome, Error
     let operations = Arc::new(Operations::new(Arc::clone(&registry), Arc::clone(&reloader)));
     let control = Control::open(&state, operations)?;
     notify::watch(server.controller());
-    // The registry is closed, and so complete in its file, when this function gives it back.
-    let known = Arc::downgrade(&registry);
+    let known = Arc::clone(&registry);
     let hangup = move || {
-        if let Some(registry) = known.upgrade() {
-            tracing::info!("reading the configuration again, as SIGHUP asks");
-            // What is wrong is logged.
-            let _ = reloader.reload(&registry);
-        }
+        tracing::info!("reading the configuration again, as SIGHUP asks");
+        // What is wrong is logged.
+        let _ = reloader.reload(&known);
     };
     let watch = signals.watch(server.stopper(), Some(Box::new(hangup)));
     notify::ready();
     let outcome = server.run();
     drop(control);
     watch.end();
+    // Whatever a command or a reload still waits for, all is in the registry's file.
+    registry.close();
     outcome
 }
 

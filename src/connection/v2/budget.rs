@@ -1,10 +1,14 @@
 //! What windows may take beyond what every stream has from its start: of what their link has, and of what all links of a
-//! process have together.
+//! process have together. DATA that waits for a link takes of the latter, too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Bytes by which the windows of several links may grow, all together. Each clone is the same one.
+/// DATA that may wait for each link whatever others have.
+const OWN_QUEUE: u64 = 32 * 1024;
+
+/// Bytes by which the windows of several links may grow, and what waits for these links, all together. Each clone is the
+/// same one.
 ///
 /// The links that have some of it may have equal parts, and one more is counted, so that there is some for the next. A link
 /// that has more than its part, since others have come, is given less credit from there on; what it was given is never taken
@@ -69,14 +73,16 @@ pub(super) struct Budget {
     spare: u64,
     /// What windows have taken.
     borrowed: u64,
-    /// Where it is also taken from.
+    /// What DATA that waits for the link has taken of the pool.
+    queued: u64,
+    /// Where both are also taken from.
     pool: Option<WindowPool>,
 }
 
 impl Budget {
     /// `total` bytes, of which every one of `streams` streams has its `initial` window for certain.
     pub(super) fn new(total: u64, streams: u32, initial: u64) -> Self {
-        Self { initial, spare: total.saturating_sub(u64::from(streams) * initial), borrowed: 0, pool: None }
+        Self { initial, spare: total.saturating_sub(u64::from(streams) * initial), borrowed: 0, queued: 0, pool: None }
     }
 
     /// From here on windows share what others may take, too.
@@ -90,7 +96,7 @@ impl Budget {
     /// next.
     pub(super) fn take(&mut self, bytes: u64) -> u64 {
         let bytes = bytes.min(self.spare / 2);
-        let granted = self.pool.as_ref().map_or(bytes, |pool| pool.take(bytes, self.borrowed));
+        let granted = self.pool.as_ref().map_or(bytes, |pool| pool.take(bytes, self.borrowed + self.queued));
         self.spare -= granted;
         self.borrowed += granted;
         granted
@@ -101,7 +107,27 @@ impl Budget {
         self.spare += bytes;
         self.borrowed -= bytes;
         if let Some(pool) = &self.pool {
-            pool.put(bytes, self.borrowed);
+            pool.put(bytes, self.borrowed + self.queued);
+        }
+    }
+
+    /// How much DATA may wait for the link: some for certain, and what others leave.
+    pub(super) fn queue_room(&self) -> u64 {
+        let Some(pool) = &self.pool else { return u64::MAX };
+        let more = pool.part().saturating_sub(self.borrowed + self.queued).min(pool.left() / 2);
+        OWN_QUEUE + self.queued + more
+    }
+
+    /// So much DATA waits for the link now.
+    pub(super) fn note_queue(&mut self, waits: u64) {
+        let Some(pool) = &self.pool else { return };
+        let queued = waits.saturating_sub(OWN_QUEUE);
+        if queued > self.queued {
+            self.queued += pool.take(queued - self.queued, self.borrowed + self.queued);
+        } else if queued < self.queued {
+            let less = self.queued - queued;
+            self.queued = queued;
+            pool.put(less, self.borrowed + queued);
         }
     }
 
@@ -121,7 +147,7 @@ impl Budget {
 impl Drop for Budget {
     fn drop(&mut self) {
         if let Some(pool) = &self.pool {
-            pool.put(self.borrowed, 0);
+            pool.put(self.borrowed + self.queued, 0);
         }
     }
 }
@@ -175,6 +201,33 @@ mod tests {
         assert!(fill(&mut sharing(&pool)) > part * 9 / 10, "{} are left", pool.left());
         let held: u64 = links.iter().map(|budget| budget.borrowed).sum();
         assert_eq!(held + pool.left(), 512 * MIB);
+    }
+
+    #[test]
+    fn what_waits_for_links_is_of_what_all_have_and_each_has_some_for_certain() {
+        const KIB: u64 = 1024;
+        let pool = WindowPool::new(8 * MIB);
+        let mut links: Vec<Budget> = (0..1000).map(|_| sharing(&pool)).collect();
+        let fill = |budget: &mut Budget| {
+            let waits = budget.queue_room().min(256 * KIB);
+            budget.note_queue(waits);
+            waits
+        };
+        let waits: Vec<u64> = links.iter_mut().map(fill).collect();
+        assert_eq!(waits[..4], [256 * KIB; 4], "a few have all that a link may have");
+        assert!(waits.iter().all(|&waits| waits >= OWN_QUEUE));
+        assert!(waits.iter().sum::<u64>() <= 8 * MIB + 1000 * OWN_QUEUE);
+        assert_eq!(pool.left(), 8 * MIB - waits.iter().map(|waits| waits - OWN_QUEUE).sum::<u64>());
+        // Windows of the same link have so much less.
+        assert!(self::fill(&mut links[0]) < 8 * MIB / 100);
+        for budget in &mut links {
+            budget.note_queue(OWN_QUEUE / 2);
+        }
+        drop(links);
+        assert_eq!((pool.left(), pool.part()), (8 * MIB, 8 * MIB));
+        let mut alone = Budget::new(32 * MIB, 256, 32 * KIB);
+        alone.note_queue(MIB);
+        assert_eq!((alone.queue_room(), alone.queued), (u64::MAX, 0), "a link that shares with nobody");
     }
 
     #[test]

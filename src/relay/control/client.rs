@@ -24,6 +24,13 @@ pub enum AskError {
     /// The socket may not be used by this user.
     #[error("{path} may be used only by the user that runs the relay, and by root; run this command as one of them", path = .0.display())]
     NotPermitted(PathBuf),
+    /// The relay has what was asked, and did not answer in time.
+    #[error(
+        "the relay at {path} has not answered within 60 s, and may still do what was asked; its log says when, so look there \
+         before you ask again",
+        path = .0.display()
+    )]
+    Late(PathBuf),
     /// The relay did not answer, or not what it should.
     #[error("the relay at {path} gave no answer: {reason}; its log may say why", path = .path.display())]
     NoAnswer {
@@ -39,9 +46,13 @@ pub enum AskError {
 /// # Errors
 /// None runs there, or it does not answer.
 pub fn ask(state: &Path, request: &Request) -> Result<Answer, AskError> {
+    ask_within(TIMEOUT, state, request)
+}
+
+fn ask_within(within: Duration, state: &Path, request: &Request) -> Result<Answer, AskError> {
     let path = socket::path(state);
     let no_answer = |reason: io::Error| AskError::NoAnswer { path: path.clone(), reason };
-    let mut stream = UnixStream::connect(&path).map_err(|reason| {
+    let stream = UnixStream::connect(&path).map_err(|reason| {
         let is_any = |kinds: &[io::ErrorKind]| kinds.contains(&reason.kind());
         if is_any(&[io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused]) {
             AskError::NotRunning(state.to_owned())
@@ -51,14 +62,31 @@ pub fn ask(state: &Path, request: &Request) -> Result<Answer, AskError> {
             no_answer(reason)
         }
     })?;
-    let deadline = Instant::now() + TIMEOUT;
+    let deadline = Instant::now() + within;
     let mut line = serde_json::to_vec(request).map_err(|error| no_answer(error.into()))?;
     line.push(b'\n');
     // A relay that refuses may have answered before it has read all.
-    let written = socket::write_all(&mut stream, &line, deadline);
-    let answer = socket::read_line(&mut stream, MAX_ANSWER, deadline);
-    let answer = answer.map_err(|error| no_answer(written.err().unwrap_or(error)))?;
+    let written = socket::write_all(&stream, &line, deadline);
+    let answer = socket::read_line(&stream, MAX_ANSWER, deadline);
+    let answer = answer.map_err(|error| match (written, error.kind()) {
+        (Ok(()), io::ErrorKind::TimedOut) => AskError::Late(path.clone()),
+        (written, _) => no_answer(written.err().unwrap_or(error)),
+    })?;
     // With its end there is a place for the next command, which a script asks at once.
-    let _ = stream.read(&mut [0]);
+    let _ = (&stream).read(&mut [0]);
     serde_json::from_slice(&answer).map_err(|error| no_answer(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_that_has_what_was_asked_and_does_not_answer_in_time_may_still_do_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let _listener = socket::bind(&socket::path(directory.path())).expect("a socket");
+        let late = ask_within(Duration::from_millis(1), directory.path(), &Request::Reload).expect_err("no answer");
+        assert!(matches!(late, AskError::Late(_)), "{late}");
+        assert!(late.to_string().contains("has not answered within 60 s, and may still do what was asked;"), "{late}");
+    }
 }

@@ -1,5 +1,6 @@
 //! What commands ask of the running relay, and what it answers: a line of JSON each.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -131,6 +132,8 @@ pub enum Request {
     },
     /// Read the configuration again.
     Reload,
+    /// Which key the relay proves.
+    ProvenKey,
 }
 
 /// The token that is wanted.
@@ -159,6 +162,10 @@ pub enum Answer {
     Done(String),
     /// A token is made.
     Token(Made),
+    /// Devices are added by their keys.
+    Added(Added),
+    /// The fingerprint of the key that the relay proves; none without a port for TLS.
+    ProvenKey(Option<Text<Pin>>),
     /// Tokens that are open.
     Tokens(Vec<TokenRow>),
     /// Devices and unknown keys.
@@ -185,6 +192,15 @@ impl fmt::Debug for Made {
     }
 }
 
+/// Devices that were just added by their keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Added {
+    /// What is done, for a person.
+    pub text: String,
+    /// The string with which they find and trust the relay. Its token admits no other key, so it is no secret.
+    pub join: String,
+}
+
 /// A token in a list. Times are seconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenRow {
@@ -198,8 +214,8 @@ pub struct TokenRow {
     pub used: u32,
     /// When it expires.
     pub expires: u64,
-    /// What its devices get.
-    pub labels: Vec<String>,
+    /// What its devices get, by the labels' keys.
+    pub labels: BTreeMap<String, String>,
     /// Whether its keys wait for approval.
     pub pending: bool,
     /// Whether it replaces a key.
@@ -228,8 +244,8 @@ pub struct DeviceRow {
     pub state: String,
     /// The fingerprint of its key; a device of the plain listener has none.
     pub fingerprint: Option<String>,
-    /// What the operator says of it.
-    pub labels: Vec<String>,
+    /// What the operator says of it, by the labels' keys.
+    pub labels: BTreeMap<String, String>,
     /// When it was last there, in seconds since 1970.
     pub seen: Option<u64>,
     /// Its link, while it is up.

@@ -1,25 +1,23 @@
 //! What is done for each command: in the registry, by the reloader, or by looking.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::info;
 
 use super::message::{
-    Answer, DeviceName, DeviceRow, Devices, FailureKind, LinkRow, Made, Request, Text, TokenRequest, TokenRow,
+    Added, Answer, DeviceName, DeviceRow, Devices, FailureKind, LinkRow, Made, Request, Text, TokenRequest, TokenRow,
     TokenText, UnknownRow,
 };
-use crate::identity::{JoinString, Kind, Name, Pattern, Secret, TokenId};
+use crate::identity::{JoinString, Kind, Secret, TokenId};
 use crate::relay::registry::{
-    self, Key, Labels, Listed, NewToken, Newcomer, OpenToken, Principal, PrincipalName, Registry, RegistryError,
-    SecretDigest, State, TokenSubject,
+    Key, Labels, Listed, NewToken, Newcomer, OpenToken, Principal, PrincipalName, Registry, RegistryError,
+    SecretDigest, State, TokenSubject, wait,
 };
 use crate::relay::reloader::Reloader;
 use crate::relay::{DeviceStatus, LinkStatus};
 
-/// How long the registry may take for an answer.
-const TIMEOUT: Duration = Duration::from_secs(50);
 /// The longest time for which a token is good: five years.
 const MAX_EXPIRES: u64 = 5 * 366 * 24 * 3600;
 
@@ -45,7 +43,7 @@ impl Operations {
     pub(super) fn carry_out(&self, request: Request, uid: Option<u32>) -> Answer {
         let result = self.try_out(request, uid);
         result.unwrap_or_else(|error| {
-            let is_usage = matches!(error, RegistryError::Usage(_) | RegistryError::Import(_));
+            let is_usage = error.is_usage();
             let kind = if is_usage { FailureKind::Usage } else { FailureKind::System };
             Answer::failed(kind, error.to_string())
         })
@@ -68,29 +66,38 @@ impl Operations {
             }
             Request::Devices => Answer::Devices(self.devices()),
             Request::Approve { fingerprint: Text(pin), name } => {
-                name.iter().try_for_each(|Text(DeviceName(name))| self.check_name(name))?;
                 let name = name.map(principal_name);
                 let principal = wait(|answer| registry.approve(pin, name, now, answer))?;
                 info!(device = %principal.name, key = %pin, %by, "a key was approved");
-                Answer::Done(format!("{} is let in; its device comes within its retry time", principal.name))
+                Answer::Done(format!(
+                    "{} is let in. A program of it that waits comes within 15 min; where 'tcpremote join' has ended, run \
+                     that again with the same string",
+                    principal.name
+                ))
             }
             Request::Add { name, key: Text(key), labels } => {
-                self.check_name(&name.0.0)?;
+                let join = self.tokenless_join()?;
                 let newcomer = Newcomer { name: principal_name(name), key, labels: labels_of(labels)? };
                 let principal = wait(|answer| registry.add(newcomer, now, answer))?;
                 info!(device = %principal.name, key = %key.pin(), %by, "a device was added");
-                Answer::Done(format!("{} is added", principal.name))
+                Answer::Added(Added { text: format!("{} is added", principal.name), join })
             }
             Request::Import { table } => {
+                let join = self.tokenless_join()?;
                 let count = wait(|answer| registry.import(table, now, answer))?;
                 info!(devices = count, %by, "devices were imported");
-                Answer::Done(format!("{count} devices are added"))
+                Answer::Added(Added { text: format!("{count} devices are added"), join })
             }
             Request::Label { name, with, without } => {
                 let with = with.into_iter().map(|Text(label)| label).collect();
                 let principal = wait(|answer| registry.label(principal_name(name), with, without, answer))?;
                 info!(device = %principal.name, labels = %principal.labels, %by, "labels were changed");
-                Answer::Done(format!("{} has the labels: {}", principal.name, principal.labels))
+                let has = if principal.labels.is_empty() {
+                    "has no labels".into()
+                } else {
+                    format!("has the labels: {}", principal.labels)
+                };
+                Answer::Done(format!("{} {has}", principal.name))
             }
             Request::Revoke { name } => {
                 let principal = wait(|answer| registry.revoke(principal_name(name), now, answer))?;
@@ -117,6 +124,7 @@ impl Operations {
                     Err(text) => Answer::failed(FailureKind::Usage, text),
                 }
             }
+            Request::ProvenKey => Answer::ProvenKey(self.reloader.keys().map(|keys| Text(keys.pins().current))),
         })
     }
 
@@ -125,41 +133,14 @@ impl Operations {
         Answer::Done(format!("{} {what}", principal.name))
     }
 
-    /// The device of the plain listener has a name that none of the registry may have.
-    fn check_name(&self, name: &Name) -> Result<(), RegistryError> {
-        match &self.reloader.file().plain {
-            Some(plain) if plain.device == *name => {
-                let text = format!("{name} comes by the plain listener, and has no key; give another name");
-                Err(RegistryError::Usage(text))
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
-
     fn make_token(&self, request: TokenRequest, by: &str, now: u64) -> Result<Answer, RegistryError> {
         let TokenRequest { subject: Text(subject), labels, uses, expires, pending, replace } = request;
-        let (file, keys) = (self.reloader.file(), self.reloader.keys());
-        if let Pattern::Name(name) = &subject {
-            self.check_name(name)?;
-        }
-        let Some(keys) = keys else {
-            let text = "devices with keys need TLS; write tls = \"0.0.0.0:443\" below [listen], and restart the relay";
-            return Err(RegistryError::Usage(text.into()));
-        };
-        if file.addresses.is_empty() {
-            let text = "no address is known by which devices find the relay; write addresses = [\"relay.example.com:443\"] \
-                        at the top of the configuration, and run 'tcp-remote-relay reload'";
-            return Err(RegistryError::Usage(text.into()));
-        }
         let expires = now.saturating_add(expires.min(MAX_EXPIRES));
-        let system = |error: &dyn std::fmt::Display| RegistryError::Usage(error.to_string());
-        let (id, secret) = random_token().map_err(|error| system(&error))?;
-        let join = JoinString::new(Kind::Device, file.addresses.clone(), keys.pins(), id, secret.clone());
-        let join = join.map_err(|error| system(&error))?;
-        let text = subject.to_string();
+        let join = self.join_string()?;
+        let (id, text) = (join.token(), subject.to_string());
         let token = NewToken {
             id,
-            secret: SecretDigest(secret.digest()),
+            secret: SecretDigest(join.secret().digest()),
             subject: TokenSubject::Device(subject),
             uses,
             expires,
@@ -172,6 +153,28 @@ impl Operations {
         wait(|answer| self.registry.create_token(token, answer))?;
         info!(token = %id, subject = %text, uses, %by, "a token was made");
         Ok(Answer::Token(Made { join: join.encode().to_string(), id: id.to_string(), expires }))
+    }
+
+    /// A join string for keys that are known. Its token is none that there is: a key that is known is not asked for one.
+    fn tokenless_join(&self) -> Result<String, RegistryError> {
+        self.join_string().map(|join| join.encode().to_string())
+    }
+
+    /// A join string with a token that is yet to be made.
+    fn join_string(&self) -> Result<JoinString, RegistryError> {
+        let Some(keys) = self.reloader.keys() else {
+            let text = "devices with keys need TLS; write tls = \"0.0.0.0:443\" below [listen], and restart the relay";
+            return Err(RegistryError::Usage(text.into()));
+        };
+        let addresses = self.reloader.file().addresses.clone();
+        if addresses.is_empty() {
+            let text = "no address is known by which devices find the relay; write addresses = [\"relay.example.com:443\"] \
+                        at the top of the configuration, and run 'tcp-remote-relay reload'";
+            return Err(RegistryError::Usage(text.into()));
+        }
+        let usage = |error: &dyn std::fmt::Display| RegistryError::Usage(error.to_string());
+        let (id, secret) = random_token().map_err(|error| usage(&error))?;
+        JoinString::new(Kind::Device, addresses, keys.pins(), id, secret).map_err(|error| usage(&error))
     }
 
     fn devices(&self) -> Devices {
@@ -193,7 +196,7 @@ impl Operations {
                 name: plain.device.to_string(),
                 state: if link.is_some() { "up" } else { "down" }.into(),
                 fingerprint: None,
-                labels: Vec::new(),
+                labels: BTreeMap::new(),
                 seen: None,
                 link: link.map(link_row),
             });
@@ -222,7 +225,7 @@ fn device_row(Listed { principal, seen }: &Listed, link: Option<LinkStatus>) -> 
             (state @ (State::Pending | State::Revoked | State::Removed), _) => state.to_string(),
         },
         fingerprint: current.map(|Key { pin, .. }| pin.to_string()),
-        labels: principal.labels.iter().map(ToString::to_string).collect(),
+        labels: labels_by_key(&principal.labels),
         seen: *seen,
         link: link.map(link_row),
     }
@@ -240,7 +243,7 @@ fn token_row(token: OpenToken) -> TokenRow {
         uses: token.uses,
         used: token.used,
         expires: token.expires,
-        labels: token.labels.iter().map(ToString::to_string).collect(),
+        labels: labels_by_key(&token.labels),
         pending: token.pending,
         replace: token.replace,
         creator: token.creator,
@@ -263,6 +266,10 @@ fn labels_of(labels: Vec<Text<crate::identity::Label>>) -> Result<Labels, Regist
     Labels::new(labels.into_iter().map(|Text(label)| label))
 }
 
+fn labels_by_key(labels: &Labels) -> BTreeMap<String, String> {
+    labels.iter().map(|label| (label.key().into(), label.value().into())).collect()
+}
+
 /// Who asks, for the log and for lists.
 fn display_uid(uid: Option<u32>) -> String {
     uid.map_or_else(|| "unknown".into(), |uid| format!("uid {uid}"))
@@ -271,14 +278,4 @@ fn display_uid(uid: Option<u32>) -> String {
 /// Seconds since 1970.
 pub(in crate::relay) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-/// The registry's answer.
-fn wait<T: Send + 'static>(ask: impl FnOnce(registry::Answer<T>)) -> Result<T, RegistryError> {
-    let (sender, receiver) = sync_channel(1);
-    ask(Box::new(move |result| {
-        // The command has given up.
-        let _ = sender.try_send(result);
-    }));
-    receiver.recv_timeout(TIMEOUT).unwrap_or(Err(RegistryError::Busy))
 }

@@ -4,8 +4,8 @@ use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -20,14 +20,17 @@ use crate::Error;
 const MAX_CONNECTIONS: usize = 8;
 /// How long a connection may take to send its request, and to read the answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long commands may take for their answers once the relay ends.
+const END: Duration = Duration::from_secs(2);
 /// How long to rest when none can be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The control socket, open until this is dropped.
+/// The control socket, open until this is dropped. Commands that are under way have a moment for their answers then.
 #[derive(Debug)]
 pub struct Control {
     path: PathBuf,
     is_ending: Arc<AtomicBool>,
+    places: Arc<Places>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -42,11 +45,12 @@ impl Control {
             |reason| Error::System { what: format!("cannot make the control socket {}", path.display()), reason };
         let listener = socket::bind(&path).map_err(failed)?;
         let is_ending = Arc::new(AtomicBool::new(false));
-        let ending = Arc::clone(&is_ending);
-        let thread =
-            thread::Builder::new().name("control".into()).spawn(move || accept(&listener, &operations, &ending));
+        let places = Arc::new(Places::default());
+        let (ending, of_thread) = (Arc::clone(&is_ending), Arc::clone(&places));
+        let accept = move || accept(&listener, &operations, &of_thread, &ending);
+        let thread = thread::Builder::new().name("control".into()).spawn(accept);
         let thread = thread.map_err(failed)?;
-        Ok(Self { path, is_ending, thread: Some(thread) })
+        Ok(Self { path, is_ending, places, thread: Some(thread) })
     }
 }
 
@@ -60,11 +64,11 @@ impl Drop for Control {
         if let Some(thread) = self.thread.take().filter(|_| woken) {
             let _ = thread.join();
         }
+        self.places.end();
     }
 }
 
-fn accept(listener: &UnixListener, operations: &Arc<Operations>, is_ending: &AtomicBool) {
-    let count = Arc::new(AtomicUsize::new(0));
+fn accept(listener: &UnixListener, operations: &Arc<Operations>, places: &Arc<Places>, is_ending: &AtomicBool) {
     while let accepted = listener.accept()
         && !is_ending.load(Ordering::Relaxed)
     {
@@ -76,39 +80,77 @@ fn accept(listener: &UnixListener, operations: &Arc<Operations>, is_ending: &Ato
                 continue;
             }
         };
-        let place = Place::take(&count);
-        if place.number > MAX_CONNECTIONS {
-            refuse(stream);
+        let stream = Arc::new(stream);
+        let Some(place) = Place::take(places, &stream) else {
+            refuse(&stream);
             continue;
-        }
+        };
         let operations = Arc::clone(operations);
-        let serve = move || serve(stream, &operations, place);
+        let serve = move || serve(&stream, &operations, place);
         if let Err(reason) = thread::Builder::new().name("command".into()).spawn(serve) {
             warn!(%reason, "cannot serve a command");
         }
     }
 }
 
+/// The connections that there are.
+#[derive(Debug, Default)]
+struct Places {
+    /// Each with its number.
+    open: Mutex<Vec<(u64, Arc<UnixStream>)>>,
+    next: AtomicU64,
+    left: Condvar,
+}
+
+impl Places {
+    fn lock(&self) -> MutexGuard<'_, Vec<(u64, Arc<UnixStream>)>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until all are answered. Those that have not said what they want get no answer, and one that is under way only
+    /// if that does not take long.
+    fn end(&self) {
+        let open = self.lock();
+        for (_, stream) in &*open {
+            // It has ended by itself then.
+            let _ = stream.shutdown(Shutdown::Read);
+        }
+        let waited = self.left.wait_timeout_while(open, END, |open| !open.is_empty());
+        let (open, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if !open.is_empty() {
+            warn!(commands = open.len(), "the relay ends before these are answered");
+        }
+    }
+}
+
 /// One of the connections that there may be.
 struct Place {
-    count: Arc<AtomicUsize>,
-    number: usize,
+    places: Arc<Places>,
+    number: u64,
 }
 
 impl Place {
-    fn take(count: &Arc<AtomicUsize>) -> Self {
-        Self { number: count.fetch_add(1, Ordering::Relaxed) + 1, count: Arc::clone(count) }
+    /// `None` if there are too many.
+    fn take(places: &Arc<Places>, stream: &Arc<UnixStream>) -> Option<Self> {
+        let mut open = places.lock();
+        if open.len() >= MAX_CONNECTIONS {
+            return None;
+        }
+        let number = places.next.fetch_add(1, Ordering::Relaxed);
+        open.push((number, Arc::clone(stream)));
+        Some(Self { places: Arc::clone(places), number })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.places.lock().retain(|(number, _)| *number != self.number);
+        self.places.left.notify_all();
     }
 }
 
 /// What is written fits the socket's buffer, which is empty, so that nothing waits here.
-fn refuse(mut stream: UnixStream) {
+fn refuse(mut stream: &UnixStream) {
     let text = format!("{MAX_CONNECTIONS} other commands are under way; try again");
     // It may have gone.
     let _ = stream
@@ -116,9 +158,9 @@ fn refuse(mut stream: UnixStream) {
         .and_then(|()| io::Write::write_all(&mut stream, &line(&Answer::failed(FailureKind::System, text))));
 }
 
-fn serve(mut stream: UnixStream, operations: &Operations, place: Place) {
-    let uid = socket::peer_uid(&stream);
-    let request = socket::read_line(&mut stream, MAX_REQUEST, Instant::now() + TIMEOUT);
+fn serve(stream: &UnixStream, operations: &Operations, place: Place) {
+    let uid = socket::peer_uid(stream);
+    let request = socket::read_line(stream, MAX_REQUEST, Instant::now() + TIMEOUT);
     let answer = match request {
         Ok(request) => match serde_json::from_slice::<Request>(&request) {
             Ok(request) => operations.carry_out(request, uid),
@@ -128,7 +170,7 @@ fn serve(mut stream: UnixStream, operations: &Operations, place: Place) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return,
         Err(error) => Answer::failed(FailureKind::Usage, format!("the relay did not get a request: {error}")),
     };
-    if let Err(reason) = socket::write_all(&mut stream, &line(&answer), Instant::now() + TIMEOUT) {
+    if let Err(reason) = socket::write_all(stream, &line(&answer), Instant::now() + TIMEOUT) {
         debug!(uid, %reason, "a command has gone before its answer");
     }
     // The end of the answer says that there is a place for the next command.

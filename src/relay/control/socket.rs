@@ -46,7 +46,7 @@ pub(super) fn peer_uid(_: &UnixStream) -> Option<u32> {
 }
 
 /// A line, without its end.
-pub(super) fn read_line(stream: &mut UnixStream, most: usize, deadline: Instant) -> io::Result<Vec<u8>> {
+pub(super) fn read_line(mut stream: &UnixStream, most: usize, deadline: Instant) -> io::Result<Vec<u8>> {
     let (mut line, mut buffer) = (Vec::new(), [0; 16 * 1024]);
     loop {
         stream.set_read_timeout(Some(left(deadline)?))?;
@@ -71,7 +71,7 @@ pub(super) fn read_line(stream: &mut UnixStream, most: usize, deadline: Instant)
 }
 
 /// Writes all in time.
-pub(super) fn write_all(stream: &mut UnixStream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
+pub(super) fn write_all(mut stream: &UnixStream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
         stream.set_write_timeout(Some(left(deadline)?))?;
         match stream.write(bytes) {

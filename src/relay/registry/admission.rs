@@ -70,6 +70,8 @@ pub enum Refusal {
     Wish,
     /// The token is good, and is not used up by this; but another has its name.
     NameTaken(PrincipalName),
+    /// The same, and the other is a device without a key, of the relay's configuration.
+    NameReserved(PrincipalName),
 }
 
 /// Why a token is good for nothing.
@@ -107,6 +109,9 @@ impl Refusal {
             Self::Token(_) => "the token is unknown, expired or used; ask for another".into(),
             Self::Wish => "the token does not give the name that was wished; leave it off, or ask for another".into(),
             Self::NameTaken(name) => format!("the name {name} is taken; replace or remove its device first"),
+            Self::NameReserved(name) => {
+                format!("the relay's configuration has a plain device {name}; join by another name")
+            }
         }
     }
 }

@@ -20,6 +20,12 @@ pub enum RegistryError {
     /// More is asked of the registry at once than it queues.
     #[error("the registry has too much to do; try again")]
     Busy,
+    /// It has not answered in time, and may still do what it was asked.
+    #[error(
+        "the registry has not answered within 50 s, and may still do what was asked; the relay's log says when, so look there \
+         before you ask again"
+    )]
+    Late,
     /// The registry has ended.
     #[error("the registry is closed")]
     Closed,
@@ -44,6 +50,21 @@ pub enum RegistryError {
         /// The newest that is known here.
         known: i64,
     },
+    /// A file to restore is not what a backup is.
+    #[error("{path} is no backup: {found}; give a file that 'tcp-remote-relay backup' wrote", path = .path.display())]
+    NoBackup {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: String,
+    },
+    /// A backup would let in devices that are refused by now. Each is named, with what was done to it.
+    #[error(
+        "since the backup was made these were revoked or removed, and it lets them in again: {}; restore it with --force, and \
+         revoke or remove them once more as soon as the relay runs",
+        .0.join(", ")
+    )]
+    Undone(Vec<String>),
     /// The disk is full.
     #[error("no space is left for {path}, so nothing was changed; free some and try again", path = .path.display())]
     Full {
@@ -75,6 +96,11 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
+    /// Whether what was asked is at fault, and not the system.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Usage(_) | Self::Import(_) | Self::NoBackup { .. } | Self::Undone(_) | Self::Newer { .. })
+    }
+
     /// Of a database in the file `path`.
     pub(super) fn of_database(path: &Path, error: &rusqlite::Error) -> Self {
         let path = path.to_owned();

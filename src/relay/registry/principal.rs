@@ -168,6 +168,11 @@ impl Labels {
         self.0.iter().find(|label| label.key() == key).map(Label::value)
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// All, sorted.
     pub fn iter(&self) -> impl Iterator<Item = &Label> {
         self.0.iter()

@@ -32,9 +32,17 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path, empty: Empty) ->
         let tables: i64 = transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
         let is_new = found == 0 && tables == 0 && empty == Empty::BecomesOne;
         if !is_new && application != APPLICATION_ID {
-            let what = path.display().to_string();
-            let reason = "this is no relay's registry; give another file".into();
-            return Ok(Some(RegistryError::System { what, reason }));
+            let path = path.to_owned();
+            return Ok(Some(match empty {
+                Empty::BecomesOne => RegistryError::System {
+                    what: path.display().to_string(),
+                    reason: "this is no relay's registry; give another file".into(),
+                },
+                Empty::IsNone if tables == 0 => {
+                    RegistryError::NoBackup { path, found: "it is an empty database".into() }
+                }
+                Empty::IsNone => RegistryError::NoBackup { path, found: "it is a database of another program".into() },
+            }));
         }
         if found > known {
             return Ok(Some(RegistryError::Newer { path: path.to_owned(), found, known }));

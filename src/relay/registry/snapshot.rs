@@ -16,6 +16,8 @@ pub struct Snapshot {
     /// Without those that are removed.
     names: BTreeMap<PrincipalName, Arc<Principal>>,
     keys: HashMap<Pin, Arc<Principal>>,
+    /// Names that none of them is given: those of devices without a key.
+    reserved: Arc<[PrincipalName]>,
 }
 
 /// What a key is, before any token is looked at.
@@ -60,6 +62,11 @@ impl Snapshot {
         self.names.get(name)
     }
 
+    /// Whether nobody may be given the name, since a device without a key is called so.
+    pub(super) fn is_reserved(&self, name: &PrincipalName) -> bool {
+        self.reserved.contains(name)
+    }
+
     /// The principal that has, or last had, the key; removed or not.
     pub fn by_key(&self, pin: &Pin) -> Option<&Arc<Principal>> {
         self.keys.get(pin)
@@ -82,6 +89,11 @@ impl Snapshot {
     /// The next one, in which these principals are so.
     pub(super) fn next(&self, changed: Vec<Principal>) -> Self {
         Self { number: self.number + 1, ..self.clone() }.with(changed)
+    }
+
+    /// The next one, in which these names are reserved, and no others.
+    pub(super) fn reserving(&self, names: Vec<PrincipalName>) -> Self {
+        Self { number: self.number + 1, reserved: names.into(), ..self.clone() }
     }
 
     fn with(mut self, changed: Vec<Principal>) -> Self {

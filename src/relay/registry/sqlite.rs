@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -32,9 +32,9 @@ const WRITE_SEEN_EVERY: Duration = Duration::from_secs(60);
 pub struct SqliteRegistry {
     published: Arc<Published>,
     memory: Arc<Memory>,
-    /// `None` while it is dropped.
-    queue: Option<SyncSender<Job>>,
-    thread: Option<JoinHandle<()>>,
+    /// `None` once it is closed. The lock is held for as long as something is put in, which waits for nothing.
+    queue: RwLock<Option<SyncSender<Job>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// An operation and its answer, or only that with the reason why it is not done.
@@ -66,7 +66,8 @@ impl SqliteRegistry {
         let writer = Writer { store, memory: Arc::clone(&memory), _directory: directory };
         let thread = thread::Builder::new().name("registry".into()).spawn(move || writer.run(&jobs));
         let thread = thread.map_err(|error| RegistryError::system("the registry's thread", &error))?;
-        Ok(Self { published, memory, queue: Some(queue), thread: Some(thread) })
+        let (queue, thread) = (RwLock::new(Some(queue)), Mutex::new(Some(thread)));
+        Ok(Self { published, memory, queue, thread })
     }
 
     /// Has the thread do it.
@@ -76,10 +77,14 @@ impl SqliteRegistry {
         answer: Answer<T>,
     ) {
         let job: Job = Box::new(move |store| answer(store.and_then(operation)));
-        match self.queue.as_ref().map(|queue| queue.try_send(job)) {
-            Some(Err(TrySendError::Full(job))) => job(Err(RegistryError::Busy)),
-            Some(Err(TrySendError::Disconnected(job))) => job(Err(RegistryError::Closed)),
-            Some(Ok(())) | None => {}
+        let submitted = match self.queue.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            Some(queue) => queue.try_send(job),
+            None => Err(TrySendError::Disconnected(job)),
+        };
+        match submitted {
+            Err(TrySendError::Full(job)) => job(Err(RegistryError::Busy)),
+            Err(TrySendError::Disconnected(job)) => job(Err(RegistryError::Closed)),
+            Ok(()) => {}
         }
     }
 }
@@ -123,6 +128,10 @@ impl Registry for SqliteRegistry {
         if self.snapshot().by_id(principal).is_some() {
             lock(&self.memory.seen).note(principal, now);
         }
+    }
+
+    fn reserve(&self, names: Vec<PrincipalName>, answer: Answer<Vec<PrincipalName>>) {
+        self.submit(move |store| Ok(store.reserve(names)), answer);
     }
 
     fn create_token(&self, token: NewToken, answer: Answer<()>) {
@@ -181,15 +190,22 @@ impl Registry for SqliteRegistry {
     fn backup(&self, file: PathBuf, answer: Answer<()>) {
         self.submit(move |store| store.backup(&file), answer);
     }
+
+    fn close(&self) {
+        let queue = self.queue.write().unwrap_or_else(PoisonError::into_inner).take();
+        // The thread ends when it has done all that was put in.
+        drop(queue);
+        let thread = lock(&self.thread).take();
+        if let Some(thread) = thread {
+            // It has panicked if this fails, and said so.
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Drop for SqliteRegistry {
     fn drop(&mut self) {
-        self.queue = None;
-        if let Some(thread) = self.thread.take() {
-            // It has panicked if this fails, and said so.
-            let _ = thread.join();
-        }
+        self.close();
     }
 }
 
@@ -234,7 +250,9 @@ impl Memory {
     /// Keeps an unknown key for the operator to see; one that is known is none any more.
     fn note_decision(&self, candidate: &Candidate, decision: &Decision) {
         match decision {
-            Decision::Refused(Refusal::Unknown | Refusal::Token(_) | Refusal::Wish | Refusal::NameTaken(_)) => {
+            Decision::Refused(
+                Refusal::Unknown | Refusal::Token(_) | Refusal::Wish | Refusal::NameTaken(_) | Refusal::NameReserved(_),
+            ) => {
                 lock(&self.knocks).note(candidate);
             }
             Decision::Admitted { joined: true, .. } | Decision::Pending(_) => {

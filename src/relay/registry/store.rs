@@ -20,7 +20,7 @@ use super::schema::{self, Empty};
 use super::snapshot::Snapshot;
 use super::{RegistryError, Watcher};
 use crate::tls::PublicKey;
-pub use backup::{Restored, restore};
+pub use backup::{Lost, Restored, restore};
 use rows::{kind_text, seconds};
 
 /// How long another program may have the database locked.
@@ -107,6 +107,14 @@ impl Store {
             self.published.publish(Arc::clone(&self.snapshot));
         }
         Ok(result)
+    }
+
+    /// Has no principal be given these names from here on; those that principals have already.
+    pub(super) fn reserve(&mut self, names: Vec<PrincipalName>) -> Vec<PrincipalName> {
+        let taken = names.iter().filter(|name| self.snapshot.by_name(name).is_some()).cloned().collect();
+        self.snapshot = Arc::new(self.snapshot.reserving(names));
+        self.published.publish(Arc::clone(&self.snapshot));
+        taken
     }
 
     /// When principals were last seen.

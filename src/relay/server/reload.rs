@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::info;
@@ -21,6 +22,7 @@ use crate::identity::Name;
 use crate::io::mailbox::{Mailbox, Request};
 use crate::io::table::Table;
 use crate::protocol::v2::Code;
+use crate::relay::config::overlap;
 use crate::relay::descriptors::Descriptors;
 use crate::relay::listener::{Listener, hold, resolve};
 use crate::relay::{Config, PlainDevice};
@@ -40,12 +42,24 @@ pub struct Controller {
 /// What the loop is asked for. It answers without waiting, since each answer has a place.
 #[derive(Debug)]
 pub(super) enum Task {
-    /// To go on with another configuration, and listeners for what is new in it.
-    Reconfigure(Box<Config>, Spare, SyncSender<Result<(), Error>>),
+    /// To go on with another configuration.
+    Reconfigure(Arc<Change>, SyncSender<Result<(), Error>>),
     /// To say which devices there are.
     Devices(SyncSender<Vec<DeviceStatus>>),
     /// To show that the loop turns.
     Turn(SyncSender<()>),
+}
+
+/// Another configuration, and listeners for what is new in it: for the loop, or for the thread that asked and takes it back.
+/// Who takes it first has it, so that what was reported as not done is never done later.
+#[derive(Debug)]
+pub(super) struct Change(Mutex<Option<(Config, Spare)>>);
+
+impl Change {
+    /// The lock is held for no longer than this.
+    fn take(&self) -> Option<(Config, Spare)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// A device of the server.
@@ -83,14 +97,29 @@ impl Controller {
     /// not touched. Its port for TLS stays as it is.
     ///
     /// # Errors
-    /// A port that is new cannot be opened, or there are too few descriptors. All is as it was then.
+    /// A port that is new cannot be opened, there are too few descriptors, or the loop does not turn. All is as it was
+    /// then, and stays so.
     pub fn reconfigure(&self, old: &Config, new: Config) -> Result<(), Error> {
+        self.reconfigure_within(TIMEOUT, old, new)
+    }
+
+    pub(super) fn reconfigure_within(&self, within: Duration, old: &Config, new: Config) -> Result<(), Error> {
         new.check()?;
         let fresh = hold_fresh(old, &new)?;
-        self.ask(TIMEOUT, |answer| Task::Reconfigure(Box::new(new), fresh, answer)).unwrap_or_else(|_| {
-            let reason = std::io::ErrorKind::TimedOut.into();
-            Err(Error::System { what: "the relay's loop did not take the configuration".into(), reason })
-        })
+        let change = Arc::new(Change(Mutex::new(Some((new, fresh)))));
+        let (answer, result) = sync_channel(1);
+        match self.submit(Task::Reconfigure(Arc::clone(&change), answer)).and_then(|()| result.recv_timeout(within)) {
+            Ok(done) => done,
+            Err(RecvTimeoutError::Timeout) if change.take().is_some() => {
+                let what = format!(
+                    "the relay's loop did not take the configuration within {} s, so it was taken back; try again",
+                    within.as_secs_f64()
+                );
+                Err(Error::System { what, reason: std::io::ErrorKind::TimedOut.into() })
+            }
+            // The loop has it in hand, where nothing waits, or it has ended.
+            Err(_) => result.recv().unwrap_or_else(|_| Err(is_ending())),
+        }
     }
 
     /// The devices of the server; none if it does not answer.
@@ -109,12 +138,17 @@ impl Controller {
 
     fn ask<T>(&self, within: Duration, task: impl FnOnce(SyncSender<T>) -> Task) -> Result<T, RecvTimeoutError> {
         let (answer, result) = sync_channel(1);
-        self.tasks.try_send(task(answer)).map_err(|error| match error {
+        self.submit(task(answer))?;
+        result.recv_timeout(within)
+    }
+
+    fn submit(&self, task: Task) -> Result<(), RecvTimeoutError> {
+        self.tasks.try_send(task).map_err(|error| match error {
             std::sync::mpsc::TrySendError::Full(_) => RecvTimeoutError::Timeout,
             std::sync::mpsc::TrySendError::Disconnected(_) => RecvTimeoutError::Disconnected,
         })?;
         self.requests.post(Request::Task);
-        result.recv_timeout(within)
+        Ok(())
     }
 }
 
@@ -138,12 +172,28 @@ fn hold_fresh(old: &Config, new: &Config) -> Result<Spare, Error> {
             Some(count) if *count > 0 => *count -= 1,
             _ => {
                 let listeners = resolve(address).and_then(|resolved| hold(&resolved, 0));
-                let listeners = listeners.map_err(|reason| cannot_listen("a new port", address, reason))?;
+                let listeners = listeners.map_err(|reason| cannot_open(address, old, reason))?;
                 fresh.entry(address.clone()).or_default().push(listeners);
             }
         }
     }
     Ok(fresh)
+}
+
+/// Why a port cannot be opened that only the new configuration has, where that of the old is still open.
+fn cannot_open(address: &Address, old: &Config, reason: std::io::Error) -> Error {
+    let of_tls = old.tls.iter().map(|port| &port.listen);
+    let overlapping = addresses(old).chain(of_tls).find(|other| overlap(other, address));
+    match overlapping.filter(|_| reason.kind() == std::io::ErrorKind::AddrInUse) {
+        Some(other) => {
+            let what = format!(
+                "cannot listen at {address} while {other} is open, which is the same port; restart the relay, or take {other} \
+                 out, reload, put {address} in, and reload again"
+            );
+            Error::System { what, reason }
+        }
+        None => cannot_listen("a new port", address, reason),
+    }
 }
 
 impl Server {
@@ -157,11 +207,12 @@ impl Server {
         if !self.requests.take(Request::Task) {
             return;
         }
-        // The thread that asked may have given up; what it asked for is done nevertheless.
         while let Ok(task) = self.tasks.try_recv() {
             match task {
-                Task::Reconfigure(config, fresh, answer) => {
-                    let _ = answer.try_send(self.reconfigure(now, *config, fresh));
+                Task::Reconfigure(change, answer) => {
+                    if let Some((config, fresh)) = change.take() {
+                        let _ = answer.try_send(self.reconfigure(now, config, fresh));
+                    }
                 }
                 Task::Devices(answer) => {
                     let _ = answer.try_send(self.devices.iter().map(|(_, device)| self.status(device)).collect());
@@ -185,8 +236,7 @@ impl Server {
 
     fn reconfigure(&mut self, now: Instant, config: Config, mut spare: Spare) -> Result<(), Error> {
         if self.is_ending() {
-            let reason = std::io::ErrorKind::Interrupted.into();
-            return Err(Error::System { what: "the relay is about to end".into(), reason });
+            return Err(is_ending());
         }
         let devices = wanted(&config);
         let clients = (config.clients as usize).saturating_mul(devices.len());
@@ -374,6 +424,10 @@ impl Server {
         }
         place
     }
+}
+
+fn is_ending() -> Error {
+    Error::System { what: "the relay is about to end".into(), reason: std::io::ErrorKind::Interrupted.into() }
 }
 
 fn take(spare: &mut Spare, address: &Address) -> Vec<Listener> {

@@ -55,6 +55,23 @@ pub(super) struct Secured {
 /// What the registry says, to which question, about which session.
 type Answer = (usize, u64, Result<Decision, RegistryError>);
 
+/// Why a link is cut whose device was admitted.
+#[derive(Clone, Copy, Debug)]
+struct Barred {
+    code: Code,
+    reason: &'static str,
+}
+
+impl Barred {
+    const REVOKED: Self = Self { code: Code::Revoked, reason: "this key is revoked; join anew with another token" };
+    const REMOVED: Self = Self {
+        code: Code::UnknownDevice,
+        reason: "this device was removed, so its key is not known here any more; join anew with a token",
+    };
+    /// It was removed, and its key added again.
+    const RENAMED: Self = Self { code: Code::UnknownDevice, reason: "this key was given another name; connect again" };
+}
+
 /// What is known of one link in TLS.
 #[derive(Debug)]
 pub(super) struct Proof {
@@ -242,9 +259,10 @@ impl Server {
                 let code = match &refusal {
                     registry::Refusal::Unknown => Code::UnknownDevice,
                     registry::Refusal::Revoked(_) => Code::Revoked,
-                    registry::Refusal::Token(_) | registry::Refusal::Wish | registry::Refusal::NameTaken(_) => {
-                        Code::Token
-                    }
+                    registry::Refusal::Token(_)
+                    | registry::Refusal::Wish
+                    | registry::Refusal::NameTaken(_)
+                    | registry::Refusal::NameReserved(_) => Code::Token,
                 };
                 if let registry::Refusal::Token(fault) = &refusal
                     && let Some(peer) = self.sessions.get_mut(number)
@@ -350,19 +368,19 @@ impl Server {
             return;
         }
         secured.snapshot = snapshot.number();
-        let is_admitted = |(id, pin): (PrincipalId, Pin)| {
-            let standing = snapshot.standing(PrincipalKind::Device, &pin);
-            matches!(standing, Standing::Active(principal) if principal.id == id)
+        let barred = |peer: &Peer| {
+            let (id, pin) = peer.proof.as_ref()?.admitted?;
+            match snapshot.standing(PrincipalKind::Device, &pin) {
+                Standing::Active(principal) if principal.id == id => None,
+                Standing::Revoked(_) => Some(Barred::REVOKED),
+                Standing::Active(_) | Standing::Pending(_) => Some(Barred::RENAMED),
+                Standing::Unknown | Standing::OtherKind => Some(Barred::REMOVED),
+            }
         };
-        let admitted = |peer: &Peer| peer.proof.as_ref().and_then(|proof| proof.admitted);
-        let barred: Vec<usize> = self
-            .sessions
-            .iter()
-            .filter(|(_, peer)| admitted(peer).is_some_and(|who| !is_admitted(who)))
-            .map(|(number, _)| number)
-            .collect();
-        for number in barred {
-            self.bar(now, number);
+        let barred: Vec<(usize, Barred)> =
+            self.sessions.iter().filter_map(|(number, peer)| Some((number, barred(peer)?))).collect();
+        for (number, why) in barred {
+            self.bar(now, number, why);
         }
     }
 
@@ -374,16 +392,16 @@ impl Server {
         }
     }
 
-    fn bar(&mut self, now: Instant, number: usize) {
-        const REASON: &str = "this key is revoked; join anew with another token";
+    fn bar(&mut self, now: Instant, number: usize, why: Barred) {
+        let Barred { code, reason } = why;
         let Some(peer) = self.sessions.get_mut(number) else { return };
         if self.log_limits.admit(now, peer.log_device(), Kind::Departure) {
-            warn!(link = %peer.address, "cut a link: its key is revoked");
+            warn!(link = %peer.address, %reason, "cut a link: its key is not admitted any more");
         }
-        peer.session.go_away(now, Code::Revoked, RETRY_REFUSED, REASON);
+        peer.session.go_away(now, code, RETRY_REFUSED, reason);
         peer.session.close_link(now, &mut self.io);
-        self.leave_device(now, number, &Ending::new(Code::Revoked, REASON));
-        self.cut(now, number, Code::Revoked, REASON);
+        self.leave_device(now, number, &Ending::new(code, reason));
+        self.cut(now, number, code, reason);
     }
 
     /// On the port for TLS a device without TLS gets an answer that it can read.

@@ -8,16 +8,20 @@ mod services;
 mod wake;
 
 use std::collections::VecDeque;
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::clients::PendingClient;
+use super::device::ClientPort;
 use super::links::DRAIN_TIMEOUT;
 use super::*;
-use crate::connection::{Connection, Limits, Protocol, StreamKey};
+use crate::address::Address;
+use crate::connection::relay::Relay;
+use crate::connection::{Connection, Limits, Protocol, Reset, StreamKey};
 use crate::io::retired::{MAX_DRAINING, MAX_LOST};
 use crate::relay::limits::MAX_WAITING;
 use crate::relay::{Mapping, PlainDevice};

@@ -156,3 +156,27 @@ fn a_first_window_above_the_largest_stays_as_it_is() {
     }
     assert!(pair.at_device[&open.device].len() >= 20 * 200 * KIB);
 }
+
+#[test]
+fn where_other_links_have_all_that_may_wait_a_link_has_its_own_part_and_goes_on_when_that_has_left() {
+    let mut pair = Pair::without_acks(limits());
+    pair.relay.share_windows(&WindowPool::new(0));
+    let opens: Vec<Open> = (0..8).map(|_| pair.open()).collect();
+    let bytes = vec![b'x'; 24 * KIB];
+    let send_all = |pair: &mut Pair, left: &mut [usize]| {
+        for (open, left) in opens.iter().zip(left) {
+            *left -= send(pair.now, &mut pair.relay, open.relay, &bytes[..*left]);
+        }
+        pair.relay.send_buffer.data_len()
+    };
+    let mut left = [bytes.len(); 8];
+    let mut rounds = 0;
+    while left.iter().any(|&left| left > 0) {
+        let waits = send_all(&mut pair, &mut left);
+        assert!(waits <= 32 * KIB + 8 * Header::LEN, "{waits} bytes wait");
+        pair.run();
+        rounds += 1;
+    }
+    assert!((6..=9).contains(&rounds), "{rounds}");
+    assert!(opens.iter().all(|open| pair.at_device[&open.device].len() == bytes.len()));
+}

@@ -48,6 +48,9 @@ impl Change<'_> {
             Ok(name) => name,
             Err(refusal) => return Ok(Err(refusal)),
         };
+        if self.snapshot.is_reserved(&name) {
+            return Ok(Err(Refusal::NameReserved(name)));
+        }
         let id = match self.snapshot.by_name(&name).cloned() {
             None => self.insert(&name, grant.state(), &grant.labels, now)?,
             Some(holder) if may_join(&grant, &holder) => self.add_to(&grant, &holder, now)?,
@@ -109,10 +112,13 @@ fn derive(beginning: &str, pin: Pin, snapshot: &Snapshot) -> Result<PrincipalNam
         }
         let Ok(name) = Name::device(&text) else { break };
         let name = PrincipalName::Device(name);
-        if snapshot.by_name(&name).is_none() {
+        if snapshot.is_reserved(&name) {
+            taken = Refusal::NameReserved(name);
+        } else if snapshot.by_name(&name).is_some() {
+            taken = Refusal::NameTaken(name);
+        } else {
             return Ok(name);
         }
-        taken = Refusal::NameTaken(name);
     }
     Err(taken)
 }

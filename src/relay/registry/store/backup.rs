@@ -1,7 +1,7 @@
 //! The whole registry as a file, and back.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use rusqlite::backup::{Backup, StepResult};
@@ -9,17 +9,38 @@ use rusqlite::{Connection, OpenFlags, params};
 
 use super::super::RegistryError;
 use super::super::directory::{StateDirectory, open_private};
+use super::super::principal::{Principal, State};
 use super::super::schema::{self, Empty};
-use super::rows::seconds;
-use super::{Store, connect};
+use super::super::snapshot::{Snapshot, Standing};
+use super::rows::{self, seconds};
+use super::{Fault, Store, connect};
+
+/// How every SQLite database begins.
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 /// What a backup brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restored {
     /// Devices and users that are there now.
     pub principals: u64,
     /// Tokens that were open when the backup was made, and are void now: they may have been used since.
     pub voided: u64,
+    /// How the registry before it differs.
+    pub lost: Lost,
+}
+
+/// What a registry knows, and a backup that takes its place does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// That registry was damaged, so nobody can tell.
+    Unknown,
+    /// These principals.
+    Known {
+        /// Those that are let in again, each with what was done to it since.
+        undone: Vec<String>,
+        /// Those that have joined since, whose keys are unknown now.
+        joined: Vec<String>,
+    },
 }
 
 impl Store {
@@ -56,25 +77,94 @@ impl Store {
 /// be read is kept beside it, with `.damaged` behind its name.
 ///
 /// # Errors
-/// The file is no backup, or the registry cannot be written; it is as it was then.
-pub fn restore(directory: &StateDirectory, file: &Path, now: u64) -> Result<Restored, RegistryError> {
+/// The file is no backup, or the registry cannot be written; or the backup would let in devices again that were revoked or
+/// removed since, unless that is wanted. The registry is as it was then.
+pub fn restore(
+    directory: &StateDirectory,
+    file: &Path,
+    now: u64,
+    lets_in_again: bool,
+) -> Result<Restored, RegistryError> {
     let of_file = |error: rusqlite::Error| RegistryError::of_database(file, &error);
-    let (memory, restored) = load(file, now)?;
+    check_file(file)?;
+    let (memory, (principals, voided)) = load(file, now)?;
     let path = directory.database()?;
-    let mut connection = match connect(&path) {
+    let (mut connection, lost) = match connect(&path) {
         Err(RegistryError::Damaged { .. }) => {
             set_aside(&path).map_err(|error| RegistryError::system(path.display().to_string(), &error))?;
-            connect(&directory.database()?)?
+            (connect(&directory.database()?)?, Lost::Unknown)
         }
-        other => other?,
+        other => {
+            let connection = other?;
+            let lost = compare(&connection, &memory).map_err(|fault| fault.at(&path))?;
+            (connection, lost)
+        }
     };
+    if let Lost::Known { undone, .. } = &lost
+        && !undone.is_empty()
+        && !lets_in_again
+    {
+        return Err(RegistryError::Undone(undone.clone()));
+    }
     copy(&memory, &mut connection).map_err(of_file)?;
-    Ok(restored)
+    Ok(Restored { principals, voided, lost })
 }
 
-/// The backup in memory, checked, with the schema of today, and without open tokens.
-fn load(file: &Path, now: u64) -> Result<(Connection, Restored), RegistryError> {
-    let of_file = |error: rusqlite::Error| RegistryError::of_database(file, &error);
+/// What is seen of a file before SQLite looks at it, which tells less.
+fn check_file(file: &Path) -> Result<(), RegistryError> {
+    let no_backup = |found: String| RegistryError::NoBackup { path: file.to_owned(), found };
+    let metadata = match fs::metadata(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(no_backup("there is no such file".into())),
+        other => other.map_err(|error| no_backup(error.to_string()))?,
+    };
+    if metadata.is_dir() {
+        return Err(no_backup("it is a directory".into()));
+    }
+    if metadata.len() == 0 {
+        return Err(no_backup("it is empty".into()));
+    }
+    let mut magic = [0; MAGIC.len()];
+    let read = File::open(file).and_then(|mut file| file.read_exact(&mut magic));
+    match read {
+        Ok(()) if magic == *MAGIC => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(no_backup(error.to_string())),
+        Ok(()) | Err(_) => Err(no_backup("it is no SQLite database".into())),
+    }
+}
+
+/// How a registry differs from a backup, in what matters when the one takes the other's place.
+fn compare(registry: &Connection, backup: &Connection) -> Result<Lost, Fault> {
+    let (registry, backup) = (rows::principals(registry, None)?, Snapshot::of(rows::principals(backup, None)?));
+    let (mut undone, mut joined) = (Vec::new(), Vec::new());
+    for principal in &registry {
+        let Principal { name, state, keys, .. } = principal;
+        for key in keys {
+            let is_refused = key.is_revoked || matches!(state, State::Revoked | State::Removed);
+            let before = match backup.standing(name.kind(), &key.pin) {
+                Standing::Active(before) | Standing::Pending(before) => Some(before),
+                Standing::Revoked(_) | Standing::Unknown | Standing::OtherKind => None,
+            };
+            match before {
+                Some(before) if is_refused => {
+                    let since = if *state == State::Removed { "removed" } else { "revoked" };
+                    undone.push(format!("{} ({since}, {})", before.name, key.pin));
+                }
+                None if !is_refused => joined.push(format!("{name} ({})", key.pin)),
+                Some(_) | None => {}
+            }
+        }
+    }
+    Ok(Lost::Known { undone, joined })
+}
+
+/// The backup in memory, checked, with the schema of today, and without open tokens; how many principals it has, and how
+/// many tokens were open.
+fn load(file: &Path, now: u64) -> Result<(Connection, (u64, u64)), RegistryError> {
+    let of_file = |error: rusqlite::Error| {
+        let error = RegistryError::of_database(file, &error);
+        let RegistryError::Damaged { path, reason } = error else { return error };
+        RegistryError::NoBackup { path, found: format!("it is damaged, {reason}") }
+    };
     let read = || {
         let source = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         let mut memory = Connection::open_in_memory()?;
@@ -84,7 +174,7 @@ fn load(file: &Path, now: u64) -> Result<(Connection, Restored), RegistryError> 
     };
     let (mut memory, found) = read().map_err(of_file)?;
     if found != "ok" {
-        return Err(RegistryError::Damaged { path: file.to_owned(), reason: found });
+        return Err(RegistryError::NoBackup { path: file.to_owned(), found: format!("it is damaged, {found}") });
     }
     schema::migrate(&mut memory, file, Empty::IsNone)?;
     let void = || {
@@ -95,10 +185,10 @@ fn load(file: &Path, now: u64) -> Result<(Connection, Restored), RegistryError> 
         memory.execute("UPDATE tokens SET void = ?1 WHERE void IS NULL", params![seconds(now)])?;
         let count = "SELECT count(*) FROM principals WHERE state <> 'removed'";
         let principals: i64 = memory.query_row(count, [], |row| row.get(0))?;
-        Ok(Restored { principals: principals.unsigned_abs(), voided: voided as u64 })
+        Ok((principals.unsigned_abs(), voided as u64))
     };
-    let restored = void().map_err(of_file)?;
-    Ok((memory, restored))
+    let counts = void().map_err(of_file)?;
+    Ok((memory, counts))
 }
 
 /// All of one database in place of all of another, in one transaction.

@@ -119,6 +119,8 @@ impl Change<'_> {
             }
             self.check_name(name)?;
             self.set_name(principal.id, name)?;
+        } else {
+            self.check_reserved(&principal.name)?;
         }
         self.set_state(principal.id, State::Active, now)?;
         Ok(principal.id)
@@ -179,7 +181,9 @@ impl Change<'_> {
         }
     }
 
+    /// Whether the name may be given to a principal.
     fn check_name(&self, name: &PrincipalName) -> Result<(), Fault> {
+        self.check_reserved(name)?;
         match self.snapshot.by_name(name) {
             Some(holder) => Err(Fault::usage(format!(
                 "{name} is there already ({}); give another name, or remove it first",
@@ -187,5 +191,12 @@ impl Change<'_> {
             ))),
             None => Ok(()),
         }
+    }
+
+    pub(super) fn check_reserved(&self, name: &PrincipalName) -> Result<(), Fault> {
+        if self.snapshot.is_reserved(name) {
+            return Err(Fault::usage(format!("{name} comes by the plain listener, and has no key; give another name")));
+        }
+        Ok(())
     }
 }

@@ -24,14 +24,15 @@ impl Store {
     pub(in super::super) fn create_token(&mut self, token: &NewToken) -> Result<(), RegistryError> {
         token.check()?;
         self.change(|change| {
-            if let TokenSubject::Device(Pattern::Name(name)) = &token.subject
-                && !token.replace
-                && let Some(holder) = change.snapshot.by_name(&PrincipalName::Device(name.clone()))
-            {
-                let state = holder.state;
-                return Err(Fault::usage(format!(
-                    "device {name} is there already ({state}); replace its key by the token (--replace), or remove it first"
-                )));
+            if let TokenSubject::Device(Pattern::Name(name)) = &token.subject {
+                let name = PrincipalName::Device(name.clone());
+                change.check_reserved(&name)?;
+                if let Some(holder) = change.snapshot.by_name(&name).filter(|_| !token.replace) {
+                    let state = holder.state;
+                    return Err(Fault::usage(format!(
+                        "device {name} is there already ({state}); replace its key by the token (--replace), or remove it first"
+                    )));
+                }
             }
             change.insert_token(token)
         })

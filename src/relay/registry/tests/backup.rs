@@ -18,7 +18,7 @@ fn with_backup() -> (Bench, PathBuf) {
 }
 
 fn restore_into(state: &Path, file: &Path) -> Result<Restored, RegistryError> {
-    restore(&StateDirectory::open(state)?, file, NOW)
+    restore(&StateDirectory::open(state)?, file, NOW, false)
 }
 
 #[test]
@@ -29,7 +29,8 @@ fn a_backup_restores_everything_but_open_tokens() {
     bench.add("pump-9", 9).expect("added");
     bench.reopen(|state| {
         let restored = restore_into(state, &file).expect("restored");
-        assert_eq!(restored, Restored { principals: 3, voided: 1 });
+        let joined = vec![format!("pump-9 ({})", public_key(9).pin())];
+        assert_eq!(restored, Restored { principals: 3, voided: 1, lost: Lost::Known { undone: Vec::new(), joined } });
     });
     assert_eq!((bench.contents(), bench.open_tokens()), (contents, Vec::new()));
     assert_eq!(fault(bench.join(3, 1)), TokenFault::Void);
@@ -75,16 +76,20 @@ fn what_is_no_whole_backup_is_refused_and_changes_nothing() {
     let other = bench.directory.path().join("other.db");
     rusqlite::Connection::open(&other).and_then(|other| other.execute_batch("CREATE TABLE t (x)")).expect("made");
     let missing = bench.directory.path().join("missing");
+    let newer = write("newer.db", &whole);
+    rusqlite::Connection::open(&newer).and_then(|newer| newer.pragma_update(None, "user_version", 9)).expect("made");
     bench.reopen(|state| {
         for (file, text) in [
-            (text, "text is damaged: file is not a database; stop the relay and restore a backup"),
-            (half, "half is damaged: "),
-            (empty, "empty: this is no relay's registry; give another file"),
-            (other, "other.db: this is no relay's registry; give another file"),
-            (missing, "missing: unable to open database file"),
+            (text, "text is no backup: it is no SQLite database; give a file that 'tcp-remote-relay backup' wrote"),
+            (half, "half is no backup: it is damaged, "),
+            (empty, "empty is no backup: it is empty; give"),
+            (other, "other.db is no backup: it is a database of another program; give"),
+            (missing, "missing is no backup: there is no such file; give"),
+            (state.to_owned(), "state is no backup: it is a directory; give"),
+            (newer, "newer.db has schema 9, and this relay knows 1 at most; install the version that wrote it"),
         ] {
-            let error = restore_into(state, &file).expect_err("no backup").to_string();
-            assert!(error.contains(text), "{error}");
+            let error = restore_into(state, &file).expect_err("no backup");
+            assert!(error.to_string().contains(text) && error.is_usage(), "{error}");
         }
     });
     assert_eq!((bench.contents(), bench.open_tokens().len()), (contents, 1));
@@ -98,10 +103,41 @@ fn a_registry_that_is_damaged_is_refused_and_set_aside_by_a_backup() {
         fs::write(state.join("registry.db"), [b'x'; 8192]).expect("damaged");
         let error = SqliteRegistry::open(state).expect_err("damaged").to_string();
         assert!(error.ends_with("is damaged: file is not a database; stop the relay and restore a backup"), "{error}");
-        restore_into(state, &file).expect("restored");
+        assert_eq!(restore_into(state, &file).expect("restored").lost, Lost::Unknown);
         assert_eq!(fs::read(state.join("registry.db.damaged")).expect("kept"), [b'x'; 8192]);
     });
     assert_eq!(bench.contents(), contents);
+}
+
+#[test]
+fn a_backup_that_lets_in_again_who_was_revoked_or_removed_since_is_restored_only_where_that_is_wanted() {
+    let (mut bench, file) = with_backup();
+    bench.add("pump-5", 5).expect("added");
+    bench.token(NewToken { replace: true, ..token(6, "pump-4") });
+    bench.join(6, 6);
+    bench.remove("pump-1").expect("removed");
+    let contents = bench.contents();
+    let wanted = vec![
+        format!("pump-1 (removed, {})", public_key(1).pin()),
+        format!("pump-4 (revoked, {})", public_key(4).pin()),
+    ];
+    bench.reopen(|state| {
+        let error = restore_into(state, &file).expect_err("it lets some in again");
+        assert!(matches!(&error, RegistryError::Undone(undone) if *undone == wanted), "{error}");
+        let text = format!("and it lets them in again: {}; restore it with --force, and", wanted.join(", "));
+        assert!(error.to_string().contains(&text), "{error}");
+    });
+    assert_eq!(bench.contents(), contents, "nothing is changed");
+    bench.reopen(|state| {
+        let directory = StateDirectory::open(state).expect("a directory");
+        let Lost::Known { undone, joined } = restore(&directory, &file, NOW, true).expect("restored").lost else {
+            panic!("it was not damaged");
+        };
+        assert_eq!(undone, wanted);
+        let now = |name: &str, key| format!("{name} ({})", public_key(key).pin());
+        assert_eq!(joined, [now("pump-4", 6), now("pump-5", 5)]);
+    });
+    assert_eq!(name_of(&bench.come(1)), Some("pump-1"));
 }
 
 #[test]

@@ -223,3 +223,52 @@ fn when_a_device_was_last_seen_is_told_at_once_and_written_late() {
     bench.reopen(|_| ());
     assert_eq!((seen(&bench), bench.registry().snapshot().number()), (Some(NOW + 5), number.min(1)));
 }
+
+#[test]
+fn a_reserved_name_is_given_to_nobody_by_any_way() {
+    let bench = Bench::new();
+    let reserve = |names: &[&str]| {
+        let names = names.iter().map(|name| device(name)).collect();
+        ask(|answer| bench.registry().reserve(names, answer)).expect("reserved")
+    };
+    bench.token(token(1, "old-*"));
+    bench.token(token(2, "old-gateway"));
+    bench.token(NewToken { pending: true, ..token(3, "pump-*") });
+    assert_eq!(reserve(&["old-gateway", "pump-1"]), []);
+    let taken = "old-gateway comes by the plain listener, and has no key; give another name";
+    assert_eq!(bench.add("old-gateway", 1).expect_err("reserved").to_string(), taken);
+    let error = bench.import(&format!("pump-2,{}\nold-gateway,{}", public_key(1), public_key(2)));
+    assert_eq!(error.expect_err("reserved").to_string(), format!("nothing was imported: line 2: {taken}"));
+    bench.admit(candidate(1, Some("old-gateway"), None));
+    assert_eq!(bench.approve(1, None).expect_err("reserved").to_string(), taken);
+    assert_eq!(bench.refused_token(token(4, "old-gateway")), taken);
+    assert_eq!(bench.refused_token(NewToken { replace: true, ..token(4, "old-gateway") }), taken);
+    bench.join(3, 3);
+    assert_eq!(bench.approve(3, Some("old-gateway")).expect_err("reserved").to_string(), taken);
+
+    // Nothing was written, so the tokens are good for other names, and for this one when it is free.
+    let number = bench.registry().snapshot().number();
+    let reserved = |decision| matches!(refusal(decision), Refusal::NameReserved(name) if name == device("old-gateway"));
+    assert!(reserved(bench.admit(candidate(4, Some("old-gateway"), Some(1)))));
+    assert!(reserved(bench.admit(candidate(4, None, Some(2)))));
+    assert_eq!(bench.registry().snapshot().number(), number);
+    assert_eq!(name_of(&bench.admit(candidate(4, Some("old-pump"), Some(1)))), Some("old-pump"));
+    assert_eq!(reserve(&["old-pump"]), [device("old-pump")], "it keeps its name");
+    assert_eq!(name_of(&bench.join(5, 2)), Some("old-gateway"));
+}
+
+#[test]
+fn an_answer_that_does_not_come_in_time_is_told_as_such_and_what_was_asked_is_done() {
+    let bench = Bench::new();
+    let (go_on, waits) = mpsc::channel::<()>();
+    let blocks = Box::new(move |_| {
+        let _ = waits.recv_timeout(DEADLINE);
+    });
+    bench.registry().open_tokens(NOW, blocks);
+    let within = Duration::from_millis(1);
+    let late = wait_within(within, |answer| bench.registry().add(newcomer("pump-1", 1), NOW, answer));
+    let late = late.expect_err("late").to_string();
+    assert!(late.contains("has not answered within 50 s, and may still do what was asked"), "{late}");
+    drop(go_on);
+    assert!(bench.add("pump-1", 2).expect_err("it is done").to_string().starts_with("pump-1 is there already"));
+}

@@ -215,3 +215,16 @@ fn say_skipped(reason: &str) {
         "SKIPPED: a disk that is full, which cannot be made here (are you root?): {reason}"
     );
 }
+
+#[test]
+fn a_registry_that_is_closed_has_all_in_its_file_whoever_still_refers_to_it() {
+    let mut bench = Bench::new();
+    let registry = Arc::new(bench.registry.take().expect("open"));
+    let other = Arc::clone(&registry);
+    ask(|answer| registry.add(newcomer("pump-1", 1), NOW, answer)).expect("added");
+    registry.close();
+    assert!(!bench.state().join("registry.db-wal").exists());
+    assert!(matches!(ask(|answer| other.open_tokens(NOW, answer)), Err(RegistryError::Closed)));
+    bench.registry = Some(SqliteRegistry::open(&bench.state()).expect("the directory is free"));
+    assert_eq!(bench.contents(), ["pump-1 active [] 1"]);
+}

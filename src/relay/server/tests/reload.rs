@@ -195,6 +195,43 @@ fn a_port_that_cannot_be_opened_leaves_all_as_it_was() {
 }
 
 #[test]
+fn a_configuration_that_the_loop_did_not_take_in_time_is_not_taken_later() {
+    let [listen, port, other] = std::array::from_fn(|_| free_address());
+    let (old, new) = (config(vec![device(&listen, &[&port])]), config(vec![device(&listen, &[&other])]));
+    let mut bench = Bench::of(&old);
+    let _link = bench.device_of(0, GREETING);
+    let controller = bench.server.controller();
+    let error = controller.reconfigure_within(MS, &old, new.clone()).expect_err("nobody steps the loop").to_string();
+    assert!(
+        error.starts_with("the relay's loop did not take the configuration within 0.001 s, so it was taken"),
+        "{error}"
+    );
+    assert_eq!(bench.ask(Controller::devices).len(), 1, "it has looked at what was asked before");
+    assert!(connects(&port) && !connects(&other));
+    bench.reconfigure(&old, &new).expect("changed");
+    assert!(!connects(&port) && connects(&other));
+}
+
+#[test]
+fn a_port_that_overlaps_one_that_is_open_is_an_error_that_says_what_to_do() {
+    let [listen, port] = std::array::from_fn(|_| free_address());
+    let old = config(vec![device(&listen, &[&port])]);
+    let mut bench = Bench::of(&old);
+    let _link = bench.device_of(0, GREETING);
+    let all = address(&format!("0.0.0.0:{}", port.port()));
+    let error = bench.reconfigure(&old, &config(vec![device(&listen, &[&all])])).expect_err("overlaps").to_string();
+    let advice = format!(
+        "cannot listen at {all} while {port} is open, which is the same port; restart the relay, or take {port} out, \
+         reload, put {all} in, and reload again"
+    );
+    assert!(error.starts_with(&advice), "{error}");
+    let none = config(vec![device(&listen, &[&free_address()])]);
+    bench.reconfigure(&old, &none).expect("changed");
+    bench.reconfigure(&none, &config(vec![device(&listen, &[&all])])).expect("as it says");
+    assert!(connects(&port));
+}
+
+#[test]
 fn a_server_that_has_ended_is_not_alive_and_one_that_stands_still_is_not_either() {
     let mut bench = Bench::new(Protocol::V2);
     assert_eq!(bench.ask(|controller| controller.is_alive(DEADLINE)), Some(true));

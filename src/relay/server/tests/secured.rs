@@ -15,6 +15,7 @@ use crate::device::{self, Handle, Identity, State};
 use crate::identity::{Name, Pattern, Pin, Pins, Secret, TokenId};
 use crate::protocol::v2::Join;
 use crate::relay::TlsPort;
+use crate::relay::listener::hold;
 use crate::relay::registry::{Answer, Labels, NewToken, Registry, SecretDigest, SqliteRegistry, TokenSubject};
 use crate::tls::Key;
 

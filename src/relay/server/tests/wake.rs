@@ -8,6 +8,7 @@ use super::*;
 use crate::connection::Connection;
 use crate::connection::relay::Settings;
 use crate::io::net;
+use crate::io::session::Session;
 
 /// Devices beside the one that has an event.
 const IDLE: [usize; 3] = [10, 1000, 10_000];

@@ -1,7 +1,7 @@
 //! Who is not admitted, who is not any more, and what each gets to read.
 
 use super::*;
-use crate::relay::registry::{NewToken, PrincipalName};
+use crate::relay::registry::{NewToken, Newcomer, PrincipalName};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -146,6 +146,33 @@ fn a_device_that_is_revoked_is_cut_at_once_with_its_clients_and_no_other_is() {
     ask(|answer| secure.registry.unrevoke(revoked, 0, answer));
     handle.reconnect().expect("it goes on");
     secure.await_state(&handle, State::Listening);
+}
+
+#[test]
+fn a_device_that_is_removed_or_renamed_is_told_so_and_not_that_it_is_revoked() {
+    let mut secure = Secure::new();
+    let (key, join) = (key(), secure.token("pump-3", |_| {}));
+    let handle = secure.device(&key, Some(join));
+    let remove =
+        |secure: &Secure| ask(|answer| secure.registry.remove(PrincipalName::Device(name("pump-3")), 0, answer));
+    let add = |secure: &Secure, text| {
+        let newcomer =
+            Newcomer { name: PrincipalName::Device(name(text)), key: *key.public(), labels: Labels::default() };
+        ask(|answer| secure.registry.add(newcomer, 0, answer))
+    };
+    remove(&secure);
+    assert_refused(&mut secure, &handle, "unknown", "this device was removed, so its key is not known here any more");
+    add(&secure, "pump-3");
+    handle.reconnect().expect("it goes on");
+    secure.await_state(&handle, State::Listening);
+    // Both before the loop looks at the registry.
+    remove(&secure);
+    add(&secure, "pump-4");
+    assert_refused(&mut secure, &handle, "unknown", "this key was given another name; connect again");
+    handle.reconnect().expect("it goes on");
+    secure.await_state(&handle, State::Listening);
+    let announced = handle.announcement().expect("in this process").expect("admitted");
+    assert_eq!(announced.name, Some(name("pump-4")));
 }
 
 #[test]

@@ -1,0 +1,48 @@
+--- A device whose key the relay's operator has added, by the programs alone.
+local net = require "support.net"
+local process = require "support.process"
+
+describe("a device that was added by its key", function()
+  local relay = os.getenv("SPEC_RELAY")
+  local place, config, program
+
+  before_each(function()
+    place = os.tmpname()
+    os.remove(place)
+    config = place .. "/relay/relay.toml"
+    local made = "mkdir -m 700 %s && %s init %s/relay --address 127.0.0.1:%d >/dev/null "
+      .. "&& sed -i s/0.0.0.0:/127.0.0.1:/ %s"
+    assert.equal(0, process.status(made:format(place, relay, place, net.free_port(), config)))
+    program = process.relay("run", "--config", config)
+    net.eventually(function()
+      return program.log():find("waiting for a device", 1, true)
+    end, "the relay's start")
+  end)
+
+  after_each(function()
+    program.stop()
+    process.status("rm -rf " .. place)
+  end)
+
+  --- What a command writes to standard output.
+  local function output(command)
+    local pipe = assert(io.popen(command .. " 2>/dev/null"))
+    local text = pipe:read("*a")
+    pipe:close()
+    return text
+  end
+
+  it("joins with the string that 'add' printed", function()
+    if process.status("command -v openssl >/dev/null") ~= 0 then
+      return pending("there is no openssl to make a key")
+    end
+    local state = place .. "/state"
+    local key = output(("umask 077; mkdir %s && openssl genpkey -algorithm ed25519 -outform DER -out %s/key && "
+      .. "openssl pkey -inform DER -in %s/key -pubout"):format(state, state, state)):match("\n(%S+)\n")
+    local join = output(("%s add pump-3 --key %s --config %s"):format(relay, key, config)):match("^tcpr1%S+")
+    local command = ("%s bin/tcpremote %%s --state-dir %s"):format(process.lua, state)
+    local fingerprint = output(("%s devices --json --config %s"):format(relay, config)):match('"(SHA256:[^"]+)"')
+    assert.equal("pump-3\n" .. fingerprint .. "\n", output(command:format("join " .. join)))
+    assert.truthy(output(command:format("status")):find("pump-3", 1, true))
+  end)
+end)
