@@ -425,6 +425,18 @@ fn check_tells_what_is_wrong_with_files_and_how_it_is_mended() {
 }
 
 #[test]
+fn the_next_key_takes_the_place_of_one_that_is_lost() {
+    let place = Place::new();
+    let kept = place.path("kept");
+    fs::rename(place.path("relay-next.key"), &kept).unwrap();
+    fs::remove_file(place.path("relay.key")).unwrap();
+    assert!(place.failed(2, &["rotate-key"]).contains("name the file of the next key"));
+    place.done(&["rotate-key", "--next-key", kept.to_str().unwrap()]);
+    assert!(fs::read(place.path("relay.key")).unwrap() == fs::read(&kept).unwrap());
+    place.done(&["check"]);
+}
+
+#[test]
 fn clients_of_the_control_socket_that_say_nothing_or_nonsense_or_too_much_cost_others_nothing() {
     let place = Place::new();
     let _relay = place.start();
