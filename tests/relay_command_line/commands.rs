@@ -142,7 +142,10 @@ fn a_command_without_a_relay_says_how_to_start_it_and_a_wrong_configuration_is_t
         let config = place.config();
         assert!(error.contains(&format!("{config}:2: unknown key 'tsl' in listen; did you mean 'tls'?")), "{error}");
         assert!(error.contains(&format!("{config}:3: unknown key 'x' in listen")), "{error}");
+        assert!(!error.contains("--config"), "{error}");
     }
+    fs::remove_file(place.config()).unwrap();
+    assert!(place.failed(2, &["devices"]).contains("name the configuration by --config, or the state directory by"));
     place.configure(PLAIN);
     fs::set_permissions(place.path("relay.key"), fs::Permissions::from_mode(0o644)).unwrap();
     for arguments in [["check"], ["run"]] {
