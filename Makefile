@@ -43,7 +43,7 @@ build:
 	@scripts/build-relay release
 
 demo:
-	@scripts/demo
+	@scripts/demo/run
 
 # ARGS are the benchmark's: --quick, --verbose, --write, or a word that the figures' names have, slow for example.
 bench:

@@ -1,8 +1,10 @@
---- Stands between a device and its relay, passes all bytes on, and prints each frame, of version 1 or 2.
+--- Stands between a device and its relay, passes all bytes on, and prints each frame, of version 1 or 2; of a link in
+-- TLS the records, since what is in them cannot be read here.
 --
 --     lua examples/tap.lua RELAY_PORT
 --
--- It prints the port that the device is to connect to, and needs luasocket. For one device, on one machine.
+-- It prints the port that the device is to connect to, and needs luasocket. For one link after the other, on one
+-- machine.
 local socket = require "socket"
 
 local relay_port = tonumber((...))
@@ -14,16 +16,22 @@ end
 io.stdout:setvbuf("line")
 local server = assert(socket.bind("127.0.0.1", 0))
 print(("tap at port %d"):format(select(2, server:getsockname())))
-local device = assert(server:accept())
-local relay = assert(socket.connect("127.0.0.1", relay_port))
 
 local COMMANDS = { "CONNECT", "CLOSE", "DATA", "LISTEN", "HELLO" }
 local TYPES = {
-  "CONNECT", "CLOSE", "DATA", [6] = "SETTINGS", [7] = "CONNECTED", [8] = "CREDIT", [9] = "PING", [10] = "GOAWAY",
+  "CONNECT", "CLOSE", "DATA",
+  [6] = "SETTINGS", [7] = "CONNECTED", [8] = "CREDIT", [9] = "PING", [10] = "GOAWAY", [11] = "ACK",
 }
 
---- The version that is spoken: 1 until both sides have said HELLO.
-local version = 1
+local RECORDS = {
+  [20] = "change_cipher_spec", [21] = "alert", [22] = "handshake, in the clear", [23] = "sealed",
+}
+
+--- How long the header of a frame is, or of a record of TLS, and where the length of what follows stands in it.
+local HEADERS = { [1] = { 4, 1 }, [2] = { 8, 1 }, tls = { 5, 4 } }
+
+--- What is spoken: version 1 until both sides have said HELLO, or "tls".
+local version
 
 local function hex(bytes)
   return (bytes:gsub(".", function(byte)
@@ -79,6 +87,13 @@ local function show_v2(arrow, header, payload)
   print(("%s  %s %-9s"):format(arrow, hex(header), kind or type_of) .. text)
 end
 
+--- A record of TLS: type (1b), version (2b), size (2b).
+local function show_record(arrow, header, payload)
+  print(("%s  %s %s, %d bytes"):format(arrow, hex(header), RECORDS[header:byte(1)] or "?", #payload))
+end
+
+local SHOW = { [1] = show_v1, [2] = show_v2, tls = show_record }
+
 --- Passes on what came, and takes the whole frames off what is not shown yet; false at the end.
 local function pass(from, to, arrow, pending)
   local bytes, reason, part = from:receive(65536)
@@ -87,36 +102,52 @@ local function pass(from, to, arrow, pending)
     return false
   end
   pending.bytes = pending.bytes .. bytes
+  -- No frame begins so: it would be longer than any.
+  version = version or (pending.bytes:byte(1) == 22 and "tls" or 1)
   while true do
-    local header = version == 1 and 4 or 8
-    local whole = header + number(pending.bytes:sub(1, 2))
+    local header, size = HEADERS[version][1], HEADERS[version][2]
+    local whole = header + number(pending.bytes:sub(size, size + 1))
     if #pending.bytes < header or #pending.bytes < whole then
       break
     end
-    local show = version == 1 and show_v1 or show_v2
-    show(arrow, pending.bytes:sub(1, header), pending.bytes:sub(header + 1, whole))
+    SHOW[version](arrow, pending.bytes:sub(1, header), pending.bytes:sub(header + 1, whole))
     pending.bytes = pending.bytes:sub(whole + 1)
   end
   return reason ~= "closed"
 end
 
-local from_device, from_relay = { bytes = "" }, { bytes = "" }
-local open = true
-for _, each in ipairs { device, relay } do
-  each:setoption("tcp-nodelay", true)
-end
-while open do
-  for _, ready in ipairs((socket.select { device, relay })) do
-    -- Takes what is there and no more, but sends all of it.
-    ready:settimeout(0)
-    local other = ready == device and relay or device
-    other:settimeout(nil)
-    if ready == device then
-      open = pass(device, relay, "device -> relay", from_device) and open
-    else
-      open = pass(relay, device, "device <- relay", from_relay) and open
+--- Stands between the two until one of them ends.
+local function stand_between(device, relay)
+  local from_device, from_relay = { bytes = "" }, { bytes = "" }
+  local open = true
+  version = nil
+  for _, each in ipairs { device, relay } do
+    each:setoption("tcp-nodelay", true)
+  end
+  while open do
+    for _, ready in ipairs((socket.select { device, relay })) do
+      -- Takes what is there and no more, but sends all of it.
+      ready:settimeout(0)
+      local other = ready == device and relay or device
+      other:settimeout(nil)
+      if ready == device then
+        open = pass(device, relay, "device -> relay", from_device) and open
+      else
+        open = pass(relay, device, "device <- relay", from_relay) and open
+      end
     end
   end
+  device:close()
+  relay:close()
 end
-device:close()
-relay:close()
+
+while true do
+  local device = assert(server:accept())
+  print("a device has connected")
+  local relay = socket.connect("127.0.0.1", relay_port)
+  if relay then
+    stand_between(device, relay)
+  else
+    device:close()
+  end
+end

@@ -1,8 +1,8 @@
---- A device whose key the relay's operator has added, by the programs alone.
+--- A device whose key the relay's operator lets in, by the programs alone.
 local net = require "support.net"
 local process = require "support.process"
 
-describe("a device that was added by its key", function()
+describe("a device whose key the operator lets in", function()
   local relay = os.getenv("SPEC_RELAY")
   local place, config, program
 
@@ -31,6 +31,20 @@ describe("a device that was added by its key", function()
     pipe:close()
     return text
   end
+
+  it("waits for approval, and is told what to do and its fingerprint, once", function()
+    local join = output(("%s token device pump-4 --pending --config %s"):format(relay, config)):match("^tcpr1%S+")
+    local command = ("%s bin/tcpremote join %s --state-dir %s/state 2>&1; echo $?"):format(process.lua, join, place)
+    local refusal, status = output("exec 2>&1; " .. command):match("^(.*)\n(%d+)\n$")
+    local approve, fingerprint = refusal:match(
+      "waits for approval; run at the relay: (tcp%-remote%-relay approve (SHA256:%S+)); then join again with the same"
+    )
+    assert.truthy(approve, refusal)
+    assert.equal("4", status)
+    assert.equal(1, select(2, refusal:gsub("SHA256:", "")))
+    output(relay .. approve:gsub("^%S+", "") .. " --config " .. config)
+    assert.equal("pump-4\n" .. fingerprint .. "\n0\n", output(command))
+  end)
 
   it("joins with the string that 'add' printed", function()
     if process.status("command -v openssl >/dev/null") ~= 0 then

@@ -170,7 +170,10 @@ local function join(output, given, others)
     end
     if message then
       if code == "pending" then
-        message = message .. ": the fingerprint is " .. before.fingerprint .. "; then join again with the same string"
+        -- Our relays say it themselves.
+        local is_said = message:find(before.fingerprint, 1, true)
+        message = message .. (is_said and "" or "; its fingerprint is " .. before.fingerprint)
+          .. "; then join again with the same string"
       end
       return STATUS[code] or 1, message
     end

@@ -142,7 +142,10 @@ fn a_command_without_a_relay_says_how_to_start_it_and_a_wrong_configuration_is_t
         let config = place.config();
         assert!(error.contains(&format!("{config}:2: unknown key 'tsl' in listen; did you mean 'tls'?")), "{error}");
         assert!(error.contains(&format!("{config}:3: unknown key 'x' in listen")), "{error}");
+        assert!(!error.contains("--config"), "{error}");
     }
+    fs::remove_file(place.config()).unwrap();
+    assert!(place.failed(2, &["devices"]).contains("name the configuration by --config, or the state directory by"));
     place.configure(PLAIN);
     fs::set_permissions(place.path("relay.key"), fs::Permissions::from_mode(0o644)).unwrap();
     for arguments in [["check"], ["run"]] {
@@ -422,6 +425,18 @@ fn check_tells_what_is_wrong_with_files_and_how_it_is_mended() {
     let shown = state.display();
     assert!(error.contains(&format!("state directory {shown} is open to others (mode 0755); run: chmod 700 {shown}")));
     assert!(error.contains("relay.key may be read or written by others (mode 0644); run: chmod 600 "), "{error}");
+}
+
+#[test]
+fn the_next_key_takes_the_place_of_one_that_is_lost() {
+    let place = Place::new();
+    let kept = place.path("kept");
+    fs::rename(place.path("relay-next.key"), &kept).unwrap();
+    fs::remove_file(place.path("relay.key")).unwrap();
+    assert!(place.failed(2, &["rotate-key"]).contains("name the file of the next key"));
+    place.done(&["rotate-key", "--next-key", kept.to_str().unwrap()]);
+    assert!(fs::read(place.path("relay.key")).unwrap() == fs::read(&kept).unwrap());
+    place.done(&["check"]);
 }
 
 #[test]

@@ -206,7 +206,9 @@ pub(crate) fn state(place: &Place) -> Result<PathBuf, Failure> {
     match &place.state {
         Some(state) => Ok(state.clone()),
         None => File::read(&place.config).map(|file| file.state).map_err(|error| {
-            Failure::Usage(format!("{error}\nname the configuration by --config, or the state directory by --state"))
+            // Where there is a file, what is wrong with it is all.
+            let other = "\nname the configuration by --config, or the state directory by --state";
+            Failure::Usage(format!("{error}{}", if place.config.exists() { "" } else { other }))
         }),
     }
 }

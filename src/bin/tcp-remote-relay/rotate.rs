@@ -18,9 +18,13 @@ pub(crate) fn rotate(config: &Path, next_key: Option<PathBuf>) -> Done {
     let of_keys = |error: KeysError| Failure::System(error.to_string());
     let beside = file.next_key.with_extension("key");
     let announced = read_public(&file.next_key).map_err(of_keys)?;
-    let current = read_private(&file.key).map_err(of_keys)?.public().pin();
-    if current != announced.pin() {
-        check_restarted(&file, current)?;
+    let current = match read_private(&file.key) {
+        // The next key is for the case that this one is lost, too.
+        Err(KeysError::Missing { .. }) => None,
+        read => Some(read.map_err(of_keys)?.public().pin()),
+    };
+    if current != Some(announced.pin()) {
+        current.map_or(Ok(()), |current| check_restarted(&file, current))?;
         // Not the one beside the relay's key unless that is named: a second call by mistake would take the key that was just
         // made, which no device knows.
         let from = next_key
