@@ -184,7 +184,8 @@ describe("TCPRemoteConnect", function()
       service:close()
       agent.remove()
       agent.install { device = { tcprconnect = { addr = "127.0.0.1", port = port, services = { SSH = target } } } }
-      assert.matches("^device.tcprconnect.services: service name 'SSH' has 'S'", (select(2, agent.strictly(command(), ""))))
+      local _, message = agent.strictly(command(), "")
+      assert.matches("^device.tcprconnect.services: service name 'SSH' has 'S'", message)
     end)
 
     it("does without a configuration of its own", function()

@@ -94,12 +94,30 @@ describe("the command tcpremote", function()
 
   it("takes a proxy from the environment, where no other user sees its password", function()
     local proxy = net.refusing_port()
-    local pipe = io.popen(("TCPREMOTE_PROXY=http://me:hunter2@127.0.0.1:%d %s bin/tcpremote join %s --state-dir %s 2>&1")
-      :format(proxy, process.lua, JOIN, place))
+    local command = "TCPREMOTE_PROXY=http://me:hunter2@127.0.0.1:%d %s bin/tcpremote join %s --state-dir %s 2>&1"
+    local pipe = io.popen(command:format(proxy, process.lua, JOIN, place))
     local text = pipe:read("*a")
     pipe:close()
     assert.matches("^tcpremote: the link to 127.0.0.1:1 cannot be made through the proxy 127.0.0.1:" .. proxy, text)
     assert.is_nil(text:find("hunter2", 1, true))
+  end)
+
+  it("joins though another process with the same string was faster", function()
+    local relay = process.relay_with_keys(place)
+    local state = place .. "/state"
+    local join = relay.ask("token device pump-3"):match("tcpr1%S+")
+    assert.equal(0, (run { "join", join, "--state-dir", state }))
+    -- The other one has stored it between the first look at the directory and the link.
+    local identity = core.identity
+    function core.identity(...)
+      core.identity = identity
+      return { is_joining = true, fingerprint = assert(identity(...)).fingerprint }
+    end
+    local status, out = run { "join", join, "--state-dir", state }
+    core.identity = identity
+    assert.equal(0, status)
+    assert.matches("^pump%-3\nSHA256:", out)
+    relay.stop()
   end)
 
   it("tells who the device is", function()

@@ -65,7 +65,8 @@ describe("a device with a state_dir", function()
     assert.matches("^state_dir: cannot make '" .. file .. "': File exists .+; give state_dir a directory$", message)
     assert.equal("state_dir", code)
     message = refusal { state_dir = file .. "/below" }
-    assert.matches("^state_dir: cannot open '" .. file .. "/below': Not a directory .+; give state_dir a directory$", message)
+    local text = "^state_dir: cannot open '%s/below': Not a directory .+; give state_dir a directory$"
+    assert.matches((text:gsub("%%s", file)), message)
     os.remove(file)
   end)
 

@@ -271,6 +271,10 @@ fn while_one_process_writes_another_waits_and_says_so_when_that_takes_too_long()
         fs::read_to_string("/proc/self/comm").map(|name| format!("process {} ({})", std::process::id(), name.trim()));
     let holder = own.unwrap_or_else(|_| "another process".into());
     assert_eq!(text, format!("state_dir: '{path}' is locked by {holder}; end that process, if it hangs"));
+    // A host waits for it but once.
+    let began = Instant::now();
+    StateDir::open(&directory.path).and_then(|directory| directory.load().map(drop)).expect_err("locked");
+    assert!(began.elapsed() < 2 * LOCK_TIME, "{:?}", began.elapsed());
     drop(lock);
     directory.lock_within(Duration::ZERO).expect("free");
 }
