@@ -274,7 +274,7 @@ fn while_one_process_writes_another_waits_and_says_so_when_that_takes_too_long()
     // A host waits for it but once.
     let began = Instant::now();
     StateDir::open(&directory.path).and_then(|directory| directory.load().map(drop)).expect_err("locked");
-    assert!(began.elapsed() < 2 * LOCK_TIME, "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     drop(lock);
     directory.lock_within(Duration::ZERO).expect("free");
 }
