@@ -163,6 +163,31 @@ describe("TCPRemoteConnect", function()
         { agent.strictly(command(), { ServerPort = 0 }) })
     end)
 
+    it("reads services in the configuration, whose tables are proxies", function()
+      local service, service_port = net.listen()
+      local target = "127.0.0.1:" .. service_port
+      agent.install {
+        device = {
+          tcprconnect = {
+            addr = "127.0.0.1",
+            port = port,
+            services = { ssh = "127.0.0.1:22", plc = { target = target, port = "1502", proxy_protocol = "2" } },
+          },
+        },
+      }
+      assert.equal("ok", agent.strictly(command(), ""))
+      local link = accept_device()
+      link:send(net.connect_frame(1, "127.0.0.1", service_port))
+      local connection = net.accept(service)
+      assert.equal("\r\n\r\n\0\r\nQUIT\n\32\0\0\0", connection:receive(16))
+      connection:close()
+      service:close()
+      agent.remove()
+      agent.install { device = { tcprconnect = { addr = "127.0.0.1", port = port, services = { SSH = target } } } }
+      local _, message = agent.strictly(command(), "")
+      assert.matches("^device.tcprconnect.services: service name 'SSH' has 'S'", message)
+    end)
+
     it("does without a configuration of its own", function()
       for _, config in ipairs { {}, { device = {} }, { device = { tcprconnect = 5 } } } do
         agent.install(config)

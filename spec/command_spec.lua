@@ -1,6 +1,7 @@
 --- The command `tcpremote`, as far as it goes without a relay.
 local command = require "tcpremote.command"
 local core = require "tcpremote.core"
+local net = require "support.net"
 local process = require "support.process"
 local tcpremote = require "tcpremote"
 
@@ -91,6 +92,34 @@ describe("the command tcpremote", function()
     assert.equal(48, #process.read(place .. "/key"))
   end)
 
+  it("takes a proxy from the environment, where no other user sees its password", function()
+    local proxy = net.refusing_port()
+    local line = "TCPREMOTE_PROXY=http://me:hunter2@127.0.0.1:%d %s bin/tcpremote join %s --state-dir %s 2>&1"
+    local pipe = io.popen(line:format(proxy, process.lua, JOIN, place))
+    local text = pipe:read("*a")
+    pipe:close()
+    assert.matches("^tcpremote: the link to 127.0.0.1:1 cannot be made through the proxy 127.0.0.1:" .. proxy, text)
+    assert.is_nil(text:find("hunter2", 1, true))
+  end)
+
+  it("joins though another process with the same string was faster", function()
+    local relay = process.relay_with_keys(place)
+    local state = place .. "/state"
+    local join = relay.ask("token device pump-3"):match("tcpr1%S+")
+    local first = run { "join", join, "--state-dir", state }
+    -- The other one has stored it between the first look at the directory and the link.
+    local identity = core.identity
+    function core.identity(...)
+      core.identity = identity
+      return { is_joining = true, fingerprint = assert(identity(...)).fingerprint }
+    end
+    local status, out = run { "join", join, "--state-dir", state }
+    core.identity = identity
+    relay.stop()
+    assert.same({ 0, 0 }, { first, status })
+    assert.matches("^pump%-3\nSHA256:", out)
+  end)
+
   it("tells who the device is", function()
     local status, _, err = run { "status", "--state-dir", place }
     assert.equal(1, status)
@@ -108,6 +137,16 @@ describe("the command tcpremote", function()
     assert.equal(("name          pump-3\nfingerprint   %s\nrelay         relay:443, 192.0.2.7:443\nrelay's key   %s\n"
       .. "and its next  %s\nstate_dir     %s\n"):format(fingerprint, pin, pin, place), out)
     assert.equal(0, status)
+
+    -- The strings that were used mean nothing, be they the newest or not.
+    local used = assert(io.open(place .. "/relay.toml", "a"))
+    used:write('token = "1111111111111111"\ntokens_before = ["3333333333333333"]\n')
+    used:close()
+    local out_of_join, err_of_join
+    status, out_of_join, err_of_join = run { "join", JOIN, "--state-dir", place }
+    assert.equal(0, status)
+    assert.equal("pump-3\n" .. fingerprint .. "\n", out_of_join)
+    assert.equal("tcpremote: this string was used here already, so there is nothing to do\n", err_of_join)
   end)
 
   it("is a program that the rock installs", function()

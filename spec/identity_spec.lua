@@ -30,8 +30,9 @@ describe("a device with a state_dir", function()
 
   it("is told what is missing or too much", function()
     local cases = {
-      { { state_dir = place }, "state_dir '" .. place .. "' has joined no relay yet; run 'tcpremote join -', or give "
-        .. "join, with the string that 'tcp-remote-relay token device NAME' prints" },
+      { { state_dir = place }, "there is no state_dir '" .. place .. "', so this device has joined no relay yet; run "
+        .. "'tcpremote join -', or give join, with the string that 'tcp-remote-relay token device NAME' prints" },
+      { { state_dir = "" }, "state_dir is empty; give it a directory" },
       { { join = JOIN }, "join is given without state_dir, the directory in which this device keeps its key" },
       { { state_dir = place, name = "pump-3" }, "name is given without join; it is a wish for when this device joins, "
         .. "and the relay's word counts then" },
@@ -56,6 +57,17 @@ describe("a device with a state_dir", function()
       assert.equal("usage", code)
     end
     assert.equal(1, process.status("test -e " .. place))
+  end)
+
+  it("is told that what it names as its state_dir is none", function()
+    local file = process.write_temporary("")
+    local message, code = refusal { state_dir = file }
+    assert.matches("^state_dir: cannot make '" .. file .. "': File exists .+; give state_dir a directory$", message)
+    assert.equal("state_dir", code)
+    message = refusal { state_dir = file .. "/below" }
+    local text = "^state_dir: cannot open '%s/below': Not a directory .+; give state_dir a directory$"
+    assert.matches((text:gsub("%%s", file)), message)
+    os.remove(file)
   end)
 
   it("has its key before a relay has seen it, and the same one with each try", function()

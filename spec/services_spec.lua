@@ -61,6 +61,38 @@ describe("services", function()
     assert.matches("local_port name the one thing that may be reached; leave them off", message, 1, true)
   end)
 
+  it("that expect a header have it however the relay writes their address", function()
+    local relay, port = net.listen()
+    local service, service_port = net.listen()
+    local tunnel = assert(tcpremote.connect {
+      server_address = "127.0.0.1",
+      server_port = port,
+      services = { plc = { target = "127.0.0.1:" .. service_port, proxy_protocol = 2 } },
+      allow = { service_port },
+    })
+    local link = net.accept_device(relay)
+    net.await_listening(tunnel)
+    for client, host in ipairs { "localhost", "127.1", "::ffff:127.0.0.1", "127.0.0.2", "0.0.0.0" } do
+      local reached = service
+      if host == "127.0.0.2" then
+        -- As a service is that listens at all addresses of the device.
+        reached = assert(require("socket").bind(host, service_port))
+        reached:settimeout(net.DEADLINE)
+      end
+      link:send(net.connect_frame(client, host, service_port))
+      local connection = net.accept(reached)
+      assert.equal("\r\n\r\n\0\r\nQUIT\n\32\0\0\0", connection:receive(16), host)
+      connection:close()
+      if reached ~= service then
+        reached:close()
+      end
+    end
+    tunnel:close()
+    for _, socket in ipairs { relay, service, link } do
+      socket:close()
+    end
+  end)
+
   it("are right with a number or a version of the PROXY protocol", function()
     local _, code = answer {
       ssh = "127.0.0.1:22",

@@ -6,6 +6,7 @@
 mod access;
 mod attempt;
 mod backoff;
+mod client_events;
 mod config;
 mod dial;
 mod dials;

@@ -1,6 +1,7 @@
 //! What can go wrong for the caller, one variant per cause.
 
 use std::io;
+use std::time::Duration;
 
 use crate::address::{Address, AddressError};
 use crate::device::ProxyError;
@@ -58,6 +59,12 @@ pub enum Error {
     /// Another link of this device, or a device that poses as it, took this one's place.
     #[error("the link to {0} was taken over by another device; let each device have a relay, or a port, of its own")]
     Replaced(Address),
+    /// Another link by the same key took this one's place.
+    #[error(
+        "the link to {0} was taken over by another program or device that has the same key; give each a state_dir of its \
+         own, and let it join by a string of its own"
+    )]
+    KeyTakenOver(Address),
     /// The relay does not admit this device, and says why.
     #[error("the link to {address} was refused by the relay: {}", bar(*.code, .reason))]
     NotAdmitted {
@@ -140,6 +147,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// [`Self::Timeout`], with the time as a person wants to read it.
+    pub(crate) fn timeout(address: Address, time: Duration) -> Self {
+        Self::Timeout { address, seconds: (time.as_secs_f64() * 10.0).ceil() / 10.0 }
+    }
+
     /// A stable lowercase word for programs: `usage`, `unresolved`, `refused`, `unreachable`, `timeout`,
     /// `lost`, `replaced`, `unknown`, `revoked`, `token`, `pending`, `pin`, `tls`, `version`, `proxy`, `state_dir`,
     /// `protocol`, `closed`, `internal`, `forked` or `system`.
@@ -151,7 +163,7 @@ impl Error {
             Self::Unreachable { .. } => "unreachable",
             Self::Timeout { .. } => "timeout",
             Self::Lost { .. } => "lost",
-            Self::Replaced(_) => "replaced",
+            Self::Replaced(_) | Self::KeyTakenOver(_) => "replaced",
             Self::NotAdmitted { code, .. } => code.name(),
             Self::Pin { .. } => "pin",
             Self::Intercepted(_) | Self::Tls { .. } => "tls",
@@ -208,6 +220,7 @@ mod tests {
             Error::Timeout { address: address(), seconds: 10.0 },
             Error::Lost { address: address(), reason: "the other end closed it".into() },
             Error::Replaced(address()),
+            Error::KeyTakenOver(address()),
             Error::NotAdmitted { address: address(), code: Code::Revoked, reason: String::new() },
             Error::NotAdmitted { address: address(), code: Code::Token, reason: "the token is used".into() },
             Error::OldRelay(address()),

@@ -1,6 +1,7 @@
 --- What a call of TCPRemoteConnect asks for: its arguments, and the agent's configuration where they say nothing.
 --
--- The agent's modules may be absent. The tables of its configuration are proxies: they can be indexed, not iterated.
+-- The agent's modules may be absent. The tables of its configuration are proxies: they can be indexed, and iterated by
+-- their metamethod alone, since the `pairs` of Lua 5.1 does not know that.
 local core = require "tcpremote.core"
 local options = require "tcpremote.options"
 
@@ -48,8 +49,24 @@ local function list_of(proxy)
   return list
 end
 
---- The options in `device.tcprconnect`, whose tables are proxies: they can be indexed, not iterated. And the
--- configuration's words for them.
+--- The services in a table of the configuration, as plain tables.
+local function services_of(proxy)
+  local metatable = getmetatable(proxy)
+  local iterate = type(metatable) == "table" and rawget(metatable, "__pairs") or pairs
+  local services = {}
+  for key, value in iterate(proxy) do
+    if type(value) == "table" then
+      value = services_of(value)
+    end
+    -- A configuration may hold numbers as text.
+    if type(key) == "string" or type(key) == "number" then
+      services[key] = (key == "port" or key == "proxy_protocol") and tonumber(value) or value
+    end
+  end
+  return services
+end
+
+--- The options in `device.tcprconnect`, whose tables are proxies; and the configuration's words for them.
 local function configured()
   local settings, words = {}, setmetatable({}, words_metatable)
   pcall(function()
@@ -66,6 +83,9 @@ local function configured()
     take("server_port", "port")
     if type(settings.allow) == "table" then
       settings.allow = list_of(settings.allow)
+    end
+    if type(settings.services) == "table" then
+      settings.services = services_of(settings.services)
     end
   end)
   return settings, words

@@ -18,7 +18,9 @@ tcpremote: lets the people of a relay reach TCP services of this device
 
 Options
   --state-dir DIR             where the key and the relay are kept; ]] .. STATE_DIR .. [[ without it
-  --proxy URL                 the HTTP proxy on the way, http://USER:PASSWORD@HOST:PORT; for join and run
+  --proxy URL                 the HTTP proxy on the way, http://HOST:PORT; for join and run. One with a password,
+                              http://USER:PASSWORD@HOST:PORT, goes into the environment, as TCPREMOTE_PROXY: there
+                              other users do not see it
   --name NAME                 the name to ask for, where the string allows several; for join
   --service NAME=HOST:PORT    what the device offers, by the name that the relay's people say; may be given several
                               times, and nothing else is reached then; for run
@@ -40,6 +42,9 @@ local OPTIONS = {
   run = { ["--state-dir"] = false, ["--proxy"] = false, ["--service"] = true, ["--allow"] = true },
   status = { ["--state-dir"] = false },
 }
+
+--- Seconds without any news after which a device that joins gives up.
+local JOIN_TIME = 60
 
 --- The exit status for a code of an error; 1 for all others.
 local STATUS = { usage = 2, token = 3, revoked = 3, unknown = 3, pending = 4 }
@@ -123,19 +128,32 @@ local function close(output, tunnel)
   end
 end
 
---- Waits until the relay's welcome is stored: true, or nil and message and code of what ended the try.
-local function await_joined(tunnel)
+--- The HTTP proxy on the way; nil if there is none.
+local function proxy(given)
+  local url = given["--proxy"] or os.getenv "TCPREMOTE_PROXY"
+  return url ~= "" and url or nil
+end
+
+--- Waits until the relay's welcome is stored: true, or nil and message and code of what ended the try. `has_joined`
+--- tells whether it is, be it by another process that was called with the same string and was faster.
+local function await_joined(tunnel, has_joined)
   while true do
     local event, reason = tunnel:next_event()
-    if event and event.type == "joined" then
+    local is_end = event and (event.type == "closed" or event.type == "identity" and event.code)
+    if event and (event.type == "joined" or (is_end or event.type == "listening") and has_joined()) then
       return true
-    elseif event and (event.type == "closed" or event.type == "identity" and event.code) then
+    elseif is_end then
       -- A device that has joined before goes on as it was.
       return nil, event.message, event.code
     elseif not event and reason ~= "timeout" then
       return nil, reason, reason
-    elseif not event and select(2, tunnel:wait()) == "interrupted" then
-      return nil, "interrupted", "interrupted"
+    elseif not event then
+      local _, why = tunnel:wait(JOIN_TIME)
+      if why == "interrupted" then
+        return nil, why, why
+      elseif why == "timeout" then
+        return nil, ("nothing has happened for %d s; does the disk of state_dir hang?"):format(JOIN_TIME), why
+      end
     end
   end
 end
@@ -153,18 +171,23 @@ local function join(output, given, others)
   if not before then
     return STATUS[code] or 1, message
   end
-  if before.is_joining then
+  if not before.is_joining then
+    complain(output, "this string was used here already, so there is nothing to do")
+  else
     local tunnel
     tunnel, message, code = tcpremote.connect {
       state_dir = state_dir,
       join = text,
       name = given["--name"],
-      proxy = given["--proxy"],
+      proxy = proxy(given),
       reconnect = false,
     }
     if tunnel then
       local joined
-      joined, message, code = await_joined(tunnel)
+      joined, message, code = await_joined(tunnel, function()
+        local now = core.identity(state_dir, text)
+        return now and not now.is_joining
+      end)
       tunnel:close()
       message = not joined and message or nil
     end
@@ -215,7 +238,7 @@ local function run(output, given, others)
   end
   local tunnel, message, code = tcpremote.connect {
     state_dir = given["--state-dir"] or STATE_DIR,
-    proxy = given["--proxy"],
+    proxy = proxy(given),
     services = offered,
     allow = given["--allow"],
     keep_trying = true,

@@ -13,12 +13,21 @@ local AGENT_MODULES = { "agent.config", "log", "sched" }
 --- What a task that is killed is resumed with.
 local KILL = {}
 
---- A table that can be indexed and nothing else.
+--- A table that can be indexed, and iterated by its metamethod. Lua 5.1 does not know that one, and finds the proxy's
+--- own path there.
 local function proxy(content)
-  return setmetatable({}, {
-    __index = function(_, key)
-      local value = content[key]
-      return type(value) == "table" and proxy(value) or value
+  local function get(_, key)
+    local value = content[key]
+    return type(value) == "table" and proxy(value) or value
+  end
+  return setmetatable({ [io.stdout] = "its path" }, {
+    __index = get,
+    __pairs = function(self)
+      local key
+      return function()
+        key = next(content, key)
+        return key, key ~= nil and get(self, key) or nil
+      end
     end,
     __newindex = function()
       error("the configuration is read only")

@@ -102,6 +102,26 @@ function process.relay(...)
   return self
 end
 
+--- Starts a relay for devices with keys, with all that it has below `place`. Beside what `process.relay` gives back,
+-- `ask(command)` is what a command of the relay writes.
+function process.relay_with_keys(place)
+  local config = place .. "/relay/relay.toml"
+  local made = "mkdir -m 700 %s && %s init %s/relay --address 127.0.0.1:%d >/dev/null "
+    .. "&& sed -i s/0.0.0.0:/127.0.0.1:/ %s"
+  assert(process.status(made:format(place, relay, place, net.free_port(), config)) == 0, "no relay can be made")
+  local self = process.relay("run", "--config", config)
+  net.eventually(function()
+    return self.log():find("waiting for a device", 1, true)
+  end, "the relay's start")
+  function self.ask(command)
+    local pipe = assert(io.popen(("%s %s --config %s 2>/dev/null"):format(relay, command, config)))
+    local output = pipe:read("*a")
+    pipe:close()
+    return output
+  end
+  return self
+end
+
 local function count_in(directory)
   local pipe = assert(io.popen("ls /proc/$PPID/" .. directory .. " | wc -l"))
   local count = tonumber((pipe:read("*l")))

@@ -3,7 +3,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::Token;
 use mio::net::TcpStream;
@@ -26,6 +26,8 @@ pub(super) struct Attempt {
     pub(super) number: usize,
     /// The relay.
     server: Address,
+    /// How long it may take, and until when that is.
+    time: Duration,
     deadline: Instant,
     stage: Stage,
 }
@@ -59,16 +61,26 @@ pub(super) struct Reached {
 }
 
 impl Attempt {
-    /// Begins to resolve a name, anew for each attempt; its events bear `number`.
-    pub(super) fn new(config: &Config, server: Address, number: usize, now: Instant, names: &mut RelayNames) -> Self {
-        let deadline = now + config.connect_timeout;
-        let mut attempt = Self { number, server, deadline, stage: Stage::Resolving };
+    /// Begins to resolve a name, anew for each attempt; its events bear `number`. All may take so much `time`.
+    pub(super) fn new(
+        config: &Config,
+        server: Address,
+        number: usize,
+        (now, time): (Instant, Duration),
+        names: &mut RelayNames,
+    ) -> Self {
+        let mut attempt = Self { number, server, time, deadline: now + time, stage: Stage::Resolving };
         let first = attempt.first_hop(config).clone();
         match first.ip() {
             Some(ip) => attempt.dial(now, &[canonical(SocketAddr::new(ip, 0), first.port())]),
             None => names.request(first.host()),
         }
         attempt
+    }
+
+    /// How long it may take, and until when that is.
+    pub(super) fn time(&self) -> (Duration, Instant) {
+        (self.time, self.deadline)
     }
 
     /// What is connected to: the relay, or the proxy before it.
@@ -184,7 +196,7 @@ impl Attempt {
         if reason.kind() == io::ErrorKind::ConnectionRefused {
             Error::Refused(address)
         } else if reason.kind() == io::ErrorKind::TimedOut {
-            Error::Timeout { address, seconds: config.connect_timeout.as_secs_f64() }
+            Error::timeout(address, self.time)
         } else {
             Error::Unreachable { address, reason }
         }

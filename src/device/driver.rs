@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::Config;
 use super::attempt::{Attempt, Reached};
 use super::backoff::Backoff;
+use super::client_events::ClientEvents;
 use super::link::{Context, Link, Stage};
 use super::resolver::{Names, RelayNames};
 use super::shared::Shared;
@@ -24,6 +25,8 @@ use crate::io::table::Table;
 use crate::protocol::v2::Settings;
 #[cfg(feature = "tls")]
 use crate::tls::{Opener, TlsError};
+#[cfg(feature = "tls")]
+use enrolling::Enrolling;
 
 /// How long the last bytes may take once the tunnel is to end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -34,6 +37,7 @@ pub(super) fn run(config: &Config, event_loop: EventLoop, shared: &Shared) -> Re
     let mut buffer = vec![0; LINK_BUFFER];
     let result = driver.serve(&mut buffer);
     driver.finish(result.is_ok(), &mut buffer);
+    driver.context.events.finish();
     result
 }
 
@@ -51,12 +55,14 @@ struct Driver<'a> {
     server: Address,
     relay_names: RelayNames,
     #[cfg(feature = "tls")]
-    enrolling: Option<enrolling::Enrolling>,
+    enrolling: Option<Enrolling>,
     /// The next one, being made.
     attempt: Option<Attempt>,
     /// When the next attempt begins.
     retry_at: Option<Instant>,
     backoff: Backoff,
+    /// Until when the first link is to be there, or to have failed: the owner waits for that.
+    first_until: Option<Instant>,
     /// How many links were made.
     made: u64,
     /// There was a link, if only as far as LISTEN: from then on the owner has a tunnel.
@@ -69,12 +75,12 @@ impl<'a> Driver<'a> {
     fn new(config: &'a Config, event_loop: EventLoop, shared: &'a Shared) -> Self {
         let relay_names = RelayNames::new(event_loop.waker());
         #[cfg(feature = "tls")]
-        let enrolling =
-            config.enrolment.as_ref().map(|enrolment| enrolling::Enrolling::new(enrolment, event_loop.waker()));
+        let enrolling = config.enrolment.as_ref().map(|enrolment| Enrolling::new(enrolment, event_loop.waker()));
         let context = Context {
             names: Names::new(event_loop.waker()),
             io: Io::new(event_loop),
             shared,
+            events: ClientEvents::new(Instant::now(), shared),
             access: &config.access,
             services: &config.services,
         };
@@ -91,6 +97,7 @@ impl<'a> Driver<'a> {
             attempt: None,
             retry_at: None,
             backoff: Backoff::new(),
+            first_until: Some(Instant::now() + config.connect_timeout),
             made: 0,
             was_connected: false,
             past: Counters::default(),
@@ -184,8 +191,9 @@ impl<'a> Driver<'a> {
             self.begin_attempt(now);
             self.context.shared.connecting(&self.server);
         }
+        self.context.events.handle_timeout(now);
         #[cfg(feature = "tls")]
-        self.poll_stored();
+        self.poll_directory(now);
         self.take_answers(now)?;
         self.poll_attempt(now)?;
         let visits = self.links.begin_round(now);
@@ -207,7 +215,19 @@ impl<'a> Driver<'a> {
             self.server = enrolling.address().clone();
         }
         let (number, server) = (self.links.reserve(), self.server.clone());
-        self.attempt = Some(Attempt::new(self.config, server, number, now, &mut self.relay_names));
+        let time = self.attempt_time(now);
+        self.attempt = Some(Attempt::new(self.config, server, number, (now, time), &mut self.relay_names));
+    }
+
+    /// How long the next attempt may take. While the owner waits each address has an equal part of what is left, and in
+    /// TLS that is for the relay's answer, too.
+    fn attempt_time(&self, now: Instant) -> Duration {
+        let Some(until) = self.first_until else { return self.config.connect_timeout };
+        #[cfg(feature = "tls")]
+        let targets = self.enrolling.as_ref().map_or(1, Enrolling::targets_left);
+        #[cfg(not(feature = "tls"))]
+        let targets = 1;
+        until.saturating_duration_since(now) / targets
     }
 
     fn drop_attempt(&mut self) {
@@ -240,10 +260,12 @@ impl<'a> Driver<'a> {
         match attempt.poll(self.config, now, &mut self.context.io.event_loop) {
             None => Ok(()),
             Some(Ok(reached)) => {
-                let number = attempt.number;
+                let (number, time) = (attempt.number, attempt.time());
                 self.attempt = None;
                 match self.begin_link(now, number, reached) {
-                    Ok(link) => {
+                    Ok(mut link) => {
+                        // Without TLS the owner waits for LISTEN alone, which is about to leave.
+                        link.answer_within = self.first_until.filter(|_| self.is_secure()).map(|_| time);
                         self.add_link(now, link, number);
                         Ok(())
                     }
@@ -317,6 +339,7 @@ impl<'a> Driver<'a> {
                 if left {
                     self.leave(now, number);
                 }
+                self.give_up_if_late(now, number)?;
                 self.finish_link(now, number)?;
                 Ok(busy)
             }
@@ -359,7 +382,12 @@ impl<'a> Driver<'a> {
 
     fn next_deadline(&mut self, own: Option<Instant>) -> Option<Instant> {
         let attempt = self.attempt.as_ref().and_then(Attempt::poll_timeout);
-        let all = [own, self.links.poll_timeout(), attempt, self.retry_at, self.context.io.closing.poll_timeout()];
+        let (closing, events) = (self.context.io.closing.poll_timeout(), self.context.events.poll_timeout());
+        #[cfg(feature = "tls")]
+        let look = self.enrolling.as_ref().and_then(Enrolling::poll_timeout);
+        #[cfg(not(feature = "tls"))]
+        let look = None;
+        let all = [own, self.links.poll_timeout(), attempt, self.retry_at, closing, events, look];
         all.into_iter().flatten().min()
     }
 

@@ -22,9 +22,9 @@ pub struct Enrolment {
 }
 
 impl Enrolment {
-    /// What lies in `directory`, which is made where it is not there. A join string that has succeeded already means
-    /// nothing; another one has a key of its own, and what is there stays in use until it has succeeded. `wish` is the name
-    /// to ask for then. This reads and writes files.
+    /// What lies in `directory`, which is made where it is not there. A join string that has been used already means
+    /// nothing, be it the newest or not; another one has a key of its own, and what is there stays in use until it has
+    /// succeeded. `wish` is the name to ask for then. This reads and writes files.
     ///
     /// A device that has joined already goes on where the new string is none or has no key: see
     /// [`complaint`](Self::complaint).
@@ -49,16 +49,19 @@ impl Enrolment {
 
     /// What is there, and why the join string cannot be used beside it.
     fn load(directory: &Path, join: Option<&str>, wish: Option<Name>) -> Result<(Self, Option<Error>), Error> {
+        if directory.as_os_str().is_empty() {
+            return Err(Error::Usage("state_dir is empty; give it a directory".into()));
+        }
         let join = join.map(decode).transpose();
-        if !matches!(join, Ok(Some(_))) && !directory.exists() {
-            return Err(join.err().unwrap_or_else(|| not_joined(directory)));
+        if !matches!(join, Ok(Some(_))) && !StateDir::is_there(directory)? {
+            return Err(join.err().unwrap_or_else(|| not_there(directory)));
         }
         let state_dir = StateDir::open(directory)?;
         let Stored { member, unused_key } = state_dir.load()?;
         let opened = member.as_ref().map(|(key, _)| key.public().pin());
-        let token = member.as_ref().and_then(|(_, membership)| membership.token);
+        let is_used = |join: &JoinString| member.as_ref().is_some_and(|(_, known)| known.has_used(join.token()));
         let candidate = join.and_then(|join| {
-            let Some(join) = join.filter(|join| Some(join.token()) != token) else { return Ok(None) };
+            let Some(join) = join.filter(|join| !is_used(join)) else { return Ok(None) };
             let key = match (&member, unused_key) {
                 (None, Some(key)) => key,
                 (None, None) => state_dir.first_key()?,
@@ -128,10 +131,18 @@ fn decode(text: &str) -> Result<JoinString, Error> {
     Ok(join)
 }
 
+fn not_there(directory: &Path) -> Error {
+    let shown = directory.display().to_string();
+    not_joined_yet(&format!("there is no state_dir '{}', so this device", shown.escape_debug()))
+}
+
 fn not_joined(directory: &Path) -> Error {
+    not_joined_yet(&format!("state_dir '{}'", directory.display().to_string().escape_debug()))
+}
+
+fn not_joined_yet(who: &str) -> Error {
     Error::Usage(format!(
-        "state_dir '{}' has joined no relay yet; run 'tcpremote join -', or give join, with the string that \
-         'tcp-remote-relay token device NAME' prints",
-        directory.display().to_string().escape_debug()
+        "{who} has joined no relay yet; run 'tcpremote join -', or give join, with the string that 'tcp-remote-relay \
+         token device NAME' prints"
     ))
 }

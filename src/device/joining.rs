@@ -37,6 +37,8 @@ pub(super) enum Notice {
     NoAnnouncement,
     /// It announces other addresses.
     Moved(Vec<Address>),
+    /// Another program has joined anew.
+    Adopted { name: Option<Name>, fingerprint: Pin },
     /// The join string is not used any more.
     JoinGivenUp(Code),
 }
@@ -116,6 +118,16 @@ impl Joining {
         }
     }
 
+    /// The next round begins, whatever this one has left.
+    pub(super) fn end_round(&mut self) {
+        self.begin_round();
+    }
+
+    /// How many there are to be tried in this round, with the next one.
+    pub(super) fn targets_left(&self) -> u32 {
+        (self.targets.len() - self.next) as u32
+    }
+
     /// Where a relay is looked for in one round.
     pub(super) fn addresses(&self) -> Vec<Address> {
         self.targets.iter().map(|target| target.address.clone()).collect()
@@ -162,14 +174,17 @@ impl Joining {
         let candidate = if self.presentation().is_of_candidate() { self.candidate.take() } else { None };
         let is_new = candidate.is_some();
         if let Some(Candidate { key, join, .. }) = candidate {
-            let membership = Membership {
+            let mut membership = Membership {
                 name: welcome.name.clone(),
                 device_key: key.public().pin(),
                 pins: join.pins(),
                 addresses: Vec::new(),
                 join_addresses: join.addresses().to_vec(),
-                token: Some(join.token()),
+                tokens: vec![join.token()],
             };
+            if let Some((_, before)) = &self.member {
+                membership.remember(&before.tokens);
+            }
             notices.push(Notice::Joined { name: membership.name.clone(), fingerprint: membership.device_key });
             self.member = Some((key, membership));
         }
@@ -182,9 +197,23 @@ impl Joining {
         (store, notices)
     }
 
-    /// What is known of the relay that has admitted the device.
-    pub(super) fn membership(&self) -> Option<&Membership> {
-        self.member.as_ref().map(|(_, membership)| membership)
+    /// The identity that the directory has now: where that is not the one that is known here, it takes its place, and is
+    /// tried at once. A join string that was used for it meanwhile is none any more.
+    pub(super) fn adopt(&mut self, key: Key, membership: Membership) -> Option<Notice> {
+        let fingerprint = membership.device_key;
+        if self.member.as_ref().is_some_and(|(_, known)| known.device_key == fingerprint) {
+            return None;
+        }
+        self.candidate.take_if(|candidate| membership.has_used(candidate.join.token()));
+        let notice = Notice::Adopted { name: membership.name.clone(), fingerprint };
+        self.member = Some((Arc::new(key), membership));
+        self.begin_round();
+        Some(notice)
+    }
+
+    /// The key that was admitted, and what is known of the relay that did.
+    pub(super) fn known(&self) -> Option<&(Arc<Key>, Membership)> {
+        self.member.as_ref()
     }
 
     /// The name of the identity that has been admitted, and the fingerprint of its key.
@@ -238,7 +267,9 @@ impl Notice {
     /// Whether it tells of something to be stored.
     fn is_change(&self) -> bool {
         match self {
-            Self::Joined { .. } | Self::Renamed(_) | Self::KeyChanged(_) | Self::Moved(_) => true,
+            Self::Joined { .. } | Self::Renamed(_) | Self::KeyChanged(_) | Self::Moved(_) | Self::Adopted { .. } => {
+                true
+            }
             Self::AnnouncementIgnored(_) | Self::NoAnnouncement | Self::JoinGivenUp(_) => false,
         }
     }
@@ -277,6 +308,13 @@ impl fmt::Display for Notice {
             Self::Moved(addresses) => {
                 let addresses: Vec<_> = addresses.iter().map(Address::to_string).collect();
                 write!(f, "the relay is to be found at {} now", addresses.join(", "))
+            }
+            Self::Adopted { name, fingerprint } => {
+                let name = name.as_ref().map_or_else(String::new, |name| format!(" as {name}"));
+                write!(
+                    f,
+                    "another program has joined a relay{name}, and this device goes on by that key, {fingerprint}"
+                )
             }
             Self::JoinGivenUp(code) => write!(
                 f,

@@ -1,4 +1,4 @@
-//! Stores what a relay has said, beside the loop: a disk may hang.
+//! Stores what a relay has said, and looks whether another program has joined anew, beside the loop: a disk may hang.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
@@ -10,70 +10,130 @@ use super::membership::Membership;
 use super::resolver::THREAD_NAME;
 use super::state_dir::{StateDir, StateDirError};
 use crate::identity::Pin;
+use crate::tls::Key;
 
-/// Writes to the directory of one device, one thing after the other.
+/// Writes to the directory of one device and reads it, one thing after the other.
 #[derive(Debug)]
 pub(super) struct Keeper {
     directory: Arc<StateDir>,
-    /// The key that was in force when the tunnel began, or was stored since.
+    /// The key that was in force when the tunnel began, or was stored or found since.
     opened: Option<Pin>,
-    running: Option<(Pin, Receiver<Result<(), StateDirError>>)>,
+    running: Option<Running>,
     /// What is written after that; the newest word counts.
-    waiting: Option<Membership>,
+    waiting: Option<(Arc<Key>, Membership)>,
+    /// To look after that.
+    is_to_look: bool,
     waker: Arc<Waker>,
+}
+
+/// What a thread does.
+#[derive(Debug)]
+enum Running {
+    /// It stores what is known of the device with this key.
+    Storing(Pin, Receiver<Result<(), StateDirError>>),
+    Looking(Receiver<Option<Box<(Key, Membership)>>>),
+}
+
+/// What has come of it.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// What was to be stored is, or could not be.
+    Stored(Result<(), StateDirError>),
+    /// The identity that the directory has, where it has one that can be read.
+    Found(Option<Box<(Key, Membership)>>),
 }
 
 impl Keeper {
     /// `waker` is used when [`poll`](Self::poll) has an answer.
     pub(super) fn new(directory: Arc<StateDir>, opened: Option<Pin>, waker: Arc<Waker>) -> Self {
-        Self { directory, opened, running: None, waiting: None, waker }
+        Self { directory, opened, running: None, waiting: None, is_to_look: false, waker }
     }
 
     /// Has this stored. What waits for its turn still is not needed any more then.
-    pub(super) fn store(&mut self, membership: Membership) {
-        self.waiting = Some(membership);
+    pub(super) fn store(&mut self, key: Arc<Key>, membership: Membership) {
+        self.waiting = Some((key, membership));
         self.start();
     }
 
-    /// Whether something has been stored since, or could not be.
-    pub(super) fn poll(&mut self) -> Option<Result<(), StateDirError>> {
-        let (key, receiver) = self.running.as_ref()?;
-        let result = match receiver.try_recv() {
-            Ok(result) => result,
-            Err(TryRecvError::Empty) => return None,
-            Err(TryRecvError::Disconnected) => Err(no_thread(io::Error::other("its thread failed"))),
+    /// Has the directory looked at.
+    pub(super) fn look(&mut self) {
+        self.is_to_look = true;
+        self.start();
+    }
+
+    /// The device goes on by the key that was found.
+    pub(super) fn adopt(&mut self, key: Pin) {
+        self.opened = Some(key);
+    }
+
+    /// What has come since of what was asked for.
+    pub(super) fn poll(&mut self) -> Option<Answer> {
+        let answer = match self.running.as_ref()? {
+            Running::Storing(key, receiver) => {
+                let result = received(receiver)?.unwrap_or_else(|| Err(unable(io::Error::other("its thread failed"))));
+                if result.is_ok() {
+                    self.opened = Some(*key);
+                }
+                Some(Answer::Stored(result))
+            }
+            Running::Looking(receiver) => {
+                let found = received(receiver)?.flatten();
+                // It is older than what waits to be stored.
+                self.waiting.is_none().then_some(Answer::Found(found))
+            }
         };
-        if result.is_ok() {
-            self.opened = Some(*key);
-        }
         self.running = None;
         self.start();
-        Some(result)
+        answer
     }
 
     fn start(&mut self) {
         if self.running.is_some() {
             return;
         }
-        let Some(membership) = self.waiting.take() else { return };
+        let directory = Arc::clone(&self.directory);
+        if let Some((key, membership)) = self.waiting.take() {
+            let (pin, opened) = (membership.device_key, self.opened);
+            let store = move || directory.store(&key, &membership, opened);
+            self.running = Some(Running::Storing(pin, self.spawn(store, |error| Err(unable(error)))));
+        } else if std::mem::take(&mut self.is_to_look) {
+            // Why it cannot be read is said where something is to be stored there.
+            let look = move || directory.load().ok().and_then(|stored| stored.member).map(Box::new);
+            self.running = Some(Running::Looking(self.spawn(look, |_| None)));
+        }
+    }
+
+    /// Does this in a thread; or this instead, where there is none to be had.
+    fn spawn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+        instead: impl FnOnce(io::Error) -> T,
+    ) -> Receiver<T> {
         let (sender, receiver) = channel();
-        self.running = Some((membership.device_key, receiver));
-        let (directory, opened, waker) = (Arc::clone(&self.directory), self.opened, Arc::clone(&self.waker));
-        let failed = sender.clone();
-        let write = move || {
-            let result = directory.store(&membership, opened);
+        let (waker, own_sender) = (Arc::clone(&self.waker), sender.clone());
+        let work = move || {
             // Where nobody listens any more the files are as they are.
-            let _ = sender.send(result);
+            let _ = sender.send(work());
             let _ = waker.wake();
         };
         // It inherits the signal mask of the loop.
-        if let Err(error) = thread::Builder::new().name(THREAD_NAME.into()).spawn(write) {
-            let _ = failed.send(Err(no_thread(error)));
+        if let Err(error) = thread::Builder::new().name(THREAD_NAME.into()).spawn(work) {
+            let _ = own_sender.send(instead(error));
             let _ = self.waker.wake();
         }
+        receiver
     }
 }
 
-fn no_thread(reason: io::Error) -> StateDirError {
+/// What a thread has sent: `None` if it may yet, and `Some(None)` if it has ended without.
+fn received<T>(receiver: &Receiver<T>) -> Option<Option<T>> {
+    match receiver.try_recv() {
+        Ok(value) => Some(Some(value)),
+        Err(TryRecvError::Empty) => None,
+        Err(TryRecvError::Disconnected) => Some(None),
+    }
+}
+
+fn unable(reason: io::Error) -> StateDirError {
     StateDirError::System { what: "start a thread that writes", path: "relay.toml".into(), reason }
 }

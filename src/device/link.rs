@@ -1,25 +1,28 @@
 //! One link of a device with its sockets: what its connection asks for is carried out here, and becomes the owner's events.
 
+mod resolving;
+mod telling;
+
 use std::collections::BTreeMap;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[cfg(feature = "tls")]
 use super::Announcement;
 use super::access::{Access, Refusal};
 use super::attempt::Reached;
+use super::client_events::ClientEvents;
 use super::dial::{Client, Progress};
 use super::dials::{Dials, Pending, Wanted};
 use super::event::{Event, EventKind, Severity};
-use super::names::{Found, LookupError};
+use super::names::Found;
 use super::resolver::Names;
 use super::services::Services;
 use super::shared::Shared;
 use crate::address::Address;
 use crate::connection::device::Device;
-use crate::connection::{Connection, Counters, Destination, Output, Reset, StreamKey};
+use crate::connection::{Connection, Counters, Destination, Output, StreamKey};
 use crate::io::Io;
 use crate::io::event_loop::Readiness;
 use crate::io::net;
@@ -29,12 +32,15 @@ use crate::protocol::v2::Settings;
 use crate::protocol::v2::{Code, GoAway};
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
+use resolving::{Answer, Resolving};
+use telling::{Failure, failed_service};
 
 /// What all links of a tunnel share.
 pub(super) struct Context<'a> {
     pub(super) io: Io,
     pub(super) names: Names,
     pub(super) shared: &'a Shared,
+    pub(super) events: ClientEvents<'a>,
     pub(super) access: &'a Access,
     pub(super) services: &'a Services,
 }
@@ -54,6 +60,9 @@ pub(super) struct Link {
     pub(super) go_away: Option<GoAway>,
     /// LISTEN is not sent before.
     pub(super) silent_until: Option<Instant>,
+    /// How long the relay's answer may take, with all that was before it, and until when that is; `None` if the protocol's
+    /// own time is all that counts.
+    pub(super) answer_within: Option<(Duration, Instant)>,
     number: usize,
     /// Its place among all links of the tunnel, in the order in which they were made.
     pub(super) sequence: u64,
@@ -71,17 +80,8 @@ struct Asked {
     client: u32,
     /// The service, as events name it.
     shown: Arc<str>,
-    /// On whose behalf, if the service is told that.
-    proxied: Option<Client>,
-}
-
-/// Where a service may be connected to.
-type Answer = Result<Vec<SocketAddr>, Refusal>;
-
-impl From<&LookupError> for io::Error {
-    fn from(error: &LookupError) -> Self {
-        error.os.map_or_else(|| Self::other(error.text.to_string()), Self::from_raw_os_error)
-    }
+    /// The client's address, where that is known.
+    from: Client,
 }
 
 /// How far a link is, as its owner knows.
@@ -95,60 +95,6 @@ pub(super) enum Stage {
     Greeting,
     /// The relay has answered.
     Listening,
-}
-
-/// A service, and what is known of the names that decide on it: its own, and those of the rules.
-struct Resolving {
-    service: Address,
-    known: BTreeMap<Arc<str>, Found>,
-}
-
-impl Resolving {
-    /// Where to connect to; or the names that must be known first.
-    fn decide(&self, access: &Access) -> Result<Answer, Vec<Arc<str>>> {
-        let mut missing = Vec::new();
-        let answer =
-            access.permit(self.service.host(), self.service.port(), &mut |name, _| match self.known.get(name) {
-                Some(Ok(addresses)) => Ok(addresses.to_vec()),
-                Some(Err(error)) => Err(error.into()),
-                None => {
-                    missing.push(name.into());
-                    Err(io::ErrorKind::WouldBlock.into())
-                }
-            });
-        if missing.is_empty() { Ok(answer) } else { Err(missing) }
-    }
-}
-
-/// A service that cannot be had: for the owner, and for the relay.
-struct Failure {
-    kind: EventKind,
-    code: Code,
-    reason: String,
-}
-
-impl Failure {
-    fn new(code: Code, reason: impl Into<String>) -> Self {
-        Self { kind: EventKind::Failed, code, reason: reason.into() }
-    }
-
-    /// The service cannot be connected to.
-    fn unreachable(error: &io::Error) -> Self {
-        if let Some(remedy) = net::remedy_of_shortage(error) {
-            Self::new(Code::Internal, format!("{error}; {remedy}"))
-        } else if error.kind() == io::ErrorKind::TimedOut {
-            Self::new(Code::Timeout, "it did not answer")
-        } else if error.kind() == io::ErrorKind::ConnectionRefused {
-            Self::new(Code::Refused, error.to_string())
-        } else {
-            Self::new(Code::Unreachable, error.to_string())
-        }
-    }
-
-    /// The code as the owner knows it: INTERNAL on the wire is a shortage of the device's system.
-    fn name(&self) -> &'static str {
-        if self.code == Code::Internal { "system" } else { self.code.name() }
-    }
 }
 
 impl Link {
@@ -178,6 +124,7 @@ impl Link {
             version: None,
             go_away: None,
             silent_until: None,
+            answer_within: None,
             number,
             sequence: 0,
             resolving: BTreeMap::new(),
@@ -223,7 +170,7 @@ impl Link {
         for key in self.services.keys().copied().collect::<Vec<_>>() {
             self.withdraw(context, key);
             let text = "was cut: links that are not in use any more hold too much";
-            self.tell_gone(context, key, EventKind::Disconnect, Severity::Detail, text);
+            self.tell_gone(now, context, key, (EventKind::Disconnect, Severity::Detail), text);
         }
     }
 
@@ -274,7 +221,7 @@ impl Link {
     fn resolve(&mut self, now: Instant, context: &mut Context<'_>, key: StreamKey) {
         let Some(resolving) = self.resolving.get_mut(&key) else { return };
         loop {
-            let missing = match resolving.decide(context.access) {
+            let missing = match resolving.decide(context.access, context.services) {
                 Err(missing) => missing,
                 Ok(answer) => {
                     self.resolving.remove(&key);
@@ -309,9 +256,10 @@ impl Link {
     /// A service's name is resolved and permitted, or not.
     fn dial(&mut self, now: Instant, context: &mut Context<'_>, key: StreamKey, answer: Answer) {
         match answer {
-            Ok(addresses) => {
-                let Some(Asked { shown, proxied, .. }) = self.services.get(&key) else { return };
-                self.dials.add(key, Arc::clone(shown), Wanted { addresses, proxied: *proxied });
+            Ok((addresses, has_header)) => {
+                let Some(Asked { shown, from, .. }) = self.services.get(&key) else { return };
+                let proxied = has_header.then_some(*from);
+                self.dials.add(key, Arc::clone(shown), Wanted { addresses, proxied });
                 self.start_dials(now, context);
             }
             Err(refusal) => {
@@ -323,6 +271,7 @@ impl Link {
                         let text = format!("no address for its name: {reason}; check the name and the device's DNS");
                         Failure::new(Code::Unresolved, text)
                     }
+                    Refusal::Unrecognized { .. } => Failure::new(Code::Unresolved, reason),
                     Refusal::System { .. } => Failure::new(Code::Internal, reason),
                 };
                 self.connect_failed(now, context, key, &failure);
@@ -335,7 +284,8 @@ impl Link {
         if self.stage == Stage::Silent {
             return self.silent_until;
         }
-        [self.dials.poll_timeout(), self.session.poll_timeout()].into_iter().flatten().min()
+        let answer = self.answer_within.map(|(_, until)| until);
+        [self.dials.poll_timeout(), self.session.poll_timeout(), answer].into_iter().flatten().min()
     }
 
     pub(super) fn counters(&self) -> Counters {
@@ -355,7 +305,7 @@ impl Link {
             }
             Output::Finish { stream } => {
                 self.withdraw(context, stream);
-                self.tell_gone(context, stream, EventKind::Disconnect, Severity::Detail, "is done");
+                self.tell_gone(now, context, stream, (EventKind::Disconnect, Severity::Detail), "is done");
             }
             Output::Reset { stream, reason } => {
                 let resolving = self.withdraw(context, stream);
@@ -370,23 +320,23 @@ impl Link {
                 if let Some(Pending::Dialling(dial)) = pending {
                     dial.cancel(&mut context.io.event_loop);
                 }
-                self.tell_reset(context, stream, &reason, unanswered);
+                self.tell_reset(now, context, stream, &reason, unanswered);
                 self.start_dials(now, context);
             }
             Output::Gone { stream } => {
                 let failure = self.session.traffic(stream).and_then(|traffic| traffic.failure.as_ref());
                 let text = failure.map_or_else(|| "is done".into(), |(code, reason)| failed_service(*code, reason));
-                self.tell_gone(context, stream, EventKind::Disconnect, Severity::Detail, &text);
+                self.tell_gone(now, context, stream, (EventKind::Disconnect, Severity::Detail), &text);
             }
             Output::Malformed { client, reason } => {
                 let message = format!("the relay sent what cannot be read for client {client}: {reason}");
                 let event = Event::new(EventKind::Protocol, Severity::Warning, message);
-                context.shared.event(event.about(client, None));
+                context.events.tell(now, event.about(client, None));
             }
             Output::EarlyDropped { client } => {
                 let message = format!("dropped what came for client {client}, which the relay never announced");
                 let event = Event::new(EventKind::Protocol, Severity::Warning, message);
-                context.shared.event(event.about(client, None));
+                context.events.tell(now, event.about(client, None));
             }
             Output::GoAway(go_away) => self.go_away = Some(go_away),
             // The session has done it; what a relay says of itself changes nothing; and what only a relay is asked for.
@@ -412,7 +362,7 @@ impl Link {
             Destination::Address(address) => context.services.at(address),
             Destination::Service(name) => context.services.named(name),
         };
-        let proxied = offered.filter(|service| service.proxy_protocol).map(|_| from);
+        let has_header = offered.map(|service| service.proxy_protocol);
         let (shown, what) = match (&destination, offered) {
             (Destination::Address(address), _) => (net::shown(address), net::shown(address)),
             (Destination::Service(name), Some(service)) => {
@@ -424,8 +374,8 @@ impl Link {
         let shown: Arc<str> = shown.into();
         let at = from.map_or_else(String::new, |from| format!(" at {from}"));
         let event = Event::new(EventKind::Connect, Severity::Detail, format!("client {client}{at} asks for {what}"));
-        context.shared.event(event.about(client, Some(Arc::clone(&shown))));
-        self.services.insert(key, Asked { client, shown, proxied });
+        context.events.tell(now, event.about(client, Some(Arc::clone(&shown))));
+        self.services.insert(key, Asked { client, shown, from });
         let service = match (destination, offered) {
             (Destination::Address(address), _) => Address::clone(&address),
             (Destination::Service(_), Some(service)) => service.target.clone(),
@@ -434,7 +384,7 @@ impl Link {
                 return self.connect_failed(now, context, key, &failure);
             }
         };
-        self.resolving.insert(key, Resolving { service, known: BTreeMap::new() });
+        self.resolving.insert(key, Resolving { service, has_header, known: BTreeMap::new() });
         self.resolve(now, context, key);
     }
 
@@ -466,64 +416,9 @@ impl Link {
     }
 
     fn connect_failed(&mut self, now: Instant, context: &mut Context<'_>, key: StreamKey, failure: &Failure) {
-        self.tell_failed(context, key, failure);
+        self.tell_failed(now, context, key, failure);
         self.session.give_up(now, &mut context.io, key, failure.code, &failure.reason);
     }
-
-    fn tell_failed(&mut self, context: &Context<'_>, key: StreamKey, failure: &Failure) {
-        let Failure { kind, reason, .. } = failure;
-        if let Some(Asked { client, shown, .. }) = self.services.remove(&key) {
-            let message = if *kind == EventKind::Denied {
-                format!("client {client}: {reason}")
-            } else {
-                format!("client {client} cannot reach {shown}: {reason}")
-            };
-            let event = Event::new(*kind, Severity::Warning, message).with_code(failure.name());
-            context.shared.event(event.about(client, Some(shown)));
-        }
-    }
-
-    fn tell_reset(&mut self, context: &Context<'_>, key: StreamKey, reason: &Reset, unanswered: &str) {
-        let (kind, severity, text) = match reason {
-            Reset::TooSlow => {
-                let text = "was reset: its service read too little for too long, and held up the others";
-                (EventKind::Stalled, Severity::Warning, text.to_owned())
-            }
-            Reset::Stalled => {
-                let text = "was reset: its service read nothing of its last bytes for too long";
-                (EventKind::Stalled, Severity::Warning, text.to_owned())
-            }
-            Reset::ConnectTimeout => {
-                return self.tell_failed(context, key, &Failure::new(Code::Timeout, unanswered));
-            }
-            Reset::Replaced => {
-                (EventKind::Disconnect, Severity::Detail, "was cut: the relay gave its number to another".to_owned())
-            }
-            Reset::LinkLost => (EventKind::Disconnect, Severity::Detail, "was cut with the link".to_owned()),
-            Reset::Shutdown => (EventKind::Disconnect, Severity::Detail, "was cut with the tunnel".to_owned()),
-            Reset::Closed(close) => {
-                let why = if close.reason.is_empty() { close.code.to_string() } else { close.reason.clone() };
-                (EventKind::Disconnect, Severity::Detail, format!("is gone: {why}"))
-            }
-            Reset::NoPlace | Reset::PeerLeaves | Reset::Unanswered => {
-                (EventKind::Disconnect, Severity::Detail, "was refused".to_owned())
-            }
-        };
-        self.tell_gone(context, key, kind, severity, &text);
-    }
-
-    fn tell_gone(&mut self, context: &Context<'_>, key: StreamKey, kind: EventKind, severity: Severity, text: &str) {
-        if let Some(Asked { client, shown, .. }) = self.services.remove(&key) {
-            let event = Event::new(kind, severity, format!("client {client} {text}"));
-            context.shared.event(event.about(client, Some(shown)));
-        }
-    }
-}
-
-/// Why a client is done whose service's connection failed.
-fn failed_service(code: Code, reason: &str) -> String {
-    let what = if code == Code::Idle { "has vanished" } else { "reset it" };
-    format!("is done: its service {what}: {reason}")
 }
 
 #[cfg(test)]

@@ -10,6 +10,9 @@ use std::str::FromStr;
 use crate::address::Address;
 use crate::identity::{MAX_ADDRESSES, Name, Pin, PinError, Pins, TokenId, TokenIdError};
 
+/// How many used tokens are remembered. A program says one join string, and seldom one that is as old as that.
+pub(super) const MAX_TOKENS: usize = 16;
+
 /// What a device knows of its relay. Every value is valid once it exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Membership {
@@ -23,8 +26,8 @@ pub(super) struct Membership {
     pub(super) addresses: Vec<Address>,
     /// Where the join string said that it is.
     pub(super) join_addresses: Vec<Address>,
-    /// The token of that join string, by which the string is known again.
-    pub(super) token: Option<TokenId>,
+    /// The tokens of the join strings that this directory has used, the newest last, by which a string is known again.
+    pub(super) tokens: Vec<TokenId>,
 }
 
 /// Why a text is no membership.
@@ -54,6 +57,19 @@ impl Membership {
         }
         targets
     }
+
+    /// Whether the join string with this token has been used.
+    pub(super) fn has_used(&self, token: TokenId) -> bool {
+        self.tokens.contains(&token)
+    }
+
+    /// Remembers tokens that were used before its own ones; the oldest are forgotten.
+    pub(super) fn remember(&mut self, before: &[TokenId]) {
+        let mut tokens: Vec<_> = before.iter().filter(|token| !self.has_used(**token)).copied().collect();
+        tokens.append(&mut self.tokens);
+        tokens.drain(..tokens.len().saturating_sub(MAX_TOKENS));
+        self.tokens = tokens;
+    }
 }
 
 impl fmt::Display for Membership {
@@ -71,20 +87,23 @@ impl fmt::Display for Membership {
         writeln!(f, "# Where the relay says that it is, and where the join string did, which is tried after that.")?;
         writeln!(f, "addresses = {}", list(&self.addresses))?;
         writeln!(f, "join_addresses = {}", list(&self.join_addresses))?;
-        if let Some(token) = &self.token {
-            writeln!(f, "# The token of the join string that was used.")?;
+        if let Some((token, before)) = self.tokens.split_last() {
+            writeln!(f, "# The tokens of the join strings that were used: they mean nothing here any more.")?;
             writeln!(f, "token = \"{token}\"")?;
+            if !before.is_empty() {
+                writeln!(f, "tokens_before = {}", list(before))?;
+            }
         }
         Ok(())
     }
 }
 
-fn list(addresses: &[Address]) -> String {
+fn list(items: &[impl fmt::Display]) -> String {
     let mut text = String::from("[");
-    for (place, address) in addresses.iter().enumerate() {
+    for (place, item) in items.iter().enumerate() {
         let separator = if place == 0 { "" } else { ", " };
         // Writing to a string cannot fail.
-        let _ = write!(text, "{separator}\"{address}\"");
+        let _ = write!(text, "{separator}\"{item}\"");
     }
     text + "]"
 }
@@ -98,14 +117,14 @@ impl FromStr for Membership {
             let line_error = |problem| MembershipError::Line { line: number + 1, problem };
             values.read(line.trim()).map_err(line_error)?;
         }
-        let Values { name, device_key, current, next, addresses, join_addresses, token } = values;
+        let Values { name, device_key, current, next, addresses, join_addresses, token, tokens_before } = values;
         let missing = MembershipError::Missing;
         let (addresses, join_addresses) =
             (addresses.unwrap_or_default(), join_addresses.ok_or_else(|| missing("join_addresses"))?);
         if addresses.is_empty() && join_addresses.is_empty() {
             return Err(missing("address"));
         }
-        Ok(Self {
+        let mut membership = Self {
             name,
             device_key: device_key.ok_or_else(|| missing("device_key"))?,
             pins: Pins {
@@ -114,8 +133,10 @@ impl FromStr for Membership {
             },
             addresses,
             join_addresses,
-            token,
-        })
+            tokens: token.into_iter().collect(),
+        };
+        membership.remember(&tokens_before.unwrap_or_default());
+        Ok(membership)
     }
 }
 
@@ -129,6 +150,7 @@ struct Values {
     addresses: Option<Vec<Address>>,
     join_addresses: Option<Vec<Address>>,
     token: Option<TokenId>,
+    tokens_before: Option<Vec<TokenId>>,
 }
 
 impl Values {
@@ -145,7 +167,8 @@ impl Values {
             "next_relay_key" => set(&mut self.next, pin(value)),
             "addresses" => set(&mut self.addresses, addresses(value)),
             "join_addresses" => set(&mut self.join_addresses, addresses(value)),
-            "token" => set(&mut self.token, text(value).and_then(|text| text.parse().map_err(shown::<TokenIdError>))),
+            "token" => set(&mut self.token, token(value)),
+            "tokens_before" => set(&mut self.tokens_before, tokens(value)),
             _ => Ok(()),
         };
         result.map_err(|problem| format!("{key}: {problem}"))
@@ -174,20 +197,30 @@ fn pin(value: &str) -> Result<Pin, String> {
     text(value)?.parse().map_err(shown::<PinError>)
 }
 
+fn token(value: &str) -> Result<TokenId, String> {
+    text(value)?.parse().map_err(shown::<TokenIdError>)
+}
+
 fn addresses(value: &str) -> Result<Vec<Address>, String> {
-    let inner = value.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    let inner = inner.ok_or("a list such as [\"relay.example.com:443\"] on one line is wanted")?.trim();
-    if inner.is_empty() {
-        return Ok(Vec::new());
-    }
-    // No address has a comma between quotation marks in it.
-    let items = inner.strip_suffix(',').unwrap_or(inner).split(',');
-    let addresses = items.map(|item| text(item.trim())?.parse::<Address>().map_err(shown));
-    let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
+    let addresses = items(value, "relay.example.com:443")?;
     if addresses.len() > MAX_ADDRESSES {
         return Err(format!("{} are too many; a relay has at most {MAX_ADDRESSES}", addresses.len()));
     }
-    Ok(addresses)
+    addresses.into_iter().map(|item| text(item)?.parse::<Address>().map_err(shown)).collect()
+}
+
+fn tokens(value: &str) -> Result<Vec<TokenId>, String> {
+    items(value, "0123456789abcdef")?.into_iter().map(token).collect()
+}
+
+/// What stands between two brackets, by its commas: none of the values has one in it.
+fn items<'a>(value: &'a str, example: &str) -> Result<Vec<&'a str>, String> {
+    let inner = value.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let inner = inner.ok_or_else(|| format!("a list such as [\"{example}\"] on one line is wanted"))?.trim();
+    if inner.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(inner.strip_suffix(',').unwrap_or(inner).split(',').map(str::trim).collect())
 }
 
 #[cfg(test)]

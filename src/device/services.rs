@@ -1,8 +1,10 @@
 //! What a device offers by name.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 use super::Access;
+use super::access::{Lookup, Refusal, canonical, is_own, resolve, same_host};
 use crate::address::Address;
 use crate::identity::Name;
 use crate::protocol::v2;
@@ -117,11 +119,54 @@ impl Services {
         self.0.iter().find(|service| service.name == *name)
     }
 
-    /// The service that a relay asks for by its address, be it an old one, or one that was told to.
+    /// The service that a relay asks for by its address, be it an old one, or one that was told to. Of several at one
+    /// address one that expects a PROXY header: without it a client could write one itself.
     pub(super) fn at(&self, address: &Address) -> Option<&Service> {
-        self.0.iter().find(|Service { target, .. }| {
+        let is_there = |service: &&Service| {
+            let Service { target, .. } = service;
             target.port() == address.port() && target.host().eq_ignore_ascii_case(address.host())
-        })
+        };
+        self.0.iter().filter(is_there).max_by_key(|service| service.proxy_protocol)
+    }
+
+    /// Which of these addresses, at which a relay has asked for what is no service by its words, to connect to, and whether
+    /// the connection begins with a PROXY header. However an address was written, a service that expects the header has it:
+    /// so addresses of such a service are taken alone.
+    pub(super) fn recognize(
+        &self,
+        addresses: Vec<SocketAddr>,
+        lookup: Lookup<'_>,
+    ) -> Result<(Vec<SocketAddr>, bool), Refusal> {
+        let at_port = |service: &&Service| addresses.iter().any(|address| address.port() == service.target.port());
+        let services = || self.0.iter().filter(at_port);
+        if !services().any(|service| service.proxy_protocol) {
+            return Ok((addresses, false));
+        }
+        let (mut expecting, mut others) = (Vec::new(), Vec::new());
+        for Service { target, proxy_protocol, .. } in services() {
+            let found = match target.ip() {
+                Some(ip) => Ok(vec![canonical(SocketAddr::new(ip, 0), target.port())]),
+                None => resolve(target.host(), target.port(), lookup),
+            };
+            match found {
+                Ok(found) if *proxy_protocol => expecting.extend(found),
+                Ok(found) => others.extend(found),
+                Err(Refusal::Unresolved { host, reason }) if *proxy_protocol => {
+                    return Err(Refusal::Unrecognized { host, reason });
+                }
+                Err(refusal) if *proxy_protocol => return Err(refusal),
+                Err(_) => {}
+            }
+        }
+        let is_among =
+            |services: &[SocketAddr], address: &SocketAddr| services.iter().any(|other| same_host(other, address));
+        // What listens on the device is mostly there at all of its addresses.
+        let is_on_device = expecting.iter().any(is_own);
+        let (with_header, without): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| {
+            let is_other = is_among(&others, address);
+            is_among(&expecting, address) || is_on_device && !is_other && is_own(address)
+        });
+        Ok(if with_header.is_empty() { (without, false) } else { (with_header, true) })
     }
 
     /// Why there is none of a name.
@@ -151,6 +196,50 @@ mod tests {
             Ok(Some(v2::Item::Settings(settings))) => settings.services.expect("services"),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Where a connection to these addresses goes, of a device that offers a service with and one without a header; names
+    /// have the address 10.0.0.5.
+    fn recognized(expecting: &str, plain: &str, port: u16, ips: &[&str]) -> Result<(Vec<String>, bool), Refusal> {
+        let expecting = Service { proxy_protocol: true, ..service("plc", expecting) };
+        let plain = Service { port: 1, ..service("web", plain) };
+        let services = Services::new(vec![expecting, plain]).expect("two");
+        let addresses = ips.iter().map(|ip| SocketAddr::new(ip.parse().expect(ip), port)).collect();
+        let (addresses, has_header) = services.recognize(addresses, &mut |name, port| match name {
+            "plc.local" => Ok(vec![SocketAddr::from(([10, 0, 0, 5], port))]),
+            _ => Err(std::io::Error::other("no such name")),
+        })?;
+        Ok((addresses.iter().map(|address| address.ip().to_string()).collect(), has_header))
+    }
+
+    #[test]
+    fn a_service_that_expects_a_header_has_it_however_its_address_is_written() -> Result<(), Refusal> {
+        let with = |ip: &str| (vec![ip.to_owned()], true);
+        let without = |ip: &str| (vec![ip.to_owned()], false);
+        for own in ["127.0.0.1", "127.0.0.2", "0.0.0.0", "::1", "::"] {
+            assert_eq!(recognized("127.0.0.1:502", "10.0.0.5:502", 502, &[own])?, with(own));
+            assert_eq!(recognized("127.0.0.1:502", "10.0.0.5:502", 503, &[own])?, without(own));
+            assert_eq!(recognized("10.0.0.5:502", "127.0.0.1:502", 502, &[own])?, without(own));
+        }
+        // Each has what the configuration says of its own address.
+        assert_eq!(recognized("127.0.0.1:502", "127.0.0.2:502", 502, &["127.0.0.2"])?, without("127.0.0.2"));
+        assert_eq!(recognized("127.0.0.1:502", "127.0.0.2:502", 502, &["127.0.0.3"])?, with("127.0.0.3"));
+        assert_eq!(recognized("plc.local:502", "127.0.0.1:502", 502, &["10.0.0.5"])?, with("10.0.0.5"));
+        assert_eq!(recognized("plc.local:502", "127.0.0.1:502", 502, &["10.0.0.6"])?, without("10.0.0.6"));
+        assert_eq!(recognized("10.0.0.5:502", "127.0.0.1:80", 502, &["10.0.0.6", "10.0.0.5"])?, with("10.0.0.5"));
+        Ok(())
+    }
+
+    #[test]
+    fn where_it_is_not_known_whether_a_service_expects_a_header_it_is_refused() {
+        let refusal = recognized("gone.local:502", "127.0.0.1:80", 502, &["10.0.0.5"]).expect_err("it may be that one");
+        assert_eq!(
+            refusal.to_string(),
+            "it may be the service at 'gone.local', which expects a PROXY header, and that name has no address: no such \
+             name; check the name and the device's DNS"
+        );
+        assert!(matches!(recognized("gone.local:502", "127.0.0.1:80", 503, &["10.0.0.5"]), Ok((_, false))));
+        assert!(matches!(recognized("10.0.0.5:502", "gone.local:502", 502, &["10.0.0.5"]), Ok((_, true))));
     }
 
     fn error(services: Vec<Service>) -> String {

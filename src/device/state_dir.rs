@@ -2,11 +2,12 @@
 //!
 //! A join string that follows an earlier one has a key of its own, `key.TOKEN`, until it has succeeded. Which key is in
 //! force is said by `relay.toml`, so that renaming that file takes both over at once; renaming the key comes behind it,
-//! and is made up for where it was missed.
+//! and is made up for where it was missed. So the key in force stays as it is until another is admitted.
 //!
 //! Two processes may have the directory open. Each reads and writes under a lock, and none writes over what another has
 //! joined or learnt of the relay's keys since. On the relay their links take turns, as those of any two devices with one key.
 
+mod holder;
 mod replace;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -28,8 +29,8 @@ use crate::tls::{Key, KeyError};
 const KEY: &str = "key";
 /// The membership.
 const RELAY: &str = "relay.toml";
-/// How long another process may hold the lock, which it needs for milliseconds.
-const LOCK_TIME: Duration = Duration::from_secs(5);
+/// How long another process may hold the lock, which it needs for milliseconds: a host waits for so long.
+const LOCK_TIME: Duration = Duration::from_secs(2);
 const LOCK_RETRY: Duration = Duration::from_millis(10);
 /// The longest file that is read. A key has 48 bytes, and `relay.toml` less than 4 KiB.
 const MAX_FILE: u64 = 16 * 1024;
@@ -88,10 +89,12 @@ pub enum StateDirError {
         reason: io::Error,
     },
     /// The lock of another process did not end.
-    #[error("state_dir: '{path}' is locked by another process; end that process, if it hangs")]
+    #[error("state_dir: '{path}' is locked by {holder}; end that process, if it hangs")]
     Locked {
         /// The directory.
         path: String,
+        /// Which process that is, as far as it is known.
+        holder: String,
     },
     /// `relay.toml` is not what it must be.
     #[error("state_dir: '{path}', {problem}; correct it, or move it away and join anew with another join string")]
@@ -163,6 +166,11 @@ impl Drop for Lock {
 }
 
 impl StateDir {
+    /// Whether there is something at this place, be it a directory or not.
+    pub(super) fn is_there(path: &Path) -> Result<bool, StateDirError> {
+        path.try_exists().map_err(|reason| system("open", path, reason))
+    }
+
     /// Opens the directory, and makes it where it is not there.
     pub(super) fn open(path: &Path) -> Result<Self, StateDirError> {
         match DirBuilder::new().mode(0o700).create(path) {
@@ -173,7 +181,7 @@ impl StateDir {
         // The host may change its directory later.
         let path = fs::canonicalize(path).map_err(|reason| system("open", path, reason))?;
         let directory = Self { path };
-        directory.lock()?;
+        directory.open_checked()?;
         Ok(directory)
     }
 
@@ -192,7 +200,7 @@ impl StateDir {
         if let Some(key) = self.key(KEY)?.filter(is_wanted) {
             return Ok(Stored { member: Some((key, membership)), unused_key: None });
         }
-        let name = membership.token.map(key_of_token);
+        let name = membership.tokens.last().map(key_of_token);
         let key = name.as_deref().map_or(Ok(None), |name| self.key(name))?.filter(is_wanted);
         let (Some(name), Some(key)) = (name, key) else {
             return Err(StateDirError::KeyMissing { path: self.shown(KEY), wanted });
@@ -209,7 +217,7 @@ impl StateDir {
 
     /// The key for another join string, beside the one in use. A string that was tried before has its key already.
     pub(super) fn key_for(&self, token: TokenId) -> Result<Key, StateDirError> {
-        self.make_key(&key_of_token(token))
+        self.make_key(&key_of_token(&token))
     }
 
     fn make_key(&self, name: &str) -> Result<Key, StateDirError> {
@@ -222,13 +230,13 @@ impl StateDir {
         Ok(key)
     }
 
-    /// Stores what a relay has said to the device whose key was `opened` when it started, or which had none. Nothing of
-    /// it is there until all is.
-    pub(super) fn store(&self, membership: &Membership, opened: Option<Pin>) -> Result<(), StateDirError> {
+    /// Stores what a relay has said to the device with this key, whose key was `opened` when it started, or which had none.
+    /// Nothing of it is there until all is.
+    pub(super) fn store(&self, key: &Key, membership: &Membership, opened: Option<Pin>) -> Result<(), StateDirError> {
         let _lock = self.lock()?;
         let present = self.membership()?;
         let mut membership = membership.clone();
-        if let Some(Membership { device_key, pins, .. }) = present {
+        if let Some(Membership { device_key, pins, tokens, .. }) = present {
             if device_key != membership.device_key && Some(device_key) != opened {
                 return Err(StateDirError::Superseded { path: self.path.display().to_string() });
             }
@@ -237,13 +245,20 @@ impl StateDir {
             if is_ahead && device_key == membership.device_key {
                 membership.pins = pins;
             }
+            membership.remember(&tokens);
+        }
+        let is_wanted = |found: Option<Key>| found.is_some_and(|found| found.public() == key.public());
+        let name = membership.tokens.last().map(key_of_token);
+        let name = if is_wanted(self.key(KEY)?) { None } else { name };
+        if let Some(name) = &name
+            && !is_wanted(self.key(name)?)
+        {
+            // Another process has joined meanwhile, and removed it.
+            self.replace(name, &key.to_pkcs8())?;
         }
         self.replace(RELAY, membership.to_string().as_bytes())?;
         // From here on the new key is in force.
-        if self.key(KEY)?.is_none_or(|key| key.public().pin() != membership.device_key)
-            && let Some(token) = membership.token
-        {
-            let name = key_of_token(token);
+        if let Some(name) = name {
             self.rename_key(&name).map_err(|reason| system("rename", &self.path.join(name), reason))?;
         }
         Ok(())
@@ -295,13 +310,18 @@ impl StateDir {
         replace::replace(&self.path, name, content, &mut replace::no_fault).map_err(failed)
     }
 
+    fn open_checked(&self) -> Result<File, StateDirError> {
+        let directory = File::open(&self.path).map_err(|reason| system("open", &self.path, reason))?;
+        check(&directory, &self.path, 0o700)?;
+        Ok(directory)
+    }
+
     fn lock(&self) -> Result<Lock, StateDirError> {
         self.lock_within(LOCK_TIME)
     }
 
     fn lock_within(&self, time: Duration) -> Result<Lock, StateDirError> {
-        let directory = File::open(&self.path).map_err(|reason| system("open", &self.path, reason))?;
-        check(&directory, &self.path, 0o700)?;
+        let directory = self.open_checked()?;
         let deadline = Instant::now() + time;
         loop {
             match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
@@ -309,7 +329,8 @@ impl StateDir {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => thread::sleep(LOCK_RETRY),
                 Err(rustix::io::Errno::WOULDBLOCK) => {
-                    return Err(StateDirError::Locked { path: self.path.display().to_string() });
+                    let holder = holder::of(&directory).unwrap_or_else(|| "another process".into());
+                    return Err(StateDirError::Locked { path: self.path.display().to_string(), holder });
                 }
                 Err(errno) => return Err(system("lock", &self.path, errno.into())),
             }
@@ -321,7 +342,7 @@ impl StateDir {
     }
 }
 
-fn key_of_token(token: TokenId) -> String {
+fn key_of_token(token: &TokenId) -> String {
     format!("{KEY}.{token}")
 }
 

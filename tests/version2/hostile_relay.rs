@@ -206,6 +206,27 @@ fn more_streams_than_the_device_takes_are_refused_one_by_one() {
 }
 
 #[test]
+fn a_flood_of_clients_causes_a_bounded_number_of_events_and_their_number_is_told() {
+    let mut victim = Victim::new();
+    let began = Instant::now();
+    for stream in 1..=2000 {
+        victim.link.send(&wire::connect(stream, SocketAddr::from(([192, 0, 2, 1], 22))));
+        let close = victim.link.expect(wire::CLOSE);
+        assert_eq!(close.stream, stream, "{}", close.reason());
+    }
+    let seconds = began.elapsed().as_secs() as usize + 1;
+    victim.device.handle.close().unwrap();
+    victim.device.wait_for(EventKind::Closed);
+    let of = |kind| victim.device.events.iter().filter(move |event| event.kind == kind);
+    let (denied, asked) = (of(EventKind::Denied).count(), of(EventKind::Connect).count());
+    assert!(denied <= 256 + seconds + 1 + seconds / 10, "{denied}");
+    assert!(asked <= 256 + 10 * seconds + 1 + seconds / 10, "{asked}");
+    let last = &of(EventKind::Denied).next_back().unwrap().message;
+    assert!(last.ends_with(" more events of the kind 'denied' were left out"), "{last}");
+    assert_eq!(victim.device.status().events_dropped, 0);
+}
+
+#[test]
 fn settings_that_do_not_come_first_or_in_time_end_the_link() {
     for first in [
         wire::ping(0, *b"too soon"),

@@ -39,7 +39,8 @@ fn through(proxy: &str) -> Config {
 fn outcome(config: &Config) -> Result<Reached, Error> {
     let mut event_loop = EventLoop::new().expect("poll");
     let mut names = RelayNames::new(event_loop.waker());
-    let mut attempt = Attempt::new(config, config.server.clone(), 0, Instant::now(), &mut names);
+    let mut attempt =
+        Attempt::new(config, config.server.clone(), 0, (Instant::now(), config.connect_timeout), &mut names);
     loop {
         if let Some(found) = names.poll(attempt.awaited_name(config)) {
             attempt.handle_name(config, Instant::now(), found)?;

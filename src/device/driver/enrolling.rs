@@ -1,6 +1,7 @@
 //! As whom the device presents itself, and what becomes of what its relay says.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use mio::Waker;
 
@@ -11,8 +12,16 @@ use crate::device::enrolment::Enrolment;
 use crate::device::event::{Event, EventKind, Severity};
 use crate::device::identity::{Announcement, Identity};
 use crate::device::joining::{Joining, Notice, Round};
-use crate::device::keeper::Keeper;
+use crate::device::keeper::{Answer, Keeper};
+use crate::device::membership::Membership;
+use crate::device::state_dir::StateDirError;
 use crate::protocol::v2::GoAway;
+use crate::tls::Key;
+
+/// How long after there is no link the directory is looked at for the second time; the next time after twice as long.
+/// The program that joins anew has stored that a moment after the relay has barred the old key.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+const LONGEST_LOOK: Duration = Duration::from_secs(30);
 
 /// The device's identities, and where they are stored.
 pub(super) struct Enrolling {
@@ -22,12 +31,14 @@ pub(super) struct Enrolling {
     joined: Option<Notice>,
     /// What was to be stored last could not be, so it is again at the next welcome.
     is_unstored: bool,
+    /// While there is no link: when the directory is looked at next, and how long it was since the last time.
+    look: Option<(Instant, Duration)>,
 }
 
 impl Enrolling {
     pub(super) fn new(enrolment: &Enrolment, waker: Arc<Waker>) -> Self {
         let keeper = Keeper::new(Arc::clone(&enrolment.directory), enrolment.opened, waker);
-        Self { joining: enrolment.joining.clone(), keeper, joined: None, is_unstored: false }
+        Self { joining: enrolment.joining.clone(), keeper, joined: None, is_unstored: false, look: None }
     }
 
     /// Whether a join string is presented next.
@@ -38,6 +49,21 @@ impl Enrolling {
     /// Where the relay is tried next.
     pub(super) fn address(&self) -> &Address {
         &self.joining.presentation().address
+    }
+
+    /// How many addresses this round has still, with the one that is tried next.
+    pub(super) fn targets_left(&self) -> u32 {
+        self.joining.targets_left()
+    }
+
+    /// There is no link: another program may have joined anew, by a key that the relay takes.
+    pub(super) fn begin_to_look(&mut self, now: Instant) {
+        self.look.get_or_insert((now, FIRST_LOOK));
+    }
+
+    /// When the directory is looked at next.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.look.map(|(at, _)| at)
     }
 }
 
@@ -57,7 +83,8 @@ impl Driver<'_> {
     }
 
     /// What was tried last came to nothing, or was refused: whether there is something else to be tried at once.
-    pub(super) fn has_other_target(&mut self, error: &Error, refusal: Option<&GoAway>) -> bool {
+    pub(super) fn has_other_target(&mut self, now: Instant, error: &Error, refusal: Option<&GoAway>) -> bool {
+        let is_late = self.first_until.is_some_and(|until| until <= now);
         let Some(enrolling) = &mut self.enrolling else { return false };
         let was_joining = enrolling.is_joining();
         let (round, notice) = match refusal {
@@ -70,16 +97,21 @@ impl Driver<'_> {
         } else if is_member_next {
             self.warn(format!("{error}; this device goes on as it was, and tries to join with its next link"), error);
         }
+        if is_late && let Some(enrolling) = &mut self.enrolling {
+            enrolling.joining.end_round();
+            return false;
+        }
         round == Round::GoesOn
     }
 
     /// The relay has admitted the device on a link that presented [`identity`](Self::identity).
     pub(super) fn handle_announcement(&mut self, announcement: &Announcement) {
         let Some(enrolling) = &mut self.enrolling else { return };
-        let (membership, notices) = enrolling.joining.handle_welcome(announcement);
-        let again = enrolling.joining.membership().filter(|_| enrolling.is_unstored).cloned();
-        if let Some(membership) = membership.or(again) {
-            enrolling.keeper.store(membership);
+        enrolling.look = None;
+        let (change, notices) = enrolling.joining.handle_welcome(announcement);
+        let is_to_store = change.is_some() || enrolling.is_unstored;
+        if let Some((key, membership)) = enrolling.joining.known().filter(|_| is_to_store) {
+            enrolling.keeper.store(Arc::clone(key), membership.clone());
         }
         if let Some((name, fingerprint)) = enrolling.joining.member() {
             self.context.shared.identified(name.cloned(), fingerprint);
@@ -92,10 +124,25 @@ impl Driver<'_> {
         }
     }
 
-    /// Tells the owner what has been stored, or could not be.
-    pub(super) fn poll_stored(&mut self) {
+    /// Looks at the directory when it is time, and takes what has come of that and of storing.
+    pub(super) fn poll_directory(&mut self, now: Instant) {
         let Some(enrolling) = &mut self.enrolling else { return };
-        let Some(result) = enrolling.keeper.poll() else { return };
+        if let Some((at, wait)) = &mut enrolling.look
+            && *at <= now
+        {
+            (*at, *wait) = (now + *wait, (*wait * 2).min(LONGEST_LOOK));
+            enrolling.keeper.look();
+        }
+        match enrolling.keeper.poll() {
+            Some(Answer::Stored(result)) => self.handle_stored(result),
+            Some(Answer::Found(Some(found))) if enrolling.look.is_some() => self.adopt(now, *found),
+            Some(Answer::Found(_)) | None => {}
+        }
+    }
+
+    /// Tells the owner what has been stored, or could not be.
+    fn handle_stored(&mut self, result: Result<(), StateDirError>) {
+        let Some(enrolling) = &mut self.enrolling else { return };
         enrolling.is_unstored = result.is_err();
         match result {
             Ok(()) => {
@@ -107,10 +154,21 @@ impl Driver<'_> {
                 let error = Error::from(error);
                 let text =
                     format!("{error}; what the relay said is not stored, which is tried again with the next link");
-                let event = Event::new(EventKind::Identity, Severity::Warning, text).with_code(error.code());
-                self.context.shared.event(event);
+                self.warn(text, &error);
             }
         }
+    }
+
+    /// The directory has this identity: if that is another one, the next link is made by it, at once.
+    fn adopt(&mut self, now: Instant, (key, membership): (Key, Membership)) {
+        let Some(enrolling) = &mut self.enrolling else { return };
+        let pin = membership.device_key;
+        let Some(notice) = enrolling.joining.adopt(key, membership) else { return };
+        enrolling.keeper.adopt(pin);
+        // What could not be stored was of the identity before.
+        (enrolling.is_unstored, enrolling.joined) = (false, None);
+        self.tell(&notice);
+        self.reconnect(now);
     }
 
     fn warn(&self, text: String, error: &Error) {

@@ -25,7 +25,7 @@ impl Driver<'_> {
     /// anew. A link in use stays until the relay has answered on the next one.
     pub(super) fn reconnect(&mut self, now: Instant) {
         self.drop_attempt();
-        self.retry_at = None;
+        (self.retry_at, self.first_until) = (None, None);
         self.backoff.reset();
         let unanswered = |number: &usize| self.links.get(*number).is_some_and(|link| link.stage != Stage::Listening);
         for number in [self.successor.take(), self.current.take_if(|number| unanswered(number))].into_iter().flatten() {
@@ -37,17 +37,19 @@ impl Driver<'_> {
         }
     }
 
-    /// A link is made. The clients of one that is in use may finish there, where the protocol has a word for that.
+    /// A link is made. The clients of one that is in use may finish there, where the protocol has a word for that. In TLS
+    /// there is time for it until the relay has admitted the new one: it knows whose link that is, and does not cut the old.
     pub(super) fn add_link(&mut self, now: Instant, mut link: Link, number: usize) {
         link.sequence = self.made;
         self.made += 1;
+        let is_secure = self.is_secure();
         if let Some(old) = self.current {
             self.successor = Some(number);
-            if let Some(old) = self.links.get_mut(old).filter(|old| old.version == Some(2) && old.go_away.is_none())
+            if let Some(old) = self.links.get_mut(old).filter(|old| !is_secure && old.version == Some(2))
+                && old.go_away.is_none()
                 && old.session.connection().streams() > 0
             {
-                old.session.go_away(now, Code::Normal, 0, "the device makes a new link");
-                old.go_away = Some(replaced_by_owner());
+                retire(now, old);
                 // A relay that reads LISTEN first cuts the old link.
                 let on_its_way = old.counters().round_trip.unwrap_or_default().min(MAX_ON_ITS_WAY);
                 link.silent_until = Some(now + on_its_way + MARGIN);
@@ -87,7 +89,7 @@ impl Driver<'_> {
             link.stage = Stage::Greeting;
             // In TLS the relay's answer alone says that the device may come.
             if !is_secure {
-                self.was_connected = true;
+                (self.was_connected, self.first_until) = (true, None);
                 if self.current == Some(number) {
                     self.context.shared.greeting(&server, peer);
                 }
@@ -95,8 +97,8 @@ impl Driver<'_> {
         }
         if let (Stage::Greeting, Some(version)) = (link.stage, link.version) {
             link.stage = Stage::Listening;
-            link.answered_at = Some(now);
-            self.was_connected = true;
+            (link.answered_at, link.answer_within) = (Some(now), None);
+            (self.was_connected, self.first_until) = (true, None);
             self.backoff.restart_is_over();
             if self.successor.take_if(|successor| *successor == number).is_some() {
                 self.succeed(now, number);
@@ -112,7 +114,11 @@ impl Driver<'_> {
 
     /// The relay has answered on the link that follows: the old one finishes what it has.
     fn succeed(&mut self, now: Instant, number: usize) {
+        let is_secure = self.is_secure();
         if let Some(old) = self.current.replace(number).and_then(|old| self.links.get_mut(old)) {
+            if is_secure && old.go_away.is_none() {
+                retire(now, old);
+            }
             old.go_away.get_or_insert_with(replaced_by_owner);
             self.cut_oldest_draining(now);
         }
@@ -174,7 +180,7 @@ impl Driver<'_> {
     /// What was tried last came to nothing, for this reason. True if there is another address or identity, whose attempt then begins.
     fn try_another(&mut self, now: Instant, error: &Error, refusal: Option<&GoAway>) -> bool {
         #[cfg(feature = "tls")]
-        if self.has_other_target(error, refusal) {
+        if self.has_other_target(now, error, refusal) {
             self.begin_attempt(now);
             if self.current.is_none() {
                 self.context.shared.connecting(&self.server);
@@ -187,7 +193,11 @@ impl Driver<'_> {
     }
 
     fn plan(&mut self, now: Instant, wait: Duration, reason: Error) {
-        self.retry_at = Some(now + wait);
+        (self.retry_at, self.first_until) = (Some(now + wait), None);
+        #[cfg(feature = "tls")]
+        if let Some(enrolling) = &mut self.enrolling {
+            enrolling.begin_to_look(now);
+        }
         // An owner that is notified of it and asks for the status sees nothing of the link that is gone.
         self.count();
         self.context.shared.waiting(reason, now + wait, wait);
@@ -205,7 +215,7 @@ impl Driver<'_> {
             self.current = None;
             if !self.promote() {
                 let wait = wait_after(&mut self.backoff, now, answered_at, &go_away);
-                let error = gone_away(&link_server, &go_away);
+                let error = gone_away(&link_server, &go_away, self.is_secure());
                 self.plan(now, wait, error);
             }
             self.cut_oldest_draining(now);
@@ -237,6 +247,15 @@ impl Driver<'_> {
             }
             self.forget(number);
         }
+    }
+
+    /// A link for whose answer the owner waits is given up when that does not come in time.
+    pub(super) fn give_up_if_late(&mut self, now: Instant, number: usize) -> Result<(), Error> {
+        let Some(link) = self.links.get(number).filter(|link| link.go_away.is_none()) else { return Ok(()) };
+        let Some((time, _)) = link.answer_within.filter(|(_, until)| *until <= now) else { return Ok(()) };
+        let error = Error::timeout(link.server.clone(), time);
+        self.abort_link(now, number);
+        self.lose_if_needed(now, number, error)
     }
 
     /// A link that takes no more clients is closed once its last one is gone.
@@ -278,7 +297,8 @@ impl Driver<'_> {
         let Some(link) = self.links.get(number) else { return Ok(()) };
         let (go_away, answered_at) = (link.go_away.clone(), link.answered_at);
         // The relay may have given a better reason before.
-        let error = go_away.as_ref().map_or(error, |go_away| gone_away(&link.server, go_away));
+        let is_secure = self.is_secure();
+        let error = go_away.as_ref().map_or(error, |go_away| gone_away(&link.server, go_away, is_secure));
         if self.successor.take_if(|successor| *successor == number).is_some() {
             if answered_at.is_none() && self.try_another(now, &error, go_away.as_ref()) {
                 return Ok(());
@@ -314,10 +334,10 @@ impl Driver<'_> {
 }
 
 /// A GOAWAY, as the end of a link to this relay.
-fn gone_away(address: &Address, go_away: &GoAway) -> Error {
+fn gone_away(address: &Address, go_away: &GoAway, is_secure: bool) -> Error {
     let address = address.clone();
     if go_away.code == Code::Replaced {
-        return Error::Replaced(address);
+        return if is_secure { Error::KeyTakenOver(address) } else { Error::Replaced(address) };
     }
     if go_away.code.bars_key() {
         return Error::NotAdmitted { address, code: go_away.code, reason: go_away.reason.clone() };
@@ -344,6 +364,12 @@ fn of_tls(address: Address, error: &TlsError) -> Error {
         | TlsError::Alert(_)
         | TlsError::Tls(_) => Error::Tls { address, reason },
     }
+}
+
+/// The clients of a link that its owner replaces finish there.
+fn retire(now: Instant, old: &mut Link) {
+    old.session.go_away(now, Code::Normal, 0, "the device makes a new link");
+    old.go_away = Some(replaced_by_owner());
 }
 
 /// What a link that its owner replaces has in place of the relay's GOAWAY.

@@ -25,7 +25,7 @@ fn member() -> (Arc<Key>, Membership) {
         pins: Pins { current: OLD, next: NEXT },
         addresses: vec![address("told:443")],
         join_addresses: vec![address("first:443"), address("told:443")],
-        token: Some(TokenId([7; 8])),
+        tokens: vec![TokenId([7; 8])],
     };
     (key, membership)
 }
@@ -92,7 +92,7 @@ fn the_first_welcome_is_stored_with_all_that_the_next_start_needs() {
         pins: pins(OLD, NEXT),
         addresses: vec![address("told:443")],
         join_addresses: vec![address("new-1:443"), address("new-2:443")],
-        token: Some(TokenId([8; 8])),
+        tokens: vec![TokenId([8; 8])],
     };
     assert_eq!(stored, expected);
     let joined = Notice::Joined { name: Some(name("pump-3")), fingerprint: key };
@@ -116,7 +116,9 @@ fn another_join_string_is_tried_first_and_the_device_goes_on_as_it_was_while_tha
     assert_eq!((stored, notices), (None, Vec::new()), "that was the old one");
     assert_eq!(round(&mut joining), expected, "the next link tries to join again");
     let (stored, _) = joining.handle_welcome(&welcome(OLD, None));
-    assert_eq!(stored.expect("joined").device_key, new_key);
+    let stored = stored.expect("joined");
+    assert_eq!(stored.device_key, new_key);
+    assert_eq!(stored.tokens, [TokenId([7; 8]), TokenId([8; 8])], "the old string means nothing any more");
     assert_eq!(round(&mut joining), ["new-1:443", "new-2:443"]);
 }
 
@@ -136,6 +138,29 @@ fn a_join_string_that_is_refused_for_good_is_given_up_where_there_is_a_relay_and
     assert_eq!(pending.presentation().address, address("told:443"));
     assert_eq!(pending.handle_refusal(Code::Revoked), (Round::IsOver, None), "both were refused");
     assert_eq!(pending.presentation().address, address("new-1:443"));
+}
+
+#[test]
+fn another_identity_of_the_directory_takes_the_place_of_the_one_that_is_known() {
+    let (key, other) = member();
+    let adopted =
+        |joining: &mut Joining| joining.adopt(Key::from_pkcs8(&key.to_pkcs8()).expect("a key"), other.clone());
+    let mut alone = joining(Some(member()), None);
+    alone.handle_failure();
+    let notice = adopted(&mut alone).expect("it is another");
+    let fingerprint = other.device_key;
+    let text = "another program has joined a relay as pump-3, and this device goes on by that key, ";
+    assert_eq!(notice.to_string(), format!("{text}{fingerprint}"));
+    assert_eq!(alone.presentation().identity.key.public().pin(), fingerprint);
+    assert_eq!(round(&mut alone), ["told:443", "first:443"], "from the beginning");
+    assert_eq!(adopted(&mut alone), None, "it is known");
+
+    let mut first = joining(None, Some(candidate()));
+    adopted(&mut first).expect("it has none");
+    assert_eq!(round(&mut first), ["token to new-1:443", "token to new-2:443", "told:443", "first:443"]);
+    let used = Membership { tokens: vec![TokenId([8; 8]), TokenId([9; 8])], device_key: OLD, ..other.clone() };
+    first.adopt(Key::generate().expect("a key"), used).expect("it is another");
+    assert_eq!(round(&mut first), ["told:443", "first:443"], "its join string is used");
 }
 
 /// The pins and the notices after a welcome.

@@ -1,4 +1,4 @@
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
@@ -13,6 +13,12 @@ const DEADLINE: Duration = Duration::from_secs(15);
 fn silent(_name: &str) -> io::Result<Vec<SocketAddr>> {
     thread::sleep(4 * DEADLINE);
     Err(io::ErrorKind::TimedOut.into())
+}
+
+fn context<'a>(config: &'a Config, event_loop: EventLoop, names: Names, shared: &'a Shared) -> Context<'a> {
+    let Config { access, services, .. } = config;
+    let events = ClientEvents::new(Instant::now(), shared);
+    Context { io: Io::new(event_loop), names, shared, events, access, services }
 }
 
 /// CONNECT of version 1.
@@ -34,8 +40,7 @@ fn a_name_that_hangs_and_one_that_waits_for_others_have_different_errors_after_1
     let device = Device::new(config.protocol, config.limits);
     let mut link = Link::new(device, 0, Reached { io, token, peer, server: config.server.clone() });
     let names = Names::with_lookup(event_loop.waker(), silent);
-    let mut context =
-        Context { io: Io::new(event_loop), names, shared: &shared, access: &config.access, services: &config.services };
+    let mut context = context(&config, event_loop, names, &shared);
     let (mut relay, _) = listener.accept().expect("accept");
 
     let mut frames = vec![0, 0, 2, 0xf2];
@@ -98,8 +103,7 @@ fn what_a_service_answered_while_the_device_was_stopped_is_read_before_its_silen
         Reached { io, token, peer, server: config.server.clone() },
     );
     let names = Names::with_lookup(event_loop.waker(), silent);
-    let mut context =
-        Context { io: Io::new(event_loop), names, shared: &shared, access: &config.access, services: &config.services };
+    let mut context = context(&config, event_loop, names, &shared);
     let (mut relay, _) = listener.accept().expect("accept");
     relay.set_read_timeout(Some(DEADLINE)).expect("deadline");
 

@@ -10,7 +10,7 @@ fn full() -> Membership {
             "[2001:db8::1]:443".parse().expect("one"),
         ],
         join_addresses: vec!["192.0.2.7:443".parse().expect("an address")],
-        token: Some(TokenId([0xab; 8])),
+        tokens: vec![TokenId([0xaa; 8]), TokenId([0xab; 8])],
     }
 }
 
@@ -22,7 +22,9 @@ fn problem(text: &str) -> String {
 fn a_membership_reads_back_from_its_text() {
     let whole = full();
     assert_eq!(whole.to_string().parse(), Ok(whole.clone()));
-    let least = Membership { name: None, addresses: Vec::new(), token: None, ..whole };
+    let one = Membership { tokens: vec![TokenId([0xab; 8])], ..whole.clone() };
+    assert_eq!(one.to_string().parse(), Ok(one));
+    let least = Membership { name: None, addresses: Vec::new(), tokens: Vec::new(), ..whole };
     assert_eq!(least.to_string().parse(), Ok(least));
 }
 
@@ -38,6 +40,7 @@ fn the_file_is_one_that_a_person_can_read_and_change() {
         "\naddresses = [\"relay.example.com:443\", \"[2001:db8::1]:443\"]\n",
         "\njoin_addresses = [\"192.0.2.7:443\"]\n",
         "\ntoken = \"abababababababab\"\n",
+        "\ntokens_before = [\"aaaaaaaaaaaaaaaa\"]\n",
     ] {
         assert!(text.contains(line), "{line:?} is not in {text}");
     }
@@ -79,11 +82,28 @@ fn what_is_wrong_is_said_with_its_line() {
 }
 
 #[test]
-fn a_file_that_is_cut_anywhere_is_none_or_lacks_only_the_token() {
+fn a_file_that_is_cut_anywhere_is_none_or_lacks_only_tokens() {
     let text = full().to_string();
     for end in 0..text.len() {
         if let Ok(read) = text[..end].parse::<Membership>() {
-            assert_eq!(read, Membership { token: read.token, ..full() }, "cut at {end}");
+            assert_eq!(read, Membership { tokens: read.tokens.clone(), ..full() }, "cut at {end}");
         }
     }
+}
+
+#[test]
+fn a_bounded_number_of_used_tokens_is_remembered_each_once_and_the_newest_of_them() {
+    let token = |number: u8| TokenId([number; 8]);
+    let mut membership = Membership { tokens: vec![token(0)], ..full() };
+    for number in 1..=40 {
+        let before = std::mem::replace(&mut membership.tokens, vec![token(number)]);
+        membership.remember(&before);
+        membership.remember(&before);
+    }
+    let expected: Vec<_> = (25..=40).map(token).collect();
+    assert_eq!(membership.tokens, expected);
+    assert!(membership.has_used(token(25)) && !membership.has_used(token(24)));
+    assert_eq!(membership.to_string().parse(), Ok(membership.clone()));
+    let more = membership.to_string().replace("tokens_before = [", "tokens_before = [\"0000000000000000\", ");
+    assert_eq!(more.parse(), Ok(membership), "a newer program may remember more");
 }

@@ -25,7 +25,7 @@ fn membership(key: &Key, token: u8) -> Membership {
         pins: Pins { current: Pin([2; 32]), next: Pin([3; 32]) },
         addresses: Vec::new(),
         join_addresses: vec!["relay:443".parse().expect("an address")],
-        token: Some(TokenId([token; 8])),
+        tokens: vec![TokenId([token; 8])],
     }
 }
 
@@ -33,7 +33,7 @@ fn membership(key: &Key, token: u8) -> Membership {
 fn joined(place: &TempDir) -> (StateDir, Pin) {
     let directory = open(place);
     let key = directory.first_key().expect("a key");
-    directory.store(&membership(&key, 1), None).expect("stored");
+    directory.store(&key, &membership(&key, 1), None).expect("stored");
     (directory, key.public().pin())
 }
 
@@ -68,7 +68,7 @@ fn a_directory_and_its_files_are_for_their_owner_alone_and_the_same_key_comes_ag
     let place = place();
     let directory = open(&place);
     let key = directory.first_key().expect("a key");
-    directory.store(&membership(&key, 1), None).expect("stored");
+    directory.store(&key, &membership(&key, 1), None).expect("stored");
     assert_eq!(mode(&directory.path), 0o700);
     assert_eq!(names(&directory), ["key", "relay.toml"]);
     for name in names(&directory) {
@@ -174,7 +174,7 @@ fn what_a_crash_left_half_written_is_never_used() {
     assert_eq!(names(&directory), ["key"]);
     fs::write(directory.path.join(".relay.toml.new"), "name = ").expect("written");
     assert!(member(&directory).is_none());
-    directory.store(&membership(&key, 1), None).expect("stored");
+    directory.store(&key, &membership(&key, 1), None).expect("stored");
     assert_eq!(names(&directory), ["key", "relay.toml"]);
 }
 
@@ -187,7 +187,31 @@ fn another_join_string_has_a_key_beside_the_old_one_which_takes_over_when_it_is_
     directory.key_for(TokenId([3; 8])).expect("a key that comes to nothing");
     assert_eq!(directory.key_for(TokenId([2; 8])).expect("the same").public(), new.public());
     assert_eq!(member(&directory), Some(old), "nothing has changed yet");
-    directory.store(&membership(&new, 2), Some(old)).expect("stored");
+    directory.store(&new, &membership(&new, 2), Some(old)).expect("stored");
+    assert_eq!(member(&directory), Some(new.public().pin()));
+    assert_eq!(names(&directory), ["key", "relay.toml"]);
+}
+
+#[test]
+fn the_tokens_of_all_programs_are_remembered() {
+    let place = place();
+    let (directory, old) = joined(&place);
+    let new = directory.key_for(TokenId([2; 8])).expect("a key");
+    directory.store(&new, &membership(&new, 2), Some(old)).expect("stored");
+    let renamed = Membership { name: Some(Name::device("pump-4").expect("a name")), ..membership(&new, 2) };
+    open(&place).store(&new, &renamed, Some(old)).expect("stored");
+    let stored = directory.membership().expect("read").expect("there");
+    assert_eq!(stored, Membership { tokens: vec![TokenId([1; 8]), TokenId([2; 8])], ..renamed });
+}
+
+#[test]
+fn a_key_that_another_program_has_removed_is_written_again_before_it_is_in_force() {
+    let place = place();
+    let (directory, old) = joined(&place);
+    let [other, new] = [2, 3].map(|token| directory.key_for(TokenId([token; 8])).expect("a key"));
+    directory.store(&other, &membership(&other, 2), Some(old)).expect("stored");
+    assert_eq!(names(&directory), ["key", "relay.toml"]);
+    directory.store(&new, &membership(&new, 3), Some(other.public().pin())).expect("stored");
     assert_eq!(member(&directory), Some(new.public().pin()));
     assert_eq!(names(&directory), ["key", "relay.toml"]);
 }
@@ -209,10 +233,10 @@ fn a_crash_between_the_file_and_the_key_is_made_up_for() {
 fn a_program_does_not_write_over_what_another_has_joined() {
     let place = place();
     let (directory, old) = joined(&place);
+    let old_key = directory.first_key().expect("the same");
     let new = directory.key_for(TokenId([2; 8])).expect("a key");
-    directory.store(&membership(&new, 2), Some(old)).expect("stored");
-    let stale = Membership { device_key: old, ..membership(&new, 1) };
-    let text = directory.store(&stale, Some(old)).expect_err("it is another's").to_string();
+    directory.store(&new, &membership(&new, 2), Some(old)).expect("stored");
+    let text = directory.store(&old_key, &membership(&old_key, 1), Some(old)).expect_err("it is another's").to_string();
     assert!(text.ends_with("; start this one again"), "{text}");
     assert_eq!(member(&directory), Some(new.public().pin()));
 }
@@ -220,17 +244,18 @@ fn a_program_does_not_write_over_what_another_has_joined() {
 #[test]
 fn a_program_does_not_bring_back_the_relays_old_key_that_another_has_seen_go() {
     let place = place();
-    let (directory, key) = joined(&place);
+    let (directory, pin) = joined(&place);
+    let key = directory.first_key().expect("the same");
     let known = directory.membership().expect("read").expect("there");
     let with = |current, next| Membership { pins: Pins { current, next }, ..known.clone() };
     let (old, current, next) = (known.pins.current, known.pins.next, Pin([4; 32]));
-    directory.store(&with(current, next), Some(key)).expect("stored");
+    directory.store(&key, &with(current, next), Some(pin)).expect("stored");
     let renamed = Membership { name: Some(Name::device("pump-4").expect("a name")), ..with(old, current) };
-    open(&place).store(&renamed, Some(key)).expect("stored");
+    open(&place).store(&key, &renamed, Some(pin)).expect("stored");
     let stored = directory.membership().expect("read").expect("there");
     assert_eq!(stored, Membership { pins: with(current, next).pins, ..renamed });
     // The next change is taken.
-    directory.store(&with(next, Pin([5; 32])), Some(key)).expect("stored");
+    directory.store(&key, &with(next, Pin([5; 32])), Some(pin)).expect("stored");
     let stored = directory.membership().expect("read").expect("there");
     assert_eq!(stored.pins, Pins { current: next, next: Pin([5; 32]) });
 }
@@ -241,13 +266,15 @@ fn while_one_process_writes_another_waits_and_says_so_when_that_takes_too_long()
     let directory = open(&place);
     let lock = directory.lock().expect("locked");
     let text = directory.lock_within(Duration::ZERO).expect_err("locked").to_string();
-    assert_eq!(
-        text,
-        format!(
-            "state_dir: '{}' is locked by another process; end that process, if it hangs",
-            directory.path.display()
-        )
-    );
+    let path = directory.path.display();
+    let own =
+        fs::read_to_string("/proc/self/comm").map(|name| format!("process {} ({})", std::process::id(), name.trim()));
+    let holder = own.unwrap_or_else(|_| "another process".into());
+    assert_eq!(text, format!("state_dir: '{path}' is locked by {holder}; end that process, if it hangs"));
+    // A host waits for it but once.
+    let began = Instant::now();
+    StateDir::open(&directory.path).and_then(|directory| directory.load().map(drop)).expect_err("locked");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     drop(lock);
     directory.lock_within(Duration::ZERO).expect("free");
 }
@@ -321,6 +348,9 @@ fn a_disk_that_is_full_leaves_no_half_of_a_key_and_one_is_made_when_there_is_roo
                 return say_skipped(&format!("no small disk ({error})"));
             }
             on_a_full_disk(disk.path());
+            let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+            mount(Some("none"), disk.path(), Some("tmpfs"), read_only, Some(options)).expect("read only");
+            on_a_disk_that_is_read_only(disk.path());
             nix::mount::umount(disk.path()).expect("unmounted");
         }
     };
@@ -347,17 +377,33 @@ fn on_a_full_disk(disk: &Path) {
     let key = directory.first_key().expect("a key");
 
     assert!(fill() > 0, "the disk is full");
-    full(directory.store(&membership(&key, 1), None).expect_err("no room"));
+    full(directory.store(&key, &membership(&key, 1), None).expect_err("no room"));
     assert_eq!(names(&directory), ["key"]);
     empty();
-    directory.store(&membership(&key, 1), None).expect("stored");
+    directory.store(&key, &membership(&key, 1), None).expect("stored");
 
     assert!(fill() > 0, "the disk is full");
     full(directory.key_for(TokenId([2; 8])).map(drop).expect_err("no room"));
     let changed =
         Membership { name: Some(crate::identity::Name::device("pump-3").expect("a name")), ..membership(&key, 1) };
-    full(directory.store(&changed, Some(key.public().pin())).expect_err("no room"));
+    full(directory.store(&key, &changed, Some(key.public().pin())).expect_err("no room"));
     assert_eq!(member(&directory), Some(key.public().pin()), "what was there is there");
     assert_eq!(names(&directory), ["key", "relay.toml"]);
     empty();
+}
+
+#[cfg(target_os = "linux")]
+fn on_a_disk_that_is_read_only(disk: &Path) {
+    let directory = StateDir::open(&disk.join("state")).expect("it is there");
+    let (key, mut membership) = directory.load().expect("loaded").member.expect("a member");
+    membership.name = Some(Name::device("pump-4").expect("a name"));
+    for error in [
+        directory.store(&key, &membership, Some(key.public().pin())).expect_err("read only"),
+        directory.key_for(TokenId([3; 8])).map(drop).expect_err("read only"),
+        StateDir::open(&disk.join("other")).expect_err("read only"),
+    ] {
+        let text = error.to_string();
+        assert!(text.ends_with("(os error 30); give state_dir a place that can be written to"), "{text}");
+    }
+    assert_eq!(member(&directory), Some(key.public().pin()), "what was there is there");
 }

@@ -104,16 +104,37 @@ impl Server {
             peer.session.set_owner(device);
         }
         self.recount(number);
-        let replaced = self.serve(device, Some(number));
-        if let Some(old) = replaced.and_then(|old| self.sessions.get_mut(old)) {
-            let clients = old.session.connection().clients();
-            if self.log_limits.admit(now, device, Kind::Departure) {
-                info!(link = %old.address, clients, "a newer device takes the place of this one");
-            }
-            old.session.go_away(now, Code::Replaced, 0, "a newer link took the place of this one");
-            old.session.abort_link(now, &mut self.io);
+        if let Some(old) = self.serve(device, Some(number)) {
+            self.replace_link(now, device, old, number);
         }
         self.open_client_ports(now, device);
+    }
+
+    /// A newer link serves the device. The old one is cut, unless both are of one process: that lets its clients finish.
+    fn replace_link(&mut self, now: Instant, device: usize, old: usize, newer: usize) {
+        let is_of_one_process = self.instance(old).is_some_and(|instance| self.instance(newer) == Some(instance));
+        let Some(peer) = self.sessions.get_mut(old) else { return };
+        let clients = peer.session.connection().clients();
+        let is_logged = self.log_limits.admit(now, device, Kind::Departure);
+        if is_of_one_process {
+            if is_logged {
+                info!(link = %peer.address, clients, "the device has made another link; this one drains");
+            }
+            peer.stage = Stage::Draining(now);
+            self.recount(old);
+            return self.bound_draining(now, device);
+        }
+        if is_logged {
+            info!(link = %peer.address, clients, "a newer device takes the place of this one");
+        }
+        peer.session.go_away(now, Code::Replaced, 0, "a newer link took the place of this one");
+        peer.session.abort_link(now, &mut self.io);
+    }
+
+    /// Which start of the device's process a link in TLS is from.
+    fn instance(&self, number: usize) -> Option<[u8; 16]> {
+        let peer = self.sessions.get(number).filter(|peer| peer.proof.is_some())?;
+        peer.session.connection().peer()?.instance
     }
 
     pub(super) fn refuse_link(&mut self, now: Instant, number: usize, refusal: Refusal) {

@@ -260,7 +260,7 @@ impl Server {
     }
 
     /// Makes room for one more link that drains: of those of its device without clients, if there are any, the oldest goes.
-    fn bound_draining(&mut self, now: Instant, device: usize) {
+    pub(super) fn bound_draining(&mut self, now: Instant, device: usize) {
         let Some(totals) = self.devices.get(device).map(|device| &device.totals) else { return };
         let number = if totals.draining.len() > retired::MAX_DRAINING {
             self.oldest_drain(device, false).or_else(|| self.oldest_drain(device, true))

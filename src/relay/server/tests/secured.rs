@@ -4,6 +4,7 @@ mod adversaries;
 mod echo;
 mod joining;
 mod refusals;
+mod replacing;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use super::refusals::MINUTE;
 use super::*;
 use crate::Error;
 use crate::device::{Enrolment, Event, EventKind};
@@ -11,7 +12,17 @@ use crate::identity::{JoinString, Kind};
 impl Secure {
     /// A join string for a device of that name, which says that the relay is there.
     fn join_string(&mut self, subject: &str, addresses: &[SocketAddr]) -> String {
-        let Join { token, secret } = self.token(subject, |_| {});
+        self.join_string_of(subject, addresses, |_| {})
+    }
+
+    /// The same, by a token that is changed as is wanted.
+    fn join_string_of(
+        &mut self,
+        subject: &str,
+        addresses: &[SocketAddr],
+        change: impl FnOnce(&mut NewToken),
+    ) -> String {
+        let Join { token, secret } = self.token(subject, change);
         let addresses = addresses.iter().map(|address| address.to_string().parse().expect("an address")).collect();
         let join = JoinString::new(Kind::Device, addresses, self.pins(), token, secret).expect("a string");
         join.encode().to_string()
@@ -49,6 +60,12 @@ impl Secure {
 fn who(handle: &Handle) -> (String, Pin) {
     let (name, key) = handle.status().expect("a status").identity.expect("an identity");
     (name.expect("a name").to_string(), key)
+}
+
+/// The directory of a device knows the relay's address by the join string alone: what the relay announces has none.
+fn forget_announced(state: &Path) {
+    let stored = fs::read_to_string(state.join("relay.toml")).expect("a file");
+    fs::write(state.join("relay.toml"), stored.replace("[\"relay.example.com:443\"]", "[]")).expect("written");
 }
 
 fn refusing() -> SocketAddr {
@@ -226,4 +243,87 @@ fn what_cannot_be_stored_is_said_and_the_link_goes_on() {
     // The same key presents the same token, and that is taken.
     let message = relay.joins(&state, &join);
     assert!(message.starts_with("this device has joined the relay as pump-3; "), "{message}");
+}
+
+#[test]
+fn a_join_string_that_was_used_before_another_one_means_nothing() {
+    let mut relay = Secure::new();
+    let place = tempfile::tempdir().expect("a directory");
+    let state = place.path().join("state");
+    // It would be good for another key, too.
+    let first = relay.join_string_of("pump-*", &[relay.port()], |token| token.uses = 5);
+    relay.joins(&state, &first);
+    let second = relay.join_string("pump-4", &[relay.port()]);
+    relay.joins(&state, &second);
+    let key = fs::read(state.join("key")).expect("a key");
+    for join in [&first, &second] {
+        let enrolment = Enrolment::open_strictly(&state, Some(join), None).expect("a member");
+        assert!(enrolment.has_joined() && !enrolment.is_joining());
+        assert_eq!(enrolment.name().map(Name::as_str), Some("pump-4"));
+    }
+    forget_announced(&state);
+    let handle = relay.enrolled(&state, Some(&first), None).expect("a tunnel");
+    relay.await_state(&handle, State::Listening);
+    assert_eq!(who(&handle).0, "pump-4");
+    handle.close().expect("closed");
+    assert_eq!(fs::read(state.join("key")).expect("a key"), key);
+}
+
+#[test]
+fn a_device_whose_key_is_barred_goes_on_by_the_key_with_which_another_program_has_joined() {
+    let mut relay = Secure::new();
+    let place = tempfile::tempdir().expect("a directory");
+    let state = place.path().join("state");
+    let first = relay.join_string("pump-3", &[relay.port()]);
+    relay.joins(&state, &first);
+    forget_announced(&state);
+    let handle = {
+        let enrolment = Enrolment::open(&state, None, None).expect("a member");
+        let mut config = device::Config::new(enrolment.addresses()[0].clone());
+        (config.enrolment, config.connect_timeout) = (Some(enrolment), Duration::from_secs(1));
+        Handle::start(config).expect("a tunnel")
+    };
+    relay.await_state(&handle, State::Listening);
+    let (_, before) = who(&handle);
+
+    let next = relay.join_string_of("pump-3", &[relay.port()], |token| token.replace = true);
+    relay.joins(&state, &next);
+    let key = Enrolment::open(&state, None, None).expect("joined").fingerprint();
+    assert_ne!(key, before);
+    // The old key is revoked, and tried again after a minute at the earliest.
+    let began = Instant::now();
+    relay
+        .bench
+        .run_until("the new key", |_| handle.status().expect("a status").identity.is_some_and(|(_, is)| is == key));
+    assert!(began.elapsed() < MINUTE, "{:?}", began.elapsed());
+    let events: Vec<Event> = std::iter::from_fn(|| handle.next_event().expect("events")).collect();
+    assert!(events.iter().any(|event| event.code == Some("revoked")), "{events:?}");
+    let text = format!("another program has joined a relay as pump-3, and this device goes on by that key, {key}");
+    assert!(events.iter().any(|event| event.kind == EventKind::Identity && event.message == text), "{events:?}");
+}
+
+#[test]
+fn all_addresses_of_a_relay_have_one_time_in_which_the_first_link_is_to_be_there() {
+    let mut relay = Secure::new();
+    let place = tempfile::tempdir().expect("a directory");
+    let start = |relay: &Secure, state: &str, join: &str, time: Duration| {
+        let enrolment = Enrolment::open(&place.path().join(state), Some(join), None).expect("a key");
+        let mut config = device::Config::new(relay.port().to_string().parse().expect("an address"));
+        (config.enrolment, config.connect_timeout) = (Some(enrolment), time);
+        Handle::start(config).expect("a tunnel")
+    };
+    // They take connections, and never answer in TLS.
+    let silent = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("bind"));
+    let [a, b, c] = silent.each_ref().map(|listener| listener.local_addr().expect("address"));
+    let (time, began) = (Duration::from_secs(1), Instant::now());
+    let join = relay.join_string("pump-3", &[a, b, c]);
+    let handle = start(&relay, "first", &join, time);
+    assert_eq!(relay.error_of(&handle).1, "timeout");
+    // Each of them alone would have 20 s for its answer.
+    assert!(began.elapsed() >= time && began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+
+    let join = relay.join_string("pump-4", &[a, b, relay.port()]);
+    let handle = start(&relay, "second", &join, Duration::from_secs(3));
+    relay.await_state(&handle, State::Listening);
+    assert_eq!(who(&handle).0, "pump-4");
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::relay::registry::{NewToken, Newcomer, PrincipalName};
 
-const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
 /// The device is refused so, and stays away for a minute and more.
 fn assert_refused(secure: &mut Secure, handle: &Handle, code: &str, part: &str) {
@@ -92,8 +92,12 @@ fn a_newer_link_of_a_device_takes_the_place_of_the_one_before_which_stays_away()
     let older = secure.device(&key, Some(join));
     let mut client = TcpStream::connect(port).expect("connect");
     assert_eq!(secure.echo(&mut client, b"older"), b"older");
-    let _newer = secure.device(&key, None);
-    assert_refused(&mut secure, &older, "replaced", "taken over");
+    // Of another process, as its instance says.
+    let newer = secure.start_as(Identity { instance: [2; 16], ..secure.identity(&key, None) });
+    secure.await_state(&newer, State::Listening);
+    let text =
+        "taken over by another program or device that has the same key; give each a state_dir of its own, and let";
+    assert_refused(&mut secure, &older, "replaced", text);
     assert_eq!(cut(&mut [client]), [0], "its clients are cut");
     let mut client = TcpStream::connect(port).expect("connect");
     assert_eq!(secure.echo(&mut client, b"newer"), b"newer");
