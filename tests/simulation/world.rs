@@ -154,7 +154,7 @@ impl World {
 
     /// Most links are sealed, since those of devices with a key are.
     pub(crate) fn seal(&mut self, seed: u64) {
-        if seed % 4 != 0 {
+        if !seed.is_multiple_of(4) {
             self.sealing = Sealing::Fake;
         }
     }
