@@ -20,14 +20,15 @@ help:
 test:
 	@scripts/test
 
-# SIM_SEEDS seeds of the simulation, slow lines that change or have neighbours, then ten minutes on real sockets. ARGS are
-# the soak's: --seconds 30 --seed 7
+# SIM_SEEDS seeds of the simulation, slow lines that change or have neighbours, ten thousand handshakes that stop
+# half-way, then ten minutes on real sockets. ARGS are the soak's: --seconds 30 --seed 7
 SIM_SEEDS ?= 5000
 soak:
 	@scripts/need-cargo
 	@scripts/need-packages gcc libc6-dev
 	SIM_SEEDS=$(SIM_SEEDS) cargo test --release --test simulation
 	cargo test --release --test slow_line -- --ignored
+	cargo test --release --test version2 half_way -- --ignored
 	cargo test --release --test soak -- $(ARGS)
 
 # ARGS are the script's: 5, or --stops 5 version2 spec-lua5.4

@@ -14,6 +14,9 @@ pub struct Address {
     port: u16,
 }
 
+/// How much of a wrong value an error shows, in characters.
+const SHOWN: usize = 80;
+
 /// Why a text or a pair of values is no [`Address`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
@@ -56,19 +59,18 @@ impl Address {
     fn with_any_port(host: &str, port: u16) -> Result<Self, AddressError> {
         if let Some(rest) = without_scheme(host) {
             let named = split(rest).map_or(rest, |(host, _)| host);
-            return Err(AddressError::Scheme(host.escape_debug().to_string(), format!("'{}'", named.escape_debug())));
+            return Err(AddressError::Scheme(shown(host), format!("'{}'", shown(named))));
         }
         let host = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
         if host.is_empty() {
             return Err(AddressError::NoHost);
         }
-        let plausible = host.len() <= 253 && host.chars().all(|c| !c.is_whitespace() && !c.is_control());
+        let plausible = host.len() <= 253 && host.chars().all(|c| !c.is_whitespace() && is_seen(c));
         let colons = host.contains(':') && host.split('%').next().and_then(|ip| ip.parse::<IpAddr>().ok()).is_none();
         if !plausible || colons {
-            let shown = host.escape_debug().to_string();
             return Err(match split(host) {
-                Ok((name, port)) => AddressError::PortInHost(shown, name.escape_debug().to_string(), port),
-                Err(_) => AddressError::BadHost(shown),
+                Ok((name, port)) => AddressError::PortInHost(shown(host), shown(name), port),
+                Err(_) => AddressError::BadHost(shown(host)),
             });
         }
         Ok(Self { host: host.into(), port })
@@ -101,21 +103,30 @@ impl FromStr for Address {
 
 /// Host, still in its brackets, and port.
 fn split(text: &str) -> Result<(&str, u16), AddressError> {
-    let shown = || text.escape_debug().to_string();
     if let Some(rest) = without_scheme(text) {
         let right = if split(rest).is_ok() { rest } else { "host:port, for example relay.example.com:2065" };
-        return Err(AddressError::Scheme(shown(), right.into()));
+        return Err(AddressError::Scheme(shown(text), shown(right)));
     }
-    let (host, port) = text.rsplit_once(':').ok_or_else(|| AddressError::NoPort(shown()))?;
+    let (host, port) = text.rsplit_once(':').ok_or_else(|| AddressError::NoPort(shown(text)))?;
     if host.starts_with('[') != host.ends_with(']') {
-        return Err(AddressError::NoPort(shown()));
+        return Err(AddressError::NoPort(shown(text)));
     }
     if !host.starts_with('[') && host.contains(':') {
-        return Err(AddressError::Ambiguous(shown()));
+        return Err(AddressError::Ambiguous(shown(text)));
     }
     let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
     let number = if digits { port.parse().ok() } else { None };
-    Ok((host, number.ok_or_else(|| AddressError::BadPort(port.escape_debug().to_string()))?))
+    Ok((host, number.ok_or_else(|| AddressError::BadPort(shown(port)))?))
+}
+
+/// A wrong value, fit for a line of a log.
+fn shown(text: &str) -> String {
+    text.chars().take(SHOWN).flat_map(char::escape_debug).collect()
+}
+
+/// Whether a person sees the character as it is: it moves no cursor, turns no letters around, and has a width.
+fn is_seen(c: char) -> bool {
+    matches!(c, '"' | '\'' | '\\') || c.escape_debug().len() == 1
 }
 
 /// What stands between the scheme of a URL and its path.
@@ -172,6 +183,19 @@ mod tests {
         scheme("http://[::1]:2065/path", "[::1]:2065");
         scheme("http://relay.example.com", "host:port, for example relay.example.com:2065");
         scheme("a://b://c:1", "host:port, for example relay.example.com:2065");
+    }
+
+    #[test]
+    fn a_name_has_no_character_that_is_not_seen_as_it_is_and_an_error_shows_a_line_of_it() {
+        for host in ["moc.\u{202e}elpmaxe", "a\u{200b}b", "\u{feff}a", "a\u{2066}b\u{2069}", "a\u{ad}b", "a\u{1b}[2J"] {
+            let error = Address::new(host, 1).expect_err(host).to_string();
+            assert!(error.contains("\\u{") && !error.chars().any(|c| !is_seen(c) && c != ' '), "{error}");
+        }
+        assert!(Address::new("ger\u{e4}t.example.com", 1).is_ok());
+        for long in ["\u{202e}".repeat(1 << 16), format!("a://{}", "\u{202e}".repeat(1 << 16))] {
+            let error = Address::new(&long, 1).expect_err("too long").to_string();
+            assert!(error.len() < 2000, "{} bytes", error.len());
+        }
     }
 
     #[test]

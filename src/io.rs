@@ -7,6 +7,8 @@ pub mod event_loop;
 pub(crate) mod mailbox;
 pub(crate) mod net;
 pub(crate) mod retired;
+#[cfg(feature = "tls")]
+pub mod sealer;
 pub mod session;
 pub mod socket;
 pub(crate) mod table;

@@ -53,4 +53,4 @@ const HEADER: usize = 5;
 const RECORD: usize = HEADER + RECORD_PLAINTEXT + 256;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

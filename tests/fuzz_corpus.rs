@@ -20,6 +20,8 @@ mod join;
 mod pair;
 #[path = "../fuzz/entries/proxy_header.rs"]
 mod proxy_header;
+#[path = "../fuzz/entries/settings.rs"]
+mod settings;
 
 fn replay(target: &str, run: fn(&[u8])) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
@@ -51,6 +53,11 @@ fn the_pair_passes_its_corpus() {
 fn version_2_passes_its_corpora() {
     replay("decoder_v2", decoder_v2::run);
     replay("pair_v2", pair::run_v2);
+}
+
+#[test]
+fn settings_pass_their_corpus() {
+    replay("settings", settings::run);
 }
 
 #[test]
@@ -89,6 +96,22 @@ proptest! {
         // As a record of the handshake or an alert at times, so that it is looked at.
         let start: &[u8] = [&b""[..], b"\x09\x16\x03\x01\x00\x20", b"\x05\x15\x03\x03\x00\x02", b"\x20\x16\x03\x03"][start];
         handshake::run(&[start, &data].concat());
+    }
+
+    #[test]
+    fn no_fields_make_settings_that_cannot_be(
+        fields in prop::collection::vec((0..18u16, prop::collection::vec(any::<u8>(), 0..40)), 0..8),
+        texts in prop::collection::vec((prop::sample::select(vec![1u16, 3, 16]), "\\PC{0,40}"), 0..3),
+    ) {
+        let field = |tag: u16, value: &[u8]| {
+            [&tag.to_be_bytes()[..], &(value.len() as u16).to_be_bytes(), value].concat()
+        };
+        let texts = texts.iter().map(|(tag, text)| {
+            let counted = [&[text.len() as u8][..], text.as_bytes()].concat();
+            field(*tag, if *tag == 16 { &counted } else { text.as_bytes() })
+        });
+        let fields = fields.iter().map(|(tag, value)| field(*tag, value)).chain(texts);
+        settings::run(&fields.flatten().collect::<Vec<u8>>());
     }
 
     #[test]

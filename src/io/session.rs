@@ -33,13 +33,15 @@ use crate::connection::{Connection, Delivery, Output, StreamKey};
 use crate::connection::{Destination, WindowPool};
 use crate::io::Io;
 use crate::io::event_loop::{EventLoop, LATE, Readiness, Registry};
+#[cfg(feature = "tls")]
+use crate::io::sealer::Sealer;
 use crate::io::socket::Socket;
 use crate::protocol::ProtocolError;
 use crate::protocol::v2::Code;
 #[cfg(feature = "relay")]
 use crate::protocol::v2::{Join, Settings};
 #[cfg(feature = "tls")]
-use crate::tls::{PublicKey, Tls};
+use crate::tls::PublicKey;
 
 /// Bytes that one read of the link takes at most.
 pub(crate) const LINK_BUFFER: usize = 256 * 1024;
@@ -79,9 +81,16 @@ impl<C: Connection, R: Registry> Session<C, R> {
 
     /// The same, with TLS between link and connection. What `tls` has to say first stands in [`Io::scratch`].
     #[cfg(feature = "tls")]
-    pub fn in_tls(connection: C, number: usize, tcp: R::Socket, token: Token, mut tls: Tls, io: &mut Io<R>) -> Self {
+    pub fn in_tls(
+        connection: C,
+        number: usize,
+        tcp: R::Socket,
+        token: Token,
+        mut tls: impl Sealer + 'static,
+        io: &mut Io<R>,
+    ) -> Self {
         tls.hold(io.scratch());
-        Self::on(Link::in_tls(tcp, token, tls), connection, number)
+        Self::on(Link::in_tls(tcp, token, Box::new(tls)), connection, number)
     }
 
     fn on(link: Link<R::Socket>, connection: C, number: usize) -> Self {

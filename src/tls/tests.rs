@@ -1,9 +1,9 @@
 //! Both ends in memory, and peers that break the rules.
 
-mod adversaries;
+pub(crate) mod adversaries;
 mod flow;
 mod handshake;
-mod peers;
+pub(crate) mod peers;
 mod records;
 
 use super::*;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where its own means fail")]
 
 pub mod device;
+pub mod openssl;
 pub mod pairing;
 pub mod relay;
 pub mod service;

@@ -10,14 +10,15 @@ use tcpremote::io::Io;
 use tcpremote::io::event_loop::{Readiness, Source};
 use tcpremote::io::session::{LinkLost, Session};
 use tcpremote::protocol::v2::Code;
-use tcpremote::tls::{Acceptor, Key, Opener, Scratch, Tls};
+use tcpremote::tls::{Acceptor, Key, Opener, Scratch, Tls, TlsError};
 
 use crate::core::{Core, Seen, Tested, Watched};
 use crate::random::Random;
 use crate::run::Party;
+use crate::sealer::FakeTls;
 use crate::socket::SimLoop;
 use crate::wire::{self, Queued};
-use crate::world::{CLIENT, Dial, SERVICE, World};
+use crate::world::{CLIENT, Dial, SERVICE, Sealing, World};
 
 /// Bytes that one read of the link takes at most.
 const LINK_BUFFER: usize = 128 * 1024;
@@ -67,11 +68,12 @@ impl<C: Core> Party for Driver<C> {
         let has_more = match turned {
             Ok(has_more) => has_more,
             Err(LinkLost::Protocol(error)) => panic!("{} thinks that the protocol is broken: {error}", name::<C>()),
-            Err(LinkLost::Ended | LinkLost::Failed(_) | LinkLost::Tls(_)) => {
+            Err(LinkLost::Ended | LinkLost::Failed(_) | LinkLost::Tls(TlsError::Cut | TlsError::EndInHandshake)) => {
                 self.session.abort_link(now, &mut self.io);
                 world.note(format_args!("{} has no link any more", name::<C>()));
                 true
             }
+            Err(LinkLost::Tls(error)) => panic!("{} thinks that the sealing is broken: {error}", name::<C>()),
         };
         moved |= self.carry_out(world);
         if self.is_closing && self.session.has_link() && !self.session.has_unsent() {
@@ -142,9 +144,10 @@ impl<C: Core> Driver<C> {
         let (socket, token) = event_loop.connect(Source::Link(0), inward, outward);
         let core = Watched::new(core, Random::new(world.random.next()), world.wire.watches());
         let mut io = Io::new(event_loop);
-        let session = match &world.relay_key {
-            None => Session::new(core, 0, socket, token),
-            Some(key) => {
+        let session = match &world.sealing {
+            Sealing::None => Session::new(core, 0, socket, token),
+            Sealing::Fake => Session::in_tls(core, 0, socket, token, FakeTls::new(C::SIDE == SERVICE), &mut io),
+            Sealing::Tls(key) => {
                 let tls = end_of_tls(C::SIDE, key, io.scratch());
                 Session::in_tls(core, 0, socket, token, tls, &mut io)
             }

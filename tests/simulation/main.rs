@@ -16,6 +16,7 @@ mod path;
 mod pipe;
 mod random;
 mod run;
+mod sealer;
 mod socket;
 mod table;
 mod wire;

@@ -14,7 +14,7 @@ use crate::driver::Driver;
 use crate::java::JavaRelay;
 use crate::lua::LuaDevice;
 use crate::random::Random;
-use crate::world::{CLIENT, Conversation, Dial, SERVICE, Weather, World};
+use crate::world::{CLIENT, Conversation, Dial, SERVICE, Sealing, Weather, World};
 
 /// After the last fault everything that is alive must end within this time: two stalls and the slowest timers.
 const DEADLINE: Duration = Duration::from_secs(200);
@@ -78,6 +78,7 @@ pub(crate) fn pair(seed: u64, loud: bool) -> Outcome {
 pub(crate) fn pair_v2(seed: u64, loud: bool) -> Outcome {
     let mut world = draw(seed, loud);
     world.use_version_2();
+    world.seal(seed);
     let (relay, device) = (relay(&mut world, V2), device(&mut world, V2));
     run(world, relay, device)
 }
@@ -86,7 +87,7 @@ pub(crate) fn pair_v2(seed: u64, loud: bool) -> Outcome {
 pub(crate) fn pair_in_tls(seed: u64, loud: bool) -> Outcome {
     let mut world = draw(seed, loud);
     world.use_version_2();
-    world.relay_key = Some(Key::generate().expect("random bytes"));
+    world.sealing = Sealing::Tls(Key::generate().expect("random bytes"));
     let (relay, device) = (relay(&mut world, V2), device(&mut world, V2));
     run(world, relay, device)
 }
@@ -131,6 +132,7 @@ pub(crate) fn paced(seed: u64, loud: bool) -> Outcome {
     let conversations = conversations.collect();
     let mut world = World::new(random, weather, conversations, loud);
     world.use_version_2();
+    world.seal(seed);
     world.limits = Limits { window: 32 * 1024, ..Limits::RELAY };
     for pipe in &mut world.link {
         pipe.set_line(latency, rate);
@@ -164,6 +166,7 @@ pub(crate) fn slow_readers(seed: u64, loud: bool) -> Outcome {
     let conversations = conversations.collect();
     let mut world = World::new(random, weather, conversations, loud);
     world.use_version_2();
+    world.seal(seed);
     // Room for all of them: who waits for a place is another matter.
     world.limits.streams = world.limits.streams.max(64);
     world.limits.open_rate = 10_000;
@@ -314,6 +317,7 @@ pub(crate) fn pressure(seed: u64, loud: bool) -> Outcome {
     let speaks = world.random.pick(&[V1, V2]);
     if speaks == V2 {
         world.use_version_2();
+        world.seal(seed);
     }
     let (relay, device) = (relay(&mut world, speaks), device(&mut world, speaks));
     run(world, relay, device)

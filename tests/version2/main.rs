@@ -19,6 +19,8 @@ mod programs;
 mod proxy;
 mod reasons;
 mod reconnect;
+#[cfg(target_os = "linux")]
+mod secured;
 mod silent_device;
 mod slow_readers;
 mod takeover;

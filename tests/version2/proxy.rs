@@ -57,15 +57,15 @@ fn a_link_through_a_proxy_carries_clients() {
 }
 
 /// A real proxy, which wants a user.
-struct Tinyproxy {
+pub(crate) struct Tinyproxy {
     child: Child,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     _directory: tempfile::TempDir,
 }
 
 impl Tinyproxy {
     /// `None` where there is no such program.
-    fn start() -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("tinyproxy.conf");
         for _ in 0..10 {

@@ -13,10 +13,12 @@ use super::user_timeout::UserTimeout;
 use crate::connection::Connection;
 use crate::io::buffers::Buffers;
 use crate::io::event_loop::Readiness;
+#[cfg(feature = "tls")]
+use crate::io::sealer::Sealer;
 use crate::io::socket::Socket;
 use crate::protocol::ProtocolError;
 #[cfg(feature = "tls")]
-use crate::tls::{Tls, TlsError};
+use crate::tls::TlsError;
 
 /// Why there is no link any more.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +71,7 @@ impl<S: Socket> Link<S> {
 
     /// The same, in TLS.
     #[cfg(feature = "tls")]
-    pub(super) fn in_tls(tcp: S, token: Token, tls: Tls) -> Self {
+    pub(super) fn in_tls(tcp: S, token: Token, tls: Box<dyn Sealer>) -> Self {
         let mut link = Self { sealed: Some(Sealed { tls, has_hello: false }), ..Self::new(tcp, token) };
         link.tune_v2();
         link

@@ -7,13 +7,14 @@ use super::link::{Link, LinkLost};
 use super::socket::write;
 use crate::connection::Connection;
 use crate::io::buffers::Buffers;
+use crate::io::sealer::Sealer;
 use crate::io::socket::Socket;
-use crate::tls::{Scratch, Tls, TlsError};
+use crate::tls::{Scratch, TlsError};
 
 /// One end of TLS, and what its link knows of it.
 #[derive(Debug)]
 pub(super) struct Sealed {
-    pub(super) tls: Tls,
+    pub(super) tls: Box<dyn Sealer>,
     /// An acceptor's: whether all of the peer's first message is here.
     pub(super) has_hello: bool,
 }
@@ -56,7 +57,7 @@ impl<S: Socket> Link<S> {
                     }
                 }
             } else {
-                match seal(now, tls, connection, scratch) {
+                match seal(now, &mut **tls, connection, scratch) {
                     Ok(0) => break Ok(()),
                     Ok(_) => {}
                     Err(error) => break Err(error.into()),
@@ -105,7 +106,7 @@ impl<S: Socket> Link<S> {
 /// Seals what the connection has, as far as there is room: how many bytes that were.
 fn seal(
     now: Instant,
-    tls: &mut Tls,
+    tls: &mut dyn Sealer,
     connection: &mut impl Connection,
     scratch: &mut Scratch,
 ) -> Result<usize, TlsError> {

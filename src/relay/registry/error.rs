@@ -77,6 +77,14 @@ pub enum RegistryError {
         /// The registry.
         path: PathBuf,
     },
+    /// Its disk takes nothing, or gives nothing.
+    #[error("{path}: {reason}, so nothing was changed; check its disk, and whether that may be written to", path = .path.display())]
+    Disk {
+        /// The registry.
+        path: PathBuf,
+        /// What the database said.
+        reason: String,
+    },
     /// The registry cannot be read.
     #[error("{path} is damaged: {reason}; stop the relay and restore a backup", path = .path.display())]
     Damaged {
@@ -110,6 +118,7 @@ impl RegistryError {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
                 Self::Damaged { path, reason: error.to_string() }
             }
+            Some(ErrorCode::ReadOnly | ErrorCode::SystemIoFailure) => Self::Disk { path, reason: error.to_string() },
             _ => Self::System { what: path.display().to_string(), reason: error.to_string() },
         }
     }

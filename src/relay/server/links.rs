@@ -175,7 +175,7 @@ impl Server {
             debug!(%link, %reason, "a connection on the device port has ended without a byte");
         } else if self.log_limits.admit(now, device, Kind::Stray) {
             let looks_like = protocol_of(reason).map(display);
-            if peer.has_input() {
+            if peer.has_input() || looks_like.is_some() {
                 warn!(%link, looks_like, %reason, "dropped a connection on the device port");
             } else {
                 info!(%link, %reason, "dropped a connection on the device port");

@@ -27,7 +27,7 @@ fn alert(description: AlertDescription) -> Option<rustls::Error> {
 }
 
 /// SubjectPublicKeyInfo of an ECDSA key on P-256.
-fn ecdsa() -> Vec<u8> {
+pub(crate) fn ecdsa() -> Vec<u8> {
     let random = SystemRandom::new();
     let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random).expect("a key");
     let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, document.as_ref(), &random).expect("a key");
@@ -37,7 +37,7 @@ fn ecdsa() -> Vec<u8> {
 }
 
 /// The identity point, and the signature that holds for every message under it.
-fn identity() -> Shown {
+pub(crate) fn identity() -> Shown {
     let mut spki = key().public().to_spki().to_vec();
     spki[12..].fill(0);
     spki[12] = 1;

@@ -19,13 +19,13 @@ use super::*;
 
 /// What a peer shows, and how it signs.
 #[derive(Clone, Debug)]
-pub(super) struct Shown {
-    pub(super) keys: Vec<Vec<u8>>,
-    pub(super) sign: Sign,
+pub(crate) struct Shown {
+    pub(crate) keys: Vec<Vec<u8>>,
+    pub(crate) sign: Sign,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Sign {
+pub(crate) enum Sign {
     /// With this key, whatever is shown.
     With(Arc<dyn SigningKey>),
     /// With these bytes, whatever is signed.
@@ -34,7 +34,7 @@ pub(super) enum Sign {
 
 impl Shown {
     /// A key that is its own.
-    pub(super) fn honest(key: &Key) -> Self {
+    pub(crate) fn honest(key: &Key) -> Self {
         Self { keys: vec![key.public().to_spki().to_vec()], sign: Sign::with(key) }
     }
 
@@ -45,7 +45,7 @@ impl Shown {
 }
 
 impl Sign {
-    pub(super) fn with(key: &Key) -> Self {
+    pub(crate) fn with(key: &Key) -> Self {
         let pkcs8 = key.to_pkcs8();
         let pkcs8 = rustls::pki_types::PrivatePkcs8KeyDer::from(pkcs8.as_slice());
         Self::With(rustls::crypto::ring::sign::any_eddsa_type(&pkcs8).expect("a key"))
@@ -173,20 +173,20 @@ fn everything() -> Arc<CryptoProvider> {
 
 /// What a peer is like.
 #[derive(Clone)]
-pub(super) struct Habit {
-    pub(super) shown: Option<Shown>,
+pub(crate) struct Habit {
+    pub(crate) shown: Option<Shown>,
     /// It knows raw public keys.
-    pub(super) raw: bool,
-    pub(super) alpn: Vec<Vec<u8>>,
+    pub(crate) raw: bool,
+    pub(crate) alpn: Vec<Vec<u8>>,
 }
 
 impl Habit {
-    pub(super) fn of(shown: Shown) -> Self {
+    pub(crate) fn of(shown: Shown) -> Self {
         Self { shown: Some(shown), raw: true, alpn: vec![ALPN.to_vec()] }
     }
 
     /// It opens the connection.
-    pub(super) fn client(&self) -> Peer {
+    pub(crate) fn client(&self) -> Peer {
         let builder = ClientConfig::builder_with_provider(everything())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("TLS 1.3")
@@ -206,7 +206,7 @@ impl Habit {
     }
 
     /// It takes the connection.
-    pub(super) fn server(&self) -> Peer {
+    pub(crate) fn server(&self) -> Peer {
         let certified = self.shown.as_ref().expect("a server shows something").certified();
         let resolver: Arc<dyn ResolvesServerCert> = if self.raw {
             Arc::new(AlwaysResolvesServerRawPublicKeys::new(certified))
@@ -230,10 +230,10 @@ impl Habit {
 }
 
 /// One end that is no [`Tls`].
-pub(super) struct Peer(pub(super) Connection);
+pub(crate) struct Peer(pub(crate) Connection);
 
 impl Peer {
-    pub(super) fn send(&mut self) -> Vec<u8> {
+    pub(crate) fn send(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         while self.0.wants_write() {
             self.0.write_tls(&mut bytes).expect("a vector takes all");
@@ -241,7 +241,7 @@ impl Peer {
         bytes
     }
 
-    pub(super) fn receive(&mut self, mut bytes: &[u8]) -> Result<Vec<u8>, Error> {
+    pub(crate) fn receive(&mut self, mut bytes: &[u8]) -> Result<Vec<u8>, Error> {
         let mut plaintext = Vec::new();
         while !bytes.is_empty() {
             self.0.read_tls(&mut bytes).expect("a slice gives all");
@@ -252,13 +252,13 @@ impl Peer {
         Ok(plaintext)
     }
 
-    pub(super) fn write(&mut self, plaintext: &[u8]) -> Vec<u8> {
+    pub(crate) fn write(&mut self, plaintext: &[u8]) -> Vec<u8> {
         self.0.writer().write_all(plaintext).expect("a vector takes all");
         self.send()
     }
 
     /// Asks for a change of the keys.
-    pub(super) fn key_update(&mut self) -> Vec<u8> {
+    pub(crate) fn key_update(&mut self) -> Vec<u8> {
         self.0.refresh_traffic_keys().expect("an established connection");
         self.send()
     }

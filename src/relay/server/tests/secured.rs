@@ -1,8 +1,10 @@
 //! Links in TLS, over real sockets, with a registry on disk, and devices of this crate.
 
 mod adversaries;
+mod cuts;
 mod echo;
 mod joining;
+mod races;
 mod refusals;
 mod replacing;
 

@@ -8,6 +8,9 @@ use rustls::{ClientConnection, Stream};
 use super::super::super::handshakes::MOST_OF_SOURCE;
 use super::*;
 use crate::protocol::v2::{Code, GoAway, Settings};
+use crate::relay::registry::PrincipalName;
+use crate::tls::tests::adversaries::{ecdsa, identity};
+use crate::tls::tests::peers::{Habit, Peer as TlsPeer, Shown, Sign};
 use crate::tls::{Opener, RECORD_OVERHEAD};
 
 /// A connection to the port, from this address of this machine.
@@ -61,7 +64,7 @@ impl Secure {
     }
 
     /// A device with a client, from the address that all others have.
-    fn with_client(&mut self) -> (Handle, TcpStream) {
+    pub(super) fn with_client(&mut self) -> (Handle, TcpStream) {
         let port = self.port_of("neighbour");
         let join = self.token("neighbour", |_| {});
         let handle = self.device(&key(), Some(join));
@@ -69,6 +72,86 @@ impl Secure {
         assert_eq!(self.echo(&mut client, b"before"), b"before");
         (handle, client)
     }
+}
+
+/// Sends and takes whatever there is, until either end is done with it.
+fn meet(TlsPeer(mut tls): TlsPeer, mut tcp: TcpStream) {
+    let mut step = || {
+        while tls.wants_write() {
+            tls.write_tls(&mut tcp)?;
+        }
+        let count = tls.read_tls(&mut tcp)?;
+        tls.process_new_packets().map_err(io::Error::other)?;
+        io::Result::Ok(count > 0)
+    };
+    while matches!(step(), Ok(true)) {}
+}
+
+#[test]
+fn peers_that_break_the_rules_of_a_handshake_get_nowhere_and_nobody_notices() {
+    let mut secure = Secure::new();
+    let (neighbour, mut client) = secure.with_client();
+    let known = key();
+    let join = secure.token("pump-3", |_| {});
+    secure.device(&known, Some(join)).close().expect("in this process");
+    let honest = || Shown::honest(&known);
+    let several = Shown { keys: [honest().keys, Shown::honest(&key()).keys].concat(), ..honest() };
+    let habit = |shown| Habit::of(shown);
+    for (what, habit) in [
+        ("a signature by another key", habit(Shown { sign: Sign::with(&key()), ..honest() })),
+        ("no signature", habit(Shown { sign: Sign::Bytes(Vec::new()), ..honest() })),
+        ("a key of small order", habit(identity())),
+        ("another kind of key", habit(Shown { keys: vec![ecdsa()], ..honest() })),
+        ("several keys", habit(several)),
+        ("no key", Habit { shown: None, ..habit(honest()) }),
+        ("a certificate", Habit { raw: false, ..habit(honest()) }),
+        ("no protocol", Habit { alpn: Vec::new(), ..habit(honest()) }),
+        ("another protocol", Habit { alpn: vec![b"h2".to_vec()], ..habit(honest()) }),
+    ] {
+        let tcp = connect_from(2, secure.port());
+        let peer = thread::spawn(move || meet(habit.client(), tcp));
+        secure
+            .bench
+            .run_until(&format!("{what} is refused"), |server| peer.is_finished() && server.sessions.len() == 1);
+        assert_eq!((secure.handshakes(), secure.bench.server.served), (0, 1), "{what}");
+        assert!(secure.registry.knocks().is_empty(), "{what}: nobody has proved a key");
+    }
+    assert_eq!(secure.echo(&mut client, b"after"), b"after");
+    assert_eq!(neighbour.status().expect("a status").reconnects, 0);
+}
+
+#[test]
+fn a_device_that_claims_the_name_of_another_is_known_by_its_key_alone() {
+    let mut secure = Secure::new();
+    let (neighbour, mut client) = secure.with_client();
+    let (known, join) = (key(), secure.token("pump-3", |_| {}));
+    secure.device(&known, Some(join)).close().expect("in this process");
+    let claims = Identity { name: Some(name("neighbour")), ..secure.identity(&known, None) };
+    let handle = secure.start_as(claims);
+    secure.await_state(&handle, State::Listening);
+    let announced = handle.announcement().expect("in this process").expect("admitted");
+    assert_eq!(announced.name, Some(name("pump-3")));
+    assert_eq!(secure.echo(&mut client, b"after"), b"after");
+    assert_eq!(neighbour.status().expect("a status").reconnects, 0);
+}
+
+#[test]
+fn neither_a_token_for_a_user_nor_a_revoked_key_with_a_good_token_lets_a_device_in() {
+    let mut secure = Secure::new();
+    let user = secure.token("pump-3", |token| token.subject = TokenSubject::User("alice".parse().expect("a name")));
+    let handle = secure.start(&key(), Some(user));
+    let (text, code) = secure.error_of(&handle);
+    assert!(code == "token" && text.contains("the token is unknown, expired or used"), "{code}: {text}");
+
+    let (revoked, join) = (key(), secure.token("pump-3", |_| {}));
+    secure.device(&revoked, Some(join)).close().expect("in this process");
+    ask(|answer| secure.registry.revoke(PrincipalName::Device(name("pump-3")), 0, answer));
+    let good = secure.token("pump-4", |_| {});
+    let handle = secure.start(&revoked, Some(good));
+    let (text, code) = secure.error_of(&handle);
+    assert!(code == "revoked" && text.contains("this key is revoked"), "{code}: {text}");
+    let open = ask(|answer| secure.registry.open_tokens(0, answer));
+    assert_eq!(open.len(), 2, "neither token was used");
 }
 
 #[test]
@@ -105,7 +188,8 @@ fn handshakes_that_stop_half_way_make_others_of_their_source_wait_and_refuse_nob
 #[test]
 fn a_handshake_without_its_first_message_has_10_s_and_one_without_settings_20() {
     let mut secure = Secure::new();
-    let silent = connect_from(2, secure.port());
+    let mut slow = connect_from(2, secure.port());
+    slow.write_all(b"\x16").expect("sent");
     let begun = device_that(&secure, 2, &key(), |tls, tcp| {
         tls.complete_io(tcp).expect("a handshake");
         // The relay ends it.
@@ -117,6 +201,10 @@ fn a_handshake_without_its_first_message_has_10_s_and_one_without_settings_20() 
     });
     let now = Instant::now();
     for (after, left) in [(9, 2), (11, 1)] {
+        // A byte now and then gives it no more time.
+        slow.write_all(b"\x03").expect("sent");
+        secure.bench.server.wait(Some(Instant::now() + 10 * MS)).expect("wait");
+        secure.bench.server.step(&mut secure.bench.buffer);
         let now = now + Duration::from_secs(after);
         for number in secure.bench.server.sessions.numbers() {
             secure.bench.server.handle_proof_timeout(now, number);
@@ -130,7 +218,7 @@ fn a_handshake_without_its_first_message_has_10_s_and_one_without_settings_20() 
     secure.bench.server.cut(now, number, Code::Timeout, "");
     secure.bench.run_until("it is over", |_| begun.is_finished());
     assert_eq!(secure.handshakes(), 0);
-    drop(silent);
+    drop(slow);
 }
 
 #[test]
