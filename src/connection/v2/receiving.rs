@@ -3,12 +3,12 @@
 use std::ops::Bound;
 use std::time::Instant;
 
-use super::pacing::Pacing;
+use super::introduction::{Greeting, MAX_GREETING};
 use super::stream::Receiving;
-use super::{Greeting, MAX_BACKLOG, MAX_GREETING, Mux, Output, Role, Timer};
-use crate::connection::{Delivery, Limits, Reset, StreamKey};
+use super::{MAX_BACKLOG, Mux, Output, Role, Timer};
+use crate::connection::{Delivery, Reset, StreamKey};
 use crate::protocol::ProtocolError;
-use crate::protocol::v2::{Flags, GoAway, Item, Settings};
+use crate::protocol::v2::{Flags, GoAway, Item};
 
 /// CLOSEs that may wait beyond one for every stream before the peer counts as hostile.
 const MAX_CLOSES: usize = 1024;
@@ -160,56 +160,6 @@ impl Mux {
         Ok(())
     }
 
-    fn handle_settings(&mut self, now: Instant, settings: Settings) -> Result<(), ProtocolError> {
-        if self.greeting == Greeting::Done {
-            return self.note_abuse(now);
-        }
-        if settings.has_token() && !self.is_in_tls {
-            return Err(ProtocolError::JoinInTheClear);
-        }
-        self.reading.begin();
-        self.peer = settings;
-        if self.is_in_tls && self.role == Role::Relay {
-            self.greeting = Greeting::Undecided;
-            self.outputs.push_back(Output::Presented);
-        } else {
-            self.greet(now);
-        }
-        Ok(())
-    }
-
-    /// Each end has the other's SETTINGS, or will have: streams may come.
-    pub(super) fn greet(&mut self, now: Instant) {
-        self.greeting = Greeting::Done;
-        self.timers.cancel(Timer::Settings);
-        let Settings { window, open_rate, acknowledges, keepalive, .. } = self.peer;
-        // What was assumed is only ever raised, for open streams too.
-        for key in self.numbers.values().copied().collect::<Vec<_>>() {
-            if let Some(stream) = self.streams.get_mut(key) {
-                stream.credit = stream.credit.max(window.into());
-                self.unblock(key);
-            }
-        }
-        if self.role == Role::Relay {
-            self.opens.set_rate(now, open_rate, open_rate);
-        }
-        self.pacing = acknowledges.then(|| Pacing::new(now));
-        if let Some(keepalive) = keepalive {
-            let agreed = self.limits.keepalive.min(keepalive);
-            self.liveness.agree(self.role, agreed.clamp(Limits::MIN_KEEPALIVE, Limits::MAX_KEEPALIVE));
-            self.timers.set(Timer::Liveness, self.liveness.poll_timeout());
-        }
-        // A refusal introduces nobody; GOAWAY behind it says why.
-        if !self.peer.refuses {
-            if self.is_in_tls {
-                self.outputs.push_back(Output::Version(2));
-            }
-            let software = self.peer.software.escape_debug().to_string();
-            self.outputs.push_back(Output::Introduced(software));
-        }
-        self.ask(now);
-    }
-
     fn handle_go_away(&mut self, now: Instant, go_away: GoAway) {
         self.stop_opening(Reset::PeerLeaves);
         if self.role == Role::Relay {
@@ -223,7 +173,7 @@ impl Mux {
         self.outputs.push_back(Output::GoAway(go_away));
     }
 
-    fn unblock(&mut self, key: StreamKey) {
+    pub(super) fn unblock(&mut self, key: StreamKey) {
         if let Some(stream) = self.streams.get_mut(key)
             && std::mem::take(&mut stream.blocked)
         {

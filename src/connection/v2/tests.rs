@@ -7,9 +7,12 @@ mod order;
 #[cfg(feature = "tls")]
 mod secured;
 
+use std::time::Duration;
+
 use super::*;
 use crate::address::Address;
-use crate::protocol::v2::{Close, Flags, Type};
+use crate::connection::{Delivery, Room};
+use crate::protocol::v2::{Close, Flags, GoAway, Type};
 
 const KIB: usize = 1024;
 const SECOND: Duration = Duration::from_secs(1);

@@ -1,5 +1,6 @@
 //! Peers that are silent, or say what they must not.
 
+use super::super::crediting::MOST_STALE;
 use super::*;
 use crate::connection::Destination;
 

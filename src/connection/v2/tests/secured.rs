@@ -1,5 +1,6 @@
 //! The beginning of a link in TLS: the device says who it is, and waits.
 
+use super::super::introduction::ABUSE;
 use super::*;
 use crate::identity::{Name, Secret, TokenId};
 
