@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::contestant::{Contestant, Tunnel};
 use crate::haproxy;
 use crate::line::{self, Line, Slow};
+use crate::links;
 use crate::load::{self, Traffic};
 use crate::service::{Service, Wish};
 use crate::syscalls;
@@ -72,6 +73,10 @@ pub(crate) enum Case {
     Syscalls,
     /// One of the loads above, for those that encrypt.
     Encrypted(Load),
+    /// So many devices with keys at one relay, which are idle.
+    Links {
+        devices: usize,
+    },
     /// Echoes beside so many transfers without end.
     SlowLine {
         slow: Slow,
@@ -83,10 +88,11 @@ pub(crate) enum Case {
 /// What is measured of those that encrypt.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Load {
-    Down,
-    Up,
+    Down { clients: usize },
+    Up { clients: usize },
     Echo,
     Connects,
+    IdleMemory,
 }
 
 /// A row of the table.
@@ -133,11 +139,23 @@ const ENCRYPTED_P50: Figure = Figure { target: Target::OfOurs(1.15), ..P50 };
 const ENCRYPTED_P99: Figure = Figure { target: Target::None, ..P99 };
 /// One handshake for a link, where the peers have one for each client.
 const ENCRYPTED_RATE: Figure = Figure { target: Target::OfPeer(haproxy::TLS, 8.0), ..RATE };
+const ENCRYPTED_MEMORY: Figure = Figure { target: Target::None, ..MEMORY };
+const LINK_MEMORY: Figure = Figure { name: "memory of the relay for each", target: Target::Of(6.0), ..MEMORY };
+const LINK_RATE: Figure =
+    Figure { name: "links made by a core of the relay", unit: "1/s", more_is_better: true, target: Target::None };
+const CUT: Figure =
+    Figure { name: "until a revoked one is cut", unit: "ms", more_is_better: false, target: Target::Of(1000.0) };
+const BACK: Figure = Figure {
+    name: "until all are back after a restart of the relay",
+    unit: "s",
+    more_is_better: false,
+    target: Target::Of(20.0),
+};
 /// Bytes that share a link with an echo may cost it so much.
 const TRIPLE_P99: Figure = Figure { name: "p99 by p99 alone", target: Target::Of(3.0), ..GROWTH_P50 };
 
 impl Case {
-    pub(crate) const ALL: [Self; 26] = [
+    pub(crate) const ALL: [Self; 30] = [
         Self::Down { clients: 1 },
         Self::Down { clients: 8 },
         Self::Up { clients: 1 },
@@ -153,10 +171,14 @@ impl Case {
         Self::LongLine { wish: Wish::Download },
         Self::LongLine { wish: Wish::Upload },
         Self::Syscalls,
-        Self::Encrypted(Load::Down),
-        Self::Encrypted(Load::Up),
+        Self::Encrypted(Load::Down { clients: 1 }),
+        Self::Encrypted(Load::Down { clients: 8 }),
+        Self::Encrypted(Load::Up { clients: 1 }),
+        Self::Encrypted(Load::Up { clients: 8 }),
         Self::Encrypted(Load::Echo),
         Self::Encrypted(Load::Connects),
+        Self::Encrypted(Load::IdleMemory),
+        Self::Links { devices: 1000 },
         Self::SlowLine { slow: Slow::Mbit1, uploads: 0, downloads: 0 },
         Self::SlowLine { slow: Slow::Mbit1, uploads: 0, downloads: 1 },
         Self::SlowLine { slow: Slow::Mbit1, uploads: 0, downloads: 8 },
@@ -179,16 +201,18 @@ impl Case {
             Self::IdleMemory { .. } => &[MEMORY],
             Self::LongLine { .. } => &[SHARE],
             Self::Syscalls => &[CALLS],
-            Self::Encrypted(Load::Down | Load::Up) => &[ENCRYPTED_THROUGHPUT, ENCRYPTED_CPU],
+            Self::Encrypted(Load::Down { .. } | Load::Up { .. }) => &[ENCRYPTED_THROUGHPUT, ENCRYPTED_CPU],
             Self::Encrypted(Load::Echo) => &[ENCRYPTED_P50, ENCRYPTED_P99],
             Self::Encrypted(Load::Connects) => &[ENCRYPTED_RATE],
+            Self::Encrypted(Load::IdleMemory) => &[ENCRYPTED_MEMORY],
+            Self::Links { .. } => &[LINK_MEMORY, LINK_RATE, CUT, BACK],
             Self::SlowLine { slow, uploads, downloads } => slow_figures(slow, uploads, downloads),
         }
     }
 
     /// Whether it is measured after all rounds, once: it is steady, or takes long.
     pub(crate) fn is_measured_once(self) -> bool {
-        matches!(self, Self::LongLine { .. } | Self::Syscalls | Self::SlowLine { .. })
+        matches!(self, Self::LongLine { .. } | Self::Syscalls | Self::Links { .. } | Self::SlowLine { .. })
     }
 
     /// Whether it is about lines that are slow, which have a table of their own.
@@ -198,7 +222,7 @@ impl Case {
 
     /// Whether it is about those that encrypt, which have a table of their own.
     pub(crate) fn is_encrypted(self) -> bool {
-        matches!(self, Self::Encrypted(_))
+        matches!(self, Self::Encrypted(_) | Self::Links { .. })
     }
 
     /// If it cannot be measured on this machine: why.
@@ -263,6 +287,12 @@ impl Case {
                 Ok(vec![Some(calls.get() * traffic.elapsed.as_secs_f64() / (traffic.bytes() / MIB))])
             }
             Self::Encrypted(load) => load.case().measure(contestant, tunnel, service, effort),
+            Self::Links { devices } => {
+                let links = links::measure(devices)?;
+                let memory = links.memory / 1024.0;
+                let [cut, back] = [links.cut, links.back].map(|time| time.as_secs_f64());
+                Ok([memory, links.rate, cut * 1000.0, back].map(Some).to_vec())
+            }
             Self::SlowLine { slow, uploads, downloads } => {
                 on_slow_line(contestant, slow, uploads, downloads, effort.slow)
             }
@@ -273,10 +303,11 @@ impl Case {
 impl Load {
     fn case(self) -> Case {
         match self {
-            Self::Down => Case::Down { clients: 1 },
-            Self::Up => Case::Up { clients: 1 },
+            Self::Down { clients } => Case::Down { clients },
+            Self::Up { clients } => Case::Up { clients },
             Self::Echo => Case::Echo { clients: 1 },
             Self::Connects => Case::Connects { parallel: 8 },
+            Self::IdleMemory => Case::IdleMemory { clients: 200 },
         }
     }
 }
@@ -298,6 +329,7 @@ impl fmt::Display for Case {
             Self::LongLine { .. } => write!(formatter, "down on a line of 100 ms and 100 Mbit/s"),
             Self::Syscalls => write!(formatter, "down, 1 client"),
             Self::Encrypted(load) => write!(formatter, "encrypted: {}", load.case()),
+            Self::Links { devices } => write!(formatter, "encrypted: {devices} idle devices"),
             Self::SlowLine { slow, uploads, downloads } => {
                 let line = match slow {
                     Slow::Mbit1 => "1 Mbit/s, 50 ms",

@@ -49,7 +49,7 @@ pub(crate) trait Contestant: Sync {
 
     /// Whether a case is measured for it.
     fn takes(&self, case: Case) -> bool {
-        !matches!(case, Case::LongLine { .. } | Case::SlowLine { .. } | Case::Encrypted(_))
+        !case.is_encrypted() && !matches!(case, Case::LongLine { .. } | Case::SlowLine { .. })
     }
 
     /// Starts its processes and returns when a byte has come back through them.
@@ -134,7 +134,7 @@ impl Contestant for Plain {
     }
 
     fn takes(&self, case: Case) -> bool {
-        !matches!(case, Case::Syscalls | Case::SlowLine { .. } | Case::Encrypted(_))
+        !case.is_encrypted() && !matches!(case, Case::Syscalls | Case::SlowLine { .. })
     }
 
     fn start(&self, service: SocketAddr) -> io::Result<Tunnel> {
@@ -157,13 +157,24 @@ pub(crate) fn free_port(host: Ipv4Addr) -> io::Result<SocketAddr> {
 
 /// Waits until a process listens at `address`.
 pub(crate) fn wait_for_listener(address: SocketAddr, process: &mut Process) -> io::Result<()> {
+    wait_for(&format!("listener at {address}"), process, || TcpStream::connect(address)).map(drop)
+}
+
+/// Tries until a process has got so far that this succeeds.
+pub(crate) fn wait_for<T>(
+    what: &str,
+    process: &mut Process,
+    mut attempt: impl FnMut() -> io::Result<T>,
+) -> io::Result<T> {
     let deadline = Instant::now() + START_LIMIT;
-    while let Err(error) = TcpStream::connect(address) {
-        process.check_running()?;
-        if Instant::now() > deadline {
-            return Err(io::Error::other(format!("no listener at {address} within {START_LIMIT:?}: {error}")));
+    loop {
+        match attempt() {
+            Ok(value) => return Ok(value),
+            Err(error) if Instant::now() > deadline => {
+                return Err(io::Error::other(format!("no {what} within {START_LIMIT:?}: {error}")));
+            }
+            Err(_) => process.check_running()?,
         }
         thread::sleep(PAUSE);
     }
-    Ok(())
 }

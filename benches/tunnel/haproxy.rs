@@ -52,7 +52,7 @@ impl Contestant for Haproxy {
 
     fn takes(&self, case: Case) -> bool {
         match self {
-            Self::Plain => !matches!(case, Case::LongLine { .. } | Case::SlowLine { .. } | Case::Encrypted(_)),
+            Self::Plain => !case.is_encrypted() && !matches!(case, Case::LongLine { .. } | Case::SlowLine { .. }),
             Self::Tls => matches!(case, Case::Encrypted(_)),
         }
     }

@@ -16,8 +16,10 @@ mod case;
 mod contestant;
 #[path = "../../tests/common/line/mod.rs"]
 mod fifo;
+mod fleet;
 mod haproxy;
 mod line;
+mod links;
 mod load;
 mod ours;
 mod plot;
@@ -235,5 +237,7 @@ fn contestants() -> Vec<Box<dyn Contestant>> {
         Box::new(Ours::find(Variant::VersionOne)),
         Box::new(Ours::find(Variant::Before)),
         Box::new(Ours::find(Variant::Newest)),
+        Box::new(Ours::find(Variant::BeforeTls)),
+        Box::new(Ours::find(Variant::Tls)),
     ]
 }

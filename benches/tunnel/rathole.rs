@@ -44,7 +44,7 @@ impl Contestant for Rathole {
 
     fn takes(&self, case: Case) -> bool {
         match self {
-            Self::Plain => !matches!(case, Case::LongLine { .. } | Case::Encrypted(_)),
+            Self::Plain => !case.is_encrypted() && !matches!(case, Case::LongLine { .. }),
             Self::Noise => matches!(case, Case::Encrypted(_)),
         }
     }

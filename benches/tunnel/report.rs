@@ -124,7 +124,11 @@ impl Report {
         let Effort { rounds, window, transfer, slow } = self.effort;
         if cases.iter().any(|case| !case.is_slow_line()) {
             let mut figures = format!("medians of {rounds} interleaved rounds, {window:?} for each sample");
-            let _ = write!(figures, "; on the line and for system calls one sample, {transfer:?} on the line");
+            if cases.iter().any(|case| case.is_encrypted()) {
+                figures += "; for many devices one sample";
+            } else {
+                let _ = write!(figures, "; on the line and for system calls one sample, {transfer:?} on the line");
+            }
             lines.push(("figures", figures));
         }
         if cases.iter().any(|case| case.is_slow_line()) {

@@ -36,8 +36,8 @@ impl Contestant for Ssh {
         format!("{}, its defaults, so encrypted, all clients on one connection", version("ssh", "-V", 0))
     }
 
-    fn takes(&self, _case: Case) -> bool {
-        true
+    fn takes(&self, case: Case) -> bool {
+        !matches!(case, Case::Links { .. })
     }
 
     fn start(&self, service: SocketAddr) -> io::Result<Tunnel> {
