@@ -66,7 +66,7 @@ impl Server {
     }
 
     /// Accepts no new clients, and sends devices GOAWAY; until the last client is gone, the time is up, or
-    /// [`Stopper::stop`] is called again.
+    /// [`Stopper::stop`](super::Stopper::stop) is called again.
     fn drain(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
         let now = Instant::now();
         let deadline = now + self.config.drain;
