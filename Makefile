@@ -2,8 +2,8 @@
 
 # Which Lua the module is for; PROFILE and FEATURES are cargo's.
 LUA ?= lua
-PROFILE ?= release
-# Without tls there is a plain module, which is a third as large.
+PROFILE ?= module
+# Without tls there is a plain module, which is half as large.
 FEATURES ?= tls
 DESTDIR ?=
 

@@ -66,7 +66,7 @@ impl Ours {
         let target = target_directory();
         let (relay, module, lua) = match variant {
             Variant::Newest | Variant::VersionOne | Variant::Tls => {
-                (RELAY.into(), target.join("lua54/install/release/core.so"), Path::new(SOURCES).join("lua"))
+                (RELAY.into(), target.join("lua54/install/module/core.so"), Path::new(SOURCES).join("lua"))
             }
             Variant::Before | Variant::BeforeTls => {
                 let before = before();

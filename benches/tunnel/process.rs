@@ -15,7 +15,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 /// The whole run ends after this long, whatever happens.
-const RUN_LIMIT: Duration = Duration::from_secs(1200);
+const RUN_LIMIT: Duration = Duration::from_secs(1800);
 /// A process that was asked to end is killed after this long.
 const END_LIMIT: Duration = Duration::from_secs(2);
 const PAGE: u64 = 4096;
