@@ -87,7 +87,7 @@ pub(super) struct Pacing {
     path: Path,
     clock: PeerClock,
     gate: Gate,
-    /// When bulk was last seen to be held back.
+    /// When bulk was last seen to be held back, by the window, the gate or the kernel.
     held_back_at: f64,
 }
 
@@ -217,7 +217,7 @@ impl Pacing {
         let (forward, back) = (clock - left_at, now - clock);
         let newly_acked = ask.sent - self.acked;
         self.acked = ask.sent;
-        if self.round.held_back {
+        if self.round.held_back || self.round.kernel_full {
             self.held_back_at = now;
         }
         if matches!(self.state, State::Start { .. }) && (self.round.held_back || self.round.was_held_back) {

@@ -79,7 +79,8 @@ impl Path {
     }
 
     /// A round is over; true if it found the path shorter.
-    pub(super) fn note_round(&mut self, round: &Measured) -> bool {
+    pub(super) fn note_round(&mut self, now: f64, round: &Measured) -> bool {
+        self.forget_old(now);
         push(&mut self.backs, round.back);
         let is_first = self.base.is_infinite();
         // A path that was taken for twice as long is shorter for certain: paced so, no round would have many.
@@ -126,11 +127,18 @@ impl Path {
 
     /// Whether that is longer by `margin` than it was known to be.
     pub(super) fn has_risen(&mut self, now: f64, margin: f64) -> bool {
-        if now - self.known_at > REMEMBERED {
-            self.known_at = now;
-            self.known = [f64::INFINITY, self.known[0]];
-        }
+        self.forget_old(now);
         self.drained_trip() > self.known[0].min(self.known[1]) + margin
+    }
+
+    /// The period may be over, and after a pause the next, too.
+    fn forget_old(&mut self, now: f64) {
+        let age = now - self.known_at;
+        if age > REMEMBERED {
+            self.known_at = now;
+            let before = if age > 2.0 * REMEMBERED { f64::INFINITY } else { self.known[0] };
+            self.known = [f64::INFINITY, before];
+        }
     }
 
     /// It is as long as it is now, whatever was known.

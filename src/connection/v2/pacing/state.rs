@@ -113,7 +113,7 @@ impl Pacing {
         if round.is_used() && !competes && self.path.reference > 0.0 {
             self.path.reference = self.path.reference.max(round.rate);
         }
-        let is_shorter = self.path.note_round(round);
+        let is_shorter = self.path.note_round(now, round);
         let (allowed, queue) = (self.allowed_queue(), self.path.queue);
         // A kernel that takes no more may stand before a queue that is full, and never shorter.
         if is_shorter || queue <= allowed / 4.0 && !round.kernel_full {
@@ -301,7 +301,6 @@ impl Pacing {
     pub(super) fn restart(&mut self, now: f64) {
         self.window = FIRST;
         self.path.forget_rates();
-        self.path.reference = 0.0;
         self.path.used_since = now;
         self.path.forget_offset();
         self.state = START;
