@@ -60,10 +60,12 @@ fn clocks_that_differ_by_250_millionths_make_no_difference_to_a_slow_line() {
 #[test]
 fn both_ways_are_busy_at_once_and_a_keystroke_crosses_both_queues() {
     let mut busy = busy(line(10_000.0, 40, 256.0), &[(Download, 8), (Upload, 8)]);
-    busy.pass(10.0);
-    let seen = busy.pass(20.0);
-    let [down, up] = [seen.down, seen.up].map(|rate| 100.0 * rate / 1.25e6);
-    assert!(down >= 90.0 && up >= 90.0 && seen.echo <= 80.0, "{down} and {up} %, {} ms", seen.echo);
+    busy.pass(2.0);
+    for _ in 0..10 {
+        let seen = busy.pass(3.3);
+        let [down, up] = [seen.down, seen.up].map(|rate| 100.0 * rate / 1.25e6);
+        assert!(down >= 90.0 && up >= 90.0 && seen.echo <= 80.0, "{down} and {up} %, {} ms", seen.echo);
+    }
 }
 
 #[test]

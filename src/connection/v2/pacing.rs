@@ -15,8 +15,8 @@
 //!                                      Drain ---------------------+
 //!                                      ^ |  ^
 //!                      as fast as ever | |  | 10 to 30 s
-//!      8 rounds of                     | |  +----------------+
-//!      long round trips                | v it is longer      |
+//!      8 rounds with                   | |  +----------------+
+//!      a long queue                    | v it is longer      |
 //!   Steady ---------------------------> Try -------------> Compete
 //!                                            slower
 //! ```

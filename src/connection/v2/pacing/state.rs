@@ -11,7 +11,7 @@ pub(super) const HOT: u32 = 3;
 const FLAT: u32 = 3;
 /// Rounds without a queue, after which the window may grow freely again.
 const LOW: u32 = 3;
-/// Rounds of long round trips, after which the path has become slower, and those after which there is cross traffic.
+/// Rounds with a long queue, after which the path has become slower, and those after which there is cross traffic.
 const SLOWER: u32 = 3;
 const CROWDED: u32 = 8;
 /// A path is longer than it was known to be by so many allowed queues: another tunnel of this kind adds up to 2.4 of them
@@ -51,7 +51,7 @@ pub(super) enum State {
         rate: f64,
     },
     Steady {
-        /// Rounds in a row of long round trips.
+        /// Rounds in a row with a long queue.
         high: u32,
         /// Rounds in a row without a queue.
         low: u32,
@@ -171,14 +171,14 @@ impl Pacing {
     fn handle_steady_round(&mut self, now: f64, round: &Measured, high: u32, low: u32) {
         let (allowed, queue) = (self.allowed_queue(), self.path.queue);
         let Some(trip) = self.path.trip else { return };
-        let is_long = round.held_back && round.round_trip > trip + 2.0 * allowed;
-        let high = if is_long { high + 1 } else { 0 };
+        // Not by the round trip: acknowledgements wait in the queue of the other direction, too.
+        let high = if round.held_back && queue > 2.0 * allowed { high + 1 } else { 0 };
         let low = if round.held_back && queue < allowed / 2.0 { low + 1 } else { 0 };
         if high == SLOWER {
             self.path.forget_rates();
             self.path.note_rate(round.rate);
         }
-        if high == CROWDED && queue > 2.0 * allowed {
+        if high == CROWDED {
             if self.path.reference > 0.0 {
                 self.try_longer(now, round.round_trip, NO_AGREEMENT);
             } else {
@@ -186,7 +186,6 @@ impl Pacing {
             }
             return;
         }
-        let high = if high == CROWDED { 0 } else { high };
         if low == LOW {
             self.state = START;
             return;

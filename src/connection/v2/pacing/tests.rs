@@ -144,6 +144,19 @@ fn a_path_that_was_never_drained_is_drained_before_it_is_called_crowded() {
 }
 
 #[test]
+fn acknowledgements_that_wait_on_their_way_back_make_no_line_slower() {
+    let mut pacing = Pacing::new(Instant::now());
+    pacing.handle_round(0.1, &round(0.025, 1e6));
+    pacing.settle();
+    for number in 0..3 {
+        // The peer's own bytes fill a queue, for a short time.
+        let late = Measured { back: 0.1, round_trip: 0.125, ..round(0.025, 4e5) };
+        pacing.handle_round(0.2 + f64::from(number) / 10.0, &late);
+    }
+    assert!(pacing.path.rate() == 1e6, "{pacing:?}");
+}
+
+#[test]
 fn while_somebody_else_is_there_for_certain_no_drain_gives_way_for_half_a_minute() {
     // The part of the path's rate that a round brings, and when it is drained for which cause.
     for (part, seconds, is_alone) in [(0.5, 30, false), (0.8, 10, false), (0.95, 10, true)] {
