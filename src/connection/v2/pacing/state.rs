@@ -312,7 +312,8 @@ impl Pacing {
     /// The window that fits the path.
     pub(super) fn fit(&mut self) {
         if let Some(trip) = self.path.trip {
-            let fits = self.path.rate() * (trip + self.allowed_queue());
+            let allowed = self.allowed_queue();
+            let fits = self.path.rate() * (trip + self.path.queue_back.min(allowed) + allowed);
             self.window = (fits as u64).clamp(LEAST, MOST);
         }
     }
