@@ -22,7 +22,8 @@
 //! ```
 //!
 //! - **Start**: the window grows by what is acknowledged, so it doubles in each round trip.
-//! - **Steady**: the window is what the path moves in its shortest round trip and a short queue more.
+//! - **Steady**: the window is what the path moves in its shortest round trip and a short queue more, and as much again
+//!   at most while acknowledgements wait behind the peer's own bytes.
 //! - **Drain**: the window is half of the path for a round, so that the shortest round trip is seen again.
 //! - **Try**: the window is what the path moved when nobody else was there, for the round trip that there is now. A path
 //!   that is longer brings that; one with cross traffic in its queue does not.

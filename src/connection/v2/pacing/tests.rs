@@ -144,16 +144,17 @@ fn a_path_that_was_never_drained_is_drained_before_it_is_called_crowded() {
 }
 
 #[test]
-fn acknowledgements_that_wait_on_their_way_back_make_no_line_slower() {
+fn acknowledgements_that_wait_on_their_way_back_make_no_line_slower_and_the_window_larger() {
     let mut pacing = Pacing::new(Instant::now());
     pacing.handle_round(0.1, &round(0.025, 1e6));
     pacing.settle();
+    let before = pacing.window;
     for number in 0..3 {
         // The peer's own bytes fill a queue, for a short time.
         let late = Measured { back: 0.1, round_trip: 0.125, ..round(0.025, 4e5) };
         pacing.handle_round(0.2 + f64::from(number) / 10.0, &late);
     }
-    assert!(pacing.path.rate() == 1e6, "{pacing:?}");
+    assert_eq!((pacing.path.rate(), pacing.window), (1e6, before + (1e6 * pacing.allowed_queue()) as u64), "{pacing:?}");
 }
 
 #[test]
