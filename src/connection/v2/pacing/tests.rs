@@ -154,7 +154,11 @@ fn acknowledgements_that_wait_on_their_way_back_make_no_line_slower_and_the_wind
         let late = Measured { back: 0.1, round_trip: 0.125, ..round(0.025, 4e5) };
         pacing.handle_round(0.2 + f64::from(number) / 10.0, &late);
     }
-    assert_eq!((pacing.path.rate(), pacing.window), (1e6, before + (1e6 * pacing.allowed_queue()) as u64), "{pacing:?}");
+    assert_eq!(
+        (pacing.path.rate(), pacing.window),
+        (1e6, before + (1e6 * pacing.allowed_queue()) as u64),
+        "{pacing:?}"
+    );
 }
 
 #[test]
