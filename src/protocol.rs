@@ -120,7 +120,7 @@ pub enum ProtocolError {
     #[error("nothing that was asked for was acknowledged for 60 s")]
     Unacknowledged,
     /// Nothing came for too long, not even the answer to a PING.
-    #[error("nothing came for 30 s after a PING, not even its answer")]
+    #[error("nothing came in time after a PING, not even its answer")]
     Silent,
 }
 

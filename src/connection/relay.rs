@@ -145,6 +145,14 @@ impl Relay {
         }
     }
 
+    /// The device has another link: on this one something comes soon, or it is [`ProtocolError::Silent`]. Version 1 has no
+    /// question for that.
+    pub fn require_sign(&mut self, now: Instant) {
+        if let Speaking::V2(end) = &mut self.speaking {
+            end.require_sign(now);
+        }
+    }
+
     /// What the device offers by name; `None` of one that knows no names, and before [it has said
     /// so](Self::has_introduction).
     pub fn services(&self) -> Option<&[v2::Service]> {

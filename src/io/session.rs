@@ -445,6 +445,11 @@ impl<C: Connection + BorrowMut<Relay>, R: Registry> Session<C, R> {
     pub fn open(&mut self, now: Instant, service: Destination, from: SocketAddr) -> Option<StreamKey> {
         self.connection.borrow_mut().open(now, service, Some(from))
     }
+
+    /// See [`Relay::require_sign`](crate::connection::relay::Relay::require_sign).
+    pub(crate) fn require_sign(&mut self, now: Instant) {
+        self.connection.borrow_mut().require_sign(now);
+    }
 }
 
 /// Nothing is left here but where the loop has panicked: then, too, no peer waits for a forked child's copy.

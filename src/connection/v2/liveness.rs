@@ -95,6 +95,12 @@ impl Liveness {
         now + within
     }
 
+    /// Something must come within this time, unless it must sooner.
+    pub(super) fn require(&mut self, now: Instant, within: Duration) {
+        let until = now + within.min(ANSWER_WITHIN);
+        self.silent_until = Some(self.silent_until.map_or(until, |before| before.min(until)));
+    }
+
     /// The time for it may be over: until when it may take still, if it was not.
     pub(super) fn handle_sign_timeout(&mut self, now: Instant) -> Option<Instant> {
         let Sign::Awaited(within, until) = self.sign else { return None };

@@ -127,11 +127,21 @@ impl Mux {
     fn doubt(&mut self, now: Instant) {
         if self.liveness.is_silent(now) {
             self.ask(now);
-            let within = self.counters().round_trip.map_or(SIGN_WITHIN, |time| SIGN_WITHIN.max(4 * time));
-            let until = self.liveness.doubt(now, within);
+            let until = self.liveness.doubt(now, self.sign_within());
             self.timers.set(Timer::Sign, until);
             self.timers.set(Timer::Liveness, self.liveness.poll_timeout());
         }
+    }
+
+    fn sign_within(&self) -> Duration {
+        self.counters().round_trip.map_or(SIGN_WITHIN, |time| SIGN_WITHIN.max(4 * time))
+    }
+
+    /// The device has another link: on this one it gives a sign of life soon, or it is gone.
+    pub(crate) fn require_sign(&mut self, now: Instant) {
+        self.ask(now);
+        self.liveness.require(now, self.sign_within());
+        self.timers.set(Timer::Liveness, self.liveness.poll_timeout());
     }
 
     /// The time for a sign of life is over. Without one the clients that wait for their services have their answer, and

@@ -110,7 +110,8 @@ impl Server {
         self.open_client_ports(now, device);
     }
 
-    /// A newer link serves the device. The old one is cut, unless both are of one process: that lets its clients finish.
+    /// A newer link serves the device. The old one is cut, unless both are of one process, and it is alive: that
+    /// lets its clients finish.
     fn replace_link(&mut self, now: Instant, device: usize, old: usize, newer: usize) {
         let is_of_one_process = self.instance(old).is_some_and(|instance| self.instance(newer) == Some(instance));
         let Some(peer) = self.sessions.get_mut(old) else { return };
@@ -120,6 +121,8 @@ impl Server {
             if is_logged {
                 info!(link = %peer.address, clients, "the device has made another link; this one drains");
             }
+            // A device that lost its network has the same instance, and its old link may be dead.
+            peer.session.require_sign(now);
             peer.stage = Stage::Draining(now);
             self.recount(old);
             return self.bound_draining(now, device);

@@ -259,13 +259,20 @@ impl Server {
         by_device.into_values().max().map(|(_, Reverse((_, number)))| number)
     }
 
-    /// Makes room for one more link that drains: of those of its device without clients, if there are any, the oldest goes.
+    /// Makes room for one more link that drains, be it among those of its device or of all: of those without clients, if
+    /// there are any, the oldest goes.
     pub(super) fn bound_draining(&mut self, now: Instant, device: usize) {
         let Some(totals) = self.devices.get(device).map(|device| &device.totals) else { return };
         let number = if totals.draining.len() > retired::MAX_DRAINING {
             self.oldest_drain(device, false).or_else(|| self.oldest_drain(device, true))
         } else if self.totals.draining.len() > limits::MAX_DRAINING && !self.is_ending() {
-            self.oldest_of_most(self.totals.draining.iter(), |_| 1)
+            // Those that cost no client anything first.
+            let is_idle = |&&(_, number): &&(Instant, usize)| {
+                self.sessions.get(number).is_some_and(|peer| peer.session.connection().streams() == 0)
+            };
+            let draining = &self.totals.draining;
+            let idle = self.oldest_of_most(draining.iter().filter(is_idle), |_| 1);
+            idle.or_else(|| self.oldest_of_most(draining.iter(), |_| 1))
         } else {
             None
         };

@@ -251,6 +251,25 @@ fn a_link_whose_clients_were_refused_is_given_up_30_s_after_they_came() {
 }
 
 #[test]
+fn a_device_of_which_a_sign_is_required_gives_it_within_3_s_or_is_dead() {
+    for (silence, answers) in [(0, false), (15, false), (0, true), (15, true)] {
+        let mut pair = Pair::new();
+        pair.open();
+        // After 15 s the link asks of itself.
+        pair.now += silence * SECOND;
+        pair.relay.handle_timeout(pair.now).expect("it may still be there");
+        pair.relay.require_sign(pair.now);
+        if answers {
+            pair.run();
+        } else {
+            assert_eq!(kinds(&mut pair.relay, pair.now), [Type::Ping.number()], "one is out at a time");
+        }
+        let lasts = if answers { 45 } else { 3 };
+        assert_eq!(dead_after(&mut pair.relay, pair.now), lasts, "after {silence} s, {answers}");
+    }
+}
+
+#[test]
 fn a_link_that_was_asked_is_given_up_30_s_later_though_its_last_client_has_left() {
     let mut pair = Pair::new();
     let open = pair.open();

@@ -194,6 +194,25 @@ fn of_the_links_of_all_devices_that_drain_those_of_the_device_that_has_the_most_
 }
 
 #[test]
+fn of_too_many_links_of_all_devices_that_drain_those_without_clients_are_cut_first() {
+    let devices = limits::MAX_DRAINING + 2;
+    let mut bench = with_devices(devices);
+    let (mut links, mut clients) = (Vec::new(), Vec::new());
+    for device in 0..devices {
+        let mut link = bench.device_of(device, GREETING);
+        if device == 0 {
+            clients.push(bench.client_of(device));
+        }
+        link.write_all(LEAVING_ALL).expect("sent");
+        bench.run_until("it drains", |server| !server.are_client_ports_open_of(device));
+        links.push(link);
+    }
+    let counts: Vec<usize> = bench.server.devices.iter().map(|(_, device)| device.totals.draining.len()).collect();
+    assert_eq!((counts.iter().sum::<usize>(), &counts[..4]), (limits::MAX_DRAINING, &[1, 0, 0, 1][..]), "{counts:?}");
+    assert_eq!((bench.server.clients(), cut(&mut clients).len()), (1, 0));
+}
+
+#[test]
 fn what_lost_links_of_all_devices_hold_has_a_bound_and_the_device_that_has_the_most_is_cut() {
     // Up to 16 KiB are left for each client, and no device has too much by itself.
     let budget = 20 * 1024;
