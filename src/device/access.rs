@@ -4,7 +4,7 @@
 //! its spelling, each of its addresses is checked, and the addresses that pass are the ones to connect to.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use nix::ifaddrs::getifaddrs;
 
@@ -154,9 +154,20 @@ pub(super) fn canonical(address: SocketAddr, port: u16) -> SocketAddr {
         IpAddr::V6(_) => {
             let mut address = address;
             address.set_port(port);
+            if let SocketAddr::V6(address) = &mut address
+                && !has_scope(address.ip())
+            {
+                // The system connects to it whatever interface is named.
+                address.set_scope_id(0);
+            }
             address
         }
     }
+}
+
+/// Whether it is another address on each interface: `fe80::` and multicast for the link.
+fn has_scope(ip: &Ipv6Addr) -> bool {
+    ip.is_unicast_link_local() || ip.is_multicast()
 }
 
 /// Whether a connection to `address` ends on this device.

@@ -8,7 +8,7 @@ use super::shared::Shared;
 use crate::connection::Bucket;
 
 /// Events of a kind at once: all clients of a link may come or go together.
-const BURST: u32 = 256;
+const BURST: u32 = 128;
 /// How long after the first event that was left out their number is told.
 const REPORT_AFTER: Duration = Duration::from_secs(10);
 

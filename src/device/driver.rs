@@ -30,6 +30,8 @@ use enrolling::Enrolling;
 
 /// How long the last bytes may take once the tunnel is to end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// What a relay behind a slow network needs for its answer.
+const SLOW_ANSWER: Duration = Duration::from_secs(5);
 
 /// Lives as long as the tunnel. `Ok` when its owner closed it.
 pub(super) fn run(config: &Config, event_loop: EventLoop, shared: &Shared) -> Result<(), Error> {
@@ -219,15 +221,16 @@ impl<'a> Driver<'a> {
         self.attempt = Some(Attempt::new(self.config, server, number, (now, time), &mut self.relay_names));
     }
 
-    /// How long the next attempt may take. While the owner waits each address has an equal part of what is left, and in
-    /// TLS that is for the relay's answer, too.
+    /// How long the next attempt may take. While the owner waits each address has a part of what is left, which is enough
+    /// for a slow relay where there are many, and in TLS that is for the relay's answer, too.
     fn attempt_time(&self, now: Instant) -> Duration {
         let Some(until) = self.first_until else { return self.config.connect_timeout };
         #[cfg(feature = "tls")]
         let targets = self.enrolling.as_ref().map_or(1, Enrolling::targets_left);
         #[cfg(not(feature = "tls"))]
         let targets = 1;
-        until.saturating_duration_since(now) / targets
+        let left = until.saturating_duration_since(now);
+        if targets == 1 { left } else { (left / targets).max((left / 2).min(SLOW_ANSWER)) }
     }
 
     fn drop_attempt(&mut self) {

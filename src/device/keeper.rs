@@ -39,7 +39,7 @@ enum Running {
 pub(super) enum Answer {
     /// What was to be stored is, or could not be.
     Stored(Result<(), StateDirError>),
-    /// The identity that the directory has, where it has one that can be read.
+    /// The identity that the directory has, where it has one that can be read, and that is new.
     Found(Option<Box<(Key, Membership)>>),
 }
 
@@ -77,7 +77,9 @@ impl Keeper {
                 Some(Answer::Stored(result))
             }
             Running::Looking(receiver) => {
-                let found = received(receiver)?.flatten();
+                // What the directory had all the time is no news, least of all to a device that could not store anew.
+                let is_news = |found: &Box<(Key, Membership)>| self.opened != Some(found.1.device_key);
+                let found = received(receiver)?.flatten().filter(is_news);
                 // It is older than what waits to be stored.
                 self.waiting.is_none().then_some(Answer::Found(found))
             }
@@ -136,4 +138,52 @@ fn received<T>(receiver: &Receiver<T>) -> Option<Option<T>> {
 
 fn unable(reason: io::Error) -> StateDirError {
     StateDirError::System { what: "start a thread that writes", path: "relay.toml".into(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use mio::Poll;
+
+    use super::*;
+    use crate::identity::{Pins, TokenId};
+
+    fn membership(key: &Key) -> Membership {
+        Membership {
+            name: None,
+            device_key: key.public().pin(),
+            pins: Pins { current: Pin([2; 32]), next: Pin([3; 32]) },
+            addresses: Vec::new(),
+            join_addresses: vec!["relay:443".parse().expect("an address")],
+            tokens: vec![TokenId([1; 8])],
+        }
+    }
+
+    #[test]
+    fn what_the_directory_had_when_the_tunnel_began_is_no_news_and_what_another_program_stored_is() {
+        let place = tempfile::tempdir().expect("a directory");
+        let directory = Arc::new(StateDir::open(&place.path().join("state")).expect("opened"));
+        let first = directory.first_key().expect("a key");
+        directory.store(&first, &membership(&first), None).expect("stored");
+        let poll = Poll::new().expect("poll");
+        let waker = Arc::new(Waker::new(poll.registry(), mio::Token(0)).expect("a waker"));
+        let mut keeper = Keeper::new(Arc::clone(&directory), Some(first.public().pin()), waker);
+        let mut look = || {
+            keeper.look();
+            let deadline = Instant::now() + Duration::from_secs(30);
+            loop {
+                match keeper.poll() {
+                    Some(Answer::Found(found)) => return found.map(|found| found.1.device_key),
+                    Some(answer) => panic!("{answer:?}"),
+                    None if Instant::now() < deadline => thread::yield_now(),
+                    None => panic!("no answer"),
+                }
+            }
+        };
+        assert_eq!(look(), None);
+        let second = directory.key_for(TokenId([2; 8])).expect("a key");
+        directory.store(&second, &membership(&second), Some(first.public().pin())).expect("stored");
+        assert_eq!(look(), Some(second.public().pin()));
+    }
 }

@@ -139,6 +139,12 @@ fn the_port_asked_for_counts_not_one_that_the_resolver_made_up() {
 }
 
 #[test]
+fn an_interface_makes_another_address_of_those_of_a_link_alone() {
+    let permitted = Access::Any.permit("x", 22, &mut |_, _| Ok(vec![socket_address("fd00::2%99", 22)]));
+    assert_eq!(permitted.expect("x"), [socket_address("fd00::2", 22)]);
+}
+
+#[test]
 fn a_rule_holds_for_its_ports_only() {
     let access = only(&["10.0.0.1:22", "10.0.0.1:8000-8100", "10.0.0.2"]);
     for (host, port) in

@@ -131,6 +131,11 @@ impl Driver<'_> {
             && *at <= now
         {
             (*at, *wait) = (now + *wait, (*wait * 2).min(LONGEST_LOOK));
+            if enrolling.is_unstored
+                && let Some((key, membership)) = enrolling.joining.known()
+            {
+                enrolling.keeper.store(Arc::clone(key), membership.clone());
+            }
             enrolling.keeper.look();
         }
         match enrolling.keeper.poll() {
@@ -143,13 +148,15 @@ impl Driver<'_> {
     /// Tells the owner what has been stored, or could not be.
     fn handle_stored(&mut self, result: Result<(), StateDirError>) {
         let Some(enrolling) = &mut self.enrolling else { return };
-        enrolling.is_unstored = result.is_err();
+        let was_unstored = std::mem::replace(&mut enrolling.is_unstored, result.is_err());
         match result {
             Ok(()) => {
                 if let Some(notice) = enrolling.joined.take() {
                     self.tell(&notice);
                 }
             }
+            // It has been told.
+            Err(_) if was_unstored => {}
             Err(error) => {
                 let error = Error::from(error);
                 let text =
@@ -162,11 +169,12 @@ impl Driver<'_> {
     /// The directory has this identity: if that is another one, the next link is made by it, at once.
     fn adopt(&mut self, now: Instant, (key, membership): (Key, Membership)) {
         let Some(enrolling) = &mut self.enrolling else { return };
-        let pin = membership.device_key;
+        let (pin, name) = (membership.device_key, membership.name.clone());
         let Some(notice) = enrolling.joining.adopt(key, membership) else { return };
         enrolling.keeper.adopt(pin);
         // What could not be stored was of the identity before.
         (enrolling.is_unstored, enrolling.joined) = (false, None);
+        self.context.shared.identified(name, pin);
         self.tell(&notice);
         self.reconnect(now);
     }
