@@ -16,7 +16,7 @@ use super::output::{Done, Failure, now, say, warn};
 
 pub(crate) fn check(config: &Path) -> Done {
     let file = File::read(config).map_err(|error| Failure::Usage(error.to_string()))?;
-    let mut mistakes = permissions::mistakes(&file);
+    let mut mistakes = permissions::mistakes(config, &file);
     mistakes.extend(read_keys(&file).err());
     if !mistakes.is_empty() {
         return Err(Failure::Usage(mistakes.join("\n")));
