@@ -143,16 +143,16 @@ fn compare(registry: &[Principal], backup: &Snapshot) -> Lost {
         for key in keys {
             let is_revoked = key.is_revoked || *state == State::Revoked;
             let is_refused = is_revoked || *state == State::Removed;
+            let text = || format!("{name} ({})", key.pin);
             match backup.standing(name.kind(), &key.pin) {
-                Standing::Active(before) | Standing::Pending(before) if is_refused => {
+                Standing::Active(before) | Standing::Pending(before) => {
                     let since = if *state == State::Removed { "removed" } else { "revoked" };
-                    undone.push(format!("{} ({since}, {})", before.name, key.pin));
+                    undone.extend(is_refused.then(|| format!("{} ({since}, {})", before.name, key.pin)));
                 }
-                Standing::Unknown if is_revoked => forgotten.push(format!("{name} ({})", key.pin)),
-                Standing::Unknown | Standing::Revoked(_) | Standing::OtherKind if !is_refused => {
-                    joined.push(format!("{name} ({})", key.pin));
+                Standing::Unknown if is_revoked => forgotten.push(text()),
+                Standing::Unknown | Standing::Revoked(_) | Standing::OtherKind => {
+                    joined.extend((!is_refused).then(text));
                 }
-                _ => {}
             }
         }
     }
