@@ -11,8 +11,8 @@ mod socket;
 
 pub use client::{AskError, ask};
 pub use message::{
-    Added, Answer, DeviceName, DeviceRow, Devices, Failure, FailureKind, LinkRow, Made, Request, Text, TokenRequest,
-    TokenRow, TokenText, UnknownRow,
+    Added, Answer, DeviceName, DeviceRow, Devices, Failure, FailureKind, LinkRow, Made, ProvenKeys, Request, Text,
+    TokenRequest, TokenRow, TokenText, UnknownRow,
 };
 pub use operations::Operations;
 pub use server::Control;

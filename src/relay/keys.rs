@@ -142,22 +142,23 @@ fn read(path: &Path, what: &'static str) -> Result<(File, Zeroizing<Vec<u8>>), K
 }
 
 /// Writes a private key in the place of the file, for the owner alone. It is whole and on the disk when it has its name.
+/// Where there was no file, the owner is that of `beside`.
 ///
 /// # Errors
 /// It cannot be written; the file is as it was then.
-pub fn write_private(path: &Path, key: &Key) -> Result<(), KeysError> {
-    write(path, &key.to_pkcs8(), PRIVATE)
+pub fn write_private(path: &Path, key: &Key, beside: &Path) -> Result<(), KeysError> {
+    write(path, &key.to_pkcs8(), PRIVATE, beside)
 }
 
 /// Writes a public key, likewise, for all to read.
 ///
 /// # Errors
 /// It cannot be written; the file is as it was then.
-pub fn write_public(path: &Path, key: &PublicKey) -> Result<(), KeysError> {
-    write(path, format!("{key}\n").as_bytes(), PUBLIC)
+pub fn write_public(path: &Path, key: &PublicKey, beside: &Path) -> Result<(), KeysError> {
+    write(path, format!("{key}\n").as_bytes(), PUBLIC, beside)
 }
 
-fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), KeysError> {
+fn write(path: &Path, content: &[u8], mode: u32, beside: &Path) -> Result<(), KeysError> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(PARTIAL);
     let partial = PathBuf::from(partial);
@@ -175,6 +176,10 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), KeysError> {
                 fchown(&file, Some(before.uid()), Some(before.gid()))?;
             }
             file.set_permissions(Permissions::from_mode((before.mode() & 0o777 & !FORBIDDEN) | mode))?;
+        } else if let Ok(beside) = fs::metadata(beside)
+            && beside.uid() != file.metadata()?.uid()
+        {
+            fchown(&file, Some(beside.uid()), None)?;
         }
         file.write_all(content)?;
         file.sync_all()?;
@@ -220,8 +225,8 @@ mod tests {
         let files = Files::new();
         let (key, next) = (Key::generate().expect("a key"), Key::generate().expect("a key"));
         for _ in 0..2 {
-            write_private(&files.path("key"), &key).expect("written");
-            write_public(&files.path("next"), next.public()).expect("written");
+            write_private(&files.path("key"), &key, files.directory.path()).expect("written");
+            write_public(&files.path("next"), next.public(), files.directory.path()).expect("written");
         }
         let mode = fs::metadata(files.path("key")).expect("a file").permissions().mode();
         assert_eq!(mode & 0o7777, 0o600);
@@ -243,11 +248,11 @@ mod tests {
         fs::set_permissions(files.path("key"), fs::Permissions::from_mode(0o640)).expect("permissions");
         let error = files.read().expect_err("no key");
         assert!(error.contains("this is no Ed25519 key in PKCS#8"), "{error}");
-        write_private(&files.path("key"), &key).expect("written");
+        write_private(&files.path("key"), &key, files.directory.path()).expect("written");
         assert!(files.read().expect_err("none").starts_with("there is no public key "));
         fs::write(files.path("next"), key.to_pkcs8()).expect("written");
         assert!(files.read().expect_err("none").contains(" holds no public key; it is one line"));
-        write_public(&files.path("next"), key.public()).expect("written");
+        write_public(&files.path("next"), key.public(), files.directory.path()).expect("written");
         assert!(files.read().expect_err("one").contains(" are one key, so that none could follow it;"));
     }
 
@@ -255,24 +260,34 @@ mod tests {
     fn a_key_that_takes_the_place_of_another_is_for_those_that_may_read_that_one() {
         let (files, key) = (Files::new(), Key::generate().expect("a key"));
         let path = files.path("key");
-        write_private(&path, &key).expect("written");
+        write_private(&path, &key, files.directory.path()).expect("written");
         fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("permissions");
         // Root alone can give a file away; for others it stays theirs.
         let _ = std::os::unix::fs::chown(&path, Some(1), Some(1));
         let of = |path: &Path| fs::metadata(path).map(|file| (file.uid(), file.gid(), file.mode())).expect("a file");
         let before = of(&path);
-        write_private(&path, &Key::generate().expect("a key")).expect("written");
+        write_private(&path, &Key::generate().expect("a key"), files.directory.path()).expect("written");
         assert_eq!(of(&path), before);
         assert_ne!(read_private(&path).expect("a key").public(), key.public());
+    }
+
+    #[test]
+    fn a_key_that_takes_the_place_of_none_is_for_the_owner_of_what_is_beside_it() {
+        let (files, key) = (Files::new(), Key::generate().expect("a key"));
+        // Root alone can give a file away; for others it stays theirs.
+        let _ = std::os::unix::fs::chown(files.directory.path(), Some(1), None);
+        let owner = |path: &Path| fs::metadata(path).map(|file| file.uid()).expect("a file");
+        write_private(&files.path("key"), &key, files.directory.path()).expect("written");
+        assert_eq!(owner(&files.path("key")), owner(files.directory.path()));
     }
 
     #[test]
     fn a_key_that_cannot_be_written_leaves_the_one_that_is_there() {
         let files = Files::new();
         let (key, other) = (Key::generate().expect("a key"), Key::generate().expect("a key"));
-        write_private(&files.path("key"), &key).expect("written");
+        write_private(&files.path("key"), &key, files.directory.path()).expect("written");
         fs::create_dir(files.path("key.partial")).expect("a directory in the way");
-        assert!(write_private(&files.path("key"), &other).is_err());
+        assert!(write_private(&files.path("key"), &other, files.directory.path()).is_err());
         assert_eq!(read_private(&files.path("key")).expect("a key").public(), key.public());
     }
 }

@@ -3,32 +3,105 @@
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::file::File;
 
 /// Bits of a mode by which others than the owner may do anything, and by which they may write.
 const OTHERS: u32 = 0o077;
 const OTHERS_WRITE: u32 = 0o022;
-const GROUP_READ: u32 = 0o040;
+/// What one class of users may do, as the last digit of a mode.
+const READ: u32 = 0o4;
+const PASS: u32 = 0o1;
+
+/// The user that the relay runs as.
+struct RunsAs {
+    user: u32,
+    groups: Vec<u32>,
+}
 
 /// What is wrong, each with the path, what was found, and the command that mends it. A file that is not there is no mistake
 /// here: for keys their reader says so, and the state directory is made at the first start.
-pub fn mistakes(file: &File) -> Vec<String> {
+pub fn mistakes(config: &Path, file: &File) -> Vec<String> {
     let me = rustix::process::geteuid().as_raw();
     let state = fs::metadata(&file.state).ok();
     let mut mistakes = Vec::new();
     if let Some(state) = &state {
         mistakes.extend(of_state(&file.state, state, me));
     }
-    let runs_as = state.as_ref().map_or(me, MetadataExt::uid);
     if file.tls.is_some() {
-        for path in [&file.key, &file.next_key] {
-            mistakes
-                .extend(fs::metadata(path).ok().and_then(|key| of_key(path, &key, path == &file.next_key, runs_as)));
-        }
+        mistakes.extend(fs::metadata(&file.next_key).ok().and_then(|key| of_next_key(&file.next_key, &key)));
+    }
+    // Who is not root has to read them all itself to come here.
+    if let Some(state) = state.filter(|state| me == 0 && state.uid() != me) {
+        let runs_as = RunsAs::of_directory(&state);
+        let keys = file.tls.is_some().then_some([&*file.key, &*file.next_key]);
+        let files = [config].into_iter().chain(keys.into_iter().flatten());
+        mistakes.extend(files.clone().filter_map(|path| runs_as.cannot_read(path)));
+        let mut closed: Vec<PathBuf> =
+            files.chain([&*file.state]).filter_map(|path| runs_as.is_kept_from(path)).collect();
+        closed.dedup();
+        mistakes.extend(closed.iter().map(|directory| runs_as.cannot_pass(directory)));
     }
     mistakes
+}
+
+impl RunsAs {
+    /// The owner, who is in the directory's group, and in those of which the system's files say so.
+    fn of_directory(state: &Metadata) -> Self {
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        let (users, all) = (read("/etc/passwd"), read("/etc/group"));
+        let user = state.uid().to_string();
+        let fields =
+            |line: &str| Some(line.split(':').map(str::to_owned).collect::<Vec<_>>()).filter(|all| all.len() > 3);
+        let entry = users.lines().filter_map(fields).find(|entry| entry[2] == user);
+        let mut groups = vec![state.gid()];
+        if let Some(entry) = entry {
+            groups.extend(entry[3].parse::<u32>());
+            let is_in = |group: &Vec<String>| group[3].split(',').any(|member| member == entry[0]);
+            groups
+                .extend(all.lines().filter_map(fields).filter(is_in).filter_map(|group| group[2].parse::<u32>().ok()));
+        }
+        Self { user: state.uid(), groups }
+    }
+
+    fn may(&self, file: &Metadata, what: u32) -> bool {
+        let class = if file.uid() == self.user {
+            6
+        } else if self.groups.contains(&file.gid()) {
+            3
+        } else {
+            0
+        };
+        (file.mode() >> class) & what != 0
+    }
+
+    fn cannot_read(&self, path: &Path) -> Option<String> {
+        let file = fs::metadata(path).ok().filter(|file| !self.may(file, READ))?;
+        let (owner, group, mode, user) = (file.uid(), file.gid(), file.mode() & 0o7777, self.user);
+        Some(format!(
+            "{path} cannot be read by user {user}, as which the relay runs, whose state directory it is: it belongs to user \
+             {owner} and group {group} (mode {mode:04o}); run: chown {user} {path}",
+            path = path.display()
+        ))
+    }
+
+    /// The first directory on the way to the path that the user may not pass.
+    fn is_kept_from(&self, path: &Path) -> Option<PathBuf> {
+        let path = fs::canonicalize(path).ok()?;
+        let mut above: Vec<&Path> = path.ancestors().skip(1).collect();
+        above.reverse();
+        let is_closed = |path: &&Path| fs::metadata(path).is_ok_and(|directory| !self.may(&directory, PASS));
+        above.into_iter().find(is_closed).map(Path::to_owned)
+    }
+
+    fn cannot_pass(&self, directory: &Path) -> String {
+        let (user, directory) = (self.user, directory.display());
+        format!(
+            "directory {directory} is closed to user {user}, as which the relay runs, whose state directory it is; if it is \
+             the relay's own, run: chown {user} {directory}"
+        )
+    }
 }
 
 fn of_state(path: &Path, state: &Metadata, me: u32) -> Vec<String> {
@@ -48,7 +121,8 @@ fn of_state(path: &Path, state: &Metadata, me: u32) -> Vec<String> {
         ));
     }
     let files = fs::read_dir(path).into_iter().flatten().flatten();
-    let foreign = files.filter(|file| file.metadata().is_ok_and(|file| file.uid() != owner));
+    // The relay makes no directories there: one is a file system's own, such as lost+found.
+    let foreign = files.filter(|file| file.metadata().is_ok_and(|file| !file.is_dir() && file.uid() != owner));
     mistakes.extend(foreign.map(|file| {
         let file = file.path();
         format!("{} does not belong to user {owner}, as {shown} does; run: chown -R {owner} {shown}", file.display())
@@ -56,20 +130,10 @@ fn of_state(path: &Path, state: &Metadata, me: u32) -> Vec<String> {
     mistakes
 }
 
-fn of_key(path: &Path, key: &Metadata, is_public: bool, runs_as: u32) -> Option<String> {
-    let (mode, owner, path) = (key.mode() & 0o7777, key.uid(), path.display());
-    if is_public {
-        return (mode & OTHERS_WRITE != 0).then(|| {
-            format!("{path} may be written by others (mode {mode:04o}), who could name devices another key; run: chmod 644 {path}")
-        });
-    }
-    // Whether others may read it is seen by its reader, for every relay that starts.
-    let is_readable = owner == runs_as || runs_as == 0 || mode & GROUP_READ != 0;
-    (!is_readable).then(|| {
-        format!(
-            "{path} belongs to user {owner}, and nobody else may read it (mode {mode:04o}), while the relay runs as user \
-             {runs_as}, whose state directory it is; run: chown {runs_as} {path}"
-        )
+fn of_next_key(path: &Path, key: &Metadata) -> Option<String> {
+    let (mode, path) = (key.mode() & 0o7777, path.display());
+    (mode & OTHERS_WRITE != 0).then(|| {
+        format!("{path} may be written by others (mode {mode:04o}), who could name devices another key; run: chmod 644 {path}")
     })
 }
 
@@ -91,19 +155,27 @@ mod tests {
         (directory, file)
     }
 
+    fn config(directory: &tempfile::TempDir) -> PathBuf {
+        let path = directory.path().join("relay.toml");
+        fs::write(&path, "").expect("written");
+        set_mode(&path, 0o644);
+        path
+    }
+
     fn set_mode(path: &Path, mode: u32) {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("permissions");
     }
 
     #[test]
     fn what_others_may_use_is_told_with_its_mode_and_the_command() {
-        let (_directory, file) = place();
-        assert_eq!(mistakes(&file), [""; 0]);
+        let (directory, file) = place();
+        let config = config(&directory);
+        assert_eq!(mistakes(&config, &file), [""; 0]);
         set_mode(&file.state, 0o750);
         set_mode(&file.next_key, 0o664);
         let (state, next) = (file.state.display(), file.next_key.display());
         assert_eq!(
-            mistakes(&file),
+            mistakes(&config, &file),
             [
                 format!("state directory {state} is open to others (mode 0750); run: chmod 700 {state}"),
                 format!(
@@ -114,35 +186,58 @@ mod tests {
         set_mode(&file.state, 0o700);
         fs::remove_file(&file.next_key).expect("removed");
         fs::remove_dir(&file.state).expect("removed");
-        assert_eq!(mistakes(&file), [""; 0], "the one is told by its reader, and the other made at the first start");
+        assert_eq!(
+            mistakes(&config, &file),
+            [""; 0],
+            "the one is told by its reader, and the other made at the first start"
+        );
         fs::write(&file.state, "").expect("written");
-        assert_eq!(mistakes(&file), [format!("{state} is no directory; give one for the relay's state")]);
+        assert_eq!(mistakes(&config, &file), [format!("{state} is no directory; give one for the relay's state")]);
     }
 
     #[test]
-    fn a_key_that_the_owner_of_the_state_directory_cannot_read_is_told() {
+    fn what_the_owner_of_the_state_directory_cannot_use_is_told() {
         if !rustix::process::geteuid().is_root() {
             // Nobody else can give files away.
             return;
         }
-        let (_directory, file) = place();
+        let (directory, file) = place();
+        let config = config(&directory);
         fs::write(file.state.join("registry.db"), "").expect("written");
-        chown(&file.state, Some(12_345), None).expect("given away");
+        fs::create_dir(file.state.join("lost+found")).expect("made");
+        set_mode(directory.path(), 0o755);
+        chown(&file.state, Some(12_345), Some(12_346)).expect("given away");
         let (state, key) = (file.state.display(), file.key.display());
+        let unreadable = |mode: &str| {
+            format!(
+                "{key} cannot be read by user 12345, as which the relay runs, whose state directory it is: it belongs to user \
+                 0 and group 0 (mode {mode}); run: chown 12345 {key}"
+            )
+        };
         assert_eq!(
-            mistakes(&file),
+            mistakes(&config, &file),
             [
                 format!(
                     "{state}/registry.db does not belong to user 12345, as {state} does; run: chown -R 12345 {state}"
                 ),
-                format!(
-                    "{key} belongs to user 0, and nobody else may read it (mode 0600), while the relay runs as user 12345, \
-                     whose state directory it is; run: chown 12345 {key}"
-                ),
+                unreadable("0600"),
             ]
         );
         chown(file.state.join("registry.db"), Some(12_345), None).expect("given away");
         set_mode(&file.key, 0o640);
-        assert_eq!(mistakes(&file), [""; 0]);
+        assert_eq!(mistakes(&config, &file), [unreadable("0640")], "it is not of that group");
+        chown(&file.key, None, Some(12_346)).expect("given away");
+        assert_eq!(mistakes(&config, &file), [""; 0]);
+        set_mode(&config, 0o600);
+        let error = mistakes(&config, &file).join("\n");
+        assert!(error.starts_with(&format!("{} cannot be read by user 12345,", config.display())), "{error}");
+        set_mode(&config, 0o644);
+        set_mode(directory.path(), 0o700);
+        let error = mistakes(&config, &file).join("\n");
+        assert!(
+            error.starts_with(&format!("directory {} is closed to user 12345,", directory.path().display())),
+            "{error}"
+        );
+        assert_eq!(error.lines().count(), 1, "{error}");
     }
 }

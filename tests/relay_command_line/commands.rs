@@ -172,7 +172,10 @@ fn each_command_does_its_work_in_a_running_relay_which_logs_who_asked() {
     let join = String::from_utf8(added.stdout).unwrap();
     assert!(join.starts_with("tcpr1.") && join.lines().count() == 1, "{join}");
     let note = String::from_utf8(added.stderr).unwrap();
-    assert!(note.starts_with("pump-4 is added; with this string 'tcpremote join' finds the relay"), "{note}");
+    assert!(
+        note.starts_with("pump-4 is added; a device that has joined no relay yet joins by 'tcpremote join' and"),
+        "{note}"
+    );
     assert_eq!(place.done(&["token", "list", "--json"]), "[]\n", "it has no token that lets in another key");
     let listed = place.done(&["devices"]);
     let lines: Vec<&str> = listed.lines().collect();
@@ -193,7 +196,9 @@ fn each_command_does_its_work_in_a_running_relay_which_logs_who_asked() {
     fs::write(&table, format!("name,key,labels\n\"pump-4\",{KEY},\"site=berlin line=7\"\n")).unwrap();
     let imported = place.output(&["import", table.to_str().unwrap()]);
     assert!(imported.stdout.starts_with(b"tcpr1."), "{imported:?}");
-    assert!(String::from_utf8(imported.stderr).unwrap().starts_with("1 devices are added; with this string"));
+    assert!(
+        String::from_utf8(imported.stderr).unwrap().starts_with("1 devices are added; a device that has joined no")
+    );
 
     let error = place.failed(2, &["revoke", "pump-5"]);
     assert!(error.contains("there is no pump-5"), "{error}");
@@ -328,6 +333,8 @@ fn the_key_is_not_changed_twice_before_the_relay_that_runs_proves_it() {
     let mut relay = place.start();
     let beside = place.path("relay-next.key");
     let rotate = ["rotate-key", "--next-key", beside.to_str().unwrap()];
+    let kept = place.path("kept");
+    fs::copy(&beside, &kept).unwrap();
     let text = place.done(&rotate);
     assert!(!text.contains("Delete"), "the one beside the key was written anew: {text}");
     let files = ["relay.key", "relay-next.key", "relay-next.pub"];
@@ -335,6 +342,12 @@ fn the_key_is_not_changed_twice_before_the_relay_that_runs_proves_it() {
     let error = place.failed(2, &rotate);
     assert!(error.contains("so the key was changed and the relay not restarted; restart it and let every"), "{error}");
     assert!(files.map(read) == before, "nothing is changed");
+    // Nor where the key is lost meanwhile: the relay announces another than the one that is to take its place.
+    fs::remove_file(place.path("relay.key")).unwrap();
+    let error = place.failed(2, &rotate);
+    assert!(error.contains("the relay that runs announces ") && error.contains("relay-next.pub has "), "{error}");
+    assert!(!place.path("relay.key").exists());
+    fs::copy(&kept, place.path("relay.key")).unwrap();
     // A change that was interrupted is finished nevertheless: devices know the key that the relay will prove.
     fs::write(place.path("relay-next.pub"), public_line(&before[0])).unwrap();
     place.done(&["rotate-key"]);

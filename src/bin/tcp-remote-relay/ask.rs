@@ -5,10 +5,10 @@ use std::fs::File as Open;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use tcpremote::identity::{Label, Pin};
+use tcpremote::identity::{Label, Pin, Pins};
 use tcpremote::relay::control::{
-    Added, Answer, AskError, DeviceName, DeviceRow, Devices, Failure as Failed, FailureKind, Made, Request, Text,
-    TokenRequest, TokenRow, TokenText, UnknownRow, ask,
+    Added, Answer, AskError, DeviceName, DeviceRow, Devices, Failure as Failed, FailureKind, Made, ProvenKeys, Request,
+    Text, TokenRequest, TokenRow, TokenText, UnknownRow, ask,
 };
 use tcpremote::relay::file::File;
 use tcpremote::tls::PublicKey;
@@ -125,7 +125,9 @@ pub(crate) fn add(place: &Place, name: DeviceName, key: PublicKey, labels: Vec<L
 fn add_with(place: &Place, request: &Request) -> Done {
     let Answer::Added(Added { text, join }) = answer(place, request)? else { return Err(unexpected()) };
     // The string alone on standard output, as of a token.
-    note(&format!("{text}; with this string 'tcpremote join' finds the relay, and lets in no other key:"));
+    note(&format!(
+        "{text}; a device that has joined no relay yet joins by 'tcpremote join' and this string, which lets in no other key:"
+    ));
     say(&join)
 }
 
@@ -181,14 +183,14 @@ fn failed(answer: Answer) -> Result<Answer, Failure> {
     Err(if kind == FailureKind::Usage { Failure::Usage(text) } else { Failure::System(text) })
 }
 
-/// Which key the relay of a state directory proves; `None` if it does not run, or proves none.
-pub(crate) fn proven_key(state: &Path) -> Result<Option<Pin>, Failure> {
+/// By which keys devices know the relay of a state directory; `None` if it does not run, or has none.
+pub(crate) fn proven_keys(state: &Path) -> Result<Option<Pins>, Failure> {
     let answer = match ask(state, &Request::ProvenKey) {
         Err(AskError::NotRunning(_)) => return Ok(None),
         other => failed(other.map_err(|error| Failure::System(error.to_string()))?)?,
     };
-    let Answer::ProvenKey(key) = answer else { return Err(unexpected()) };
-    Ok(key.map(|Text(pin)| pin))
+    let Answer::ProvenKey(keys) = answer else { return Err(unexpected()) };
+    Ok(keys.map(|ProvenKeys { current: Text(current), next: Text(next) }| Pins { current, next }))
 }
 
 /// Has the relay do something if it runs; false if it does not.

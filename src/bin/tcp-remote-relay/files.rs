@@ -16,7 +16,7 @@ use super::output::{Done, Failure, now, say, warn};
 
 pub(crate) fn check(config: &Path) -> Done {
     let file = File::read(config).map_err(|error| Failure::Usage(error.to_string()))?;
-    let mut mistakes = permissions::mistakes(&file);
+    let mut mistakes = permissions::mistakes(config, &file);
     mistakes.extend(read_keys(&file).err());
     if !mistakes.is_empty() {
         return Err(Failure::Usage(mistakes.join("\n")));
@@ -63,10 +63,11 @@ pub(crate) fn restore(place: &Place, file: &Path, force: bool) -> Done {
         Lost::Unknown => {
             warn("the registry before was damaged, so nobody can tell who was revoked since the backup was made")
         }
-        Lost::Known { undone, joined } => {
+        Lost::Known { undone, joined, forgotten } => {
             let tell = |what: &str, who: &[String]| who.iter().for_each(|who| warn(&format!("{what}: {who}")));
             tell("revoked or removed since, and let in again", &undone);
             tell("joined since, and not known any more", &joined);
+            tell("joined and revoked since, and not known any more; do not approve it", &forgotten);
         }
     }
     say(&format!(

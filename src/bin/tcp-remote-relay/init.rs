@@ -88,9 +88,9 @@ fn make(directory: &Path, address: &Address) -> Done {
     let of_keys = |error: tcpremote::relay::keys::KeysError| Failure::System(error.to_string());
     let of_key = |error: tcpremote::tls::KeyError| Failure::System(error.to_string());
     let (key, next) = (Key::generate().map_err(of_key)?, Key::generate().map_err(of_key)?);
-    write_private(&directory.join(KEY), &key).map_err(of_keys)?;
-    write_private(&directory.join(NEXT_KEY), &next).map_err(of_keys)?;
-    write_public(&directory.join(NEXT_PUBLIC), next.public()).map_err(of_keys)?;
+    write_private(&directory.join(KEY), &key, directory).map_err(of_keys)?;
+    write_private(&directory.join(NEXT_KEY), &next, directory).map_err(of_keys)?;
+    write_public(&directory.join(NEXT_PUBLIC), next.public(), directory).map_err(of_keys)?;
     let state = directory.join(STATE);
     DirBuilder::new().mode(0o700).create(&state).map_err(|reason| failed(&state, &reason))?;
     let path = directory.join(CONFIG);

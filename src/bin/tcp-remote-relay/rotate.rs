@@ -24,7 +24,7 @@ pub(crate) fn rotate(config: &Path, next_key: Option<PathBuf>) -> Done {
         read => Some(read.map_err(of_keys)?.public().pin()),
     };
     if current != Some(announced.pin()) {
-        current.map_or(Ok(()), |current| check_restarted(&file, current))?;
+        check_restarted(&file, current, announced.pin())?;
         // Not the one beside the relay's key unless that is named: a second call by mistake would take the key that was just
         // made, which no device knows.
         let from = next_key
@@ -39,26 +39,30 @@ pub(crate) fn rotate(config: &Path, next_key: Option<PathBuf>) -> Done {
                 file.next_key.display()
             )));
         }
-        write_private(&file.key, &next).map_err(of_keys)?;
+        write_private(&file.key, &next, &file.state).map_err(of_keys)?;
     }
     let after = Key::generate().map_err(|error| Failure::System(error.to_string()))?;
-    write_private(&beside, &after).map_err(of_keys)?;
-    write_public(&file.next_key, after.public()).map_err(of_keys)?;
+    write_private(&beside, &after, &file.state).map_err(of_keys)?;
+    write_public(&file.next_key, after.public(), &file.state).map_err(of_keys)?;
     say(&next_steps(&file, &beside, announced.pin(), next_key.as_deref()))
 }
 
 /// Devices learn the key after next from the relay that proves the next. Before it has done so nothing may be changed again:
 /// they would know neither of the two.
-fn check_restarted(file: &File, current: Pin) -> Done {
-    match ask::proven_key(&file.state)? {
-        Some(proven) if proven != current => Err(Failure::Usage(format!(
-            "the relay that runs proves {proven}, and {key} has {current} already, so the key was changed and the relay not \
-             restarted; restart it and let every device connect before the next change, or devices will know neither key; \
-             nothing was changed",
-            key = file.key.display()
-        ))),
-        Some(_) | None => Ok(()),
-    }
+fn check_restarted(file: &File, current: Option<Pin>, announced: Pin) -> Done {
+    let Some(runs) = ask::proven_keys(&file.state)? else { return Ok(()) };
+    let (does, pin, path, other) = match current {
+        Some(current) if current != runs.current => ("proves", runs.current, &file.key, current),
+        // The key itself may be lost.
+        _ if announced != runs.next => ("announces", runs.next, &file.next_key, announced),
+        _ => return Ok(()),
+    };
+    Err(Failure::Usage(format!(
+        "the relay that runs {does} {pin}, and {path} has {other} already, so the key was changed and the relay not \
+         restarted; restart it and let every device connect before the next change, or devices will know neither key; \
+         nothing was changed",
+        path = path.display()
+    )))
 }
 
 fn next_steps(file: &File, beside: &Path, pin: Pin, used: Option<&Path>) -> String {

@@ -132,8 +132,18 @@ pub enum Request {
     },
     /// Read the configuration again.
     Reload,
-    /// Which key the relay proves.
+    /// Which key the relay proves, and which one it announces.
     ProvenKey,
+}
+
+/// The fingerprints by which devices know the relay that runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProvenKeys {
+    /// Of the key that it proves.
+    pub current: Text<Pin>,
+    /// Of the one that it announces.
+    pub next: Text<Pin>,
 }
 
 /// The token that is wanted.
@@ -164,8 +174,8 @@ pub enum Answer {
     Token(Made),
     /// Devices are added by their keys.
     Added(Added),
-    /// The fingerprint of the key that the relay proves; none without a port for TLS.
-    ProvenKey(Option<Text<Pin>>),
+    /// The keys of the relay that runs; none without a port for TLS.
+    ProvenKey(Option<ProvenKeys>),
     /// Tokens that are open.
     Tokens(Vec<TokenRow>),
     /// Devices and unknown keys.

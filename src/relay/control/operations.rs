@@ -7,10 +7,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tracing::info;
 
 use super::message::{
-    Added, Answer, DeviceName, DeviceRow, Devices, FailureKind, LinkRow, Made, Request, Text, TokenRequest, TokenRow,
-    TokenText, UnknownRow,
+    Added, Answer, DeviceName, DeviceRow, Devices, FailureKind, LinkRow, Made, ProvenKeys, Request, Text, TokenRequest,
+    TokenRow, TokenText, UnknownRow,
 };
-use crate::identity::{JoinString, Kind, Secret, TokenId};
+use crate::identity::{JoinString, Kind, Pins, Secret, TokenId};
 use crate::relay::registry::{
     Key, Labels, Listed, NewToken, Newcomer, OpenToken, Principal, PrincipalName, Registry, RegistryError,
     SecretDigest, State, TokenSubject, wait,
@@ -124,7 +124,10 @@ impl Operations {
                     Err(text) => Answer::failed(FailureKind::Usage, text),
                 }
             }
-            Request::ProvenKey => Answer::ProvenKey(self.reloader.keys().map(|keys| Text(keys.pins().current))),
+            Request::ProvenKey => Answer::ProvenKey(self.reloader.keys().map(|keys| {
+                let Pins { current, next } = keys.pins();
+                ProvenKeys { current: Text(current), next: Text(next) }
+            })),
         })
     }
 

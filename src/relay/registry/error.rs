@@ -111,7 +111,12 @@ impl RegistryError {
 
     /// Of a database in the file `path`.
     pub(super) fn of_database(path: &Path, error: &rusqlite::Error) -> Self {
+        use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
         let path = path.to_owned();
+        // The tables allow no value that is read otherwise.
+        if matches!(error, FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..)) {
+            return Self::Damaged { path, reason: error.to_string() };
+        }
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full { path },
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Locked { path },

@@ -13,7 +13,7 @@ use super::super::principal::{Principal, State};
 use super::super::schema::{self, Empty};
 use super::super::snapshot::{Snapshot, Standing};
 use super::rows::{self, seconds};
-use super::{Fault, Store, connect};
+use super::{Store, connect};
 
 /// How every SQLite database begins.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
@@ -40,6 +40,8 @@ pub enum Lost {
         undone: Vec<String>,
         /// Those that have joined since, whose keys are unknown now.
         joined: Vec<String>,
+        /// Those that have joined and were revoked since, whose keys are unknown now as if nobody had refused them.
+        forgotten: Vec<String>,
     },
 }
 
@@ -85,20 +87,21 @@ pub fn restore(
     now: u64,
     lets_in_again: bool,
 ) -> Result<Restored, RegistryError> {
-    let of_file = |error: rusqlite::Error| RegistryError::of_database(file, &error);
     check_file(file)?;
     let (memory, (principals, voided)) = load(file, now)?;
+    let backup = rows::principals(&memory, None).map_err(|fault| no_backup(file, fault.at(file)))?;
     let path = directory.database()?;
-    let (mut connection, lost) = match connect(&path) {
+    // Much of a damaged registry may be whole: only who reads all of it sees that it is not.
+    let opened = connect(&path).and_then(|connection| {
+        let registry = rows::principals(&connection, None).map_err(|fault| fault.at(&path))?;
+        Ok((connection, compare(&registry, &Snapshot::of(backup))))
+    });
+    let (mut connection, lost) = match opened {
         Err(RegistryError::Damaged { .. }) => {
             set_aside(&path).map_err(|error| RegistryError::system(path.display().to_string(), &error))?;
             (connect(&directory.database()?)?, Lost::Unknown)
         }
-        other => {
-            let connection = other?;
-            let lost = compare(&connection, &memory).map_err(|fault| fault.at(&path))?;
-            (connection, lost)
-        }
+        other => other?,
     };
     if let Lost::Known { undone, .. } = &lost
         && !undone.is_empty()
@@ -106,7 +109,7 @@ pub fn restore(
     {
         return Err(RegistryError::Undone(undone.clone()));
     }
-    copy(&memory, &mut connection).map_err(of_file)?;
+    copy(&memory, &mut connection).map_err(|error| RegistryError::of_database(&path, &error))?;
     Ok(Restored { principals, voided, lost })
 }
 
@@ -133,38 +136,33 @@ fn check_file(file: &Path) -> Result<(), RegistryError> {
 }
 
 /// How a registry differs from a backup, in what matters when the one takes the other's place.
-fn compare(registry: &Connection, backup: &Connection) -> Result<Lost, Fault> {
-    let (registry, backup) = (rows::principals(registry, None)?, Snapshot::of(rows::principals(backup, None)?));
-    let (mut undone, mut joined) = (Vec::new(), Vec::new());
-    for principal in &registry {
+fn compare(registry: &[Principal], backup: &Snapshot) -> Lost {
+    let (mut undone, mut joined, mut forgotten) = (Vec::new(), Vec::new(), Vec::new());
+    for principal in registry {
         let Principal { name, state, keys, .. } = principal;
         for key in keys {
-            let is_refused = key.is_revoked || matches!(state, State::Revoked | State::Removed);
-            let before = match backup.standing(name.kind(), &key.pin) {
-                Standing::Active(before) | Standing::Pending(before) => Some(before),
-                Standing::Revoked(_) | Standing::Unknown | Standing::OtherKind => None,
-            };
-            match before {
-                Some(before) if is_refused => {
+            let is_revoked = key.is_revoked || *state == State::Revoked;
+            let is_refused = is_revoked || *state == State::Removed;
+            let text = || format!("{name} ({})", key.pin);
+            match backup.standing(name.kind(), &key.pin) {
+                Standing::Active(before) | Standing::Pending(before) => {
                     let since = if *state == State::Removed { "removed" } else { "revoked" };
-                    undone.push(format!("{} ({since}, {})", before.name, key.pin));
+                    undone.extend(is_refused.then(|| format!("{} ({since}, {})", before.name, key.pin)));
                 }
-                None if !is_refused => joined.push(format!("{name} ({})", key.pin)),
-                Some(_) | None => {}
+                Standing::Unknown if is_revoked => forgotten.push(text()),
+                Standing::Unknown | Standing::Revoked(_) | Standing::OtherKind => {
+                    joined.extend((!is_refused).then(text));
+                }
             }
         }
     }
-    Ok(Lost::Known { undone, joined })
+    Lost::Known { undone, joined, forgotten }
 }
 
 /// The backup in memory, checked, with the schema of today, and without open tokens; how many principals it has, and how
 /// many tokens were open.
 fn load(file: &Path, now: u64) -> Result<(Connection, (u64, u64)), RegistryError> {
-    let of_file = |error: rusqlite::Error| {
-        let error = RegistryError::of_database(file, &error);
-        let RegistryError::Damaged { path, reason } = error else { return error };
-        RegistryError::NoBackup { path, found: format!("it is damaged, {reason}") }
-    };
+    let of_file = |error: rusqlite::Error| no_backup(file, RegistryError::of_database(file, &error));
     let read = || {
         let source = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         let mut memory = Connection::open_in_memory()?;
@@ -189,6 +187,12 @@ fn load(file: &Path, now: u64) -> Result<(Connection, (u64, u64)), RegistryError
     };
     let counts = void().map_err(of_file)?;
     Ok((memory, counts))
+}
+
+/// A damaged file is no registry that a backup could mend.
+fn no_backup(file: &Path, error: RegistryError) -> RegistryError {
+    let RegistryError::Damaged { reason, .. } = error else { return error };
+    RegistryError::NoBackup { path: file.to_owned(), found: format!("it is damaged, {reason}") }
 }
 
 /// All of one database in place of all of another, in one transaction.

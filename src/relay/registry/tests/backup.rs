@@ -30,7 +30,8 @@ fn a_backup_restores_everything_but_open_tokens() {
     bench.reopen(|state| {
         let restored = restore_into(state, &file).expect("restored");
         let joined = vec![format!("pump-9 ({})", public_key(9).pin())];
-        assert_eq!(restored, Restored { principals: 3, voided: 1, lost: Lost::Known { undone: Vec::new(), joined } });
+        let lost = Lost::Known { undone: Vec::new(), joined, forgotten: Vec::new() };
+        assert_eq!(restored, Restored { principals: 3, voided: 1, lost });
     });
     assert_eq!((bench.contents(), bench.open_tokens()), (contents, Vec::new()));
     assert_eq!(fault(bench.join(3, 1)), TokenFault::Void);
@@ -110,9 +111,49 @@ fn a_registry_that_is_damaged_is_refused_and_set_aside_by_a_backup() {
 }
 
 #[test]
+fn a_registry_that_is_damaged_behind_its_head_is_set_aside_too() {
+    let (mut bench, file) = with_backup();
+    let contents = bench.contents();
+    bench.reopen(|state| {
+        let path = state.join("registry.db");
+        let select = "SELECT rootpage FROM sqlite_schema WHERE name = 'principals'";
+        let opened = rusqlite::Connection::open(&path).expect("a database");
+        let root: u32 = opened.query_row(select, [], |row| row.get(0)).expect("a table");
+        drop(opened);
+        let mut database = fs::read(&path).expect("a database");
+        let size = usize::from(u16::from_be_bytes([database[16], database[17]]));
+        database[(root as usize - 1) * size..root as usize * size].fill(b'x');
+        fs::write(&path, &database).expect("damaged");
+        assert_eq!(restore_into(state, &file).expect("restored").lost, Lost::Unknown);
+        assert!(fs::read(state.join("registry.db.damaged")).expect("kept") == database);
+    });
+    assert_eq!(bench.contents(), contents);
+}
+
+#[test]
+fn a_registry_with_a_row_that_cannot_be_read_is_set_aside_and_a_backup_with_one_is_none() {
+    let (mut bench, file) = with_backup();
+    let spoil = |database: &Path| {
+        let database = rusqlite::Connection::open(database).expect("a database");
+        database.execute("UPDATE principals SET name = '*' WHERE name = 'pump-1'", []).expect("spoilt");
+    };
+    let spoilt = bench.directory.path().join("spoilt.db");
+    fs::copy(&file, &spoilt).expect("copied");
+    spoil(&spoilt);
+    bench.reopen(|state| {
+        let error = restore_into(state, &spoilt).expect_err("no backup").to_string();
+        assert!(error.contains("spoilt.db is no backup: it is damaged, "), "{error}");
+        spoil(&state.join("registry.db"));
+        assert_eq!(restore_into(state, &file).expect("restored").lost, Lost::Unknown);
+    });
+}
+
+#[test]
 fn a_backup_that_lets_in_again_who_was_revoked_or_removed_since_is_restored_only_where_that_is_wanted() {
     let (mut bench, file) = with_backup();
     bench.add("pump-5", 5).expect("added");
+    bench.add("pump-7", 7).expect("added");
+    bench.revoke("pump-7").expect("revoked");
     bench.token(NewToken { replace: true, ..token(6, "pump-4") });
     bench.join(6, 6);
     bench.remove("pump-1").expect("removed");
@@ -130,12 +171,14 @@ fn a_backup_that_lets_in_again_who_was_revoked_or_removed_since_is_restored_only
     assert_eq!(bench.contents(), contents, "nothing is changed");
     bench.reopen(|state| {
         let directory = StateDirectory::open(state).expect("a directory");
-        let Lost::Known { undone, joined } = restore(&directory, &file, NOW, true).expect("restored").lost else {
+        let Lost::Known { undone, joined, forgotten } = restore(&directory, &file, NOW, true).expect("restored").lost
+        else {
             panic!("it was not damaged");
         };
         assert_eq!(undone, wanted);
         let now = |name: &str, key| format!("{name} ({})", public_key(key).pin());
         assert_eq!(joined, [now("pump-4", 6), now("pump-5", 5)]);
+        assert_eq!(forgotten, [now("pump-7", 7)]);
     });
     assert_eq!(name_of(&bench.come(1)), Some("pump-1"));
 }
