@@ -110,7 +110,7 @@ mod tests {
         let later = start + REPORT_AFTER;
         assert_eq!(events.poll_timeout(), Some(later));
         events.handle_timeout(later);
-        assert_eq!(told(), ["9744 more events of the kind 'denied' were left out"]);
+        assert_eq!(told(), ["9872 more events of the kind 'denied' were left out"]);
         assert_eq!(events.poll_timeout(), None);
         flood(&mut events, later);
         events.finish();

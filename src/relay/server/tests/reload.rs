@@ -1,6 +1,8 @@
 //! Another configuration while the relay runs: what is in both is not touched.
 
-use std::thread;
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
+use std::{process, thread};
 
 use super::proxied::HEADER;
 use super::*;
@@ -10,13 +12,19 @@ fn address(text: &str) -> Address {
     Address::listen(text).expect(text)
 }
 
-/// A port that nobody has, and that nobody else is given soon.
+/// A port that nobody has, to be opened later: below those that the system gives to connections, of which there are many beside a test, and
+/// to none twice.
 fn free_address() -> Address {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    socket.set_reuse_address(true).expect("an option");
-    socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().expect("an address").into()).expect("a port");
-    let bound = socket.local_addr().expect("an address").as_socket().expect("an address");
-    address(&bound.to_string())
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = process::id() as u16 % 10_000;
+    loop {
+        let port = 20_000 + first.wrapping_add(NEXT.fetch_add(1, Relaxed)) % 12_000;
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.set_reuse_address(true).expect("an option");
+        if socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into()).is_ok() {
+            return address(&format!("127.0.0.1:{port}"));
+        }
+    }
 }
 
 fn device(listen: &Address, clients: &[&Address]) -> PlainDevice {
