@@ -78,8 +78,8 @@ impl Keeper {
             }
             Running::Looking(receiver) => {
                 // What the directory had all the time is no news, least of all to a device that could not store anew.
-                let is_news = |found: &Box<(Key, Membership)>| self.opened != Some(found.1.device_key);
-                let found = received(receiver)?.flatten().filter(is_news);
+                let found = received(receiver)?.flatten();
+                let found = found.filter(|found| self.opened != Some(found.1.device_key));
                 // It is older than what waits to be stored.
                 self.waiting.is_none().then_some(Answer::Found(found))
             }
