@@ -1,5 +1,5 @@
 //! What the owner hears of clients. A relay that sends many of them, or nonsense, fills neither the queue of events nor the
-//! log of the host: past a bound events are counted, and their number is told.
+//! log of the host: past a bound events are counted, and their number is reported.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::connection::Bucket;
 
 /// Events of a kind at once: all clients of a link may come or go together.
 const BURST: u32 = 128;
-/// How long after the first event that was left out their number is told.
+/// How long after the first event that was left out their number is reported.
 const REPORT_AFTER: Duration = Duration::from_secs(10);
 
 /// Each kind that clients cause, how grave it is, and how many of it there may be a second for long.
@@ -33,7 +33,7 @@ pub(super) struct ClientEvents<'a> {
 struct Limit {
     bucket: Bucket,
     left_out: u64,
-    /// When that number is told.
+    /// When that number is reported.
     report_at: Option<Instant>,
 }
 

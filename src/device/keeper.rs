@@ -147,25 +147,15 @@ mod tests {
     use mio::Poll;
 
     use super::*;
-    use crate::identity::{Pins, TokenId};
-
-    fn membership(key: &Key) -> Membership {
-        Membership {
-            name: None,
-            device_key: key.public().pin(),
-            pins: Pins { current: Pin([2; 32]), next: Pin([3; 32]) },
-            addresses: Vec::new(),
-            join_addresses: vec!["relay:443".parse().expect("an address")],
-            tokens: vec![TokenId([1; 8])],
-        }
-    }
+    use crate::device::state_dir::tests::membership;
+    use crate::identity::TokenId;
 
     #[test]
     fn what_the_directory_had_when_the_tunnel_began_is_no_news_and_what_another_program_stored_is() {
         let place = tempfile::tempdir().expect("a directory");
         let directory = Arc::new(StateDir::open(&place.path().join("state")).expect("opened"));
         let first = directory.first_key().expect("a key");
-        directory.store(&first, &membership(&first), None).expect("stored");
+        directory.store(&first, &membership(&first, 1), None).expect("stored");
         let poll = Poll::new().expect("poll");
         let waker = Arc::new(Waker::new(poll.registry(), mio::Token(0)).expect("a waker"));
         let mut keeper = Keeper::new(Arc::clone(&directory), Some(first.public().pin()), waker);
@@ -183,7 +173,7 @@ mod tests {
         };
         assert_eq!(look(), None);
         let second = directory.key_for(TokenId([2; 8])).expect("a key");
-        directory.store(&second, &membership(&second), Some(first.public().pin())).expect("stored");
+        directory.store(&second, &membership(&second, 2), Some(first.public().pin())).expect("stored");
         assert_eq!(look(), Some(second.public().pin()));
     }
 }

@@ -246,8 +246,11 @@ impl Link {
     fn withdraw(&mut self, context: &mut Context<'_>, key: StreamKey) -> Option<String> {
         let resolving = self.resolving.remove(&key)?;
         let (name, has_begun) = context.names.withdraw((self.number, key))?;
-        let whose =
-            if *name == *resolving.service.host() { "its name".into() } else { format!("'{name}', a name in allow,") };
+        let whose = if *name == *resolving.service.host() {
+            "its name".into()
+        } else {
+            format!("'{name}', a name in allow or services,")
+        };
         let what =
             if has_begun { "was not answered in 10 s" } else { "waited for 10 s for those of other names, which hang" };
         Some(format!("the lookup of {whose} {what}; check the device's DNS"))

@@ -365,4 +365,4 @@ fn check(file: &File, path: &Path, wanted: u32) -> Result<(), StateDirError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

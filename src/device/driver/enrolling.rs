@@ -155,7 +155,7 @@ impl Driver<'_> {
                     self.tell(&notice);
                 }
             }
-            // It has been told.
+            // That has been reported.
             Err(_) if was_unstored => {}
             Err(error) => {
                 let error = Error::from(error);
@@ -174,8 +174,8 @@ impl Driver<'_> {
         enrolling.keeper.adopt(pin);
         // What could not be stored was of the identity before.
         (enrolling.is_unstored, enrolling.joined) = (false, None);
-        self.context.shared.identified(name, pin);
         self.tell(&notice);
+        self.context.shared.identified(name, pin);
         self.reconnect(now);
     }
 

@@ -72,7 +72,7 @@ fn a_name_that_hangs_and_one_that_waits_for_others_have_different_errors_after_1
     assert_eq!(text(1), format!("client 1 cannot reach dead1:80: {hangs}"));
     let waits = "waited for 10 s for those of other names, which hang; check the device's DNS";
     assert_eq!(text(7), format!("client 7 cannot reach dead7:80: the lookup of its name {waits}"));
-    let rule = format!("the lookup of 'gate.example', a name in allow, {waits}");
+    let rule = format!("the lookup of 'gate.example', a name in allow or services, {waits}");
     assert_eq!(text(8), format!("client 8 cannot reach 192.0.2.1:80: {rule}"));
 }
 

@@ -12,17 +12,18 @@ pub(super) fn of(file: &File) -> Option<String> {
 }
 
 /// Who holds the lock on the file of this number. The device before it is passed over: not all file systems say the same
-/// one in both places.
+/// one in both places. Where files of several have this number nobody is named.
 fn pid_of(locks: &str, inode: u64) -> Option<u32> {
     // 1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF
-    let holders = locks.lines().filter_map(|line| {
+    let mut holders = locks.lines().filter_map(|line| {
         let mut fields = line.split_ascii_whitespace().skip(1);
         let (kind, pid) = (fields.next()?, fields.nth(2)?);
         let number: u64 = fields.next()?.rsplit(':').next()?.parse().ok()?;
         // One that waits has an arrow for its kind.
         (kind == "FLOCK" && number == inode).then_some(pid)
     });
-    holders.filter_map(|pid| pid.parse().ok()).next()
+    let holder = holders.next()?;
+    if holders.next().is_some() { None } else { holder.parse().ok() }
 }
 
 #[cfg(test)]
@@ -36,6 +37,8 @@ mod tests {
                      3: FLOCK  ADVISORY  WRITE 13 00:2a:5678 0 EOF\n\
                      3: -> FLOCK  ADVISORY  WRITE 14 00:2a:5678 0 EOF\n";
         assert_eq!(pid_of(locks, 5678), Some(13));
+        let ambiguous = format!("{locks}4: FLOCK  ADVISORY  WRITE 15 00:2b:5678 0 EOF\n");
+        assert_eq!(pid_of(&ambiguous, 5678), None);
         assert_eq!((pid_of(locks, 1), pid_of("nonsense\n", 5678)), (None, None));
     }
 }

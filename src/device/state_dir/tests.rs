@@ -18,7 +18,7 @@ fn open(place: &TempDir) -> StateDir {
     StateDir::open(&place.path().join("state")).expect("opened")
 }
 
-fn membership(key: &Key, token: u8) -> Membership {
+pub(crate) fn membership(key: &Key, token: u8) -> Membership {
     Membership {
         name: None,
         device_key: key.public().pin(),
