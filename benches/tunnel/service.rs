@@ -4,11 +4,12 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
+use portable_atomic::AtomicU64;
 
 /// A peer that is silent or takes nothing for this long fails the measurement. On a slow line one waits behind others.
 pub(crate) const IO_LIMIT: Duration = Duration::from_secs(15);

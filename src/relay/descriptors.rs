@@ -38,7 +38,8 @@ impl Descriptors {
     /// [`Error::System`] if no client could be served.
     pub(super) fn of_process(ports: usize, devices: usize, others: bool, clients: usize) -> Result<Self, Error> {
         // Where the system does not tell there may be any number.
-        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(usize::MAX, |(soft, _)| soft as usize);
+        let limit = getrlimit(Resource::RLIMIT_NOFILE)
+            .map_or(usize::MAX, |(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX));
         let most = if others { devices.saturating_add(MAX_OTHERS) } else { devices };
         let all = Self::divide(limit, ports, most).ok_or_else(|| {
             let needed = ports + links(1) + OWN + 1;

@@ -1,8 +1,9 @@
 //! A line that changes while downloads fill it.
 
-use std::sync::atomic::AtomicU64;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use portable_atomic::AtomicU64;
 
 use crate::common::Peer;
 use crate::line::Shape;

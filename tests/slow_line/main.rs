@@ -16,9 +16,11 @@ mod slow_readers;
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use portable_atomic::AtomicU64;
 
 use common::device::Device;
 use common::relay::Relay;

@@ -27,11 +27,12 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use portable_atomic::AtomicU64;
 
 use faults::{Schedule, Violence};
 use plan::{Kind, Plan};

@@ -2,7 +2,9 @@
 //! process have together. DATA that waits for a link takes of the latter, too.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
+
+use portable_atomic::AtomicU64;
 
 /// DATA that may wait for each link whatever others have.
 const OWN_QUEUE: u64 = 32 * 1024;
