@@ -1,26 +1,17 @@
 --- A device whose key the relay's operator lets in, by the programs alone.
-local net = require "support.net"
 local process = require "support.process"
 
 describe("a device whose key the operator lets in", function()
-  local relay = os.getenv("SPEC_RELAY")
-  local place, config, program
+  local place, relay
 
   before_each(function()
     place = os.tmpname()
     os.remove(place)
-    config = place .. "/relay/relay.toml"
-    local made = "mkdir -m 700 %s && %s init %s/relay --address 127.0.0.1:%d >/dev/null "
-      .. "&& sed -i s/0.0.0.0:/127.0.0.1:/ %s"
-    assert.equal(0, process.status(made:format(place, relay, place, net.free_port(), config)))
-    program = process.relay("run", "--config", config)
-    net.eventually(function()
-      return program.log():find("waiting for a device", 1, true)
-    end, "the relay's start")
+    relay = process.relay_with_keys(place)
   end)
 
   after_each(function()
-    program.stop()
+    relay.stop()
     process.status("rm -rf " .. place)
   end)
 
@@ -33,7 +24,7 @@ describe("a device whose key the operator lets in", function()
   end
 
   it("waits for approval, and is told what to do and its fingerprint, once", function()
-    local join = output(("%s token device pump-4 --pending --config %s"):format(relay, config)):match("^tcpr1%S+")
+    local join = relay.ask("token device pump-4 --pending"):match("^tcpr1%S+")
     local command = ("%s bin/tcpremote join %s --state-dir %s/state 2>&1; echo $?"):format(process.lua, join, place)
     local refusal, status = output("exec 2>&1; " .. command):match("^(.*)\n(%d+)\n$")
     local approve, fingerprint = refusal:match(
@@ -42,7 +33,7 @@ describe("a device whose key the operator lets in", function()
     assert.truthy(approve, refusal)
     assert.equal("4", status)
     assert.equal(1, select(2, refusal:gsub("SHA256:", "")))
-    output(relay .. approve:gsub("^%S+", "") .. " --config " .. config)
+    relay.ask((approve:gsub("^%S+", "")))
     assert.equal("pump-4\n" .. fingerprint .. "\n0\n", output(command))
   end)
 
@@ -53,9 +44,9 @@ describe("a device whose key the operator lets in", function()
     local state = place .. "/state"
     local key = output(("umask 077; mkdir %s && openssl genpkey -algorithm ed25519 -outform DER -out %s/key && "
       .. "openssl pkey -inform DER -in %s/key -pubout"):format(state, state, state)):match("\n(%S+)\n")
-    local join = output(("%s add pump-3 --key %s --config %s"):format(relay, key, config)):match("^tcpr1%S+")
+    local join = relay.ask("add pump-3 --key " .. key):match("^tcpr1%S+")
     local command = ("%s bin/tcpremote %%s --state-dir %s"):format(process.lua, state)
-    local fingerprint = output(("%s devices --json --config %s"):format(relay, config)):match('"(SHA256:[^"]+)"')
+    local fingerprint = relay.ask("devices --json"):match('"(SHA256:[^"]+)"')
     assert.equal("pump-3\n" .. fingerprint .. "\n", output(command:format("join " .. join)))
     assert.truthy(output(command:format("status")):find("pump-3", 1, true))
   end)

@@ -1,5 +1,6 @@
 --- The option `services`: what is wrong with one, and that a service is reached by its address while others are not.
 local net = require "support.net"
+local process = require "support.process"
 local tcpremote = require "tcpremote"
 
 --- What a call with this table of services answers; nothing listens at the port, so that one that is right fails there.
@@ -127,5 +128,49 @@ describe("services", function()
     for _, socket in ipairs { relay, service, other, link, connection } do
       socket:close()
     end
+  end)
+end)
+
+describe("a service behind haproxy", function()
+  --- What it is: it reads a header of the PROXY protocol, and answers with what that says of its client.
+  local CONFIGURATION = [[
+    defaults
+      mode http
+      timeout connect 30s
+      timeout client 30s
+      timeout server 30s
+    frontend web
+      bind 127.0.0.1:%d accept-proxy
+      http-request return status 200 content-type text/plain lf-string "%%[src]:%%[src_port]"
+  ]]
+
+  it("knows the client that has come to the relay", function()
+    if process.status("command -v haproxy >/dev/null") ~= 0 then
+      return pending("there is no haproxy to read the header")
+    end
+    local place = os.tmpname()
+    os.remove(place)
+    local relay = process.relay_with_keys(place, '[[port]]\nlisten = "127.0.0.1:0"\nto = "pump-3:web"\n')
+    local port = net.free_port()
+    local file = assert(io.open(place .. "/haproxy.cfg", "w"))
+    file:write((CONFIGURATION:format(port):gsub("\n    ", "\n"):gsub("^    ", "")))
+    file:close()
+    local haproxy = "haproxy -D -q -p %s/haproxy.pid -f %s/haproxy.cfg"
+    assert.equal(0, process.status(haproxy:format(place, place)))
+    local tunnel = assert(tcpremote.connect {
+      state_dir = place .. "/state",
+      join = relay.ask("token device pump-3"):match("tcpr1%S+"),
+      services = { web = { target = "127.0.0.1:" .. port, proxy_protocol = 2 } },
+    })
+    local client = net.connect(net.eventually(function()
+      return tonumber(relay.log():match("clients may connect[^\n]-127%.0%.0%.1:(%d+)"))
+    end, "the client port"))
+    client:send("GET / HTTP/1.0\r\n\r\n")
+    local page = net.read_all(client)
+    assert.equal(("%s:%d"):format(client:getsockname()), page:match("[%d.]+:%d+$"), page)
+    client:close()
+    tunnel:close()
+    relay.stop()
+    process.status(("kill $(cat %s/haproxy.pid); rm -rf %s"):format(place, place))
   end)
 end)

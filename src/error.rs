@@ -41,7 +41,10 @@ pub enum Error {
         reason: io::Error,
     },
     /// The server did not answer in time.
-    #[error("the link to {address} was not answered within {seconds} s; check the address and any firewall between")]
+    #[error(
+        "the link to {address} was not answered within {seconds} s; check the address and any firewall between, or give a \
+         longer connect_timeout"
+    )]
     Timeout {
         /// Where the connection was to go.
         address: Address,

@@ -205,7 +205,7 @@ fn config(options: &Table) -> Result<Config, Error> {
         config.proxy = Some(proxy.parse().map_err(|error| Error::Usage(format!("proxy: {error}")))?);
     }
     if let Some(service) = service {
-        config.access = Access::only([&service]);
+        config.access = Access::Call(service);
     } else if let Some(allow) = option::<Value>(options, "allow")? {
         config.access = access(&allow)?;
     }

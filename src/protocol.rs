@@ -84,6 +84,9 @@ pub enum ProtocolError {
     /// In TLS: the handshake, SETTINGS and the relay's answer took too long.
     #[error("the TLS handshake and SETTINGS took more than 20 s")]
     NotGreeted,
+    /// In TLS: the relay has refused the device, and sends it a client.
+    #[error("the relay refuses this device, and sends it a client; update the relay")]
+    AfterRefusal,
     /// In TLS: the device went on before the relay had admitted it.
     #[error("a frame came before this relay's SETTINGS")]
     TooEarly,

@@ -62,11 +62,21 @@ function net.silent_port()
   return port, fill()
 end
 
---- A port that was free a moment ago.
+--- Where the search for a port begins; elsewhere in each process.
+local offset = math.floor(socket.gettime() * 1e6)
+
+--- A port that is free, to be opened later: below those that the system gives to connections, of which there are many
+-- beside a spec, and to none twice.
 function net.free_port()
-  local server, port = net.listen()
-  server:close()
-  return port
+  while true do
+    offset = offset + 1
+    local port = 20000 + offset % 12000
+    local server = socket.bind("127.0.0.1", port)
+    if server then
+      server:close()
+      return port
+    end
+  end
 end
 
 --- Sockets that hold a port until the process ends, so that no other program is given it.

@@ -102,13 +102,18 @@ function process.relay(...)
   return self
 end
 
---- Starts a relay for devices with keys, with all that it has below `place`. Beside what `process.relay` gives back,
--- `ask(command)` is what a command of the relay writes.
-function process.relay_with_keys(place)
+--- Starts a relay for devices with keys, with all that it has below `place`; its configuration ends with `more`. Beside
+-- what `process.relay` gives back, `ask(command)` is what a command of the relay writes.
+function process.relay_with_keys(place, more)
   local config = place .. "/relay/relay.toml"
   local made = "mkdir -m 700 %s && %s init %s/relay --address 127.0.0.1:%d >/dev/null "
     .. "&& sed -i s/0.0.0.0:/127.0.0.1:/ %s"
   assert(process.status(made:format(place, relay, place, net.free_port(), config)) == 0, "no relay can be made")
+  if more then
+    local file = assert(io.open(config, "a"))
+    file:write("\n", more)
+    file:close()
+  end
   local self = process.relay("run", "--config", config)
   net.eventually(function()
     return self.log():find("waiting for a device", 1, true)

@@ -3,15 +3,16 @@
 //! The decision is made on the addresses that a connection would really go to: a name is resolved first, whatever
 //! its spelling, each of its addresses is checked, and the addresses that pass are the ones to connect to.
 
+use std::borrow::Cow;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use nix::ifaddrs::getifaddrs;
-
+mod own;
 mod rule;
 
 use crate::address::Address;
 use crate::io::net;
+pub(super) use own::OwnAddresses;
 pub use rule::{Rule, RuleError, RuleProblem};
 
 /// What the relay may reach through this device.
@@ -24,6 +25,10 @@ pub enum Access {
     Device,
     /// What one of the rules permits.
     Only(Vec<Rule>),
+    /// Where services are that are offered by name, as [`Services::access`](super::Services::access) has them.
+    Offered(Vec<Rule>),
+    /// Just this: the LocalAddress:LocalPort of a call.
+    Call(Address),
 }
 
 /// Why a service may not be connected to.
@@ -70,15 +75,21 @@ pub(crate) enum Refusal {
 pub(crate) type Lookup<'a> = &'a mut dyn FnMut(&str, u16) -> io::Result<Vec<SocketAddr>>;
 
 impl Access {
-    /// Only these services, such as the LocalAddress:LocalPort of a call.
-    pub fn only<'a>(services: impl IntoIterator<Item = &'a Address>) -> Self {
-        Self::Only(services.into_iter().map(Rule::service).collect())
+    /// Only these services, which are offered by name.
+    pub(super) fn offered<'a>(services: impl IntoIterator<Item = &'a Address>) -> Self {
+        Self::Offered(services.into_iter().map(Rule::service).collect())
     }
 
     /// The addresses of `host` that may be connected to, in the resolver's order; never an empty list.
     ///
     /// IPv4-mapped IPv6 addresses (`::ffff:10.0.0.1`) are checked, and returned, as IPv4.
-    pub(crate) fn permit(&self, host: &str, port: u16, lookup: Lookup<'_>) -> Result<Vec<SocketAddr>, Refusal> {
+    pub(super) fn permit(
+        &self,
+        host: &str,
+        port: u16,
+        own: &OwnAddresses,
+        lookup: Lookup<'_>,
+    ) -> Result<Vec<SocketAddr>, Refusal> {
         if port == 0 {
             let service = format!("port 0 of '{}'", shown(host));
             let remedy = "no service has that port; correct the relay's command line".into();
@@ -88,11 +99,13 @@ impl Access {
             Ok(ip) => vec![canonical(SocketAddr::new(ip, port), port)],
             Err(_) => resolve(host, port, lookup)?,
         };
-        let permitted: Vec<_> = match self {
-            Self::Any => addresses.clone(),
-            Self::Device => addresses.iter().filter(|address| is_own(address)).copied().collect(),
-            Self::Only(rules) => permit_by(rules, host, port, &addresses, lookup),
+        let rules = match self {
+            Self::Any => return Ok(addresses),
+            Self::Device => Cow::Owned(vec![Rule::device()]),
+            Self::Only(rules) | Self::Offered(rules) => Cow::Borrowed(&rules[..]),
+            Self::Call(service) => Cow::Owned(vec![Rule::service(service)]),
         };
+        let permitted = permit_by(&rules, host, &addresses, own, lookup);
         if permitted.is_empty() { Err(self.denied(host, &addresses)) } else { Ok(permitted) }
     }
 
@@ -106,22 +119,34 @@ impl Access {
             Self::Any | Self::Device => {
                 format!("allow = {{ \"1-65535\", \"{rule}\" }} would permit it beside the device's own ports")
             }
-            Self::Only(_) => {
-                format!("add \"{rule}\" to allow to permit it (LocalAddress and LocalPort replace that list)")
-            }
+            Self::Only(_) => format!("add \"{rule}\" to allow to permit it"),
+            // A list beside the services would take their place.
+            Self::Offered(_) => format!("add NAME = \"{rule}\" to services to permit it"),
+            Self::Call(service) => format!(
+                "the call names {service} alone; correct its local address and port, or give allow = {{ \"{rule}\" }} in \
+                 their place"
+            ),
         };
         Refusal::Denied { service, remedy }
     }
 }
 
 /// The addresses that a rule permits.
-fn permit_by(rules: &[Rule], host: &str, port: u16, addresses: &[SocketAddr], lookup: Lookup<'_>) -> Vec<SocketAddr> {
+fn permit_by(
+    rules: &[Rule],
+    host: &str,
+    addresses: &[SocketAddr],
+    own: &OwnAddresses,
+    lookup: Lookup<'_>,
+) -> Vec<SocketAddr> {
+    // All of them have one port.
+    let port = addresses.first().map_or(0, SocketAddr::port);
     let rules: Vec<_> = rules.iter().filter(|rule| rule.covers(port)).collect();
     let names = || rules.iter().filter_map(|rule| rule.name());
     if names().any(|name| name.eq_ignore_ascii_case(host)) {
         return addresses.to_vec();
     }
-    let holds = |address: &SocketAddr| rules.iter().any(|rule| rule.holds(address));
+    let holds = |address: &SocketAddr| rules.iter().any(|rule| rule.holds(address, own));
     let mut named = Vec::new();
     if !addresses.iter().all(holds) {
         // A rule's name that does not resolve permits nothing, and is no reason to refuse what others permit.
@@ -129,7 +154,7 @@ fn permit_by(rules: &[Rule], host: &str, port: u16, addresses: &[SocketAddr], lo
     }
     addresses
         .iter()
-        .filter(|address| holds(address) || named.iter().any(|own| same_host(own, address)))
+        .filter(|address| holds(address) || named.iter().any(|other| same_host(other, address)))
         .copied()
         .collect()
 }
@@ -168,22 +193,6 @@ pub(super) fn canonical(address: SocketAddr, port: u16) -> SocketAddr {
 /// Whether it is another address on each interface: `fe80::` and multicast for the link.
 fn has_scope(ip: &Ipv6Addr) -> bool {
     ip.is_unicast_link_local() || ip.is_multicast()
-}
-
-/// Whether a connection to `address` ends on this device.
-pub(super) fn is_own(address: &SocketAddr) -> bool {
-    let ip = address.ip();
-    // Connecting to the unspecified address reaches the machine itself.
-    if ip.is_loopback() || ip.is_unspecified() {
-        return true;
-    }
-    // Interfaces come and go, so they are asked each time; if the system cannot tell, loopback is all there is.
-    let Ok(interfaces) = getifaddrs() else { return false };
-    interfaces.filter_map(|interface| interface.address).any(|own| {
-        let v4 = own.as_sockaddr_in().map(|own| SocketAddr::V4((*own).into()));
-        let own = v4.or_else(|| own.as_sockaddr_in6().map(|own| SocketAddr::V6((*own).into())));
-        own.is_some_and(|own| same_host(&own, address))
-    })
 }
 
 /// The same address and, where it needs one, the same interface: `fe80::1%eth0` is not `fe80::1%eth1`.

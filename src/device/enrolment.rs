@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::joining::{Candidate, Joining, Presentation, is_storable};
-use super::state_dir::{StateDir, Stored};
+use super::state_dir::StateDir;
 use crate::Error;
 use crate::address::Address;
 use crate::identity::{JoinError, JoinString, Kind, Name, Pin, Pins, Secret};
@@ -57,15 +57,14 @@ impl Enrolment {
             return Err(join.err().unwrap_or_else(|| not_there(directory)));
         }
         let state_dir = StateDir::open(directory)?;
-        let Stored { member, unused_key } = state_dir.load()?;
+        let member = state_dir.load()?;
         let opened = member.as_ref().map(|(key, _)| key.public().pin());
         let is_used = |join: &JoinString| member.as_ref().is_some_and(|(_, known)| known.has_used(join.token()));
         let candidate = join.and_then(|join| {
             let Some(join) = join.filter(|join| !is_used(join)) else { return Ok(None) };
-            let key = match (&member, unused_key) {
-                (None, Some(key)) => key,
-                (None, None) => state_dir.first_key()?,
-                (Some(_), _) => state_dir.key_for(join.token())?,
+            let key = match &member {
+                None => state_dir.first_key(join.token(), &join.pins())?,
+                Some(_) => state_dir.key_for(join.token())?,
             };
             Ok(Some(Candidate { key: Arc::new(key), join, wish }))
         });

@@ -37,6 +37,8 @@ pub(super) enum Notice {
     NoAnnouncement,
     /// It announces other addresses.
     Moved(Vec<Address>),
+    /// Another program by the same key has learnt more of the relay.
+    Learnt(Pins),
     /// Another program has joined anew.
     Adopted { name: Option<Name>, fingerprint: Pin },
     /// The join string is not used any more.
@@ -198,11 +200,17 @@ impl Joining {
     }
 
     /// The identity that the directory has now: where that is not the one that is known here, it takes its place, and is
-    /// tried at once. A join string that was used for it meanwhile is none any more.
+    /// tried at once. A join string that was used for it meanwhile is none any more. Where it is the same, what another
+    /// program has stored of its relay takes the place of what is known.
     pub(super) fn adopt(&mut self, key: Key, membership: Membership) -> Option<Notice> {
         let fingerprint = membership.device_key;
-        if self.member.as_ref().is_some_and(|(_, known)| known.device_key == fingerprint) {
-            return None;
+        if let Some((_, known)) = self.member.as_mut().filter(|(_, known)| known.device_key == fingerprint) {
+            let known = mem::replace(known, membership.clone());
+            if known.pins == membership.pins && known.targets() == membership.targets() {
+                return None;
+            }
+            self.begin_round();
+            return Some(Notice::Learnt(membership.pins));
         }
         self.candidate.take_if(|candidate| membership.has_used(candidate.join.token()));
         let notice = Notice::Adopted { name: membership.name.clone(), fingerprint };
@@ -267,9 +275,12 @@ impl Notice {
     /// Whether it tells of something to be stored.
     fn is_change(&self) -> bool {
         match self {
-            Self::Joined { .. } | Self::Renamed(_) | Self::KeyChanged(_) | Self::Moved(_) | Self::Adopted { .. } => {
-                true
-            }
+            Self::Joined { .. }
+            | Self::Renamed(_)
+            | Self::KeyChanged(_)
+            | Self::Moved(_)
+            | Self::Learnt(_)
+            | Self::Adopted { .. } => true,
             Self::AnnouncementIgnored(_) | Self::NoAnnouncement | Self::JoinGivenUp(_) => false,
         }
     }
@@ -309,6 +320,12 @@ impl fmt::Display for Notice {
                 let addresses: Vec<_> = addresses.iter().map(Address::to_string).collect();
                 write!(f, "the relay is to be found at {} now", addresses.join(", "))
             }
+            Self::Learnt(pins) => write!(
+                f,
+                "another program has stored more of the relay, and this device goes on by that: its key is {}, and the \
+                 one after it is to be {}",
+                pins.current, pins.next
+            ),
             Self::Adopted { name, fingerprint } => {
                 let name = name.as_ref().map_or_else(String::new, |name| format!(" as {name}"));
                 write!(

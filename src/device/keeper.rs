@@ -39,7 +39,7 @@ enum Running {
 pub(super) enum Answer {
     /// What was to be stored is, or could not be.
     Stored(Result<(), StateDirError>),
-    /// The identity that the directory has, where it has one that can be read, and that is new.
+    /// The identity that the directory has, where it has one that can be read.
     Found(Option<Box<(Key, Membership)>>),
 }
 
@@ -61,6 +61,11 @@ impl Keeper {
         self.start();
     }
 
+    /// The key that was in force in the directory, as far as is known.
+    pub(super) fn opened(&self) -> Option<Pin> {
+        self.opened
+    }
+
     /// The device goes on by the key that was found.
     pub(super) fn adopt(&mut self, key: Pin) {
         self.opened = Some(key);
@@ -77,9 +82,7 @@ impl Keeper {
                 Some(Answer::Stored(result))
             }
             Running::Looking(receiver) => {
-                // What the directory had all the time is no news, least of all to a device that could not store anew.
                 let found = received(receiver)?.flatten();
-                let found = found.filter(|found| self.opened != Some(found.1.device_key));
                 // It is older than what waits to be stored.
                 self.waiting.is_none().then_some(Answer::Found(found))
             }
@@ -100,7 +103,7 @@ impl Keeper {
             self.running = Some(Running::Storing(pin, self.spawn(store, |error| Err(unable(error)))));
         } else if std::mem::take(&mut self.is_to_look) {
             // Why it cannot be read is said where something is to be stored there.
-            let look = move || directory.load().ok().and_then(|stored| stored.member).map(Box::new);
+            let look = move || directory.load().ok().flatten().map(Box::new);
             self.running = Some(Running::Looking(self.spawn(look, |_| None)));
         }
     }
@@ -137,7 +140,8 @@ fn received<T>(receiver: &Receiver<T>) -> Option<Option<T>> {
 }
 
 fn unable(reason: io::Error) -> StateDirError {
-    StateDirError::System { what: "start a thread that writes", path: "relay.toml".into(), reason }
+    let remedy = if reason.kind() == io::ErrorKind::WouldBlock { "; raise ulimit -u" } else { "" }.into();
+    StateDirError::System { what: "start a thread that writes", path: "relay.toml".into(), reason, remedy }
 }
 
 #[cfg(test)]
@@ -147,14 +151,14 @@ mod tests {
     use mio::Poll;
 
     use super::*;
-    use crate::device::state_dir::tests::membership;
+    use crate::device::state_dir::tests::{first_key, membership};
     use crate::identity::TokenId;
 
     #[test]
-    fn what_the_directory_had_when_the_tunnel_began_is_no_news_and_what_another_program_stored_is() {
+    fn the_identity_is_found_that_the_directory_has_now() {
         let place = tempfile::tempdir().expect("a directory");
         let directory = Arc::new(StateDir::open(&place.path().join("state")).expect("opened"));
-        let first = directory.first_key().expect("a key");
+        let first = first_key(&directory);
         directory.store(&first, &membership(&first, 1), None).expect("stored");
         let poll = Poll::new().expect("poll");
         let waker = Arc::new(Waker::new(poll.registry(), mio::Token(0)).expect("a waker"));
@@ -171,7 +175,7 @@ mod tests {
                 }
             }
         };
-        assert_eq!(look(), None);
+        assert_eq!(look(), Some(first.public().pin()));
         let second = directory.key_for(TokenId([2; 8])).expect("a key");
         directory.store(&second, &membership(&second, 2), Some(first.public().pin())).expect("stored");
         assert_eq!(look(), Some(second.public().pin()));

@@ -72,6 +72,22 @@ impl Membership {
     }
 }
 
+/// The file that tells which relay has seen the key of a device that none has admitted yet.
+pub(super) fn joining_text(relay: &Pins) -> String {
+    let Pins { current, next } = relay;
+    format!(
+        "# The relay that this device is to join: no other one is shown its key.\nrelay_key = \"{current}\"\n\
+         next_relay_key = \"{next}\"\n"
+    )
+}
+
+/// What such a file tells; `None` if it cannot be read.
+pub(super) fn parse_joining(text: &str) -> Option<Pins> {
+    let mut values = Values::default();
+    text.lines().try_for_each(|line| values.read(line.trim())).ok()?;
+    Some(Pins { current: values.current?, next: values.next? })
+}
+
 impl fmt::Display for Membership {
     /// The whole file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use super::Access;
-use super::access::{Lookup, Refusal, canonical, is_own, resolve, same_host};
+use super::access::{Lookup, OwnAddresses, Refusal, canonical, resolve, same_host};
 use crate::address::Address;
 use crate::identity::Name;
 use crate::protocol::v2;
@@ -101,7 +101,7 @@ impl Services {
 
     /// What permits all of them, and nothing else.
     pub fn access(&self) -> Access {
-        Access::only(self.0.iter().map(|service| &service.target))
+        Access::offered(self.0.iter().map(|service| &service.target))
     }
 
     /// What SETTINGS say; `None` if there are none.
@@ -135,6 +135,7 @@ impl Services {
     pub(super) fn recognize(
         &self,
         addresses: Vec<SocketAddr>,
+        own: &OwnAddresses,
         lookup: Lookup<'_>,
     ) -> Result<(Vec<SocketAddr>, bool), Refusal> {
         let at_port = |service: &&Service| addresses.iter().any(|address| address.port() == service.target.port());
@@ -161,10 +162,10 @@ impl Services {
         let is_among =
             |services: &[SocketAddr], address: &SocketAddr| services.iter().any(|other| same_host(other, address));
         // What listens on the device is mostly there at all of its addresses.
-        let is_on_device = expecting.iter().any(is_own);
+        let is_on_device = expecting.iter().any(|address| own.has(address));
         let (with_header, without): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| {
             let is_other = is_among(&others, address);
-            is_among(&expecting, address) || is_on_device && !is_other && is_own(address)
+            is_among(&expecting, address) || is_on_device && !is_other && own.has(address)
         });
         Ok(if with_header.is_empty() { (without, false) } else { (with_header, true) })
     }
@@ -205,10 +206,11 @@ mod tests {
         let plain = Service { port: 1, ..service("web", plain) };
         let services = Services::new(vec![expecting, plain]).expect("two");
         let addresses = ips.iter().map(|ip| SocketAddr::new(ip.parse().expect(ip), port)).collect();
-        let (addresses, has_header) = services.recognize(addresses, &mut |name, port| match name {
-            "plc.local" => Ok(vec![SocketAddr::from(([10, 0, 0, 5], port))]),
-            _ => Err(std::io::Error::other("no such name")),
-        })?;
+        let (addresses, has_header) =
+            services.recognize(addresses, &OwnAddresses::new(), &mut |name, port| match name {
+                "plc.local" => Ok(vec![SocketAddr::from(([10, 0, 0, 5], port))]),
+                _ => Err(std::io::Error::other("no such name")),
+            })?;
         Ok((addresses.iter().map(|address| address.ip().to_string()).collect(), has_header))
     }
 

@@ -362,6 +362,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_owner_that_takes_no_events_through_a_flood_has_the_newest_and_the_number_of_the_others()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), Token(0))?);
+        let shared = Shared::new(Address::new("relay", 2065)?, waker)?;
+        for number in 0..100_000 {
+            shared.event(Event::new(EventKind::Failed, Severity::Warning, number.to_string()));
+            shared.ring();
+        }
+        {
+            let inner = shared.lock();
+            assert!(inner.events.len() == MAX_EVENTS && inner.events.capacity() <= 2 * MAX_EVENTS);
+        }
+        assert_eq!(shared.status().events_dropped, 100_000 - MAX_EVENTS as u64);
+        shared.over(Ok(()));
+        let events: Vec<Event> = std::iter::from_fn(|| shared.next_event()).collect();
+        assert_eq!(events.len(), MAX_EVENTS);
+        assert_eq!((&*events[0].message, &*events[MAX_EVENTS - 2].message), ("98977", "99999"));
+        assert_eq!(events[MAX_EVENTS - 1].kind, EventKind::Closed);
+        let left = (&shared.notify_receiver).read(&mut [0; 1]).expect_err("the owner was notified once");
+        assert_eq!(left.kind(), io::ErrorKind::WouldBlock);
+        Ok(())
+    }
+
+    #[test]
     fn an_owner_that_looks_while_the_tunnel_ends_sees_the_last_event() -> Result<(), Box<dyn std::error::Error>> {
         for _ in 0..200 {
             let poll = Poll::new()?;

@@ -4,9 +4,13 @@
 //! force is said by `relay.toml`, so that renaming that file takes both over at once; renaming the key comes behind it,
 //! and is made up for where it was missed. So the key in force stays as it is until another is admitted.
 //!
+//! While a device joins its first relay, `joining` says which one has seen `key`: a string of another relay has a key of its
+//! own from the beginning, so that no relay is shown what belongs to another.
+//!
 //! Two processes may have the directory open. Each reads and writes under a lock, and none writes over what another has
 //! joined or learnt of the relay's keys since. On the relay their links take turns, as those of any two devices with one key.
 
+mod error;
 mod holder;
 mod replace;
 
@@ -21,14 +25,18 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::process::geteuid;
 use zeroize::Zeroizing;
 
-use super::membership::{Membership, MembershipError};
-use crate::identity::{Pin, TokenId};
-use crate::tls::{Key, KeyError};
+use super::membership::{Membership, joining_text, parse_joining};
+use crate::identity::{Pin, Pins, TokenId};
+use crate::tls::Key;
+pub use error::StateDirError;
+use error::{refused, system};
 
 /// The key in force.
 const KEY: &str = "key";
 /// The membership.
 const RELAY: &str = "relay.toml";
+/// Which relay has seen the key of a device that none has admitted yet.
+const JOINING: &str = "joining";
 /// How long another process may hold the lock, which it needs for milliseconds: a host waits for so long.
 const LOCK_TIME: Duration = Duration::from_secs(2);
 const LOCK_RETRY: Duration = Duration::from_millis(10);
@@ -39,119 +47,6 @@ const MAX_FILE: u64 = 16 * 1024;
 #[derive(Debug)]
 pub(super) struct StateDir {
     path: PathBuf,
-}
-
-/// What lies in it.
-#[derive(Debug, Default)]
-pub(super) struct Stored {
-    /// The membership, and its key.
-    pub(super) member: Option<(Key, Membership)>,
-    /// The key of a device that no relay has admitted yet.
-    pub(super) unused_key: Option<Key>,
-}
-
-/// Why a directory cannot be used, or something not be stored in it. Each text says what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum StateDirError {
-    /// It, or a file in it, is open to others.
-    #[error(
-        "state_dir: '{path}' can be read or written by others (mode {mode:03o}); type: chmod {wanted:03o} '{path}'"
-    )]
-    OpenToOthers {
-        /// The directory or file.
-        path: String,
-        /// Its permissions.
-        mode: u32,
-        /// What they are to be.
-        wanted: u32,
-    },
-    /// It, or a file in it, belongs to another user.
-    #[error(
-        "state_dir: '{path}' belongs to user {owner}, and this program runs as user {user}; run it as that user, or \
-         type: chown {user} '{path}'"
-    )]
-    OtherOwner {
-        /// The directory or file.
-        path: String,
-        /// Whose it is.
-        owner: u32,
-        /// Who asks.
-        user: u32,
-    },
-    /// The system refused something.
-    #[error("state_dir: cannot {what} '{path}': {reason}{}", remedy(.reason))]
-    System {
-        /// What was attempted.
-        what: &'static str,
-        /// With which directory or file.
-        path: String,
-        /// What the system said.
-        reason: io::Error,
-    },
-    /// The lock of another process did not end.
-    #[error("state_dir: '{path}' is locked by {holder}; end that process, if it hangs")]
-    Locked {
-        /// The directory.
-        path: String,
-        /// Which process that is, as far as it is known.
-        holder: String,
-    },
-    /// `relay.toml` is not what it must be.
-    #[error("state_dir: '{path}', {problem}; correct it, or move it away and join anew with another join string")]
-    Membership {
-        /// The file.
-        path: String,
-        /// What is wrong.
-        problem: MembershipError,
-    },
-    /// A file is no key.
-    #[error(
-        "state_dir: '{path}': {problem}; put the right file back, or move it away and join anew with another join string"
-    )]
-    Key {
-        /// The file.
-        path: String,
-        /// What is wrong.
-        problem: KeyError,
-    },
-    /// The key that `relay.toml` names is not there.
-    #[error(
-        "state_dir: '{path}' is not the key {wanted}, which relay.toml names; put that key back, or move relay.toml away \
-         and join anew with another join string"
-    )]
-    KeyMissing {
-        /// The file.
-        path: String,
-        /// The fingerprint that is wanted.
-        wanted: Pin,
-    },
-    /// Another process has joined with another key.
-    #[error("state_dir: another program has joined anew in '{path}'; start this one again")]
-    Superseded {
-        /// The directory.
-        path: String,
-    },
-    /// No key can be made.
-    #[error("state_dir: no key can be made: {0}; is /dev/urandom there?")]
-    NoKey(KeyError),
-}
-
-/// What to do about the system's refusal.
-fn remedy(reason: &io::Error) -> &'static str {
-    let is_one_of = |kinds: &[io::ErrorKind]| kinds.contains(&reason.kind());
-    if is_one_of(&[io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded]) {
-        "; make room on that disk"
-    } else if is_one_of(&[io::ErrorKind::ReadOnlyFilesystem]) {
-        "; give state_dir a place that can be written to"
-    } else if is_one_of(&[io::ErrorKind::PermissionDenied]) {
-        "; run the program as the owner, or give it another state_dir"
-    } else if is_one_of(&[io::ErrorKind::NotFound]) {
-        "; make the directory above it first"
-    } else if is_one_of(&[io::ErrorKind::NotADirectory, io::ErrorKind::AlreadyExists]) {
-        "; give state_dir a directory"
-    } else {
-        ""
-    }
 }
 
 /// Held while files are read or written together.
@@ -185,20 +80,18 @@ impl StateDir {
         Ok(directory)
     }
 
-    /// What lies in it. A change of keys that was interrupted is completed.
-    pub(super) fn load(&self) -> Result<Stored, StateDirError> {
+    /// The membership that lies in it, and its key. A change of keys that was interrupted is completed.
+    pub(super) fn load(&self) -> Result<Option<(Key, Membership)>, StateDirError> {
         let _lock = self.lock()?;
         self.load_locked()
     }
 
-    fn load_locked(&self) -> Result<Stored, StateDirError> {
-        let Some(membership) = self.membership()? else {
-            return Ok(Stored { member: None, unused_key: self.key(KEY)? });
-        };
+    fn load_locked(&self) -> Result<Option<(Key, Membership)>, StateDirError> {
+        let Some(membership) = self.membership()? else { return Ok(None) };
         let wanted = membership.device_key;
         let is_wanted = |key: &Key| key.public().pin() == wanted;
         if let Some(key) = self.key(KEY)?.filter(is_wanted) {
-            return Ok(Stored { member: Some((key, membership)), unused_key: None });
+            return Ok(Some((key, membership)));
         }
         let name = membership.tokens.last().map(key_of_token);
         let key = name.as_deref().map_or(Ok(None), |name| self.key(name))?.filter(is_wanted);
@@ -207,21 +100,35 @@ impl StateDir {
         };
         // Where it cannot be written the key is found under its other name each time.
         let _ = self.rename_key(&name);
-        Ok(Stored { member: Some((key, membership)), unused_key: None })
+        Ok(Some((key, membership)))
     }
 
-    /// The key of a device that has none, to be there before any relay sees it; of another process if that was faster.
-    pub(super) fn first_key(&self) -> Result<Key, StateDirError> {
+    /// The key of a device that no relay has admitted yet, for a join string of the relay with these keys; to be there
+    /// before that relay sees it, and of another process if that was faster. Where another relay has seen the device's key,
+    /// the string has one of its own.
+    pub(super) fn first_key(&self, token: TokenId, relay: &Pins) -> Result<Key, StateDirError> {
+        let _lock = self.lock()?;
+        // Another process may have joined a moment ago.
+        let seen_by = self
+            .membership()?
+            .map(|membership| membership.pins)
+            .map_or_else(|| self.joining(), |pins| Ok(Some(pins)))?;
+        match seen_by {
+            Some(other) if !other.are_of_relay(relay) => return self.make_key(&key_of_token(&token)),
+            Some(_) => {}
+            None => self.replace(JOINING, joining_text(relay).as_bytes())?,
+        }
         self.make_key(KEY)
     }
 
     /// The key for another join string, beside the one in use. A string that was tried before has its key already.
     pub(super) fn key_for(&self, token: TokenId) -> Result<Key, StateDirError> {
+        let _lock = self.lock()?;
         self.make_key(&key_of_token(&token))
     }
 
+    /// Under the lock.
     fn make_key(&self, name: &str) -> Result<Key, StateDirError> {
-        let _lock = self.lock()?;
         if let Some(key) = self.key(name)? {
             return Ok(key);
         }
@@ -237,12 +144,20 @@ impl StateDir {
         let present = self.membership()?;
         let mut membership = membership.clone();
         if let Some(Membership { device_key, pins, tokens, .. }) = present {
-            if device_key != membership.device_key && Some(device_key) != opened {
-                return Err(StateDirError::Superseded { path: self.path.display().to_string() });
+            let is_same_key = device_key == membership.device_key;
+            // What it says was joined by the key with which this process began is of the same relay, however often that has
+            // changed its own.
+            let is_other_relay = opened != Some(membership.device_key) && !pins.are_of_relay(&membership.pins);
+            if if is_same_key { is_other_relay } else { Some(device_key) != opened } {
+                let path = self.path.display().to_string();
+                return Err(if is_other_relay {
+                    StateDirError::OtherRelay { path }
+                } else {
+                    StateDirError::Superseded { path }
+                });
             }
             // Another process has seen the relay change its key, and this one has not yet.
-            let is_ahead = pins.current == membership.pins.next && pins.current != membership.pins.current;
-            if is_ahead && device_key == membership.device_key {
+            if is_same_key && pins.follow(&membership.pins) {
                 membership.pins = pins;
             }
             membership.remember(&tokens);
@@ -257,7 +172,8 @@ impl StateDir {
             self.replace(name, &key.to_pkcs8())?;
         }
         self.replace(RELAY, membership.to_string().as_bytes())?;
-        // From here on the new key is in force.
+        // From here on the new key is in force, and the other file means nothing beside this one.
+        let _ = fs::remove_file(self.path.join(JOINING));
         if let Some(name) = name {
             self.rename_key(&name).map_err(|reason| system("rename", &self.path.join(name), reason))?;
         }
@@ -284,6 +200,11 @@ impl StateDir {
         text.parse().map(Some).map_err(wrong)
     }
 
+    /// The keys of the relay that has seen the key of a device that none has admitted yet.
+    fn joining(&self) -> Result<Option<Pins>, StateDirError> {
+        Ok(self.read(JOINING)?.and_then(|bytes| parse_joining(&String::from_utf8_lossy(&bytes))))
+    }
+
     fn key(&self, name: &str) -> Result<Option<Key>, StateDirError> {
         let Some(bytes) = self.read(name)? else { return Ok(None) };
         let wrong = |problem| StateDirError::Key { path: self.shown(name), problem };
@@ -297,7 +218,7 @@ impl StateDir {
         let file = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(&path);
         let file = match file {
             Err(reason) if reason.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file.map_err(|reason| system("read", &path, reason))?,
+            file => file.map_err(|reason| refused("read", &path, reason))?,
         };
         check(&file, &path, 0o600)?;
         let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE as usize));
@@ -311,7 +232,7 @@ impl StateDir {
     }
 
     fn open_checked(&self) -> Result<File, StateDirError> {
-        let directory = File::open(&self.path).map_err(|reason| system("open", &self.path, reason))?;
+        let directory = File::open(&self.path).map_err(|reason| refused("open", &self.path, reason))?;
         check(&directory, &self.path, 0o700)?;
         Ok(directory)
     }
@@ -344,10 +265,6 @@ impl StateDir {
 
 fn key_of_token(token: &TokenId) -> String {
     format!("{KEY}.{token}")
-}
-
-fn system(what: &'static str, path: &Path, reason: io::Error) -> StateDirError {
-    StateDirError::System { what, path: path.display().to_string(), reason }
 }
 
 /// Whether it belongs to this process's user alone.

@@ -55,11 +55,33 @@ impl Pins {
     pub fn contains(&self, pin: Pin) -> bool {
         pin == self.current || pin == self.next
     }
+
+    /// Whether both are of one relay, as far as they tell: it may have changed its key between the two, once.
+    pub fn are_of_relay(&self, other: &Self) -> bool {
+        self.contains(other.current) || self.contains(other.next)
+    }
+
+    /// Whether they are those of the same relay after it has changed its key.
+    pub fn follow(&self, before: &Self) -> bool {
+        self.current == before.next && self.current != before.current
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_relay_is_known_again_after_one_change_of_its_key() {
+        let pins = |current, next| Pins { current: Pin([current; 32]), next: Pin([next; 32]) };
+        let before = pins(1, 2);
+        for (other, is_same, follows) in
+            [(pins(1, 2), true, false), (pins(2, 3), true, true), (pins(2, 2), true, true), (pins(3, 4), false, false)]
+        {
+            assert_eq!((before.are_of_relay(&other), other.are_of_relay(&before)), (is_same, is_same), "{other:?}");
+            assert_eq!((other.follow(&before), before.follow(&other)), (follows, false), "{other:?}");
+        }
+    }
 
     #[test]
     fn a_fingerprint_reads_back_as_its_pin() {

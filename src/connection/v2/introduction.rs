@@ -139,6 +139,11 @@ impl Mux {
         }
     }
 
+    /// Whether this is a device that the relay does not admit, as its SETTINGS say: all that may follow is why.
+    pub(super) fn is_refused(&self) -> bool {
+        self.is_in_tls && self.role == Role::Device && self.peer.refuses
+    }
+
     /// Whether the peer's SETTINGS are here.
     pub(crate) fn has_introduction(&self) -> bool {
         self.greeting == Greeting::Done
@@ -165,7 +170,10 @@ impl Mux {
     /// Each end has the other's SETTINGS, or will have: streams may come.
     fn greet(&mut self, now: Instant) {
         self.greeting = Greeting::Done;
-        self.timers.cancel(Timer::Settings);
+        // The end of a link on which the device is refused has its time, too.
+        if !self.is_refused() {
+            self.timers.cancel(Timer::Settings);
+        }
         let Settings { window, open_rate, acknowledges, keepalive, .. } = self.peer;
         // What was assumed is only ever raised, for open streams too.
         for key in self.numbers.values().copied().collect::<Vec<_>>() {

@@ -186,6 +186,9 @@ impl Mux {
         if self.role == Role::Relay {
             return Err(ProtocolError::WrongDirection("CONNECT"));
         }
+        if self.is_refused() {
+            return Err(ProtocolError::AfterRefusal);
+        }
         if self.newest.checked_add(1) != Some(number) {
             return Err(ProtocolError::BadNumber { got: number, expected: self.newest.saturating_add(1) });
         }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use super::{is_own, shown};
+use super::{OwnAddresses, shown};
 use crate::address::Address;
 pub use text::{RuleError, RuleProblem};
 
@@ -37,6 +37,11 @@ enum Target {
 }
 
 impl Rule {
+    /// Every port of the device itself.
+    pub(super) fn device() -> Self {
+        Self { target: Target::Device, ports: 1..=u16::MAX }
+    }
+
     /// Just this service.
     pub(super) fn service(service: &Address) -> Self {
         let target = service.ip().map_or_else(|| Target::Name(service.host().into()), Target::address);
@@ -56,10 +61,10 @@ impl Rule {
     }
 
     /// Whether the address matches, as far as that is known without a resolver.
-    pub(super) fn holds(&self, address: &SocketAddr) -> bool {
+    pub(super) fn holds(&self, address: &SocketAddr, own: &OwnAddresses) -> bool {
         match &self.target {
             Target::Any => true,
-            Target::Device => is_own(address),
+            Target::Device => own.has(address),
             Target::Network { base, prefix } => masked(address.ip(), *prefix) == Some(*base),
             Target::Name(_) => false,
         }

@@ -1,3 +1,7 @@
+use std::cell::Cell;
+
+use nix::ifaddrs::getifaddrs;
+
 use super::*;
 
 /// A resolver that knows these names only, and counts its calls.
@@ -12,7 +16,7 @@ fn names(known: &[(&'static str, &[&'static str])]) -> Names {
 
 impl Names {
     fn permit(&mut self, access: &Access, host: &str, port: u16) -> Result<Vec<String>, Refusal> {
-        let permitted = access.permit(host, port, &mut |name, port| {
+        let permitted = access.permit(host, port, &OwnAddresses::new(), &mut |name, port| {
             self.asked.push(name.into());
             let known = self.known.iter().find(|(known, _)| *known == name);
             let (_, ips) = known.ok_or_else(|| io::Error::other("no such name"))?;
@@ -32,6 +36,10 @@ fn socket_address(text: &str, port: u16) -> SocketAddr {
         address.set_scope_id(scope.parse().expect(text));
     }
     address
+}
+
+fn service(text: &str) -> Address {
+    text.parse().expect(text)
 }
 
 fn only(rules: &[&str]) -> Access {
@@ -132,15 +140,18 @@ fn of_a_name_with_several_addresses_only_the_permitted_ones_are_given_back_in_or
 
 #[test]
 fn the_port_asked_for_counts_not_one_that_the_resolver_made_up() {
-    let permitted = Access::Any.permit("x", 22, &mut |_, _| Ok(vec![socket_address("::ffff:10.0.0.1", 99)]));
+    let permitted =
+        Access::Any.permit("x", 22, &OwnAddresses::new(), &mut |_, _| Ok(vec![socket_address("::ffff:10.0.0.1", 99)]));
     assert_eq!(permitted.expect("x"), [socket_address("10.0.0.1", 22)]);
-    let permitted = Access::Any.permit("x", 22, &mut |_, _| Ok(vec![socket_address("fe80::1%2", 99)]));
+    let permitted =
+        Access::Any.permit("x", 22, &OwnAddresses::new(), &mut |_, _| Ok(vec![socket_address("fe80::1%2", 99)]));
     assert_eq!(permitted.expect("x"), [socket_address("fe80::1%2", 22)]);
 }
 
 #[test]
 fn an_interface_makes_another_address_of_those_of_a_link_alone() {
-    let permitted = Access::Any.permit("x", 22, &mut |_, _| Ok(vec![socket_address("fd00::2%99", 22)]));
+    let permitted =
+        Access::Any.permit("x", 22, &OwnAddresses::new(), &mut |_, _| Ok(vec![socket_address("fd00::2%99", 22)]));
     assert_eq!(permitted.expect("x"), [socket_address("fd00::2", 22)]);
 }
 
@@ -252,16 +263,16 @@ fn link_local_addresses_differ_by_interface() {
 
 #[test]
 fn the_service_of_a_call_is_all_that_it_permits() {
-    let access = Access::only([&Address::new("10.41.51.152", 23).expect("address")]);
+    let access = Access::Call(Address::new("10.41.51.152", 23).expect("address"));
     assert!(permits(&access, "10.41.51.152", 23));
     assert!(permits(&access, "::ffff:10.41.51.152", 23));
     assert!(!permits(&access, "10.41.51.152", 22));
     assert!(!permits(&access, "127.0.0.1", 23));
     let mut dns = names(&[("any", &["10.0.0.1"]), ("localhost", &["::1", "127.0.0.1"])]);
-    let access = Access::only([&Address::new("any", 23).expect("address")]);
+    let access = Access::Call(Address::new("any", 23).expect("address"));
     assert!(dns.permit(&access, "any", 23).is_ok());
     assert!(dns.permit(&access, "10.0.0.2", 23).is_err(), "here 'any' is a host's name");
-    let access = Access::only([&Address::new("localhost", 23).expect("address")]);
+    let access = Access::Call(Address::new("localhost", 23).expect("address"));
     assert_eq!(dns.permit(&access, "127.0.0.1", 23).expect("127.0.0.1"), ["127.0.0.1"]);
     assert!(dns.permit(&access, "127.0.0.2", 23).is_err());
 }
@@ -290,13 +301,57 @@ fn a_refusal_shows_the_rule_that_would_permit_the_service() {
     );
     assert_eq!(
         refusal(&only(&["22"]), "::ffff:10.1.2.3", 80),
-        "10.1.2.3:80 is not permitted; add \"10.1.2.3:80\" to allow to permit it (LocalAddress and LocalPort replace \
-         that list)"
+        "10.1.2.3:80 is not permitted; add \"10.1.2.3:80\" to allow to permit it"
+    );
+    assert_eq!(
+        refusal(&Access::offered([&service("10.0.0.5:502")]), "10.1.2.3", 80),
+        "10.1.2.3:80 is not permitted; add NAME = \"10.1.2.3:80\" to services to permit it"
+    );
+    assert_eq!(
+        refusal(&Access::Call(service("localhost:22")), "10.1.2.3", 80),
+        "10.1.2.3:80 is not permitted; the call names localhost:22 alone; correct its local address and port, or give \
+         allow = { \"10.1.2.3:80\" } in their place"
     );
     assert!(refusal(&Access::Device, "2001:db8::1", 80).contains("\"[2001:db8::1]:80\""));
     assert!(refusal(&Access::Device, "db.example", 80).starts_with("'db.example', which is 10.1.2.3:80, is not"));
     assert!(refusal(&Access::Device, "any", 80).contains("\"10.9.9.9:80\""), "not the rule that permits all");
     assert!(refusal(&Access::Any, "10.1.2.3", 0).starts_with("port 0 of '10.1.2.3' is not permitted"));
+}
+
+/// What a refusal tells to add to the services permits what was refused, and what was permitted before.
+#[test]
+fn a_refusal_shows_what_is_to_be_added_to_the_services() {
+    for (host, port) in [("10.1.2.3", 80), ("2001:db8::1", 443), ("db.example", 22), ("link", 22)] {
+        let told = refusal(&Access::offered([&service("10.0.0.5:502")]), host, port);
+        let added = service(told.split('"').nth(1).expect("a quoted address"));
+        let access = Access::offered([&service("10.0.0.5:502"), &added]);
+        assert!(permits(&access, "10.0.0.5", 502), "{told}");
+        if added.ip().is_some() {
+            assert!(permits(&access, added.host(), port), "{told}");
+        }
+    }
+}
+
+#[test]
+fn the_interfaces_are_asked_for_once_for_a_decision_and_only_where_they_decide() {
+    thread_local!(static ASKED: Cell<u32> = const { Cell::new(0) });
+    fn ask() -> Vec<SocketAddr> {
+        ASKED.set(ASKED.get() + 1);
+        vec![socket_address("10.0.0.9", 0)]
+    }
+    let many = ["10.0.0.1", "10.0.0.9", "10.0.0.3", "10.0.0.4"];
+    let asked = |access: &Access, ips: &[&str]| {
+        ASKED.set(0);
+        let own = OwnAddresses::asked_by(ask);
+        let permitted =
+            access.permit("x", 22, &own, &mut |_, port| Ok(ips.iter().map(|ip| socket_address(ip, port)).collect()));
+        let permitted = permitted.expect("some").into_iter().map(|address| address.ip().to_string());
+        (permitted.collect::<Vec<_>>(), ASKED.get())
+    };
+    assert_eq!(asked(&Access::Device, &many), (vec!["10.0.0.9".to_owned()], 1));
+    assert_eq!(asked(&only(&["22", "20-30", "1-65535"]), &many), (vec!["10.0.0.9".to_owned()], 1));
+    assert_eq!(asked(&Access::Device, &["127.0.0.1"]).1, 0);
+    assert_eq!(asked(&Access::Any, &many).1, 0);
 }
 
 #[test]

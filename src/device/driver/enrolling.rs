@@ -56,6 +56,18 @@ impl Enrolling {
         self.joining.targets_left()
     }
 
+    /// Whether to go on by what was found in the directory.
+    fn takes(&self, found: &Membership) -> bool {
+        match self.joining.known() {
+            // What could not be stored is newer.
+            Some((_, known)) if known.device_key == found.device_key => !self.is_unstored,
+            // This program has joined another relay, and could not store that in a directory that is not its own.
+            Some((_, known)) if self.joined.is_some() && !known.pins.are_of_relay(&found.pins) => false,
+            // What the directory had all the time is no news, least of all to a device that could not store anew.
+            Some(_) | None => self.keeper.opened() != Some(found.device_key),
+        }
+    }
+
     /// There is no link: another program may have joined anew, by a key that the relay takes.
     pub(super) fn begin_to_look(&mut self, now: Instant) {
         self.look.get_or_insert((now, FIRST_LOOK));
@@ -166,9 +178,10 @@ impl Driver<'_> {
         }
     }
 
-    /// The directory has this identity: if that is another one, the next link is made by it, at once.
+    /// The directory has this identity: where it is new, or what it says of the relay is, the next link is made by that, at
+    /// once.
     fn adopt(&mut self, now: Instant, (key, membership): (Key, Membership)) {
-        let Some(enrolling) = &mut self.enrolling else { return };
+        let Some(enrolling) = self.enrolling.as_mut().filter(|enrolling| enrolling.takes(&membership)) else { return };
         let (pin, name) = (membership.device_key, membership.name.clone());
         let Some(notice) = enrolling.joining.adopt(key, membership) else { return };
         enrolling.keeper.adopt(pin);
@@ -188,5 +201,48 @@ impl Driver<'_> {
         let kind = if matches!(notice, Notice::Joined { .. }) { EventKind::Joined } else { EventKind::Identity };
         let severity = if notice.is_warning() { Severity::Warning } else { Severity::Info };
         self.context.shared.event(Event::new(kind, severity, notice.to_string()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mio::Poll;
+
+    use super::*;
+    use crate::device::state_dir::StateDir;
+    use crate::device::state_dir::tests::{first_key, membership};
+    use crate::identity::{JoinString, Kind, Pin, Pins, Secret, TokenId};
+
+    #[test]
+    fn what_another_program_has_stored_is_taken_where_it_is_newer_and_not_another_relays() {
+        let place = tempfile::tempdir().expect("a directory");
+        let directory = StateDir::open(&place.path().join("state")).expect("opened");
+        let (key, pins) = (first_key(&directory), Pins { current: Pin([7; 32]), next: Pin([8; 32]) });
+        let poll = Poll::new().expect("poll");
+        let waker = Arc::new(Waker::new(poll.registry(), mio::Token(0)).expect("a waker"));
+        let open = |join: Option<&str>| {
+            let enrolment = Enrolment::open(&place.path().join("state"), join, None).expect("an identity");
+            Enrolling::new(&enrolment, Arc::clone(&waker))
+        };
+        let address = vec!["relay:443".parse().expect("an address")];
+        let join = JoinString::new(Kind::Device, address, pins, TokenId([9; 8]), Secret::from_bytes([1; 16]));
+        let join = join.expect("a string").encode().to_string();
+        let found = membership(&key, 1);
+
+        let mut other = open(Some(&join));
+        assert!(other.takes(&found), "it has no identity itself");
+        let welcome = Announcement { proven: pins.current, name: None, pins: None, addresses: Vec::new(), time: None };
+        let (stored, mut notices) = other.joining.handle_welcome(&welcome);
+        assert!(stored.is_some());
+        (other.joined, other.is_unstored) = (notices.pop(), true);
+        assert!(!other.takes(&found), "it belongs to another relay");
+        assert!(other.takes(&Membership { pins, ..found.clone() }), "the same relay has admitted both");
+
+        directory.store(&key, &found, None).expect("stored");
+        let mut same = open(None);
+        let newer = Membership { pins, ..found };
+        assert!(same.takes(&newer));
+        same.is_unstored = true;
+        assert!(!same.takes(&newer), "what is known here is newer");
     }
 }

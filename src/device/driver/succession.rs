@@ -251,18 +251,19 @@ impl Driver<'_> {
 
     /// A link for whose answer the owner waits is given up when that does not come in time.
     pub(super) fn give_up_if_late(&mut self, now: Instant, number: usize) -> Result<(), Error> {
-        let Some(link) = self.links.get(number).filter(|link| link.go_away.is_none()) else { return Ok(()) };
-        let Some((time, _)) = link.answer_within.filter(|(_, until)| *until <= now) else { return Ok(()) };
+        let Some(link) = self.links.get_mut(number) else { return Ok(()) };
+        let Some((time, _)) = link.answer_within.take_if(|(_, until)| *until <= now) else { return Ok(()) };
         let error = Error::timeout(link.server.clone(), time);
         self.abort_link(now, number);
         self.lose_if_needed(now, number, error)
     }
 
-    /// A link that takes no more clients is closed once its last one is gone.
+    /// A link that takes no more clients is closed once its last one is gone; and at once where the relay has admitted none.
     pub(super) fn finish_link(&mut self, now: Instant, number: usize) -> Result<(), Error> {
         let Some(link) = self.links.get_mut(number) else { return Ok(()) };
         let sent_all = link.session.connection().streams() == 0 && !link.session.has_unsent();
-        if link.go_away.is_some() && sent_all && link.session.has_link() {
+        let is_refused = link.answered_at.is_none();
+        if link.go_away.is_some() && (sent_all || is_refused) && link.session.has_link() {
             link.session.close_link(now, &mut self.context.io);
             let (address, reason) = (link.server.clone(), "its last client is gone".into());
             self.lose_if_needed(now, number, Error::Lost { address, reason })?;

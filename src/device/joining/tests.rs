@@ -163,6 +163,29 @@ fn another_identity_of_the_directory_takes_the_place_of_the_one_that_is_known() 
     assert_eq!(round(&mut first), ["told:443", "first:443"], "its join string is used");
 }
 
+#[test]
+fn what_another_program_by_the_same_key_has_stored_of_the_relay_is_taken_over() {
+    let (key, known) = member();
+    let mut joining = joining(Some((Arc::clone(&key), known.clone())), None);
+    let mut adopt = |found: &Membership| {
+        joining.handle_failure();
+        let notice = joining.adopt(Key::from_pkcs8(&key.to_pkcs8()).expect("a key"), found.clone());
+        (notice, joining.presentation().clone())
+    };
+    let more_tokens = Membership { tokens: vec![TokenId([6; 8]), TokenId([7; 8])], ..known };
+    assert_eq!(adopt(&more_tokens).0, None, "nothing for a link is new");
+    // It has changed its key twice meanwhile.
+    let changed = Membership { pins: pins(AFTER, Pin([4; 32])), ..more_tokens };
+    let (notice, next) = adopt(&changed);
+    let notice = notice.expect("it is new");
+    assert_eq!(notice, Notice::Learnt(changed.pins));
+    assert!(!notice.is_warning() && notice.to_string().contains(&AFTER.to_string()), "{notice}");
+    assert_eq!((next.identity.pins, next.address), (changed.pins, address("told:443")), "from the beginning");
+    let moved = Membership { addresses: vec![address("moved:443")], ..changed };
+    assert!(adopt(&moved).0.is_some());
+    assert_eq!(adopt(&moved).0, None, "it is known");
+}
+
 /// The pins and the notices after a welcome.
 fn learned(proven: Pin, announced: Option<Pins>) -> (Pins, Vec<Notice>) {
     let mut joining = joining(Some(member()), None);

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::super::access::{Access, Refusal};
+use super::super::access::{Access, OwnAddresses, Refusal};
 use super::super::names::{Found, LookupError};
 use super::super::services::Services;
 use crate::address::Address;
@@ -33,10 +33,11 @@ impl Resolving {
                 Err(io::ErrorKind::WouldBlock.into())
             }
         };
-        let permitted = access.permit(self.service.host(), self.service.port(), &mut lookup);
+        let own = OwnAddresses::new();
+        let permitted = access.permit(self.service.host(), self.service.port(), &own, &mut lookup);
         let answer = permitted.and_then(|addresses| match self.has_header {
             Some(has_header) => Ok((addresses, has_header)),
-            None => services.recognize(addresses, &mut lookup),
+            None => services.recognize(addresses, &own, &mut lookup),
         });
         if missing.is_empty() { Ok(answer) } else { Err(missing) }
     }

@@ -18,11 +18,22 @@ fn open(place: &TempDir) -> StateDir {
     StateDir::open(&place.path().join("state")).expect("opened")
 }
 
+const RELAYS_PINS: Pins = Pins { current: Pin([2; 32]), next: Pin([3; 32]) };
+
+fn try_first_key(directory: &StateDir) -> Result<Key, StateDirError> {
+    directory.first_key(TokenId([1; 8]), &RELAYS_PINS)
+}
+
+/// The key to join by token 1.
+pub(crate) fn first_key(directory: &StateDir) -> Key {
+    try_first_key(directory).expect("a key")
+}
+
 pub(crate) fn membership(key: &Key, token: u8) -> Membership {
     Membership {
         name: None,
         device_key: key.public().pin(),
-        pins: Pins { current: Pin([2; 32]), next: Pin([3; 32]) },
+        pins: RELAYS_PINS,
         addresses: Vec::new(),
         join_addresses: vec!["relay:443".parse().expect("an address")],
         tokens: vec![TokenId([token; 8])],
@@ -32,15 +43,14 @@ pub(crate) fn membership(key: &Key, token: u8) -> Membership {
 /// A directory of a device that has joined with token 1.
 fn joined(place: &TempDir) -> (StateDir, Pin) {
     let directory = open(place);
-    let key = directory.first_key().expect("a key");
+    let key = first_key(&directory);
     directory.store(&key, &membership(&key, 1), None).expect("stored");
     (directory, key.public().pin())
 }
 
 /// The fingerprint of the key in force.
 fn member(directory: &StateDir) -> Option<Pin> {
-    let Stored { member, .. } = directory.load().expect("loaded");
-    member.map(|(key, membership)| {
+    directory.load().expect("loaded").map(|(key, membership)| {
         assert_eq!(key.public().pin(), membership.device_key);
         key.public().pin()
     })
@@ -67,7 +77,7 @@ fn say_skipped(why: &str) {
 fn a_directory_and_its_files_are_for_their_owner_alone_and_the_same_key_comes_again() {
     let place = place();
     let directory = open(&place);
-    let key = directory.first_key().expect("a key");
+    let key = first_key(&directory);
     directory.store(&key, &membership(&key, 1), None).expect("stored");
     assert_eq!(mode(&directory.path), 0o700);
     assert_eq!(names(&directory), ["key", "relay.toml"]);
@@ -75,7 +85,7 @@ fn a_directory_and_its_files_are_for_their_owner_alone_and_the_same_key_comes_ag
         assert_eq!(mode(&directory.path.join(&name)), 0o600, "{name}");
     }
     assert_eq!(fs::read(directory.path.join("key")).expect("a file"), key.to_pkcs8().as_slice());
-    assert_eq!(open(&place).first_key().expect("a key").public(), key.public());
+    assert_eq!(first_key(&open(&place)).public(), key.public());
     assert_eq!(member(&open(&place)), Some(key.public().pin()));
 }
 
@@ -112,7 +122,7 @@ fn what_belongs_to_another_user_is_refused() {
         let refused = StateDir::open(&path).and_then(|directory| directory.load().map(drop));
         let text = refused.expect_err("it is another's").to_string();
         let expected = format!("state_dir: '{}' belongs to user 1, and this program runs as user 0; ", file.display());
-        assert!(text.starts_with(&expected) && text.contains("type: chown 0 "), "{text}");
+        assert!(text.starts_with(&expected) && text.contains("type as root: chown -R 0 "), "{text}");
         chown(&file, Some(0), None).expect("taken back");
     }
 }
@@ -127,6 +137,122 @@ fn a_place_where_no_directory_can_be_is_said_with_a_remedy() {
     fs::write(&file, "").expect("written");
     let text = StateDir::open(&file).expect_err("a file").to_string();
     assert!(text.starts_with(&format!("state_dir: cannot make '{}': ", file.display())), "{text}");
+}
+
+/// What a program of a user who is not root says of this directory; nothing where it can be used.
+fn told_as_nobody(path: &Path) -> String {
+    use rustix::process::{Gid, Uid};
+    let path = path.to_owned();
+    let ask = move || {
+        // Of this thread alone.
+        let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+        rustix::thread::set_thread_groups(&[]).expect("no groups");
+        rustix::thread::set_thread_res_gid(gid, gid, gid).expect("another group");
+        rustix::thread::set_thread_res_uid(uid, uid, uid).expect("another user");
+        if let Err(error) = StateDir::is_there(&path) {
+            return error.to_string();
+        }
+        let directory = StateDir::open(&path).map_err(|error| error.to_string());
+        let key = directory.and_then(|directory| {
+            directory.load().map_err(|error| error.to_string())?;
+            try_first_key(&directory).map(drop).map_err(|error| error.to_string())
+        });
+        key.err().unwrap_or_default()
+    };
+    thread::spawn(ask).join().expect("no panic")
+}
+
+const NOBODY: u32 = 65_534;
+
+#[test]
+fn a_user_who_may_not_use_the_directory_is_told_what_would_permit_it() {
+    if !geteuid().is_root() {
+        return say_skipped("only root can become another user");
+    }
+    let place = place();
+    let made = |name: &str, mode: u32, owner: u32| {
+        let path = place.path().join(name);
+        fs::create_dir(&path).expect("made");
+        chown(&path, Some(owner), None).expect("given away");
+        fs::set_permissions(&path, Permissions::from_mode(mode)).expect("changed");
+        path
+    };
+    let change = |mode| fs::set_permissions(place.path(), Permissions::from_mode(mode)).expect("changed");
+    let denied = "Permission denied (os error 13)";
+
+    // Nothing can be looked at there.
+    change(0o700);
+    let closed = made("closed", 0o700, NOBODY).join("state");
+    let shown = place.path().display();
+    let expected = format!(
+        "state_dir: cannot open '{}': {denied}; user 65534 may not look into '{shown}': give state_dir a place of that \
+         user, or run it as another",
+        closed.display()
+    );
+    assert_eq!(told_as_nobody(&closed), expected);
+    change(0o755);
+
+    // The directory above belongs to root.
+    let missing = place.path().join("missing");
+    let expected = format!(
+        "state_dir: cannot make '{0}': {denied}; type as root: install -d -m 700 -o 65534 '{0}', or give state_dir a place \
+         of user 65534",
+        missing.display()
+    );
+    assert_eq!(told_as_nobody(&missing), expected);
+
+    // It is root's itself, or a file in it is.
+    let roots = made("roots", 0o700, 0);
+    let owned = |path: &Path| {
+        format!(
+            "state_dir: '{0}' belongs to user 0, and this program runs as user 65534; run it as that user, or type as \
+             root: chown -R 65534 '{0}'",
+            path.display()
+        )
+    };
+    assert_eq!(told_as_nobody(&roots), owned(&roots));
+    let mixed = made("mixed", 0o700, NOBODY);
+    fs::write(mixed.join("key"), "").expect("written");
+    fs::set_permissions(mixed.join("key"), Permissions::from_mode(0o600)).expect("changed");
+    assert_eq!(told_as_nobody(&mixed), owned(&mixed.join("key")));
+
+    // Its own user may not write there, nor look into it, nor read a file of it.
+    for (name, mode, what, file) in [("read-only", 0o500, "write", "/joining"), ("unreadable", 0o300, "open", "")] {
+        let path = made(name, mode, NOBODY);
+        let path = path.display();
+        let expected = format!("state_dir: cannot {what} '{path}{file}': {denied}; type: chmod u+rwx '{path}'");
+        assert_eq!(told_as_nobody(Path::new(&path.to_string())), expected);
+    }
+    let hidden = made("hidden", 0o700, NOBODY);
+    let key = hidden.join("key");
+    fs::write(&key, "").expect("written");
+    chown(&key, Some(NOBODY), None).expect("given away");
+    fs::set_permissions(&key, Permissions::from_mode(0)).expect("changed");
+    let expected = format!("state_dir: cannot read '{0}': {denied}; type: chmod u+rw '{0}'", key.display());
+    assert_eq!(told_as_nobody(&hidden), expected);
+
+    let usable = made("usable", 0o700, NOBODY);
+    assert_eq!(told_as_nobody(&usable), "");
+}
+
+#[test]
+fn a_directory_that_was_removed_while_a_program_ran_is_missed_with_a_text_that_says_so() {
+    let place = place();
+    let (directory, _) = joined(&place);
+    fs::remove_dir_all(&directory.path).expect("removed");
+    let text = directory.load().map(drop).expect_err("it is gone").to_string();
+    assert!(text.ends_with("(os error 2); it was there before: put it back"), "{text}");
+}
+
+#[test]
+fn a_directory_that_was_emptied_while_a_program_ran_has_all_again_once_that_stores() {
+    let place = place();
+    let (directory, pin) = joined(&place);
+    let key = first_key(&directory);
+    fs::remove_dir_all(&directory.path).expect("removed");
+    DirBuilder::new().mode(0o700).create(&directory.path).expect("made");
+    directory.store(&key, &membership(&key, 1), Some(pin)).expect("stored");
+    assert_eq!((member(&directory), names(&directory)), (Some(pin), vec!["key".to_owned(), "relay.toml".to_owned()]));
 }
 
 #[test]
@@ -169,9 +295,8 @@ fn what_a_crash_left_half_written_is_never_used() {
     let place = place();
     let directory = open(&place);
     fs::write(directory.path.join(".key.new"), "half a k").expect("written");
-    assert!(directory.load().expect("loaded").unused_key.is_none());
-    let key = directory.first_key().expect("a key");
-    assert_eq!(names(&directory), ["key"]);
+    let key = first_key(&directory);
+    assert_eq!(names(&directory), ["joining", "key"]);
     fs::write(directory.path.join(".relay.toml.new"), "name = ").expect("written");
     assert!(member(&directory).is_none());
     directory.store(&key, &membership(&key, 1), None).expect("stored");
@@ -233,7 +358,7 @@ fn a_crash_between_the_file_and_the_key_is_made_up_for() {
 fn a_program_does_not_write_over_what_another_has_joined() {
     let place = place();
     let (directory, old) = joined(&place);
-    let old_key = directory.first_key().expect("the same");
+    let old_key = first_key(&directory);
     let new = directory.key_for(TokenId([2; 8])).expect("a key");
     directory.store(&new, &membership(&new, 2), Some(old)).expect("stored");
     let text = directory.store(&old_key, &membership(&old_key, 1), Some(old)).expect_err("it is another's").to_string();
@@ -242,10 +367,49 @@ fn a_program_does_not_write_over_what_another_has_joined() {
 }
 
 #[test]
+fn a_key_that_one_relay_has_seen_is_shown_to_no_other_one() {
+    let place = place();
+    let directory = open(&place);
+    let other = Pins { current: Pin([7; 32]), next: Pin([8; 32]) };
+    let key = first_key(&directory);
+    let own = directory.first_key(TokenId([2; 8]), &other).expect("a key");
+    assert_ne!(own.public(), key.public());
+    assert_eq!(directory.first_key(TokenId([2; 8]), &other).expect("a key").public(), own.public(), "the same again");
+    // The relay may change its key, and a string may come to nothing.
+    let changed = Pins { current: RELAYS_PINS.next, next: Pin([9; 32]) };
+    assert_eq!(directory.first_key(TokenId([3; 8]), &changed).expect("a key").public(), key.public());
+    // The one program joins, and the other one as well.
+    directory.store(&key, &membership(&key, 1), None).expect("stored");
+    let own_membership = Membership { pins: other, ..membership(&own, 2) };
+    let text = directory.store(&own, &own_membership, None).expect_err("it is another relay's").to_string();
+    assert!(
+        text.contains("another program has joined another relay in '") && text.contains("of its own, and"),
+        "{text}"
+    );
+    assert_eq!(member(&directory), Some(key.public().pin()));
+    // A program that looked before that, too.
+    let late = directory.first_key(TokenId([4; 8]), &other).expect("a key");
+    assert_ne!(late.public(), key.public());
+    assert_eq!(first_key(&directory).public(), key.public());
+}
+
+#[test]
+fn a_key_that_two_relays_have_admitted_belongs_to_the_first_that_is_stored() {
+    let place = place();
+    let (directory, pin) = joined(&place);
+    let key = first_key(&directory);
+    let other = Membership { pins: Pins { current: Pin([7; 32]), next: Pin([8; 32]) }, ..membership(&key, 2) };
+    let error = directory.store(&key, &other, None).expect_err("it is another relay's");
+    assert!(matches!(error, StateDirError::OtherRelay { .. }), "{error}");
+    // The relay of this key has changed its own twice since that could be stored.
+    directory.store(&key, &other, Some(pin)).expect("it is the same one's");
+}
+
+#[test]
 fn a_program_does_not_bring_back_the_relays_old_key_that_another_has_seen_go() {
     let place = place();
     let (directory, pin) = joined(&place);
-    let key = directory.first_key().expect("the same");
+    let key = first_key(&directory);
     let known = directory.membership().expect("read").expect("there");
     let with = |current, next| Membership { pins: Pins { current, next }, ..known.clone() };
     let (old, current, next) = (known.pins.current, known.pins.next, Pin([4; 32]));
@@ -285,7 +449,7 @@ fn programs_that_make_a_key_at_once_all_get_the_same() {
     let path = place.path().join("state");
     let start = || {
         let path = path.clone();
-        thread::spawn(move || StateDir::open(&path).and_then(|directory| directory.first_key()).expect("a key"))
+        thread::spawn(move || first_key(&StateDir::open(&path).expect("opened")))
     };
     let threads: Vec<_> = (0..8).map(|_| start()).collect();
     let keys: Vec<_> = threads.into_iter().map(|thread| thread.join().expect("no panic").public().pin()).collect();
@@ -321,10 +485,10 @@ fn what_is_no_file_is_refused_at_once() {
     let directory = open(&place);
     let pipe = directory.path.join("key");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a pipe");
-    assert!(directory.load().is_err());
+    assert!(try_first_key(&directory).is_err());
     fs::remove_file(&pipe).expect("removed");
     symlink("/dev/zero", &pipe).expect("a link");
-    let error = directory.load().expect_err("it never ends");
+    let error = try_first_key(&directory).map(drop).expect_err("it never ends");
     assert!(matches!(error, StateDirError::OpenToOthers { .. }), "{error}");
 }
 
@@ -341,7 +505,7 @@ fn a_disk_that_is_full_leaves_no_half_of_a_key_and_one_is_made_when_there_is_roo
         if let Err(error) = own {
             return say_skipped(&format!("no namespace for a small disk ({error})"));
         }
-        for options in ["size=64k", "size=1m,nr_inodes=4"] {
+        for options in ["size=64k", "size=1m,nr_inodes=5"] {
             let disk = place();
             let mounted = mount(Some("none"), disk.path(), Some("tmpfs"), MsFlags::empty(), Some(options));
             if let Err(error) = mounted {
@@ -369,16 +533,15 @@ fn on_a_full_disk(disk: &Path) {
         let text = error.to_string();
         assert!(text.ends_with("No space left on device (os error 28); make room on that disk"), "{text}");
     };
-    full(directory.first_key().expect_err("no room"));
+    full(try_first_key(&directory).map(drop).expect_err("no room"));
     assert_eq!(names(&directory), Vec::<String>::new());
-    assert!(directory.load().expect("loaded").unused_key.is_none());
     let empty = || fillers.iter().for_each(|path| drop(fs::remove_file(path)));
     empty();
-    let key = directory.first_key().expect("a key");
+    let key = first_key(&directory);
 
     assert!(fill() > 0, "the disk is full");
     full(directory.store(&key, &membership(&key, 1), None).expect_err("no room"));
-    assert_eq!(names(&directory), ["key"]);
+    assert_eq!(names(&directory), ["joining", "key"]);
     empty();
     directory.store(&key, &membership(&key, 1), None).expect("stored");
 
@@ -395,7 +558,7 @@ fn on_a_full_disk(disk: &Path) {
 #[cfg(target_os = "linux")]
 fn on_a_disk_that_is_read_only(disk: &Path) {
     let directory = StateDir::open(&disk.join("state")).expect("it is there");
-    let (key, mut membership) = directory.load().expect("loaded").member.expect("a member");
+    let (key, mut membership) = directory.load().expect("loaded").expect("a member");
     membership.name = Some(Name::device("pump-4").expect("a name"));
     for error in [
         directory.store(&key, &membership, Some(key.public().pin())).expect_err("read only"),

@@ -4,16 +4,18 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use tcpremote::device::{EventKind, State};
-use tcpremote::tls::{Acceptor, Scratch, TlsError};
+use tcpremote::device::{EventKind, Identity, State};
+use tcpremote::identity::{Pin, Pins};
+use tcpremote::tls::{Acceptor, Key, Scratch, TlsError};
 
 use super::Neighbour;
 use super::relay::{SecureRelay, echo_at, new_key};
 use crate::common::device::Device;
 use crate::common::openssl;
 use crate::common::service::{Service, expect_echo};
-use crate::common::{DEADLINE, eventually};
+use crate::common::{DEADLINE, eventually, wire_v2};
 
 /// Where the relay's name leads, which changes.
 struct Way {
@@ -52,6 +54,30 @@ impl Way {
             let _ = connection.shutdown(Shutdown::Both);
         }
     }
+}
+
+/// A relay with this key, which answers a device's SETTINGS by these bytes, and then neither says more nor ends the link.
+fn stubborn_relay(key: &Key, answer: Vec<u8>) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let (address, acceptor) = (listener.local_addr().unwrap(), Acceptor::new(key).unwrap());
+    thread::spawn(move || {
+        for mut tcp in listener.incoming().map_while(Result::ok) {
+            let (mut tls, mut scratch) = (acceptor.start().unwrap(), Scratch::new(64 * 1024));
+            let (mut buffer, mut read, mut has_answered) = ([0; 4096], Vec::new(), false);
+            while let Ok(count @ 1..) = tcp.read(&mut buffer) {
+                if tls.open(&mut buffer[..count], &mut read, &mut scratch).is_err() {
+                    break;
+                }
+                if !read.is_empty() && !std::mem::replace(&mut has_answered, true) {
+                    assert_eq!(tls.seal(&answer, &mut scratch).unwrap(), answer.len());
+                }
+                let answer = tls.unsent(&scratch).to_vec();
+                tls.advance(&mut scratch, answer.len());
+                tcp.write_all(&answer).unwrap();
+            }
+        }
+    });
+    address
 }
 
 /// The device is not content with what it found, which has shown this key.
@@ -141,5 +167,38 @@ fn one_who_opens_tls_between_with_a_certificate_is_told_from_a_relay() {
         way.lead_to(ours.port());
         device.handle.reconnect().unwrap();
         eventually("it is there", DEADLINE, || device.status().state == State::Listening);
+    }
+}
+
+#[test]
+fn a_relay_that_refuses_a_device_and_does_not_let_it_go_holds_up_neither_its_owner_nor_its_loop() {
+    let echo = Service::echo();
+    let refusal = wire_v2::frame(wire_v2::SETTINGS, 0, 0, &[]);
+    let away = wire_v2::go_away(16, 60, 0, "it was stolen");
+    let connect = wire_v2::connect(1, echo.address());
+    // Of each: what comes behind the refusal, and the code of the end.
+    let cases = [
+        (vec![], "timeout"),
+        (away.clone(), "revoked"),
+        ([&connect[..], &away].concat(), "lost"),
+        ([&away[..], &connect].concat(), "revoked"),
+        ([&away[..], &away, &wire_v2::ping(0, [0; 8])].concat(), "revoked"),
+    ];
+    for (behind, code) in cases {
+        let key = new_key();
+        let address = stubborn_relay(&key, [refusal.clone(), behind].concat());
+        let pins = Pins { current: key.public().pin(), next: Pin([2; 32]) };
+        let identity = Identity { key: new_key(), pins, name: None, join: None, instance: [1; 16] };
+        let mut device = Device::start_with(address, |config| {
+            config.identity = Some(identity);
+            config.connect_timeout = Duration::from_secs(2);
+            config.offer(echo_at(echo.address()));
+        });
+        let began = Instant::now();
+        let closed = device.wait_for(EventKind::Closed);
+        assert_eq!(closed.code, Some(code), "{}", closed.message);
+        assert!(began.elapsed() < DEADLINE, "{:?}", began.elapsed());
+        let clients = device.events.iter().filter(|event| event.kind == EventKind::Connect).count();
+        assert_eq!(clients, 0, "{:?}", device.events);
     }
 }

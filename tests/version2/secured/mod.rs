@@ -8,6 +8,7 @@ mod hostile_text;
 mod peer;
 mod proxied;
 mod relay;
+mod shared_directory;
 mod wrong_end;
 
 use std::net::SocketAddr;

@@ -105,6 +105,29 @@ fn a_refusal_introduces_nobody_and_is_followed_by_its_reason() {
 }
 
 #[test]
+fn a_relay_that_refuses_a_device_and_uses_it_or_never_ends_the_link_is_given_up() {
+    let now = Instant::now();
+    let refused = || {
+        let mut device = Mux::opener(now, Limits::DEVICE, Settings::default());
+        let refusal = Settings { refuses: true, ..Settings::default() };
+        assert!(device.receive(now, &mut &refusal.frame()[..]).expect("a refusal").is_none());
+        device
+    };
+    let connect = connect_to("127.0.0.1:22");
+    let error = refused().receive(now, &mut &connect.frame(1)[..]).expect_err("it is refused");
+    assert!(matches!(error, ProtocolError::AfterRefusal), "{error}");
+    let mut device = refused();
+    let end = device.poll_timeout().expect("an end");
+    assert!(end <= now + Duration::from_secs(20), "{:?}", end - now);
+    let mut late = None;
+    while late.is_none() {
+        let due = device.poll_timeout().expect("an end");
+        assert!(due <= now + Duration::from_secs(20), "{:?}", due - now);
+        late = device.handle_timeout(due).err();
+    }
+}
+
+#[test]
 fn a_service_by_name_is_for_the_devices_owner_to_know_and_another_device_is_denied() {
     let name = |text| crate::identity::Name::device(text).expect("a name");
     let hand = |target| {

@@ -197,3 +197,20 @@ fn a_wake_visits_the_link_that_has_an_event_and_none_of_those_that_are_idle() {
     };
     assert_eq!(visits, 1);
 }
+
+#[test]
+fn a_link_that_is_not_answered_in_time_is_given_up_once_whatever_the_relay_has_said_before() {
+    for go_away in [None, Some(GoAway { code: Code::Revoked, retry_after: 0, last_stream: 0, reason: String::new() })] {
+        let (listener, config, event_loop, shared) = bench();
+        let mut driver = Driver::new(&config, event_loop, &shared);
+        let mut link = link(&mut driver, 0, listener.local_addr().expect("address"));
+        let now = Instant::now();
+        (link.go_away, link.answer_within) = (go_away.clone(), Some((DEADLINE, now)));
+        insert(&mut driver, 0, link);
+        driver.current = Some(0);
+        let error = driver.give_up_if_late(now, 0).expect_err("it was to be the only link");
+        assert_eq!(error.code(), if go_away.is_some() { "revoked" } else { "timeout" });
+        assert!(driver.give_up_if_late(now, 0).is_ok(), "that is done");
+        assert!(driver.links.get(0).is_some_and(|link| link.answer_within.is_none()), "it would be due for ever");
+    }
+}

@@ -119,8 +119,9 @@ fn a_token_that_is_used_is_refused_and_the_key_stays_for_the_next_try() {
     let (message, code) = relay.error_of(&handle);
     assert_eq!(code, "token");
     assert!(message.contains(" was refused by the relay: "), "{message}");
-    let names: Vec<_> = fs::read_dir(&state).expect("files").map(|entry| entry.expect("one").file_name()).collect();
-    assert_eq!(names, ["key"], "nothing but the key is there");
+    let mut names: Vec<_> = fs::read_dir(&state).expect("files").map(|entry| entry.expect("one").file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["joining", "key"], "nothing but the key is there, and for which relay it is");
     let before = fs::read(state.join("key")).expect("a key");
     let wished = relay.join_string("pump-*", &[relay.port()]);
     let handle = relay.enrolled(&state, Some(&wished), Some("pump-4")).expect("a tunnel");
@@ -300,6 +301,41 @@ fn a_device_whose_key_is_barred_goes_on_by_the_key_with_which_another_program_ha
     assert!(events.iter().any(|event| event.code == Some("revoked")), "{events:?}");
     let text = format!("another program has joined a relay as pump-3, and this device goes on by that key, {key}");
     assert!(events.iter().any(|event| event.kind == EventKind::Identity && event.message == text), "{events:?}");
+}
+
+#[test]
+fn a_device_that_knows_none_of_the_relays_keys_any_more_takes_what_another_program_has_stored() {
+    let mut relay = Secure::new();
+    let place = tempfile::tempdir().expect("a directory");
+    let state = place.path().join("state");
+    let join = relay.join_string("pump-3", &[relay.port()]);
+    relay.joins(&state, &join);
+    forget_announced(&state);
+    let file = state.join("relay.toml");
+    let stored = fs::read_to_string(&file).expect("a file");
+    // As it was two changes of the relay's key ago.
+    let (known, old) = (relay.pins(), Pins { current: Pin([1; 32]), next: Pin([2; 32]) });
+    let before = stored
+        .replace(&known.current.to_string(), &old.current.to_string())
+        .replace(&known.next.to_string(), &old.next.to_string());
+    fs::write(&file, before).expect("written");
+    let handle = {
+        let enrolment = Enrolment::open(&state, None, None).expect("a member");
+        let mut config = device::Config::new(enrolment.addresses()[0].clone());
+        (config.enrolment, config.keep_trying) = (Some(enrolment), true);
+        Handle::start(config).expect("a tunnel")
+    };
+    let events = relay.events_until(&handle, EventKind::Waiting);
+    assert_eq!(events.last().and_then(|event| event.code), Some("pin"), "{events:?}");
+    fs::write(&file, stored).expect("written");
+    // It would try again after a minute at the earliest.
+    let began = Instant::now();
+    let events = relay.events_until(&handle, EventKind::Listening);
+    assert!(began.elapsed() < MINUTE, "{:?}", began.elapsed());
+    let told = events.iter().find(|event| event.kind == EventKind::Identity).expect("an event");
+    assert!(
+        told.message.starts_with("another program has stored more of the relay, and this device goes on by that: ")
+    );
 }
 
 #[test]
