@@ -12,7 +12,7 @@ LUA_FEATURE = $(shell scripts/lua-name "$(LUA)" 2>/dev/null | tr -d .)
 CARGO_TARGET_DIR ?= target
 MODULE_DIR = $(CARGO_TARGET_DIR)/$(LUA_FEATURE)
 
-.PHONY: help test soak flakes lint build demo bench bench-wake bench-peers bench-before packages module install-module install-tree fresh
+.PHONY: help test soak flakes lint build demo bench bench-wake bench-streams bench-peers bench-before packages module install-module install-tree fresh
 
 help:
 	@scripts/help
@@ -58,6 +58,12 @@ bench-wake:
 	@scripts/need-cargo
 	@scripts/need-packages gcc libc6-dev
 	cargo test --release --lib a_wake_costs -- --ignored --nocapture
+
+# How many instructions a frame takes beside 0, 15 and 255 streams that are busy, too, on one line; it is to be the same.
+bench-streams:
+	@scripts/need-cargo
+	@scripts/need-packages gcc libc6-dev valgrind
+	cargo test --release --lib a_frame_costs_as_many_instructions -- --ignored --nocapture
 
 # Other tunnels, which the benchmark measures where it finds them. The lock file of rathole 0.5.0 holds a crate that no
 # Rust since 1.80 compiles, so it is built without; its features leave out TLS, and so OpenSSL. Beware: Debian's

@@ -48,13 +48,23 @@ pub(super) struct Stream {
     pub(super) bulk: bool,
     /// Bytes of the last reads, as long as each brought as much as it might.
     pub(super) filled: usize,
-    /// It waits for its turn to send.
-    pub(super) paced: bool,
+    pub(super) turn: Turn,
     pub(super) window: Window,
     /// What waits for the socket.
     pub(super) pending: ByteQueue,
     connected_pending: bool,
     credit_pending: bool,
+}
+
+/// Whether it is a stream's turn to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// It does not wait for one.
+    None,
+    /// It stands in line.
+    Awaited,
+    /// It stands in line, and was named: its socket is read next.
+    Come,
 }
 
 /// Where a stream stands; see the [module](self) for the diagram.
@@ -125,7 +135,7 @@ impl Stream {
             blocked: false,
             bulk: false,
             filled: 0,
-            paced: false,
+            turn: Turn::None,
             window: Window::new(now, budget),
             pending: ByteQueue::default(),
             connected_pending: false,

@@ -1,4 +1,5 @@
 mod acks;
+mod cost;
 mod credit;
 mod hostile;
 mod keepalive;
@@ -166,6 +167,17 @@ fn receive(
         end.delivered(now, stream, bytes, taken);
     }
     Ok(())
+}
+
+/// The frames that an end has to send, until it has none.
+fn take_all(end: &mut Mux, now: Instant) -> Vec<u8> {
+    let mut sent = Vec::new();
+    while end.has_unsent() {
+        let bytes = end.unsent().to_vec();
+        end.advance_link(now, bytes.len());
+        sent.extend(bytes);
+    }
+    sent
 }
 
 /// The stream's socket has these bytes for the link; how many it took.

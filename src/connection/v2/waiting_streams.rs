@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::liveness::LATE;
 use super::pacing::Pacing;
+use super::stream::Turn;
 use super::{Mux, QUANTUM, Timer};
 use crate::connection::StreamKey;
 use crate::protocol::ProtocolError;
@@ -12,45 +13,49 @@ use crate::protocol::ProtocolError;
 /// How long a peer may take to acknowledge anything, once a frame has left that asks for it.
 const ACK_WITHIN: Duration = Duration::from_secs(60);
 
+/// Interactive streams that are named at once: the others cost nothing meanwhile, however many they are.
+const INTERACTIVE_AT_ONCE: usize = 8;
+
 /// Streams that have something to send and must wait: each is named by
 /// [`poll_unblocked`](crate::connection::Connection::poll_unblocked) when it is its turn.
 #[derive(Debug, Default)]
 pub(super) struct WaitingStreams {
     interactive: VecDeque<StreamKey>,
     bulk: VecDeque<StreamKey>,
-    /// The bulk stream that was named, until it is read.
-    named: Option<StreamKey>,
     /// The most that the stream may send whose socket is being read.
     offered: usize,
+}
+
+impl WaitingStreams {
+    /// The streams that stand in line with one of this kind. Those that were named are among the first.
+    fn line(&mut self, is_bulk: bool) -> &mut VecDeque<StreamKey> {
+        if is_bulk { &mut self.bulk } else { &mut self.interactive }
+    }
 }
 
 impl Mux {
     /// How much of `most` bytes the stream may send now; `None` if it must wait for its turn.
     pub(super) fn claim_room(&mut self, key: StreamKey, most: usize) -> Option<usize> {
         let (Some(pacing), Some(stream)) = (&mut self.pacing, self.streams.get_mut(key)) else { return Some(most) };
-        let waiting = &mut self.waiting_streams;
-        let was_named = waiting.named.take_if(|named| *named == key).is_some();
-        let is_turn = !stream.bulk || was_named || waiting.bulk.is_empty() && waiting.named.is_none();
+        let line = self.waiting_streams.line(stream.bulk);
+        let is_turn = stream.turn == Turn::Come || line.is_empty();
         let may_send = if stream.bulk { pacing.may_send_bulk() } else { pacing.may_send_interactive() };
         if is_turn && may_send {
             let offered = most.min(pacing.most_at_once() - self.send_buffer.data_len());
-            waiting.offered = offered;
-            self.stop_waiting(key);
+            self.waiting_streams.offered = offered;
             // Not only when it has sent something: its socket may have nothing after all.
-            self.release_next();
+            self.stop_sending(key);
             return Some(offered);
         }
-        if !may_send {
-            pacing.note_held_back();
+        if stream.turn == Turn::None {
+            line.push_back(key);
         }
-        if !std::mem::replace(&mut stream.paced, true) {
-            if !stream.bulk {
-                waiting.interactive.push_back(key);
-            } else if was_named {
-                waiting.bulk.push_front(key);
-            } else {
-                waiting.bulk.push_back(key);
-            }
+        // Where it stood, if it did.
+        stream.turn = Turn::Awaited;
+        if may_send {
+            self.release_next();
+        } else {
+            pacing.note_held_back();
         }
         None
     }
@@ -71,38 +76,33 @@ impl Mux {
         pacing.handle_cut(now, bytes, place, stream.bulk, more)
     }
 
-    /// The stream has nothing to send, for now or for good.
+    /// The stream stands in line no more: it sends, or has nothing to send, for now or for good. None stays there that is not
+    /// to be named: it might never be read then, and the others would wait for it.
     pub(super) fn stop_sending(&mut self, key: StreamKey) {
-        self.stop_waiting(key);
-        if self.waiting_streams.named.take_if(|named| *named == key).is_some() {
-            self.release_next();
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        if std::mem::replace(&mut stream.turn, Turn::None) == Turn::None {
+            return;
         }
+        let line = self.waiting_streams.line(stream.bulk);
+        // One whose turn has come is among the first.
+        if let Some(place) = line.iter().position(|&other| other == key) {
+            line.remove(place);
+        }
+        self.release_next();
     }
 
-    /// None waits that is not to be named: it might never be read then, and the others would wait for it.
-    fn stop_waiting(&mut self, key: StreamKey) {
-        if self.streams.get_mut(key).is_some_and(|stream| std::mem::take(&mut stream.paced)) {
-            self.waiting_streams.interactive.retain(|&other| other != key);
-            self.waiting_streams.bulk.retain(|&other| other != key);
-        }
-    }
-
-    /// Names the streams whose turn it is: one of bulk at a time.
+    /// Names the streams whose turn it is: a few that are interactive, and one of bulk.
     fn release_next(&mut self) {
         let Some(pacing) = &self.pacing else { return };
-        if pacing.may_send_interactive() {
-            self.unblocked.extend(&self.waiting_streams.interactive);
-            for key in self.waiting_streams.interactive.drain(..) {
-                if let Some(stream) = self.streams.get_mut(key) {
-                    stream.paced = false;
-                }
-            }
-        }
-        if pacing.may_send_bulk() && self.waiting_streams.named.is_none() {
-            self.waiting_streams.named = self.waiting_streams.bulk.pop_front();
-            self.unblocked.extend(self.waiting_streams.named);
-            if let Some(stream) = self.waiting_streams.named.and_then(|key| self.streams.get_mut(key)) {
-                stream.paced = false;
+        let WaitingStreams { interactive, bulk, .. } = &self.waiting_streams;
+        let interactive = interactive.iter().take(if pacing.may_send_interactive() { INTERACTIVE_AT_ONCE } else { 0 });
+        let bulk = bulk.iter().take(usize::from(pacing.may_send_bulk()));
+        for &key in interactive.chain(bulk) {
+            if let Some(stream) = self.streams.get_mut(key)
+                && stream.turn == Turn::Awaited
+            {
+                stream.turn = Turn::Come;
+                self.unblocked.push_back(key);
             }
         }
     }

@@ -5,17 +5,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::protocol::v2::{ACK_LEN, Item};
 
-/// The frames that an end has to send, until it has none.
-fn take_all(end: &mut Mux, now: Instant) -> Vec<u8> {
-    let mut sent = Vec::new();
-    while end.has_unsent() {
-        let bytes = end.unsent().to_vec();
-        end.advance_link(now, bytes.len());
-        sent.extend(bytes);
-    }
-    sent
-}
-
 /// The flags of the DATA in these frames, and the ACKs.
 fn flags_and_acks(bytes: &[u8]) -> (Vec<u8>, Vec<(u64, u32)>) {
     let (mut decoder, mut input) = (v2::Decoder::default(), bytes);
