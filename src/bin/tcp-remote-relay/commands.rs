@@ -16,7 +16,7 @@ use super::{ask, files, init, output, rotate, run};
 
 /// Lets people reach services of devices that have no public address
 #[derive(Parser)]
-#[command(name = "tcp-remote-relay", version = env!("TCPREMOTE_VERSION"), about, after_help = GUIDE, max_term_width = 100)]
+#[command(name = "tcp-remote-relay", version = env!("TCPREMOTE_VERSION"), after_help = GUIDE, max_term_width = 100)]
 struct Commands {
     #[command(subcommand)]
     command: Command,
@@ -262,9 +262,14 @@ fn expires(text: &str) -> Result<Duration, String> {
     time.ok_or_else(|| "write a time of at least a second with its unit, for example 24h or 30d".into())
 }
 
+/// The commands with their options, for help, manual and completions.
+pub(crate) fn definition() -> clap::Command {
+    Commands::command()
+}
+
 /// Whether a first argument is one of the commands, or asks for their help.
 pub(crate) fn is_command(word: &OsStr) -> bool {
-    let commands = Commands::command();
+    let commands = definition();
     word == "help" || commands.get_subcommands().any(|command| word == command.get_name())
 }
 
@@ -278,7 +283,7 @@ pub(crate) fn is_meant(arguments: &[OsString]) -> bool {
 
 /// Whether the parser would ask if a command was meant. An option it looks for among those of each command.
 fn is_like_command(word: &OsStr) -> bool {
-    let read = Commands::command().try_get_matches_from([OsStr::new("tcp-remote-relay"), word]);
+    let read = definition().try_get_matches_from([OsStr::new("tcp-remote-relay"), word]);
     !word.to_string_lossy().starts_with('-')
         && read.is_err_and(|error| error.get(ContextKind::SuggestedSubcommand).is_some())
 }
@@ -314,7 +319,7 @@ mod tests {
 
     #[test]
     fn the_definitions_of_the_commands_are_consistent() {
-        Commands::command().debug_assert();
+        definition().debug_assert();
     }
 
     #[test]
@@ -351,6 +356,6 @@ mod tests {
                 assert!(guide.contains("Example"), "{}", command.get_name());
             }
         }
-        check(&Commands::command());
+        check(&definition());
     }
 }

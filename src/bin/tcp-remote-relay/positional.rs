@@ -125,12 +125,17 @@ Security:
 Many devices, each with a key of its own, in TLS:
   tcp-remote-relay help";
 
+/// The command line, for help, manual and completions.
+pub(crate) fn definition() -> clap::Command {
+    CommandLine::command()
+}
+
 /// Runs the relay that the command line describes.
 pub(crate) fn run() -> ExitCode {
     let command_line = CommandLine::parse();
     // Exits with status 2 and the usage, as clap does for what it refuses itself.
-    let config = config(&command_line)
-        .unwrap_or_else(|message| CommandLine::command().error(ErrorKind::ValueValidation, message).exit());
+    let config =
+        config(&command_line).unwrap_or_else(|message| definition().error(ErrorKind::ValueValidation, message).exit());
     let log = Log::start(command_line.log, command_line.log_format);
     let status = process::status_of(serve(config));
     log.finish();
