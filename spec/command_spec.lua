@@ -60,8 +60,8 @@ describe("the command tcpremote", function()
       { { "jion" }, "there is no command 'jion'; there are join, run and status" },
       { { "--state-dir", place }, "'--state-dir' stands before the command; write tcpremote join, run or "
         .. "status first" },
-      { { "status", "--alow", "22" }, "status has no option '--alow'; it has --state-dir" },
-      { { "join", "--allow", "22" }, "join has no option '--allow'; it has --name, --proxy, --state-dir" },
+      { { "status", "--alow", "22" }, "status has no option '--alow'; it has --config, --state-dir" },
+      { { "join", "--allow", "22" }, "join has no option '--allow'; it has --config, --name, --proxy, --state-dir" },
       { { "status", "--state-dir" }, "--state-dir wants a value behind it" },
       { { "status", "--state-dir=" }, "--state-dir wants a value behind it" },
       { { "status", "--state-dir=a", "--state-dir=b" }, "--state-dir is given twice" },

@@ -4,10 +4,11 @@
 //! Whatever can go wrong in operation is returned as `nil, message, code`: an error raised from here would be a
 //! userdata, which no Lua program expects.
 
+mod process;
 mod services;
 
 use std::collections::VecDeque;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 #[cfg(feature = "tls")]
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
@@ -60,6 +61,7 @@ fn open(lua: &Lua) -> mlua::Result<Table> {
         lua.create_function(|lua, (directory, join): (Value, Value)| answer(lua, identity(lua, directory, join)))?,
     )?;
     core.set("parse_address", lua.create_function(|lua, text: Value| answer(lua, parse_address(lua, text)))?)?;
+    core.set("process", process::functions(lua)?)?;
     Ok(core)
 }
 
@@ -136,6 +138,14 @@ impl Tunnel {
         match &self.life {
             Life::Started(handle) => handle.fd(),
             Life::Ended(..) => Err(Error::Closed),
+        }
+    }
+
+    /// What is readable while there are events, as long as there is a thread.
+    fn notifier(&self) -> Option<BorrowedFd<'_>> {
+        match &self.life {
+            Life::Started(handle) => Some(handle.as_fd()),
+            Life::Ended(..) => None,
         }
     }
 

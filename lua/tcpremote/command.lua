@@ -1,5 +1,8 @@
 --- The command `tcpremote` of a device: joins a relay, keeps a tunnel to it, and tells who the device is.
+local configuration = require "tcpremote.configuration"
 local core = require "tcpremote.core"
+local printable = require("tcpremote.log").printable
+local service = require "tcpremote.service"
 local tcpremote = require "tcpremote"
 
 local command = {}
@@ -12,35 +15,47 @@ tcpremote: lets the people of a relay reach TCP services of this device
 
   tcpremote join STRING       join the relay by the string that 'tcp-remote-relay token device NAME' printed
   tcpremote join -            the same, with the string on standard input, where no other user sees it
-  tcpremote run               keep the tunnel to the relay; events go to standard error
+  tcpremote run               keep the tunnel to the relay, for ever; events go to standard error
   tcpremote status            who this device is, and which relay it has joined
   tcpremote --help, --version
 
 Options
+  --config FILE               the configuration; ]] .. configuration.PATH .. [[, if it is there, without it
   --state-dir DIR             where the key and the relay are kept; ]] .. STATE_DIR .. [[ without it
   --proxy URL                 the HTTP proxy on the way, http://HOST:PORT; for join and run. One with a password,
-                              http://USER:PASSWORD@HOST:PORT, goes into the environment, as TCPREMOTE_PROXY: there
-                              other users do not see it
+                              http://USER:PASSWORD@HOST:PORT, goes into the environment, as TCPREMOTE_PROXY, or into
+                              the configuration: there other users do not see it
   --name NAME                 the name to ask for, where the string allows several; for join
   --service NAME=HOST:PORT    what the device offers, by the name that the relay's people say; may be given several
                               times, and nothing else is reached then; for run
   --allow RULE                what may be reached, such as 127.0.0.1:22 or 10.0.0.0/8:502; may be given several times;
                               any port of the device itself without it and --service; for run
 
+The configuration is a file of Lua with the options of tcpremote.connect, and log, which is "error", "warning", "info"
+or "detail". What the command line says takes precedence. Such as:
+
+  state_dir = "/var/lib/tcpremote"
+  services = { ssh = "127.0.0.1:22", plc = "10.0.0.5:502" }
+  log = "info"
+
+Root goes on as the user to whom the directory of --state-dir belongs.
+
 Examples
   echo "$STRING" | tcpremote join -
   tcpremote run --service ssh=127.0.0.1:22
 
 Exit status
-  0  done       1  it failed; the message says why        2  the command is wrong
+  0  done       1  it failed; the message says why        2  the command or the configuration is wrong
   3  the relay refuses this device or the string          4  the relay's operator has yet to approve it
 ]]
 
 --- What each command takes: whether an option may be given several times.
 local OPTIONS = {
-  join = { ["--state-dir"] = false, ["--proxy"] = false, ["--name"] = false },
-  run = { ["--state-dir"] = false, ["--proxy"] = false, ["--service"] = true, ["--allow"] = true },
-  status = { ["--state-dir"] = false },
+  join = { ["--config"] = false, ["--state-dir"] = false, ["--proxy"] = false, ["--name"] = false },
+  run = {
+    ["--config"] = false, ["--state-dir"] = false, ["--proxy"] = false, ["--service"] = true, ["--allow"] = true,
+  },
+  status = { ["--config"] = false, ["--state-dir"] = false },
 }
 
 --- Seconds without any news after which a device that joins gives up.
@@ -48,13 +63,6 @@ local JOIN_TIME = 60
 
 --- The exit status for a code of an error; 1 for all others.
 local STATUS = { usage = 2, token = 3, revoked = 3, unknown = 3, pending = 4 }
-
---- What a peer or a file says, harmless on a terminal.
-local function printable(text)
-  return (text:gsub("%c", function(char)
-    return ("\\x%02x"):format(char:byte())
-  end))
-end
 
 local function complain(output, message)
   output.err:write("tcpremote: ", printable(message), "\n")
@@ -113,27 +121,6 @@ local function parse(arguments)
   return name, given, others
 end
 
---- Writes an event as a line.
-local function show(output, event)
-  local time = os.date("!%Y-%m-%dT%H:%M:%SZ", math.floor(event.time))
-  output.err:write(("%s %s %s\n"):format(time, event.severity, printable(event.message)))
-  output.err:flush()
-end
-
---- Ends a tunnel, and shows its last events.
-local function close(output, tunnel)
-  tunnel:close()
-  for event in function() return tunnel:next_event() end do
-    show(output, event)
-  end
-end
-
---- The HTTP proxy on the way; nil if there is none.
-local function proxy(given)
-  local url = given["--proxy"] or os.getenv "TCPREMOTE_PROXY"
-  return url ~= "" and url or nil
-end
-
 --- Waits until the relay's welcome is stored: true, or nil and message and code of what ended the try. `has_joined`
 --- tells whether it is, be it by another process that was called with the same string and was faster.
 local function await_joined(tunnel, has_joined)
@@ -166,7 +153,7 @@ local function join(output, given, others)
   if text == "-" then
     text = output.input:read("*l") or ""
   end
-  local state_dir = given["--state-dir"] or STATE_DIR
+  local state_dir = given["--state-dir"]
   local before, message, code = core.identity(state_dir, text)
   if not before then
     return STATUS[code] or 1, message
@@ -179,7 +166,7 @@ local function join(output, given, others)
       state_dir = state_dir,
       join = text,
       name = given["--name"],
-      proxy = proxy(given),
+      proxy = given["--proxy"],
       reconnect = false,
     }
     if tunnel then
@@ -225,52 +212,49 @@ local function services(texts)
   return offered
 end
 
-local function run(output, given, others)
+--- The options of the tunnel: what the command line says, and the file where that says nothing.
+local function options_of(given, file)
+  if given["--service"] or given["--allow"] then
+    -- What may be reached is one decision.
+    configuration.leave_off(file, "local_address", "local_port", "services", "allow")
+  end
+  local options = { keep_trying = true, proxy = given["--proxy"], allow = given["--allow"] }
+  for name, value in pairs(file.options) do
+    if name ~= "log" and options[name] == nil then
+      options[name] = value
+    end
+  end
+  -- A file may name a relay for plain links.
+  if not options.server_address then
+    options.state_dir = given["--state-dir"]
+  end
+  if given["--service"] then
+    local offered, mistake = services(given["--service"])
+    if not offered then
+      return nil, mistake
+    end
+    options.services = offered
+  end
+  return options
+end
+
+local function run(output, given, others, file)
   if #others > 0 then
     return 2, ("run wants nothing but options, got '%s'"):format(others[1])
   end
-  local offered, mistake
-  if given["--service"] then
-    offered, mistake = services(given["--service"])
-    if not offered then
-      return 2, mistake
-    end
+  local options, mistake = options_of(given, file)
+  if not options then
+    return 2, mistake
   end
-  local tunnel, message, code = tcpremote.connect {
-    state_dir = given["--state-dir"] or STATE_DIR,
-    proxy = proxy(given),
-    services = offered,
-    allow = given["--allow"],
-    keep_trying = true,
-  }
-  if not tunnel then
-    return STATUS[code] or 1, message
-  end
-  -- The interpreter raises an error where the user interrupts it.
-  local ended, reason = pcall(function()
-    while true do
-      local event, why = tunnel:next_event()
-      if event then
-        show(output, event)
-      elseif why == "timeout" then
-        tunnel:wait()
-      else
-        return
-      end
-    end
-  end)
-  close(output, tunnel)
-  if not ended and not tostring(reason):find("interrupted!", 1, true) then
-    return 1, tostring(reason)
-  end
-  return ended and 1 or 0
+  local code, message = service.run(options, output.err, file.options.log)
+  return code, message and configuration.placed(file, message)
 end
 
 local function status(output, given, others)
   if #others > 0 then
     return 2, ("status wants nothing but options, got '%s'"):format(others[1])
   end
-  local state_dir = given["--state-dir"] or STATE_DIR
+  local state_dir = given["--state-dir"]
   local identity, message, code = core.identity(state_dir)
   if not identity then
     -- A device that has not joined yet is no mistake in the command.
@@ -290,12 +274,24 @@ local function status(output, given, others)
   return 0
 end
 
+--- Fills in what the command line leaves open: by the environment, by the file, or as it is without them.
+local function complete(given, file)
+  if given["--state-dir"] then
+    -- Where the relay is, too, is one decision.
+    configuration.leave_off(file, "server_address", "server_port", "state_dir")
+  end
+  given["--state-dir"] = given["--state-dir"] or file.options.state_dir or STATE_DIR
+  local proxy = os.getenv "TCPREMOTE_PROXY"
+  given["--proxy"] = given["--proxy"] or proxy ~= "" and proxy or file.options.proxy
+end
+
 --- Does what the arguments say, and returns the exit status. `output` has the files `out`, `err` and `input`.
 ---@param arguments string[]
 ---@param output? { out: file*, err: file*, input: file* }
 ---@return integer status
 function command.main(arguments, output)
   output = output or { out = io.stdout, err = io.stderr, input = io.stdin }
+  core.process.open_standard_files()
   local name, given, others = parse(arguments)
   if name == "help" then
     output.out:write(HELP)
@@ -307,7 +303,17 @@ function command.main(arguments, output)
     complain(output, given)
     return 2
   end
-  local code, message = ({ join = join, run = run, status = status })[name](output, given, others)
+  local file, mistake = configuration.load(given["--config"])
+  if not file then
+    complain(output, mistake)
+    return 2
+  end
+  complete(given, file)
+  local code = 1
+  local is_owner, message = core.process.become_owner(given["--state-dir"])
+  if is_owner then
+    code, message = ({ join = join, run = run, status = status })[name](output, given, others, file)
+  end
   if message then
     complain(output, message)
   end

@@ -34,9 +34,9 @@ local function contains(list, item)
 end
 
 --- The names of all options, in the words of the call.
-local function names(words)
+local function names(words, types)
   local list = {}
-  for name in pairs(options.types) do
+  for name in pairs(types) do
     list[#list + 1] = words[name] or name
   end
   table.sort(list)
@@ -68,8 +68,8 @@ local function distance(a, b)
   return rows[#a][#b]
 end
 
-local function suggestion(unknown, words)
-  local list = names(words)
+local function suggestion(unknown, words, types)
+  local list = names(words, types)
   local wanted, nearest, least = letters(unknown), nil, nil
   for _, name in ipairs(list) do
     local known = letters(name)
@@ -141,8 +141,7 @@ local function mistake_in_list(rules)
 end
 
 --- What is wrong with the value of a known option, to be said behind its name.
-local function mistake_in_value(name, value)
-  local wanted = options.types[name]
+local function mistake_in_value(name, value, wanted)
   if name == "allow" then
     if type(value) == "table" then
       return mistake_in_list(value)
@@ -159,17 +158,18 @@ end
 
 --- What is wrong with the names and types of `given`, as a message that names the option; nil if nothing is.
 --
--- `words` holds what the call names its options, where that is not their own name.
-function options.mistake(given, words)
-  words = words or {}
+-- `words` holds what the call names its options, where that is not their own name; `types` the options that there are,
+-- where they are not those of `tcpremote.connect`.
+function options.mistake(given, words, types)
+  words, types = words or {}, types or options.types
   if type(given) ~= "table" then
     return ("a table of options is wanted, got %s"):format(shown(given))
   end
   for name, value in pairs(given) do
-    if not options.types[name] then
-      return ("unknown option '%s'; %s"):format(tostring(name), suggestion(tostring(name), words))
+    if not types[name] then
+      return ("unknown option '%s'; %s"):format(tostring(name), suggestion(tostring(name), words, types))
     end
-    local mistake = mistake_in_value(name, value)
+    local mistake = mistake_in_value(name, value, types[name])
     if mistake then
       return ("option '%s'%s"):format(words[name] or name, mistake)
     end

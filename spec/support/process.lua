@@ -71,6 +71,36 @@ function process.status(command)
   return status
 end
 
+--- Starts the command of a device as a service manager does, without input. What stands in `words` goes before it,
+-- such as a variable for its environment, or behind it, such as where its standard files lead. `log()` is what it has
+-- written to standard error; `stop()` ends it and gives back its exit status and its log, `finish()` waits for that.
+function process.service(arguments, words)
+  words = words or {}
+  local log = os.tmpname()
+  local command = "%s exec timeout %d %s bin/tcpremote %s <&- 2>%s %s & echo $!; wait $!; echo $?"
+  local before, behind = words.before or "", words.behind or ""
+  command = command:format(before, 2 * net.DEADLINE, quoted(process.lua), arguments, quoted(log), behind)
+  local pipe = assert(io.popen(command))
+  local pid = pipe:read("*l")
+  local self = {}
+  function self.log()
+    return process.read(log)
+  end
+  function self.finish()
+    local status = tonumber((pipe:read("*l")))
+    pipe:close()
+    local text = process.read(log)
+    os.remove(log)
+    return status, text
+  end
+  function self.stop()
+    -- timeout passes the signal on.
+    os.execute("kill -TERM " .. pid)
+    return self.finish()
+  end
+  return self
+end
+
 --- Starts the relay on the given "host:port" texts. `stop()` ends it and gives back its exit status and its log.
 function process.relay(...)
   local arguments = { ... }

@@ -1,7 +1,7 @@
 //! The owner's end of a tunnel: starts the loop thread, asks it, stops it.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::panic::{self, AssertUnwindSafe};
 use std::process;
 use std::sync::{Arc, Once};
@@ -166,6 +166,13 @@ impl Handle {
 
     fn check_process(&self) -> Result<(), Error> {
         if self.process == process::id() { Ok(()) } else { Err(Error::Forked) }
+    }
+}
+
+impl AsFd for Handle {
+    /// What [`fd`](Self::fd) gives, in whichever process.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.shared.as_fd()
     }
 }
 

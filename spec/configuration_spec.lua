@@ -1,0 +1,109 @@
+local configuration = require "tcpremote.configuration"
+local process = require "support.process"
+
+describe("a configuration file", function()
+  local path
+
+  before_each(function()
+    path = os.tmpname()
+  end)
+
+  after_each(function()
+    os.remove(path)
+  end)
+
+  local function load_text(text)
+    local file = assert(io.open(path, "wb"))
+    file:write(text)
+    file:close()
+    return configuration.load(path)
+  end
+
+  it("has the options of a tunnel as variables, and how much is logged", function()
+    local file = load_text([[
+-- A comment.
+state_dir = "/var/lib/tcpremote"
+local plc = "10.0.0.5"
+services = { ssh = "127.0.0.1:22" }
+services.plc = { target = plc .. ":502", proxy_protocol = 2 }
+allow = { 22, services.ssh }
+keepalive, log = 60, "info"
+]])
+    assert.same({
+      state_dir = "/var/lib/tcpremote",
+      services = { ssh = "127.0.0.1:22", plc = { target = "10.0.0.5:502", proxy_protocol = 2 } },
+      allow = { 22, "127.0.0.1:22" },
+      keepalive = 60,
+      log = "info",
+    }, file.options)
+    assert.equal(4, file.lines.services)
+    assert.equal(path .. ":7: keepalive: no", configuration.placed(file, "keepalive: no"))
+    assert.equal("proxy: no", configuration.placed(file, "proxy: no"))
+  end)
+
+  it("tells each mistake with its line", function()
+    local cases = {
+      { "\nalow = { 22 }", "2: unknown option 'alow'; did you mean 'allow'?" },
+      { "reconnect = false", "1: unknown option 'reconnect'; the options are allow, connect_timeout, join, keepalive, "
+        .. "local_address, local_port, log, min_protocol, name, protocol, proxy, server_address, server_port, "
+        .. "services, state_dir" },
+      { "keepalive = '90'", "1: option 'keepalive': number wanted, got string '90'" },
+      { "allow = 22", "1: option 'allow': \"any\" or a list of rules wanted, got number 22; write { 22 }" },
+      { "\n\nlog = 'debug'", "3: option 'log': 'debug' is none of error, warning, info, detail" },
+      { "proxy = 'a'\nproxy = 'b'", "2: option 'proxy' is given twice, in line 1 before; leave one of them off" },
+      { "state_dir = here", "1: 'here' is no value; a text stands in quotes, such as \"here\"" },
+      { "services = { ssh = 127.0.0.1:22 }", "1: malformed number near '127.0.0.1'" },
+      { "allow = { 22", "1: '}' expected near " },
+    }
+    for _, case in ipairs(cases) do
+      local file, message = load_text(case[1])
+      assert.is_nil(file)
+      assert.equal(path .. ":" .. case[2], message:sub(1, #path + 1 + #case[2]))
+    end
+  end)
+
+  it("can call nothing", function()
+    for _, name in ipairs { "os", "io", "require", "load", "setmetatable", "_G", "_ENV" } do
+      local file, message = load_text("name = " .. name .. ".x")
+      assert.is_nil(file and file.options.name)
+      assert.truthy(name == "_ENV" or message:find(("'%s' is no value"):format(name), 1, true))
+    end
+    assert.is_nil(rawget(_G, "name"))
+  end)
+
+  it("is no compiled code", function()
+    local file, message = load_text(string.dump(function() end))
+    assert.is_nil(file)
+    assert.equal(path .. ": this is compiled code; a configuration is text", message)
+  end)
+
+  it("has to be there where it is named, and to be readable where it is not", function()
+    local _, message = configuration.load("/no/such.conf")
+    assert.equal("cannot read the configuration '/no/such.conf': No such file or directory; correct that, or name "
+      .. "another by --config", message)
+    _, message = configuration.load("/")
+    assert.equal("cannot read the configuration '/': Is a directory; correct that, or name another by --config",
+      message)
+    local usual = configuration.PATH
+    configuration.PATH = "/no/such.conf"
+    local none = configuration.load()
+    configuration.PATH = "/"
+    local unreadable = configuration.load()
+    configuration.PATH = usual
+    assert.same({ {}, nil }, { none.options, unreadable })
+  end)
+end)
+
+describe("the configuration of a package", function()
+  for _, path in ipairs { "packaging/systemd/tcpremote.conf", "packaging/openwrt/files/tcpremote.conf" } do
+    it(path .. " can be read, also where its examples are used", function()
+      local file = assert(configuration.load(path))
+      assert.same({ ssh = "127.0.0.1:22" }, file.options.services)
+      local text, count = process.read(path):gsub("\n%-%- ([%l_]+ = )", "\n%1")
+      assert.is_true(count > 1)
+      local other = process.write_temporary(text)
+      assert(configuration.load(other))
+      os.remove(other)
+    end)
+  end
+end)
