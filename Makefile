@@ -12,7 +12,12 @@ LUA_FEATURE = $(shell scripts/lua-name "$(LUA)" 2>/dev/null | tr -d .)
 CARGO_TARGET_DIR ?= target
 MODULE_DIR = $(CARGO_TARGET_DIR)/$(LUA_FEATURE)
 
-.PHONY: help test soak flakes lint build demo bench bench-wake bench-streams bench-peers bench-before packages module install-module install-tree fresh
+# LuaRocks gives its own compiler and flags for C, whichever machine cargo builds for; the crates that have C know theirs.
+ifeq ($(origin CFLAGS),command line)
+unexport CC CFLAGS
+endif
+
+.PHONY: help test soak flakes lint build demo bench bench-wake bench-streams bench-peers bench-before packages module install-module install-tree deb container release fresh
 
 help:
 	@scripts/help
@@ -99,6 +104,25 @@ install-module:
 # A tree that LuaRocks fills as it does a user's: make install-tree LUA=lua5.4 TREE=.rocks
 install-tree:
 	@LUA="$(LUA)" scripts/install-tree "$(TREE)"
+
+# The Debian packages of the relay and of the module: target/deb/*.deb
+deb:
+	@scripts/need-cargo
+	@scripts/need-packages gcc libc6-dev git dpkg-dev debhelper
+	@scripts/deb "$(CARGO_TARGET_DIR)/deb"
+
+# A directory from which docker, podman or buildah builds the relay's image: target/container
+container:
+	@scripts/need-cargo
+	@scripts/need-packages gcc libc6-dev
+	@scripts/container "$(CARGO_TARGET_DIR)/container"
+
+# Every artefact of the release that the last commit is: target/release-VERSION. ARGS=--check makes them twice, in two
+# directories, and compares.
+release:
+	@scripts/need-cargo
+	@scripts/need-packages gcc libc6-dev git dpkg-dev debhelper zip unzip
+	@scripts/release $(ARGS)
 
 # Entry points over a pristine Debian each, as root: make fresh ENTRIES="demo readme"
 fresh:

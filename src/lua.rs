@@ -54,6 +54,7 @@ fn open(lua: &Lua) -> mlua::Result<Table> {
     }
     let core = lua.create_table()?;
     core.set("_VERSION", env!("CARGO_PKG_VERSION"))?;
+    core.set("full_version", env!("TCPREMOTE_VERSION"))?;
     core.set("start", lua.create_function(|lua, options: Table| answer(lua, start(&options)))?)?;
     core.set(
         "identity",

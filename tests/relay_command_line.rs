@@ -74,7 +74,7 @@ fn the_version_is_printed_with_the_programs_name() {
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(
         String::from_utf8(output.stdout).unwrap(),
-        concat!("tcp-remote-relay ", env!("CARGO_PKG_VERSION"), "\n")
+        concat!("tcp-remote-relay ", env!("TCPREMOTE_VERSION"), "\n")
     );
 }
 

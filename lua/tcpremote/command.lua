@@ -297,7 +297,7 @@ function command.main(arguments, output)
     output.out:write(HELP)
     return 0
   elseif name == "version" then
-    output.out:write("tcpremote ", tcpremote._VERSION, "\n")
+    output.out:write("tcpremote ", core.full_version, "\n")
     return 0
   elseif not name then
     complain(output, given)

@@ -93,8 +93,8 @@ impl Config {
     pub const MAX_HALF_CLOSE: Duration = Duration::from_secs(3600);
     /// As many as version 1 has numbers for, and as a device of ours takes.
     pub const MAX_CLIENTS: u32 = 256;
-    /// 10 s.
-    pub const DRAIN: Duration = Duration::from_secs(10);
+    /// 8 s, which is less than the ten after which `docker stop` kills.
+    pub const DRAIN: Duration = Duration::from_secs(8);
 
     /// The longest `drain`.
     pub const MAX_DRAIN: Duration = Duration::from_secs(3600);
@@ -321,6 +321,11 @@ mod tests {
         assert!(config("localhost:1", &[], 1).expect_err("nothing").starts_with("no client port; give at least one"));
         let refused = config("localhost:1", &[("localhost:2", "a:1")], 3601).expect_err("too long");
         assert_eq!(refused, "half-close of 3601 s is too long; give 0 to 3600 s");
+    }
+
+    #[test]
+    fn a_relay_that_drains_has_ended_before_docker_kills_it() {
+        assert!(Config::DRAIN <= Duration::from_secs(10) - Duration::from_secs(2));
     }
 
     #[test]

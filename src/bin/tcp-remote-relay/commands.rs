@@ -16,7 +16,7 @@ use super::{ask, files, init, output, rotate, run};
 
 /// Lets people reach services of devices that have no public address
 #[derive(Parser)]
-#[command(name = "tcp-remote-relay", version, after_help = GUIDE, max_term_width = 100)]
+#[command(name = "tcp-remote-relay", version = env!("TCPREMOTE_VERSION"), after_help = GUIDE, max_term_width = 100)]
 struct Commands {
     #[command(subcommand)]
     command: Command,

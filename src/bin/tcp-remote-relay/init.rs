@@ -55,7 +55,7 @@ tls = "0.0.0.0:@PORT@"
 # idle = "1h"            # ends a client for which nothing moves; without it never
 # keepalive = "90s"      # after how long a silence an idle device is asked whether it is there
 # half_close = "1s"      # only devices of version 1: how long a service may be silent after its client's end
-# drain = "10s"          # how long open clients may go on when the relay ends
+# drain = "8s"           # how long open clients may go on when the relay ends
 
 [log]
 # level = "info"         # error, warn, info, debug

@@ -18,7 +18,7 @@ use super::process;
 #[derive(Parser)]
 #[command(
     name = "tcp-remote-relay",
-    version,
+    version = env!("TCPREMOTE_VERSION"),
     override_usage = "tcp-remote-relay [OPTIONS] SERVER CLIENT SERVICE [CLIENT SERVICE]...",
     long_about = ABOUT,
     after_long_help = GUIDE,
@@ -51,7 +51,7 @@ struct CommandLine {
     /// How long open clients may go on after SIGTERM, SIGINT or SIGHUP; a second SIGTERM or SIGINT ends that time
     ///
     /// SIGHUP stays ignored where the relay was started so, as by nohup.
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SECONDS", default_value = "8", value_parser = seconds, allow_negative_numbers = true)]
     drain: Duration,
 
     /// How many clients there may be at once, from 1 to 256
