@@ -134,28 +134,37 @@ end)
 describe("a service behind haproxy", function()
   --- What it is: it reads a header of the PROXY protocol, and answers with what that says of its client.
   local CONFIGURATION = [[
-    defaults
-      mode http
-      timeout connect 30s
-      timeout client 30s
-      timeout server 30s
-    frontend web
-      bind 127.0.0.1:%d accept-proxy
-      http-request return status 200 content-type text/plain lf-string "%%[src]:%%[src_port]"
-  ]]
+defaults
+  mode http
+  timeout connect 30s
+  timeout client 30s
+  timeout server 30s
+frontend web
+  bind 127.0.0.1:%d accept-proxy
+  http-request return status 200 content-type text/plain lf-string "%%[src]:%%[src_port]"
+]]
+  local place, relay
+
+  before_each(function()
+    place = os.tmpname()
+    os.remove(place)
+    relay = process.relay_with_keys(place, '[[port]]\nlisten = "127.0.0.1:0"\nto = "pump-3:web"\n')
+  end)
+
+  after_each(function()
+    relay.stop()
+    process.status(("kill $(cat %s/haproxy.pid) 2>/dev/null; rm -rf %s"):format(place, place))
+  end)
 
   it("knows the client that has come to the relay", function()
     if process.status("command -v haproxy >/dev/null") ~= 0 then
       return pending("there is no haproxy to read the header")
     end
-    local place = os.tmpname()
-    os.remove(place)
-    local relay = process.relay_with_keys(place, '[[port]]\nlisten = "127.0.0.1:0"\nto = "pump-3:web"\n')
     local port = net.free_port()
     local file = assert(io.open(place .. "/haproxy.cfg", "w"))
-    file:write((CONFIGURATION:format(port):gsub("\n    ", "\n"):gsub("^    ", "")))
+    file:write(CONFIGURATION:format(port))
     file:close()
-    local haproxy = "haproxy -D -q -p %s/haproxy.pid -f %s/haproxy.cfg"
+    local haproxy = "haproxy -D -p %s/haproxy.pid -f %s/haproxy.cfg >/dev/null 2>&1"
     assert.equal(0, process.status(haproxy:format(place, place)))
     local tunnel = assert(tcpremote.connect {
       state_dir = place .. "/state",
@@ -170,7 +179,5 @@ describe("a service behind haproxy", function()
     assert.equal(("%s:%d"):format(client:getsockname()), page:match("[%d.]+:%d+$"), page)
     client:close()
     tunnel:close()
-    relay.stop()
-    process.status(("kill $(cat %s/haproxy.pid); rm -rf %s"):format(place, place))
   end)
 end)

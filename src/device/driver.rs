@@ -109,7 +109,10 @@ impl<'a> Driver<'a> {
     /// Until the owner closes the tunnel (`Ok`), or it is over.
     fn serve(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
         #[cfg(feature = "tls")]
-        self.complain();
+        {
+            self.complain();
+            self.prepare_names();
+        }
         self.begin_attempt(Instant::now());
         while !self.context.shared.stop_requested() {
             self.step(buffer)?;

@@ -85,32 +85,64 @@ impl Names {
 pub(super) struct RelayNames {
     names: Vec<RelayName>,
     waker: Arc<Waker>,
+    lookup: fn(&str) -> io::Result<Vec<SocketAddr>>,
 }
 
 impl RelayNames {
     /// No threads yet; `waker` is used when [`Self::poll`] has an answer.
     pub(super) fn new(waker: Arc<Waker>) -> Self {
-        Self { names: Vec::new(), waker }
+        Self::with_lookup(waker, lookup)
     }
 
-    /// Looks this name up anew; what is found of others is not needed any more.
+    fn with_lookup(waker: Arc<Waker>, lookup: fn(&str) -> io::Result<Vec<SocketAddr>>) -> Self {
+        Self { names: Vec::new(), waker, lookup }
+    }
+
+    /// Begins to look these names up at once, each of which is to be requested later: where the first name server is dead
+    /// each takes some seconds, and one after the other they would take more than there is.
+    #[cfg(feature = "tls")]
+    pub(super) fn prepare<'a>(&mut self, hosts: impl IntoIterator<Item = &'a str>) {
+        for host in hosts {
+            let lookup = self.lookup;
+            let name = self.of(host);
+            if !name.is_prepared {
+                name.is_prepared = true;
+                name.request(lookup);
+            }
+        }
+    }
+
+    /// Looks this name up anew, unless that has been prepared; what is found of others is not needed any more.
     pub(super) fn request(&mut self, host: &str) {
         // A lookup that hangs is remembered, so that there are never many of one name.
-        self.names.retain(|name| *name.name == *host || name.running > 0);
+        self.names.retain(|name| *name.name == *host || name.running > 0 || name.is_prepared);
+        let lookup = self.lookup;
+        let name = self.of(host);
+        if !std::mem::take(&mut name.is_prepared) {
+            name.request(lookup);
+        } else if name.found.is_some() {
+            // Fails only where the loop's poll is gone.
+            let _ = self.waker.wake();
+        }
+    }
+
+    fn of(&mut self, host: &str) -> &mut RelayName {
         let place = self.names.iter().position(|name| *name.name == *host).unwrap_or_else(|| {
             self.names.push(RelayName::new(host, Arc::clone(&self.waker)));
             self.names.len() - 1
         });
-        self.names[place].request();
+        &mut self.names[place]
     }
 
     /// The answer for this name.
     pub(super) fn poll(&mut self, host: Option<&str>) -> Option<Found> {
         let mut found = None;
         for name in &mut self.names {
-            let answer = name.poll();
+            let answer = name.poll().or(name.found.take());
             if host == Some(&*name.name) {
                 found = answer;
+            } else if name.is_prepared {
+                name.found = answer;
             }
         }
         found
@@ -123,15 +155,19 @@ pub(super) struct RelayName {
     name: Arc<str>,
     running: usize,
     pool: Pool,
+    /// It is looked up before it is wanted.
+    is_prepared: bool,
+    /// What that has brought.
+    found: Option<Found>,
 }
 
 impl RelayName {
     pub(super) fn new(name: &str, waker: Arc<Waker>) -> Self {
-        Self { name: name.into(), running: 0, pool: Pool::new(waker) }
+        Self { name: name.into(), running: 0, pool: Pool::new(waker), is_prepared: false, found: None }
     }
 
     /// Looks the name up anew. Where two lookups hang already, theirs is the answer.
-    pub(super) fn request(&mut self) {
+    fn request(&mut self, lookup: fn(&str) -> io::Result<Vec<SocketAddr>>) {
         let name = Arc::clone(&self.name);
         self.request_by(move || lookup(&name));
     }

@@ -88,6 +88,14 @@ impl Driver<'_> {
         }
     }
 
+    /// The owner waits for the first round, in which each address has a part of the time.
+    pub(super) fn prepare_names(&mut self) {
+        if let Some(enrolling) = self.enrolling.as_ref().filter(|_| self.config.proxy.is_none()) {
+            let addresses = enrolling.joining.addresses();
+            self.relay_names.prepare(addresses.iter().filter(|address| address.ip().is_none()).map(Address::host));
+        }
+    }
+
     /// Who the device is on the link that is made next; `None` where it has no identity.
     pub(super) fn identity(&self) -> Option<&Identity> {
         let enrolled = self.enrolling.as_ref().map(|enrolling| &enrolling.joining.presentation().identity);

@@ -229,6 +229,37 @@ fn the_relays_name_is_looked_up_beside_a_lookup_that_hangs_and_its_late_failure_
     assert_eq!(&*found.expect_err("the last one failed").text, "released");
 }
 
+#[cfg(feature = "tls")]
+#[test]
+fn names_of_relays_that_are_tried_in_turn_are_looked_up_at_once_and_each_is_there_when_it_is_wanted() {
+    /// As where the first name server is dead, of a name; another has no address.
+    fn slow(name: &str) -> io::Result<Vec<SocketAddr>> {
+        if name == "gone.example" {
+            return Err(io::Error::other("no such name"));
+        }
+        thread::sleep(Duration::from_millis(300));
+        Ok(vec![address(1)])
+    }
+    let mut poll = Poll::new().expect("poll");
+    let mut names = RelayNames::with_lookup(waker(&poll), slow);
+    names.prepare(["one.example", "two.example", "gone.example", "one.example"]);
+    assert_eq!(names.names.iter().map(|name| name.running).collect::<Vec<_>>(), [1, 1, 1]);
+    names.request("one.example");
+    let mut answer = |names: &mut RelayNames, host: &str| {
+        collect(&mut poll, 1, || names.poll(Some(host))).remove(0).map_err(|error| error.text.to_string())
+    };
+    assert_eq!(answer(&mut names, "one.example"), Ok([address(1)].into()));
+    eventually("all are answered", || names.poll(None).is_none() && names.names.iter().all(|name| name.running == 0));
+    // Nothing is looked up any more, but the loop is to look.
+    names.request("two.example");
+    assert_eq!(answer(&mut names, "two.example"), Ok([address(1)].into()));
+    names.request("gone.example");
+    assert_eq!(answer(&mut names, "gone.example"), Err("no such name".into()));
+    names.request("two.example");
+    assert_eq!(names.names[0].running, 1, "it is looked up anew the next time");
+    assert_eq!(names.names.len(), 1, "{names:?}");
+}
+
 #[test]
 fn the_systems_lookup_knows_localhost_and_takes_hostile_text() {
     assert!(lookup("localhost").expect("localhost").iter().all(|address| address.ip().is_loopback()));

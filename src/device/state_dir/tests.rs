@@ -227,7 +227,7 @@ fn a_user_who_may_not_use_the_directory_is_told_what_would_permit_it() {
     let key = hidden.join("key");
     fs::write(&key, "").expect("written");
     chown(&key, Some(NOBODY), None).expect("given away");
-    fs::set_permissions(&key, Permissions::from_mode(0)).expect("changed");
+    fs::set_permissions(&key, Permissions::from_mode(0o000)).expect("changed");
     let expected = format!("state_dir: cannot read '{0}': {denied}; type: chmod u+rw '{0}'", key.display());
     assert_eq!(told_as_nobody(&hidden), expected);
 
