@@ -153,6 +153,11 @@ impl Relay {
         }
     }
 
+    /// Whether the device was asked whether it is there, and nothing has come from it since.
+    pub fn owes_sign(&self) -> bool {
+        if let Speaking::V2(end) = &self.speaking { end.owes_sign() } else { false }
+    }
+
     /// What the device offers by name; `None` of one that knows no names, and before [it has said
     /// so](Self::has_introduction).
     pub fn services(&self) -> Option<&[v2::Service]> {

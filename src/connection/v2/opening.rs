@@ -144,6 +144,11 @@ impl Mux {
         self.timers.set(Timer::Liveness, self.liveness.poll_timeout());
     }
 
+    /// Whether the device was asked for a sign of life, and has not given one since.
+    pub(crate) fn owes_sign(&self) -> bool {
+        self.liveness.is_awaited()
+    }
+
     /// The time for a sign of life is over. Without one the clients that wait for their services have their answer, and
     /// others wait as for a place until something comes, or the link is given up.
     pub(super) fn handle_sign_timeout(&mut self, now: Instant) {
