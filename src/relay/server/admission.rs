@@ -136,8 +136,7 @@ impl Server {
 
     /// Which start of the device's process a link in TLS is from.
     fn instance(&self, number: usize) -> Option<[u8; 16]> {
-        let peer = self.sessions.get(number).filter(|peer| peer.proof.is_some())?;
-        peer.session.connection().peer()?.instance
+        self.sessions.get(number)?.proof.as_ref()?.instance
     }
 
     pub(super) fn refuse_link(&mut self, now: Instant, number: usize, refusal: Refusal) {
