@@ -121,6 +121,24 @@ impl Mux {
         }
     }
 
+    /// Bytes that wait for the sockets of streams.
+    pub(crate) fn undelivered(&self) -> u64 {
+        self.held
+    }
+
+    /// Resets streams whose sockets take too little, until no more than so many bytes wait: first those that hold the most.
+    pub(crate) fn shed(&mut self, most: u64) {
+        let holding = self.streams.iter().filter(|(_, stream)| !stream.pending.is_empty());
+        let mut holding: Vec<_> = holding.map(|(key, stream)| (stream.pending.len(), key)).collect();
+        holding.sort_unstable();
+        while self.held > most
+            && let Some((_, key)) = holding.pop()
+        {
+            self.push_close_of(key, Code::Overload, "the client read too little, and the relay holds too much");
+            self.reset(key, Reset::Crowded);
+        }
+    }
+
     /// A link without streams is to have no more than it needs: there may be thousands beside it.
     pub(super) fn begin_rest(&mut self, now: Instant) {
         if self.streams.len() > 0 || self.send_buffer.len() > 0 {

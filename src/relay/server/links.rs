@@ -366,6 +366,20 @@ impl Server {
         self.cut(now, number, Code::Overload, "too many links that are gone have last bytes to deliver");
     }
 
+    /// What waits for clients of all links together is bounded: past that the link that has the most resets some of them.
+    /// It gives up half of what it has, so that one look at all links frees much.
+    pub(super) fn bound_undelivered(&mut self, now: Instant) {
+        while self.totals.undelivered > self.most_undelivered {
+            let most = self.sessions.iter().max_by_key(|(_, peer)| peer.share.undelivered);
+            let Some((number, before)) = most.map(|(number, peer)| (number, peer.share.undelivered)) else { return };
+            if let Some(peer) = self.sessions.get_mut(number) {
+                peer.session.shed(before / 2);
+            }
+            self.carry_out_all(now, number);
+            self.recount(number);
+        }
+    }
+
     /// Links of a device that are not in use any more hold no more than one that is, all together, and those of all devices
     /// no more than a few: else the oldest is cut. At the relay's own end there are none in use, nor any new ones.
     pub(super) fn bound_retired(&mut self, now: Instant, device: usize) {

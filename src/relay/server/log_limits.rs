@@ -35,6 +35,8 @@ const KINDS: [(Kind, &str, u32, u32); 5] = [
     (Kind::ClientEnd, "a client has left", 1000, 100),
 ];
 
+/// How often it is logged that something is so still.
+const LASTING_EVERY: Duration = Duration::from_secs(600);
 /// Buckets of single devices that are always kept: it would be dear to look for those that are not needed at each line.
 const KEPT: usize = 64;
 /// So many devices may cause all their lines; what more of them cause is left out.
@@ -113,6 +115,25 @@ impl LogLimits {
     }
 }
 
+/// A line about something that lasts: it is logged when it begins, and then once in a while with how often it was so.
+#[derive(Debug, Default)]
+pub(super) struct Lasting {
+    logged_at: Option<Instant>,
+    left_out: u64,
+}
+
+impl Lasting {
+    /// It is so again: how often it was since the last line, if there is to be another.
+    pub(super) fn note(&mut self, now: Instant) -> Option<u64> {
+        if self.logged_at.is_some_and(|at| now.saturating_duration_since(at) < LASTING_EVERY) {
+            self.left_out += 1;
+            return None;
+        }
+        self.logged_at = Some(now);
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,6 +183,15 @@ mod tests {
         }
         assert!(limits.by_device.len() <= 2 * KEPT, "{} are kept", limits.by_device.len());
         assert_eq!(limits.by_device[&(0, Kind::Stray as usize)].left_out, 9980);
+    }
+
+    #[test]
+    fn what_lasts_is_logged_at_once_and_then_once_in_ten_minutes_with_a_number() {
+        let start = Instant::now();
+        let mut lasting = Lasting::default();
+        let logged: Vec<_> = (0..=20).map(|minute| lasting.note(start + Duration::from_secs(60) * minute)).collect();
+        let lines: Vec<_> = logged.iter().enumerate().filter_map(|(minute, line)| Some((minute, (*line)?))).collect();
+        assert_eq!(lines, [(0, 0), (10, 9), (20, 9)]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 use super::admission::Refusal;
 use super::client_log::Ending;
 use super::handshakes::Handshakes;
-use super::log_limits::Kind;
+use super::log_limits::{Kind, Lasting};
 use super::shares::source;
 use super::{Peer, Server, Stage};
 use crate::connection::relay::Relay;
@@ -45,6 +45,8 @@ pub(super) struct Secured {
     pub(super) handshakes: Handshakes,
     /// Questions that the registry was asked.
     asked: u64,
+    /// Those on which it could not decide.
+    undecided: Lasting,
     sender: Sender<Answer>,
     answers: Receiver<Answer>,
     requests: Mailbox,
@@ -111,7 +113,8 @@ impl Secured {
             watcher.post(Request::Registry);
         }));
         let snapshot = port.registry.snapshot().number();
-        Ok(Self { port, acceptor, handshakes: Handshakes::default(), asked: 0, sender, answers, requests, snapshot })
+        let (handshakes, undecided) = (Handshakes::default(), Lasting::default());
+        Ok(Self { port, acceptor, handshakes, asked: 0, undecided, sender, answers, requests, snapshot })
     }
 }
 
@@ -280,10 +283,14 @@ impl Server {
                 Refusal::new(code, RETRY_REFUSED, refusal.reason())
             }
             Err(error) => {
-                if self.log_limits.admit(now, Self::NO_DEVICE, Kind::Stray) {
-                    warn!(%error, "the registry cannot decide about a device");
+                // Each device comes again in some seconds, for as long as a disk takes nothing.
+                if let Some(secured) = &mut self.secured
+                    && let Some(others) = secured.undecided.note(now)
+                {
+                    warn!(%error, others, "the registry cannot decide about a device, which is to come again");
                 }
-                Refusal::new(Code::Overload, RETRY_BUSY, "the relay cannot look the key up now")
+                let refusal = Refusal::new(Code::Overload, RETRY_BUSY, "the relay cannot look the key up now");
+                return self.turn_away(now, number, refusal);
             }
         };
         self.refuse_link(now, number, refusal);
