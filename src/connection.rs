@@ -191,6 +191,8 @@ pub enum Reset {
     Replaced,
     /// The link is gone.
     LinkLost,
+    /// A relay's: it took too little while all sockets together took too little.
+    Crowded,
     /// A relay's: the device was silent for too long after CONNECT, though the link may still be there.
     Unanswered,
     /// This end is about to end.

@@ -1,4 +1,4 @@
-//! What a TLS connection costs: memory when it is idle, and, if asked for, time.
+//! What a TLS connection costs: memory when it is idle, and, if asked for, time; and what an idle device costs a relay.
 #![cfg(feature = "tls")]
 #![allow(unsafe_code, reason = "an allocator that counts")]
 #![allow(clippy::print_stdout, reason = "the figures are what it is for")]
@@ -6,6 +6,12 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;
+#[cfg(feature = "relay")]
+use std::io::{Read, Write};
+#[cfg(feature = "relay")]
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::AtomicIsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
@@ -15,6 +21,20 @@ use tcpremote::tls::{Acceptor, Key, Opener, Scratch, Tls};
 thread_local! {
     /// Bytes that this thread has allocated and not freed.
     static LIVE: Cell<isize> = const { Cell::new(0) };
+    /// Whether the thread is a test's own, and not one of a relay's.
+    static IS_TEST: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The same of all threads but those of tests, and how many allocations that are.
+static OF_OTHERS: AtomicIsize = AtomicIsize::new(0);
+static BLOCKS_OF_OTHERS: AtomicIsize = AtomicIsize::new(0);
+
+fn count(bytes: isize, blocks: isize) {
+    LIVE.set(LIVE.get() + bytes);
+    if !IS_TEST.get() {
+        OF_OTHERS.fetch_add(bytes, Relaxed);
+        BLOCKS_OF_OTHERS.fetch_add(blocks, Relaxed);
+    }
 }
 
 struct Counting;
@@ -22,12 +42,12 @@ struct Counting;
 // Sound: it only counts, and the system's allocator does the rest.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LIVE.set(LIVE.get() + layout.size() as isize);
+        count(layout.size() as isize, 1);
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, bytes: *mut u8, layout: Layout) {
-        LIVE.set(LIVE.get() - layout.size() as isize);
+        count(-(layout.size() as isize), -1);
         unsafe { System.dealloc(bytes, layout) }
     }
 }
@@ -103,6 +123,7 @@ fn live<T>(make: impl FnOnce() -> T) -> (usize, T) {
 #[test]
 fn an_idle_connection_has_no_buffers() {
     const COUNT: usize = 50;
+    IS_TEST.set(true);
     let (ends, mut buffers) = (Ends::new(), Buffers::new());
     ends.connect(&mut buffers);
     let (opening, mut pairs) = live(|| (0..COUNT).map(|_| ends.connect(&mut buffers)).collect::<Vec<_>>());
@@ -155,4 +176,107 @@ fn the_time_of_a_gibibyte_and_of_a_handshake() {
         black_box(ends.connect(&mut buffers));
     }
     println!("a handshake: {:.3} ms of CPU for both ends", (cpu() - before).as_secs_f64());
+}
+
+/// A device with a key that the relay knows, on a link that carries nothing.
+#[cfg(feature = "relay")]
+mod idle {
+    use std::sync::Arc;
+    use std::thread;
+
+    use tcpremote::address::Address;
+    use tcpremote::identity::Pin;
+    use tcpremote::protocol::v2::Settings;
+    use tcpremote::relay::registry::{Registry, SqliteRegistry, wait};
+    use tcpremote::relay::{Config, Server, Stopper, TlsPort};
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    struct Relay {
+        address: SocketAddr,
+        pin: Pin,
+        stopper: Stopper,
+        thread: Option<thread::JoinHandle<()>>,
+        _directory: tempfile::TempDir,
+    }
+
+    impl Relay {
+        /// A relay that knows these keys.
+        fn start(keys: &[Key]) -> Self {
+            let directory = tempfile::tempdir().expect("a directory");
+            let registry = SqliteRegistry::open(&directory.path().join("state")).expect("a registry");
+            let rows = keys.iter().enumerate().map(|(number, key)| format!("device-{number},{}\n", key.public()));
+            let table: String = rows.collect();
+            wait(|answer| registry.import(table, 0, answer)).expect("imported");
+            let port = TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("an address").port();
+            let address = SocketAddr::from(([127, 0, 0, 1], port));
+            let key = Arc::new(Key::generate().expect("a key"));
+            let (pin, next) = (key.public().pin(), Key::generate().expect("a key").public().pin());
+            let (listen, addresses) = (Address::listen(&address.to_string()).expect("an address"), Vec::new());
+            let port = TlsPort { listen, key, next, addresses, registry: Arc::new(registry) };
+            let mut config = Config::new(Vec::new(), Config::HALF_CLOSE).expect("a configuration");
+            config.tls = Some(port);
+            let server = Server::bind(config).expect("a port");
+            let stopper = server.stopper();
+            let thread = thread::spawn(|| drop(server.run()));
+            Self { address, pin, stopper, thread: Some(thread), _directory: directory }
+        }
+
+        /// A link by this key, once the relay has said welcome.
+        fn connect(&self, key: &Key, buffers: &mut Buffers) -> (TcpStream, Tls) {
+            let opener = Opener::new(key, Pins { current: self.pin, next: self.pin }).expect("a configuration");
+            let mut socket = TcpStream::connect(self.address).expect("connect");
+            socket.set_read_timeout(Some(DEADLINE)).expect("timeout");
+            let mut tls = opener.start("relay.example.com", &mut buffers.scratch).expect("a handshake");
+            let (mut is_introduced, mut input) = (false, vec![0; 64 * 1024]);
+            buffers.plaintext.clear();
+            while buffers.plaintext.is_empty() {
+                if tls.is_established() && !std::mem::replace(&mut is_introduced, true) {
+                    let settings = Settings { acknowledges: true, software: "a test".into(), ..Settings::default() };
+                    let keepalive = Some(Duration::from_secs(90));
+                    tls.seal(&Settings { keepalive, ..settings }.frame(), &mut buffers.scratch).expect("sealed");
+                }
+                let unsent = tls.unsent(&buffers.scratch).to_vec();
+                socket.write_all(&unsent).expect("sent");
+                tls.advance(&mut buffers.scratch, unsent.len());
+                let count = socket.read(&mut input).expect("the relay is there");
+                assert!(count > 0, "it is refused");
+                tls.open(&mut input[..count], &mut buffers.plaintext, &mut buffers.scratch).expect("TLS");
+            }
+            (socket, tls)
+        }
+    }
+
+    impl Drop for Relay {
+        fn drop(&mut self) {
+            self.stopper.stop();
+            let _ = self.thread.take().map(thread::JoinHandle::join);
+        }
+    }
+
+    #[test]
+    fn an_idle_device_takes_little_memory_of_its_relay() {
+        const COUNT: usize = 200;
+        IS_TEST.set(true);
+        let mut buffers = Buffers::new();
+        let keys: Vec<Key> = (0..=COUNT).map(|_| Key::generate().expect("a key")).collect();
+        let relay = Relay::start(&keys);
+        let _first = relay.connect(&keys[0], &mut buffers);
+        let count = || (OF_OTHERS.load(Relaxed), BLOCKS_OF_OTHERS.load(Relaxed));
+        let (before, blocks_before) = count();
+        let _links: Vec<_> = keys[1..].iter().map(|key| relay.connect(key, &mut buffers)).collect();
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let (bytes, blocks) = count();
+            let [bytes, blocks] = [bytes - before, blocks - blocks_before].map(|sum| sum / COUNT as isize);
+            if bytes <= 6400 || Instant::now() > deadline {
+                println!("{bytes} bytes in {blocks} pieces for each device");
+                assert!(bytes <= 6400, "{bytes} bytes");
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
 }

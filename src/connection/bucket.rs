@@ -38,6 +38,11 @@ impl Bucket {
         there
     }
 
+    /// Whether nothing was taken for as long as it needs to fill.
+    pub(crate) fn is_full(&self, now: Instant) -> bool {
+        now.checked_sub(self.time_of(self.capacity)).is_none_or(|full| self.empty_at <= full)
+    }
+
     /// Takes a token, be it there or not; if not, until when nothing more should happen.
     pub(crate) fn spend(&mut self, now: Instant) -> Option<Instant> {
         let full = now.checked_sub(self.time_of(self.capacity)).unwrap_or(now);
@@ -63,7 +68,9 @@ mod tests {
     fn a_burst_and_then_the_rate() {
         let start = Instant::now() + Duration::from_secs(1000);
         let mut bucket = Bucket::new(start, 100, 10);
+        assert!(bucket.is_full(start));
         assert_eq!((0..200).filter(|_| bucket.take(start)).count(), 100);
+        assert!(!bucket.is_full(start + Duration::from_millis(9999)) && bucket.is_full(start + Duration::from_secs(10)));
         assert_eq!(bucket.next_at(), start + Duration::from_millis(100));
         assert!(!bucket.take(start + Duration::from_millis(99)) && bucket.take(start + Duration::from_millis(100)));
         let later = start + Duration::from_secs(3600);

@@ -72,7 +72,7 @@ pub struct Negotiated<N: Negotiation> {
 
 #[derive(Debug)]
 pub(super) enum Speaking<N: Negotiation> {
-    Negotiating(N),
+    Negotiating(Box<N>),
     V1(Box<N::V1>),
     V2(Box<Mux>),
 }
@@ -102,7 +102,7 @@ macro_rules! with_any {
 
 impl<N: Negotiation> Negotiated<N> {
     pub(super) fn begin(negotiation: N) -> Self {
-        Self { speaking: Speaking::Negotiating(negotiation), outputs: VecDeque::new() }
+        Self { speaking: Speaking::Negotiating(Box::new(negotiation)), outputs: VecDeque::new() }
     }
 
     /// An end of a link whose version was agreed on in another way.
@@ -111,10 +111,10 @@ impl<N: Negotiation> Negotiated<N> {
         Self { speaking: Speaking::V2(Box::new(mux)), outputs: VecDeque::new() }
     }
 
-    /// What the peer has said of itself in version 2.
+    /// What the peer has said of itself in version 2; a relay's end forgets it once the device is admitted.
     #[cfg(feature = "tls")]
     pub fn peer(&self) -> Option<&Settings> {
-        if let Speaking::V2(end) = &self.speaking { Some(end.peer()) } else { None }
+        if let Speaking::V2(end) = &self.speaking { end.peer() } else { None }
     }
 
     fn agree(&mut self, now: Instant, protocol: Option<Protocol>) -> Result<(), ProtocolError> {

@@ -153,6 +153,23 @@ impl Relay {
         }
     }
 
+    /// Whether the device was asked whether it is there, and nothing has come from it since.
+    pub fn owes_sign(&self) -> bool {
+        if let Speaking::V2(end) = &self.speaking { end.owes_sign() } else { false }
+    }
+
+    /// Bytes that wait for clients. In version 1 they are few: a client that takes nothing holds the link up.
+    pub fn undelivered(&self) -> u64 {
+        if let Speaking::V2(end) = &self.speaking { end.undelivered() } else { 0 }
+    }
+
+    /// Resets clients that read too little, until no more than so many bytes wait.
+    pub fn shed(&mut self, most: u64) {
+        if let Speaking::V2(end) = &mut self.speaking {
+            end.shed(most);
+        }
+    }
+
     /// What the device offers by name; `None` of one that knows no names, and before [it has said
     /// so](Self::has_introduction).
     pub fn services(&self) -> Option<&[v2::Service]> {

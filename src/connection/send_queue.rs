@@ -10,6 +10,9 @@ const CAPACITY: usize = 256 * 1024;
 /// No room is offered below this many bytes of payload: tiny frames cost more than waiting.
 const LEAST_ROOM: usize = 4 * 1024;
 
+/// Bytes of memory for frames that are not DATA, unless more wait.
+const LEAST: usize = 1024;
+
 /// Frames that one read of a socket fills at most.
 pub(crate) const FRAMES_A_READ: usize = 4;
 
@@ -66,7 +69,7 @@ impl SendQueue {
     pub(crate) fn push(&mut self, frame: &[u8]) {
         if self.buffer.len() - self.tail < frame.len() {
             self.compact();
-            let needed = (self.tail + frame.len()).max(1024);
+            let needed = (self.tail + frame.len()).max(LEAST);
             if self.buffer.len() < needed {
                 self.buffer.resize(needed.next_power_of_two(), 0);
             }
@@ -105,8 +108,14 @@ impl SendQueue {
         }
     }
 
+    /// Frees the memory, if nothing waits and it is the least that there may be.
+    pub(crate) fn give_back_little(&mut self) {
+        if self.buffer.len() <= LEAST {
+            self.give_back();
+        }
+    }
+
     /// Bytes of memory that it owns.
-    #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
         self.buffer.capacity()
     }

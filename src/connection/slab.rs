@@ -7,6 +7,8 @@ use super::StreamKey;
 pub(crate) struct Slab<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
+    /// The generation of slots that are made now: no key of one that was given back is used again.
+    first: u32,
 }
 
 #[derive(Debug)]
@@ -17,7 +19,7 @@ struct Slot<T> {
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Self { slots: Vec::new(), free: Vec::new() }
+        Self { slots: Vec::new(), free: Vec::new(), first: 0 }
     }
 }
 
@@ -25,7 +27,7 @@ impl<T> Slab<T> {
     pub(crate) fn insert(&mut self, value: T) -> StreamKey {
         let index = self.free.pop().unwrap_or(self.slots.len() as u32);
         if index as usize == self.slots.len() {
-            self.slots.push(Slot { generation: 0, value: None });
+            self.slots.push(Slot { generation: self.first, value: None });
         }
         let slot = &mut self.slots[index as usize];
         slot.value = Some(value);
@@ -66,6 +68,19 @@ impl<T> Slab<T> {
         self.slots.len() - self.free.len()
     }
 
+    /// Whether there is memory for values.
+    pub(crate) fn has_memory(&self) -> bool {
+        self.slots.capacity() > 0
+    }
+
+    /// Frees the memory, if there are no values.
+    pub(crate) fn give_back(&mut self) {
+        if self.len() == 0 {
+            let newest = self.slots.iter().map(|slot| slot.generation).max();
+            *self = Self { first: newest.map_or(self.first, |newest| newest.wrapping_add(1)), ..Self::default() };
+        }
+    }
+
     /// All keys, in the order of their slots.
     pub(crate) fn keys(&self) -> Vec<StreamKey> {
         let live = self.slots.iter().enumerate().filter(|(_, slot)| slot.value.is_some());
@@ -86,5 +101,12 @@ mod tests {
         assert_eq!(old.index, new.index);
         assert!(slab.get(old).is_none() && slab.remove(old).is_none());
         assert_eq!((slab.get(new), slab.len()), (Some(&'b'), 1));
+        slab.give_back();
+        assert!(slab.get(new).is_some(), "it has a value");
+        slab.remove(new);
+        slab.give_back();
+        assert!(!slab.has_memory());
+        slab.insert('c');
+        assert!(slab.get(old).is_none() && slab.get(new).is_none());
     }
 }

@@ -7,6 +7,7 @@
 mod budget;
 mod control;
 mod crediting;
+mod deadlines;
 mod delivery_rate;
 mod driven;
 mod ending;
@@ -28,8 +29,9 @@ use std::time::Instant;
 use budget::Budget;
 pub use budget::WindowPool;
 use control::PendingCloses;
+use deadlines::Deadlines;
 use delivery_rate::DeliveryRate;
-use introduction::Greeting;
+use introduction::{Greeting, Peer};
 use liveness::{Due, Liveness};
 use opening::PLACE_TIMEOUT;
 use pacing::Pacing;
@@ -39,7 +41,7 @@ use send_buffer::SendBuffer;
 use stream::Stream;
 use waiting_streams::WaitingStreams;
 
-use super::{Bucket, Connection, Counters, Limits, Output, Reset, Slab, StreamKey, Timers};
+use super::{Bucket, Connection, Counters, Limits, Output, Reset, Slab, StreamKey};
 use crate::protocol::v2::{self, Code, Header, Settings};
 use crate::protocol::{MAX_FRAME, ProtocolError};
 
@@ -76,15 +78,18 @@ pub(crate) struct Mux {
     /// The newest number that was opened.
     newest: u32,
     /// What the peer can take; the least that any can, until it has said so.
-    peer: Settings,
+    peer: Peer,
+    /// All that the peer has said of itself; a relay's end forgets it when both have.
+    said: Option<Box<Settings>>,
     greeting: Greeting,
     budget: Budget,
-    /// What may be sent, once the peer has said that it acknowledges; without that `delivery_rate` and `round_trip` make
-    /// the windows of streams, which then bound it.
-    pacing: Option<Pacing>,
+    /// What may be sent, once there was a stream, if the peer has said that it acknowledges; without that `delivery_rate`
+    /// and `round_trip` make the windows of streams, which then bound it.
+    pacing: Option<Box<Pacing>>,
     waiting_streams: WaitingStreams,
     reading: Reading,
-    delivery_rate: DeliveryRate,
+    /// Of a peer that does not acknowledge, once it has sent something.
+    delivery_rate: Option<Box<DeliveryRate>>,
     /// Credit of streams that we ended and whose bytes may still come; at most [`MOST_STALE`](crediting::MOST_STALE).
     stale_credit: u64,
     /// Streams for which CREDIT or CONNECTED is to be sent.
@@ -109,7 +114,7 @@ pub(crate) struct Mux {
     opens: Bucket,
     /// We, or the peer, have said that there will be no new streams: why those that come are reset.
     going_away: Option<Reset>,
-    timers: Timers<Timer>,
+    timers: Deadlines,
     outputs: VecDeque<Output>,
     counters: Counters,
 }
@@ -133,20 +138,22 @@ enum Timer {
     OpenRate,
     /// A device that was silent is to have sent something.
     Sign,
+    /// There are no streams, and what they needed can be given back.
+    Rest,
     Connect(StreamKey),
     Delivery(StreamKey),
 }
 
 impl Mux {
-    /// What the peer has said of itself; what is assumed of it before that.
-    pub(crate) fn peer(&self) -> &Settings {
-        &self.peer
+    /// What the peer has said of itself, until a relay's end has admitted it.
+    pub(crate) fn peer(&self) -> Option<&Settings> {
+        self.said.as_deref()
     }
 
     /// The peer's token, which is needed once.
     #[cfg(feature = "relay")]
     pub(crate) fn take_join(&mut self) -> Option<v2::Join> {
-        self.peer.join.take()
+        self.said.as_mut()?.join.take()
     }
 
     #[cfg(feature = "relay")]
@@ -197,6 +204,7 @@ impl Mux {
             Timer::Place(key) => self.reset(key, Reset::NoPlace),
             Timer::OpenRate => self.assign_numbers(now),
             Timer::Sign => self.handle_sign_timeout(now),
+            Timer::Rest => self.rest(),
             Timer::Connect(key) => {
                 let reason = "there was no connection to the service in 10 s";
                 self.push_close_of(key, Code::Timeout, reason);

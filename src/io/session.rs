@@ -446,6 +446,11 @@ impl<C: Connection + BorrowMut<Relay>, R: Registry> Session<C, R> {
         self.connection.borrow_mut().open(now, service, Some(from))
     }
 
+    /// See [`Relay::shed`](crate::connection::relay::Relay::shed).
+    pub(crate) fn shed(&mut self, most: u64) {
+        self.connection.borrow_mut().shed(most);
+    }
+
     /// See [`Relay::require_sign`](crate::connection::relay::Relay::require_sign).
     pub(crate) fn require_sign(&mut self, now: Instant) {
         self.connection.borrow_mut().require_sign(now);

@@ -27,7 +27,8 @@ pub(crate) struct Table<T> {
 
 #[derive(Debug)]
 struct Slot<T> {
-    value: Option<T>,
+    /// Apart, so that places that are free cost little.
+    value: Option<Box<T>>,
     turn: Turn,
 }
 
@@ -66,7 +67,7 @@ impl<T> Table<T> {
     /// The entry of a reserved number. It is visited next.
     pub(crate) fn insert(&mut self, number: usize, value: T) {
         debug_assert!(self.slots[number].value.is_none(), "the number was reserved");
-        self.slots[number].value = Some(value);
+        self.slots[number].value = Some(Box::new(value));
         self.make_ready(number);
     }
 
@@ -80,18 +81,18 @@ impl<T> Table<T> {
         }
         self.timers.cancel(number);
         self.free.push(number);
-        value
+        value.map(|value| *value)
     }
 
     pub(crate) fn get(&self, number: usize) -> Option<&T> {
-        self.slots.get(number)?.value.as_ref()
+        self.slots.get(number)?.value.as_deref()
     }
 
     /// The entry. It is put on the ready list; during its own visit [`end_visit`](Self::end_visit) decides about the next.
     pub(crate) fn get_mut(&mut self, number: usize) -> Option<&mut T> {
         self.slots.get(number)?.value.as_ref()?;
         self.make_ready(number);
-        self.slots[number].value.as_mut()
+        self.slots[number].value.as_deref_mut()
     }
 
     /// How many numbers are in use.
@@ -107,7 +108,7 @@ impl<T> Table<T> {
 
     /// All entries.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &T)> + Clone {
-        self.slots.iter().enumerate().filter_map(|(number, slot)| Some((number, slot.value.as_ref()?)))
+        self.slots.iter().enumerate().filter_map(|(number, slot)| Some((number, slot.value.as_deref()?)))
     }
 
     /// All numbers of entries, for what is done to each of them.

@@ -6,6 +6,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use crate::identity::{Pin, Pins};
@@ -80,9 +82,39 @@ pub enum KeysError {
         /// The file of the next.
         next: PathBuf,
     },
+    /// Another program changes keys there.
+    #[error(
+        "another 'rotate-key' or 'init' is at work in {path}, so nothing was changed; look at what that one prints before you \
+         run this again",
+        path = .0.display()
+    )]
+    InUse(PathBuf),
     /// The system gave no key.
     #[error(transparent)]
     Generate(#[from] KeyError),
+}
+
+/// Held while the keys of a directory are changed: two programs that did so at once would leave keys that no device knows.
+#[derive(Debug)]
+pub struct KeysLock {
+    /// Locked, until it is closed.
+    _directory: File,
+}
+
+impl KeysLock {
+    /// Of the directory of this file.
+    ///
+    /// # Errors
+    /// [`KeysError::InUse`], or the directory cannot be locked.
+    pub fn take(beside: &Path) -> Result<Self, KeysError> {
+        let path = directory_of(beside);
+        let directory = File::open(path).map_err(|reason| system(path, reason))?;
+        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { _directory: directory }),
+            Err(Errno::WOULDBLOCK) => Err(KeysError::InUse(path.to_owned())),
+            Err(reason) => Err(system(path, reason.into())),
+        }
+    }
 }
 
 impl Keys {
@@ -184,14 +216,17 @@ fn write(path: &Path, content: &[u8], mode: u32, beside: &Path) -> Result<(), Ke
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&partial, path)?;
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        File::open(parent.unwrap_or_else(|| Path::new(".")))?.sync_all()
+        File::open(directory_of(path))?.sync_all()
     })();
     if written.is_err() {
         // The error that is given back is the one that matters.
         let _ = fs::remove_file(&partial);
     }
     written.map_err(|reason| system(path, reason))
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
 }
 
 fn system(path: &Path, reason: io::Error) -> KeysError {
@@ -279,6 +314,17 @@ mod tests {
         let owner = |path: &Path| fs::metadata(path).map(|file| file.uid()).expect("a file");
         write_private(&files.path("key"), &key, files.directory.path()).expect("written");
         assert_eq!(owner(&files.path("key")), owner(files.directory.path()));
+    }
+
+    #[test]
+    fn one_program_changes_the_keys_of_a_directory_at_a_time() {
+        let files = Files::new();
+        let lock = KeysLock::take(&files.path("key")).expect("free");
+        let error = KeysLock::take(&files.path("next")).expect_err("taken").to_string();
+        let text = format!("another 'rotate-key' or 'init' is at work in {}, so", files.directory.path().display());
+        assert!(error.starts_with(&text), "{error}");
+        drop(lock);
+        assert!(KeysLock::take(&files.path("key")).is_ok());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! | what | of each device | of the process |
 //! | --- | --- | --- |
 //! | a link's queues and windows | [`Limits::budget`] for each of its links | of windows beyond those that streams have from their start, and of DATA that waits for links beyond 32 KiB for each, [`WINDOWS_OF_ALL`], fairly |
+//! | what waits for clients | [`Limits::budget`] for each of its links | [`UNDELIVERED_OF_ALL`], the link that has the most gives up half |
 //! | clients | [`Config::clients`](super::Config::clients) | [`Descriptors::clients`], [fairly](may_have_descriptor) |
 //! | clients that wait for a place | [`MAX_WAITING`] | as clients |
 //! | clients accepted in a turn | [`ACCEPTS`] for each port | [`ACCEPTS_A_TURN`] |
@@ -23,6 +24,9 @@
 use crate::connection::Limits;
 use crate::io::retired;
 
+/// What may wait for the clients of all links together, whatever their windows: as much as 32,768 clients that read nothing
+/// have from their start. Past it clients that read too little are reset.
+pub(super) const UNDELIVERED_OF_ALL: u64 = 1024 * 1024 * 1024;
 /// Clients that may wait at once; each port has an equal part of that.
 pub(super) const MAX_WAITING: usize = 256;
 /// Clients taken from one port in a turn, before bytes are moved again.

@@ -148,6 +148,14 @@ impl Listener {
         SockRef::from(&self.io).shutdown(Shutdown::Read).expect("it listens");
     }
 
+    /// One whose socket cannot listen, since it is connected.
+    #[cfg(test)]
+    pub(super) fn that_cannot_listen(peer: &std::net::TcpListener) -> Self {
+        let address = peer.local_addr().expect("an address");
+        let socket = Socket::from(std::net::TcpStream::connect(address).expect("connect"));
+        Self { io: TcpListener::from_std(socket.into()), place: 0, address, state: State::Held }
+    }
+
     fn start(&self) -> io::Result<()> {
         let socket = SockRef::from(&self.io);
         // Every connection has it from here, and so lets the next relay have the port.

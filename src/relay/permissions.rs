@@ -1,9 +1,12 @@
 //! Whether the relay's user, and nobody else, may use the relay's files. It is looked at without a relay, and by root for
 //! the user that is to run it: the one that owns the state directory.
 
+use std::ffi::CString;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use nix::unistd::{Gid, User, getgrouplist};
 
 use super::file::File;
 
@@ -47,21 +50,10 @@ pub fn mistakes(config: &Path, file: &File) -> Vec<String> {
 }
 
 impl RunsAs {
-    /// The owner, who is in the directory's group, and in those of which the system's files say so.
+    /// The owner, who is in the directory's group, and in those of which the system says so, from wherever it knows them.
     fn of_directory(state: &Metadata) -> Self {
-        let read = |path| fs::read_to_string(path).unwrap_or_default();
-        let (users, all) = (read("/etc/passwd"), read("/etc/group"));
-        let user = state.uid().to_string();
-        let fields =
-            |line: &str| Some(line.split(':').map(str::to_owned).collect::<Vec<_>>()).filter(|all| all.len() > 3);
-        let entry = users.lines().filter_map(fields).find(|entry| entry[2] == user);
         let mut groups = vec![state.gid()];
-        if let Some(entry) = entry {
-            groups.extend(entry[3].parse::<u32>());
-            let is_in = |group: &Vec<String>| group[3].split(',').any(|member| member == entry[0]);
-            groups
-                .extend(all.lines().filter_map(fields).filter(is_in).filter_map(|group| group[2].parse::<u32>().ok()));
-        }
+        groups.extend(groups_of(state.uid()));
         Self { user: state.uid(), groups }
     }
 
@@ -102,6 +94,14 @@ impl RunsAs {
              the relay's own, run: chown {user} {directory}"
         )
     }
+}
+
+/// The groups of a user; none of one whom the system does not know.
+fn groups_of(user: u32) -> Vec<u32> {
+    let Ok(Some(User { name, gid, .. })) = User::from_uid(user.into()) else { return Vec::new() };
+    let Ok(name) = CString::new(name) else { return vec![gid.as_raw()] };
+    let groups = getgrouplist(&name, gid).unwrap_or_else(|_| vec![gid]);
+    groups.into_iter().map(Gid::as_raw).collect()
 }
 
 fn of_state(path: &Path, state: &Metadata, me: u32) -> Vec<String> {
@@ -193,6 +193,18 @@ mod tests {
         );
         fs::write(&file.state, "").expect("written");
         assert_eq!(mistakes(&config, &file), [format!("{state} is no directory; give one for the relay's state")]);
+    }
+
+    #[test]
+    fn the_groups_of_a_user_are_those_that_the_system_gives_it() {
+        let me = rustix::process::geteuid().as_raw();
+        let said = std::process::Command::new("id").args(["-G", "--", &me.to_string()]).output().expect("id");
+        let mut said: Vec<u32> =
+            String::from_utf8_lossy(&said.stdout).split_whitespace().filter_map(|group| group.parse().ok()).collect();
+        let mut known = groups_of(me);
+        (said.sort_unstable(), known.sort_unstable());
+        assert_eq!(known, said);
+        assert_eq!(groups_of(u32::MAX - 1), [0; 0], "nobody");
     }
 
     #[test]

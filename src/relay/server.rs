@@ -76,6 +76,8 @@ pub struct Server {
     totals: Totals,
     /// What the windows of all links may take.
     windows: WindowPool,
+    /// Bytes that may wait for clients of all links.
+    most_undelivered: u64,
     phase: Phase,
     /// Devices that have a link on which they are served.
     served: usize,
@@ -213,6 +215,7 @@ impl Server {
         self.leave_if_going_away(now, number);
         self.forget_if_over(now, number);
         self.recount(number);
+        self.bound_undelivered(now);
         if let Some(Peer { stage, device: Some(device), .. }) = self.sessions.get(number)
             && stage.is_retired()
         {

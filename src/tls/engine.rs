@@ -47,8 +47,8 @@ enum State {
     Established(PublicKey),
     /// The peer said that nothing more comes. It may still be written to.
     PeerClosed(PublicKey),
-    /// It cannot be used any more.
-    Failed(TlsError),
+    /// It cannot be used any more. The reason is apart: most never have one.
+    Failed(Box<TlsError>),
 }
 
 pub(super) enum Connection {
@@ -137,7 +137,7 @@ impl Tls {
     pub fn handle_end(&mut self) -> Result<(), TlsError> {
         let error = match &self.state {
             State::PeerClosed(_) => return Ok(()),
-            State::Failed(error) => return Err(error.clone()),
+            State::Failed(error) => return Err(TlsError::clone(error)),
             State::Established(_) => TlsError::Cut,
             // Fewer than four bytes came before it, and no more will.
             State::Handshake { taken: 0 } if !self.kept.is_empty() && Greeting::of(&self.kept).is_none() => {
@@ -219,12 +219,12 @@ impl Tls {
     }
 
     fn check(&self) -> Result<(), TlsError> {
-        if let State::Failed(error) = &self.state { Err(error.clone()) } else { Ok(()) }
+        if let State::Failed(error) = &self.state { Err(TlsError::clone(error)) } else { Ok(()) }
     }
 
     /// rustls may answer as if nothing had happened, so the failure is remembered here.
     fn fail(&mut self, error: &TlsError) {
-        self.state = State::Failed(error.clone());
+        self.state = State::Failed(Box::new(error.clone()));
         self.kept = Vec::new();
     }
 

@@ -327,6 +327,36 @@ fn the_next_key_becomes_the_key_and_a_change_that_was_interrupted_is_finished() 
 }
 
 #[test]
+fn a_list_whose_reader_has_enough_ends_without_a_word() {
+    let place = Place::new();
+    let _relay = place.start();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut devices = command();
+    devices.args(["devices", "--config", &place.config()]).stdout(writer).stderr(Stdio::piped());
+    let output = devices.spawn().unwrap().wait_with_output().unwrap();
+    assert_eq!((output.status.code(), &output.stderr[..]), (Some(141), &b""[..]), "{output:?}");
+}
+
+#[test]
+fn of_two_that_change_the_key_at_once_one_is_told_and_changes_nothing() {
+    let place = Place::new();
+    let directory = fs::File::open(place.path("")).unwrap();
+    rustix::fs::flock(&directory, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let files = ["relay.key", "relay-next.key", "relay-next.pub"];
+    let before = files.map(|name| fs::read(place.path(name)).unwrap());
+    let beside = place.path("relay-next.key");
+    let rotate = ["rotate-key", "--next-key", beside.to_str().unwrap()];
+    let error = place.failed(1, &rotate);
+    assert!(error.contains("another 'rotate-key' or 'init' is at work in "), "{error}");
+    let init = run(command().arg("init").arg(place.path("")).args(["--address", "relay.example.com:443"]));
+    assert_eq!(init.status.code(), Some(1), "{init:?}");
+    assert!(files.map(|name| fs::read(place.path(name)).unwrap()) == before, "nothing is changed");
+    drop(directory);
+    place.done(&rotate);
+}
+
+#[test]
 fn the_key_is_not_changed_twice_before_the_relay_that_runs_proves_it() {
     let place = Place::new();
     let read = |name: &str| fs::read(place.path(name)).unwrap();

@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use tcpremote::address::Address;
-use tcpremote::relay::keys::{write_private, write_public};
+use tcpremote::relay::keys::{KeysLock, write_private, write_public};
 use tcpremote::tls::Key;
 
 use super::output::{Done, Failure, say};
@@ -66,6 +66,7 @@ pub(crate) fn init(directory: &Path, address: Option<Address>) -> Done {
     let address = address.map_or_else(host_address, Ok)?;
     let failed = |path: &Path, reason: &io::Error| Failure::System(format!("{}: {reason}", path.display()));
     fs::create_dir_all(directory).map_err(|reason| failed(directory, &reason))?;
+    let _lock = KeysLock::take(&directory.join(KEY)).map_err(|error| Failure::System(error.to_string()))?;
     if let Some(there) = ALL.iter().find(|name| directory.join(name).symlink_metadata().is_ok()) {
         let text = format!(
             "{} is there already, and nothing was changed; give another directory, or move that away",

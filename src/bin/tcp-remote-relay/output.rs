@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::process::{EXIT_SYSTEM, EXIT_USAGE};
+use super::process::{EXIT_SYSTEM, EXIT_UNREAD, EXIT_USAGE};
 
 /// Why a command is not done.
 #[derive(Debug)]
@@ -13,6 +13,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// The relay does not run, or a system failed.
     System(String),
+    /// Nobody reads any more what it prints, as behind `| head`.
+    Unread,
 }
 
 pub(crate) type Done = Result<(), Failure>;
@@ -23,6 +25,8 @@ pub(crate) fn finish(done: Done) -> ExitCode {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Usage(text)) => (text, EXIT_USAGE),
         Err(Failure::System(text)) => (text, EXIT_SYSTEM),
+        // Who has read enough wants no complaint.
+        Err(Failure::Unread) => return ExitCode::from(EXIT_UNREAD),
     };
     complain("error", &text);
     ExitCode::from(status)
@@ -33,7 +37,10 @@ pub(crate) fn say(text: &str) -> Done {
     let mut lines = harmless(text);
     lines.push('\n');
     let written = io::stdout().lock().write_all(lines.as_bytes());
-    written.map_err(|reason| Failure::System(format!("cannot write to standard output: {reason}")))
+    written.map_err(|reason| match reason.kind() {
+        io::ErrorKind::BrokenPipe => Failure::Unread,
+        _ => Failure::System(format!("cannot write to standard output: {reason}")),
+    })
 }
 
 /// Warns on standard error.

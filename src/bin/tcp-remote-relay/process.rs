@@ -15,6 +15,8 @@ use tcpremote::relay::{Outcome, Stopper};
 pub(crate) const EXIT_SYSTEM: u8 = 1;
 /// What was asked for makes no sense, or is wrong in the configuration.
 pub(crate) const EXIT_USAGE: u8 = 2;
+/// Nobody reads the output: as a shell has it of a program that SIGPIPE ends.
+pub(crate) const EXIT_UNREAD: u8 = 141;
 /// Open clients had to be cut.
 const EXIT_CUT: u8 = 3;
 

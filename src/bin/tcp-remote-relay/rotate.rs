@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use tcpremote::identity::Pin;
 use tcpremote::relay::file::File;
-use tcpremote::relay::keys::{KeysError, read_private, read_public, write_private, write_public};
-use tcpremote::tls::Key;
+use tcpremote::relay::keys::{KeysError, KeysLock, read_private, read_public, write_private, write_public};
+use tcpremote::tls::{Key, PublicKey};
 
 use super::ask;
 use super::output::{Done, Failure, say};
@@ -15,14 +15,14 @@ use super::output::{Done, Failure, say};
 /// relay refuses to start with.
 pub(crate) fn rotate(config: &Path, next_key: Option<PathBuf>) -> Done {
     let file = File::read(config).map_err(|error| Failure::Usage(error.to_string()))?;
-    let of_keys = |error: KeysError| Failure::System(error.to_string());
     let beside = file.next_key.with_extension("key");
-    let announced = read_public(&file.next_key).map_err(of_keys)?;
-    let current = match read_private(&file.key) {
-        // The next key is for the case that this one is lost, too.
-        Err(KeysError::Missing { .. }) => None,
-        read => Some(read.map_err(of_keys)?.public().pin()),
-    };
+    let before = look(&file).map_err(of_keys)?;
+    let _lock = KeysLock::take(&file.key).map_err(of_keys)?;
+    let (current, announced) = look(&file).map_err(of_keys)?;
+    if (current, announced) != before {
+        let text = "another 'rotate-key' has changed the keys meanwhile, so this one changed nothing; do what that one has printed";
+        return Err(Failure::System(text.into()));
+    }
     if current != Some(announced.pin()) {
         check_restarted(&file, current, announced.pin())?;
         // Not the one beside the relay's key unless that is named: a second call by mistake would take the key that was just
@@ -45,6 +45,20 @@ pub(crate) fn rotate(config: &Path, next_key: Option<PathBuf>) -> Done {
     write_private(&beside, &after, &file.state).map_err(of_keys)?;
     write_public(&file.next_key, after.public(), &file.state).map_err(of_keys)?;
     say(&next_steps(&file, &beside, announced.pin(), next_key.as_deref()))
+}
+
+fn of_keys(error: KeysError) -> Failure {
+    Failure::System(error.to_string())
+}
+
+/// The relay's key, if there is one, and the one that devices were told of.
+fn look(file: &File) -> Result<(Option<Pin>, PublicKey), KeysError> {
+    let current = match read_private(&file.key) {
+        // The next key is for the case that this one is lost, too.
+        Err(KeysError::Missing { .. }) => None,
+        read => Some(read?.public().pin()),
+    };
+    Ok((current, read_public(&file.next_key)?))
 }
 
 /// Devices learn the key after next from the relay that proves the next. Before it has done so nothing may be changed again:

@@ -47,6 +47,13 @@ impl PendingCloses {
     pub(super) fn len(&self) -> usize {
         self.in_order.len()
     }
+
+    /// Frees the memory, if there is none.
+    pub(super) fn give_back(&mut self) {
+        if self.in_order.is_empty() {
+            *self = Self::default();
+        }
+    }
 }
 
 impl Mux {

@@ -32,7 +32,9 @@ impl Mux {
         } else {
             // A stream whose end has come needs no more.
             let round_trip = self.round_trip.least().filter(|_| is_receiving);
-            Growth::To(round_trip.map_or(0, |round_trip| self.delivery_rate.window(now, round_trip)))
+            let delivery_rate = &mut self.delivery_rate;
+            let window = |round_trip| delivery_rate.as_mut().map_or(0, |rate| rate.window(now, round_trip));
+            Growth::To(round_trip.map_or(0, window))
         };
         if stream.window.renew(now, growth, &mut self.budget) && is_receiving {
             if stream.set_credit_pending() {

@@ -1,9 +1,9 @@
 //! What the driver of a link calls.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::control::PendingCloses;
-use super::pacing::Pacing;
 use super::send_buffer::{SendBuffer, data_len};
 use super::stream::{Sending, State, Stream};
 use super::{Mux, QUANTUM, Role, Timer};
@@ -18,6 +18,7 @@ impl Connection for Mux {
     fn receive<'a>(&mut self, now: Instant, input: &mut &'a [u8]) -> Result<Option<Delivery<'a>>, ProtocolError> {
         self.liveness.note_input(now);
         let result = self.receive_items(now, input);
+        self.begin_rest(now);
         self.say_why(now, result)
     }
 
@@ -158,11 +159,11 @@ impl Connection for Mux {
     }
 
     fn link_low_water(&self) -> Option<u32> {
-        self.pacing.as_ref().map(Pacing::low_water)
+        self.pacing.as_ref().map(|pacing| pacing.low_water())
     }
 
     fn link_keepalive(&self) -> Option<Duration> {
-        self.peer.keepalive.map(|_| self.liveness.longest_silence())
+        self.peer.has_keepalive.then(|| self.liveness.longest_silence())
     }
 
     fn poll_pacing(&self) -> Option<Instant> {
@@ -202,6 +203,7 @@ impl Connection for Mux {
             self.finishing.pop_front();
         }
         self.assign_numbers(now);
+        self.begin_rest(now);
     }
 
     fn note_link_full(&mut self) {
@@ -230,7 +232,7 @@ impl Connection for Mux {
         self.reading.take_ack();
         self.end_pacing();
         self.going_away.get_or_insert(Reset::LinkLost);
-        for timer in [Timer::Settings, Timer::Liveness, Timer::Ack, Timer::OpenRate, Timer::Sign] {
+        for timer in [Timer::Settings, Timer::Liveness, Timer::Ack, Timer::OpenRate, Timer::Sign, Timer::Rest] {
             self.timers.cancel(timer);
         }
     }
@@ -248,11 +250,15 @@ impl Connection for Mux {
     }
 
     fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let output = self.outputs.pop_front();
+        if output.is_none() && self.streams.len() == 0 {
+            self.outputs = VecDeque::new();
+        }
+        output
     }
 
     fn counters(&self) -> Counters {
-        let round_trip = self.pacing.as_ref().and_then(Pacing::round_trip).or_else(|| self.round_trip.smoothed());
+        let round_trip = self.pacing.as_ref().and_then(|pacing| pacing.round_trip()).or_else(|| self.round_trip.smoothed());
         Counters { open: self.numbers.len() as u64, round_trip, ..self.counters }
     }
 

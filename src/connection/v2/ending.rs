@@ -1,12 +1,16 @@
 //! How streams end, and what those that are over may still hold.
 
-use std::time::Instant;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use super::control::connected_frame;
 use super::stream::{End, Open, Receiving, Sending, State, Stream};
 use super::{Mux, Output, Timer};
 use crate::connection::{Reset, StreamKey};
 use crate::protocol::v2::Code;
+
+/// How long a link is without streams until it gives back what they needed: the next one may come at once.
+const REST_AFTER: Duration = Duration::from_secs(1);
 
 impl Mux {
     /// Once both sides have sent FIN the stream is off the link.
@@ -115,6 +119,52 @@ impl Mux {
             let Some((&slowest, _)) = self.delivering.iter().min_by_key(|&(_, &at)| at) else { return };
             self.reset(slowest, Reset::Stalled);
         }
+    }
+
+    /// Bytes that wait for the sockets of streams.
+    pub(crate) fn undelivered(&self) -> u64 {
+        self.held
+    }
+
+    /// Resets streams whose sockets take too little, until no more than so many bytes wait: first those that hold the most.
+    pub(crate) fn shed(&mut self, most: u64) {
+        let holding = self.streams.iter().filter(|(_, stream)| !stream.pending.is_empty());
+        let mut holding: Vec<_> = holding.map(|(key, stream)| (stream.pending.len(), key)).collect();
+        holding.sort_unstable();
+        while self.held > most
+            && let Some((_, key)) = holding.pop()
+        {
+            self.push_close_of(key, Code::Overload, "the client read too little, and the relay holds too much");
+            self.reset(key, Reset::Crowded);
+        }
+    }
+
+    /// A link without streams is to have no more than it needs: there may be thousands beside it.
+    pub(super) fn begin_rest(&mut self, now: Instant) {
+        if self.streams.len() > 0 || self.send_buffer.len() > 0 {
+            return;
+        }
+        // One answer to a PING is made in little, and the next comes in a minute.
+        self.send_buffer.give_back_little();
+        if (self.streams.has_memory() || self.send_buffer.memory() > 0) && !self.timers.is_set(Timer::Rest) {
+            self.timers.set(Timer::Rest, now + REST_AFTER);
+        }
+    }
+
+    /// Gives back what streams needed, unless there are some again.
+    pub(super) fn rest(&mut self) {
+        if self.streams.len() > 0 {
+            return;
+        }
+        self.streams.give_back();
+        self.send_buffer.give_back();
+        self.timers.give_back();
+        self.closes.give_back();
+        (self.numbers, self.delivering) = (BTreeMap::new(), BTreeMap::new());
+        // Keys of streams that are over name nothing any more.
+        (self.pending_control, self.unblocked) = (VecDeque::new(), VecDeque::new());
+        self.waiting.shrink_to_fit();
+        self.finishing.shrink_to_fit();
     }
 
     pub(super) fn reset(&mut self, key: StreamKey, reason: Reset) {

@@ -5,17 +5,16 @@ use std::time::{Duration, Instant};
 
 use super::budget::Budget;
 use super::control::PendingCloses;
-use super::delivery_rate::DeliveryRate;
+use super::deadlines::Deadlines;
 use super::liveness::Liveness;
-use super::pacing::Pacing;
 use super::reading::Reading;
 use super::round_trip::RoundTrip;
 use super::send_buffer::SendBuffer;
 use super::waiting_streams::WaitingStreams;
 use super::{Mux, Output, Role, Timer};
-use crate::connection::{Bucket, Counters, Limits, Slab, Timers};
+use crate::connection::{Bucket, Counters, Limits, Slab};
 use crate::protocol::ProtocolError;
-use crate::protocol::v2::{self, Settings};
+use crate::protocol::v2::{self, Service, Settings};
 
 /// From the start of version 2 until SETTINGS are here.
 const SETTINGS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,6 +35,33 @@ pub(super) enum Greeting {
     /// A relay's, in TLS: they are here, and its owner is to decide whether the device is admitted.
     Undecided,
     Done,
+}
+
+/// What holds of the peer for as long as the link is there.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) window: u32,
+    pub(super) streams: u32,
+    pub(super) acknowledges: bool,
+    /// Whether it has said after which silence it is asked.
+    pub(super) has_keepalive: bool,
+    /// A relay that does not admit the device.
+    pub(super) refuses: bool,
+    pub(super) services: Option<Box<[Service]>>,
+}
+
+impl Peer {
+    fn of(said: &Settings) -> Self {
+        let Settings { window, streams, acknowledges, keepalive, refuses, services, .. } = said;
+        Self {
+            window: *window,
+            streams: *streams,
+            acknowledges: *acknowledges,
+            has_keepalive: keepalive.is_some(),
+            refuses: *refuses,
+            services: services.as_deref().map(Box::from),
+        }
+    }
 }
 
 impl Mux {
@@ -83,11 +109,12 @@ impl Mux {
     /// An end that has said nothing yet.
     fn silent(now: Instant, role: Role, limits: Limits, send_buffer: SendBuffer) -> Self {
         let Limits { window, streams, open_rate, .. } = limits;
-        let (timers, liveness, peer) = (Timers::new(), Liveness::new(now), Settings::default());
+        let (timers, liveness) = (Deadlines::new(), Liveness::new(now));
+        let least = Settings::default();
         // What waited on its way to a device comes all at once: ten seconds' worth is no breach, if it fits on a way.
         let (burst, rate) = match role {
             Role::Device => (open_rate.saturating_mul(10).min(open_rate.saturating_add(MOST_ON_THE_WAY)), open_rate),
-            Role::Relay => (peer.open_rate, peer.open_rate),
+            Role::Relay => (least.open_rate, least.open_rate),
         };
         Self {
             role,
@@ -99,13 +126,14 @@ impl Mux {
             streams: Slab::default(),
             numbers: BTreeMap::new(),
             newest: 0,
-            peer,
+            peer: Peer::of(&least),
+            said: None,
             greeting: Greeting::Awaited(0),
             budget: Budget::new(limits.budget, streams, window.into()),
             pacing: None,
             waiting_streams: WaitingStreams::default(),
             reading: Reading::new(now),
-            delivery_rate: DeliveryRate::new(now),
+            delivery_rate: None,
             stale_credit: 0,
             pending_control: VecDeque::new(),
             closes: PendingCloses::default(),
@@ -157,7 +185,8 @@ impl Mux {
             return Err(ProtocolError::JoinInTheClear);
         }
         self.reading.begin();
-        self.peer = settings;
+        self.peer = Peer::of(&settings);
+        self.said = Some(Box::new(settings));
         if self.is_in_tls && self.role == Role::Relay {
             self.greeting = Greeting::Undecided;
             self.outputs.push_back(Output::Presented);
@@ -174,7 +203,7 @@ impl Mux {
         if !self.is_refused() {
             self.timers.cancel(Timer::Settings);
         }
-        let Settings { window, open_rate, acknowledges, keepalive, .. } = self.peer;
+        let window = self.peer.window;
         // What was assumed is only ever raised, for open streams too.
         for key in self.numbers.values().copied().collect::<Vec<_>>() {
             if let Some(stream) = self.streams.get_mut(key) {
@@ -182,23 +211,27 @@ impl Mux {
                 self.unblock(key);
             }
         }
+        self.begin_pacing(now);
+        let Some(said) = self.said.take() else { return };
+        let Settings { open_rate, keepalive, refuses, .. } = *said;
         if self.role == Role::Relay {
             self.opens.set_rate(now, open_rate, open_rate);
         }
-        self.pacing = acknowledges.then(|| Pacing::new(now));
         if let Some(keepalive) = keepalive {
             let agreed = self.limits.keepalive.min(keepalive);
             self.liveness.agree(self.role, agreed.clamp(Limits::MIN_KEEPALIVE, Limits::MAX_KEEPALIVE));
             self.timers.set(Timer::Liveness, self.liveness.poll_timeout());
         }
         // A refusal introduces nobody; GOAWAY behind it says why.
-        if !self.peer.refuses {
+        if !refuses {
             if self.is_in_tls {
                 self.outputs.push_back(Output::Version(2));
             }
-            let software = self.peer.software.escape_debug().to_string();
+            let software = said.software.escape_debug().to_string();
             self.outputs.push_back(Output::Introduced(software));
         }
+        // Its owner has looked at it before it admitted the device.
+        self.said = Some(said).filter(|_| self.role == Role::Device);
         self.ask(now);
     }
 }

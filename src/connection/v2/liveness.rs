@@ -23,13 +23,25 @@ pub(super) struct Liveness {
     /// The silence after which the peer of a link without streams is asked.
     keepalive: Duration,
     has_streams: bool,
-    /// The peer was silent for so long that it was asked: until when something must come. No change of the times above
-    /// moves that.
-    silent_until: Option<Instant>,
+    /// The peer was asked for a sign of life, which is yet to come. No change of the times above moves that.
+    awaited: Option<Awaited>,
     sign: Sign,
     /// The PING that is out: when it was sent, and the number that it carries.
     asked: Option<(Instant, u64)>,
     next_number: u64,
+}
+
+/// Until when something must come, and how long that was given for it.
+#[derive(Clone, Copy, Debug)]
+struct Awaited {
+    until: Instant,
+    within: Duration,
+}
+
+impl Awaited {
+    fn new(now: Instant, within: Duration) -> Self {
+        Self { until: now + within, within }
+    }
 }
 
 /// What is known of a peer from which a sign of life is wanted.
@@ -57,7 +69,7 @@ impl Liveness {
             last_byte_at: now,
             keepalive: ASK_AFTER,
             has_streams: false,
-            silent_until: None,
+            awaited: None,
             sign: Sign::Here,
             asked: None,
             next_number: 1,
@@ -80,7 +92,7 @@ impl Liveness {
     /// Something came.
     pub(super) fn note_input(&mut self, now: Instant) {
         self.last_byte_at = now;
-        (self.silent_until, self.sign) = (None, Sign::Here);
+        (self.awaited, self.sign) = (None, Sign::Here);
     }
 
     /// Whether nothing came of late.
@@ -91,14 +103,19 @@ impl Liveness {
     /// A sign of life is wanted, and may take so long; until when.
     pub(super) fn doubt(&mut self, now: Instant, within: Duration) -> Instant {
         self.sign = Sign::Awaited(within, now + within);
-        self.silent_until.get_or_insert(now + ANSWER_WITHIN);
+        self.awaited.get_or_insert(Awaited::new(now, ANSWER_WITHIN));
         now + within
     }
 
     /// Something must come within this time, unless it must sooner.
     pub(super) fn require(&mut self, now: Instant, within: Duration) {
-        let until = now + within.min(ANSWER_WITHIN);
-        self.silent_until = Some(self.silent_until.map_or(until, |before| before.min(until)));
+        let required = Awaited::new(now, within.min(ANSWER_WITHIN));
+        self.awaited = Some(self.awaited.filter(|before| before.until <= required.until).unwrap_or(required));
+    }
+
+    /// Whether the peer was asked, and nothing has come since.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.awaited.is_some()
     }
 
     /// The time for it may be over: until when it may take still, if it was not.
@@ -146,7 +163,7 @@ impl Liveness {
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub(super) fn poll_timeout(&self) -> Instant {
-        self.silent_until.unwrap_or_else(|| self.last_byte_at + self.ask_after())
+        self.awaited.map_or_else(|| self.last_byte_at + self.ask_after(), |awaited| awaited.until)
     }
 
     /// The time may have come. A peer is asked before it counts as dead, and has its time from then on: a clock that jumped
@@ -156,11 +173,15 @@ impl Liveness {
         if now < due {
             return Due::Nothing;
         }
-        if self.silent_until.is_some() && now <= due + LATE {
+        let Some(Awaited { within, .. }) = self.awaited else {
+            self.awaited = Some(Awaited::new(now, ANSWER_WITHIN));
+            return self.ask(now).map_or(Due::Nothing, Due::Ping);
+        };
+        if now <= due + LATE {
             return Due::Dead;
         }
-        let was_asked = self.silent_until.replace(now + ANSWER_WITHIN).is_some();
-        if was_asked { Due::Nothing } else { self.ask(now).map_or(Due::Nothing, Due::Ping) }
+        self.awaited = Some(Awaited::new(now, within));
+        Due::Nothing
     }
 }
 
@@ -222,5 +243,16 @@ mod tests {
         liveness.note_input(at(51));
         assert!(liveness.handle_answer(at(51), ping).is_some());
         assert_eq!(liveness.poll_timeout(), at(66));
+    }
+
+    #[test]
+    fn a_peer_that_has_another_link_has_no_longer_than_it_was_given_where_the_process_was_stopped() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut liveness = Liveness::new(start);
+        assert!(liveness.ask(start).is_some());
+        liveness.require(start, Duration::from_secs(3));
+        assert_eq!((liveness.handle_timeout(at(10)), liveness.poll_timeout()), (Due::Nothing, at(13)));
+        assert_eq!(liveness.handle_timeout(at(13)), Due::Dead);
     }
 }

@@ -62,7 +62,7 @@ impl Mux {
             // SETTINGS may have come while it waited.
             stream.credit = self.peer.window.into();
             let was_idle = self.numbers.is_empty();
-            self.note_opened(number, key);
+            self.note_opened(now, number, key);
             self.send_buffer.push_control(&connect.frame(number));
             if was_idle {
                 self.doubt(now);
@@ -72,8 +72,9 @@ impl Mux {
     }
 
     /// The stream is on the link.
-    fn note_opened(&mut self, number: u32, key: StreamKey) {
+    fn note_opened(&mut self, now: Instant, number: u32, key: StreamKey) {
         self.numbers.insert(number, key);
+        self.begin_pacing(now);
         self.counters.opened += 1;
         self.liveness.set_streams(true);
         self.timers.set(Timer::Liveness, self.liveness.poll_timeout());
@@ -142,6 +143,11 @@ impl Mux {
         self.ask(now);
         self.liveness.require(now, self.sign_within());
         self.timers.set(Timer::Liveness, self.liveness.poll_timeout());
+    }
+
+    /// Whether the device was asked for a sign of life, and has not given one since.
+    pub(crate) fn owes_sign(&self) -> bool {
+        self.liveness.is_awaited()
     }
 
     /// The time for a sign of life is over. Without one the clients that wait for their services have their answer, and
@@ -221,7 +227,7 @@ impl Mux {
         };
         let stream = Stream::new(now, State::Open(Open::new(number)), self.peer.window.into(), &self.budget);
         let key = self.streams.insert(stream);
-        self.note_opened(number, key);
+        self.note_opened(now, number, key);
         self.timers.set(Timer::Connect(key), now + CONNECT_TIMEOUT);
         self.outputs.push_back(Output::Connect { stream: key, client: number, service, from: connect.client });
         Ok(())

@@ -3,6 +3,7 @@
 use std::ops::Bound;
 use std::time::Instant;
 
+use super::delivery_rate::DeliveryRate;
 use super::introduction::{Greeting, MAX_GREETING};
 use super::stream::Receiving;
 use super::{MAX_BACKLOG, Mux, Output, Role, Timer};
@@ -130,7 +131,9 @@ impl Mux {
         self.counters.received += bytes.len() as u64;
         if self.pacing.is_none() {
             self.round_trip.note_received(bytes.len());
-            self.delivery_rate.note(now, bytes.len(), self.round_trip.least());
+            let round_trip = self.round_trip.least();
+            let delivery_rate = self.delivery_rate.get_or_insert_with(|| Box::new(DeliveryRate::new(now)));
+            delivery_rate.note(now, bytes.len(), round_trip);
         }
         let deliverable = !bytes.is_empty() && stream.pending.is_empty() && has_socket;
         if !deliverable {

@@ -108,12 +108,19 @@ impl SendBuffer {
     /// Frees the memory for DATA, if none waits.
     pub(super) fn give_back(&mut self) {
         self.data.give_back();
+        if self.control.is_empty() {
+            self.control = Vec::new();
+        }
     }
 
-    /// Bytes of memory for DATA.
-    #[cfg(test)]
+    /// The same, where it is no more than frames that are not DATA need.
+    pub(super) fn give_back_little(&mut self) {
+        self.data.give_back_little();
+    }
+
+    /// Bytes of memory that it owns.
     pub(super) fn memory(&self) -> usize {
-        self.data.memory()
+        self.data.memory() + self.control.capacity()
     }
 
     /// Bytes that wait.

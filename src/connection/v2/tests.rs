@@ -61,11 +61,18 @@ impl Pair {
         let mut pair = Self::unconnected(limits);
         carry(pair.now, &mut pair.device, &mut pair.relay, &mut pair.at_relay, &[]);
         carry(pair.now, &mut pair.relay, &mut pair.device, &mut pair.at_device, &[]);
-        (pair.device.pacing, pair.relay.pacing) = (None, None);
+        pair.forget_acks();
         pair.run();
         pair.device_outputs();
         pair.relay_outputs();
         pair
+    }
+
+    /// Neither has said that it acknowledges.
+    fn forget_acks(&mut self) {
+        for end in [&mut self.device, &mut self.relay] {
+            (end.pacing, end.peer.acknowledges) = (None, false);
+        }
     }
 
     fn unconnected(limits: Limits) -> Self {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::liveness::LATE;
 use super::pacing::Pacing;
 use super::stream::Turn;
-use super::{Mux, QUANTUM, Timer};
+use super::{Greeting, Mux, QUANTUM, Timer};
 use crate::connection::StreamKey;
 use crate::protocol::ProtocolError;
 
@@ -34,6 +34,14 @@ impl WaitingStreams {
 }
 
 impl Mux {
+    /// A peer that acknowledges is sent no more than the path carries, from the first stream on.
+    pub(super) fn begin_pacing(&mut self, now: Instant) {
+        let acknowledges = self.greeting == Greeting::Done && self.peer.acknowledges;
+        if acknowledges && self.pacing.is_none() && !self.numbers.is_empty() {
+            self.pacing = Some(Box::new(Pacing::new(now)));
+        }
+    }
+
     /// How much of `most` bytes the stream may send now; `None` if it must wait for its turn.
     pub(super) fn claim_room(&mut self, key: StreamKey, most: usize) -> Option<usize> {
         let (Some(pacing), Some(stream)) = (&mut self.pacing, self.streams.get_mut(key)) else { return Some(most) };
@@ -109,7 +117,7 @@ impl Mux {
 
     /// When the next stream may be named.
     pub(super) fn next_release(&self) -> Option<Instant> {
-        self.pacing.as_ref().and_then(Pacing::poll_timeout)
+        self.pacing.as_ref().and_then(|pacing| pacing.poll_timeout())
     }
 
     /// Time has passed.
@@ -132,7 +140,7 @@ impl Mux {
     /// A peer that is to acknowledge something has its time for it.
     pub(super) fn await_ack(&mut self) {
         if !self.timers.is_set(Timer::Ack)
-            && let Some(since) = self.pacing.as_ref().and_then(Pacing::unanswered_since)
+            && let Some(since) = self.pacing.as_ref().and_then(|pacing| pacing.unanswered_since())
         {
             self.timers.set(Timer::Ack, since + ACK_WITHIN);
         }

@@ -83,7 +83,7 @@ impl Link {
                 let why = if close.reason.is_empty() { close.code.to_string() } else { close.reason.clone() };
                 (EventKind::Disconnect, Severity::Detail, format!("is gone: {why}"))
             }
-            Reset::NoPlace | Reset::PeerLeaves | Reset::Unanswered => {
+            Reset::NoPlace | Reset::PeerLeaves | Reset::Unanswered | Reset::Crowded => {
                 (EventKind::Disconnect, Severity::Detail, "was refused".to_owned())
             }
         };

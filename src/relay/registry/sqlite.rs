@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::admission::{Candidate, Decision, Refusal};
 use super::directory::StateDirectory;
@@ -63,7 +63,7 @@ impl SqliteRegistry {
         let memory = Arc::new(Memory { knocks: Mutex::default(), seen });
         let published = store.published();
         let (queue, jobs) = sync_channel(max_queue);
-        let writer = Writer { store, memory: Arc::clone(&memory), _directory: directory };
+        let writer = Writer { store, memory: Arc::clone(&memory), is_failing: false, _directory: directory };
         let thread = thread::Builder::new().name("registry".into()).spawn(move || writer.run(&jobs));
         let thread = thread.map_err(|error| RegistryError::system("the registry's thread", &error))?;
         let (queue, thread) = (RwLock::new(Some(queue)), Mutex::new(Some(thread)));
@@ -213,6 +213,8 @@ impl Drop for SqliteRegistry {
 struct Writer {
     store: Store,
     memory: Arc<Memory>,
+    /// The disk did not take what was written last, which is logged once.
+    is_failing: bool,
     /// Dropped last, so that nobody else opens a database that is still open here.
     _directory: StateDirectory,
 }
@@ -239,9 +241,17 @@ impl Writer {
         if unwritten.is_empty() {
             return;
         }
-        if let Err(error) = self.store.write_seen(&unwritten) {
-            warn!(%error, "cannot write when devices were last seen; trying again later");
-            lock(&self.memory.seen).put_back(&unwritten);
+        let result = self.store.write_seen(&unwritten);
+        let was_failing = std::mem::replace(&mut self.is_failing, result.is_err());
+        match result {
+            Ok(()) if was_failing => info!("when devices were last seen can be written again"),
+            Ok(()) => {}
+            Err(error) => {
+                if !was_failing {
+                    warn!(%error, "cannot write when devices were last seen; trying again each minute");
+                }
+                lock(&self.memory.seen).put_back(&unwritten);
+            }
         }
     }
 }

@@ -136,16 +136,22 @@ impl Server {
 
     /// Which start of the device's process a link in TLS is from.
     fn instance(&self, number: usize) -> Option<[u8; 16]> {
-        let peer = self.sessions.get(number).filter(|peer| peer.proof.is_some())?;
-        peer.session.connection().peer()?.instance
+        self.sessions.get(number)?.proof.as_ref()?.instance
     }
 
     pub(super) fn refuse_link(&mut self, now: Instant, number: usize, refusal: Refusal) {
-        let Some(peer) = self.sessions.get_mut(number) else { return };
-        let Refusal { code, retry_after, reason } = refusal;
+        let Some(peer) = self.sessions.get(number) else { return };
+        let Refusal { code, reason, .. } = &refusal;
         if self.log_limits.admit(now, peer.log_device(), Kind::Stray) {
             warn!(link = %peer.address, %code, %reason, "refused a device");
         }
+        self.turn_away(now, number, refusal);
+    }
+
+    /// The same, and it is logged elsewhere.
+    pub(super) fn turn_away(&mut self, now: Instant, number: usize, refusal: Refusal) {
+        let Some(peer) = self.sessions.get_mut(number) else { return };
+        let Refusal { code, retry_after, reason } = refusal;
         peer.session.go_away(now, code, retry_after, &reason);
         peer.session.close_link(now, &mut self.io);
         self.end_handshake(number);

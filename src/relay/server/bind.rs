@@ -131,6 +131,7 @@ impl Server {
             proxied: Table::default(),
             totals: Totals::default(),
             windows: WindowPool::new(limits::WINDOWS_OF_ALL),
+            most_undelivered: limits::UNDELIVERED_OF_ALL,
             phase: Phase::Serving,
             served: 0,
             waiting: 0,

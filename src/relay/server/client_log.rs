@@ -86,6 +86,10 @@ impl From<Reset> for Ending {
                 let warning = Some("reset a client: it read nothing of its last bytes for too long".into());
                 Self { warning, ..Self::new(Code::Stalled, "it read nothing of its last bytes for too long") }
             }
+            Reset::Crowded => {
+                let warning = "reset a client: it read too little, and too much waits for all clients together";
+                Self { warning: Some(warning.into()), ..Self::new(Code::Overload, "too much waits for all clients") }
+            }
             Reset::LinkLost => Self { code: "lost".into(), ..Self::new(Code::Normal, "its link is lost") },
             Reset::Unanswered => {
                 let warning = Some("refused a client: the device does not answer".into());

@@ -32,6 +32,21 @@ use crate::tls::TlsError;
 /// How long a link may finish beside the one in use.
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// Of how much use a link that drains is to its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    /// It has none.
+    None,
+    /// Its device was asked whether it is there, and has not answered: where many have lost their network at once, most of
+    /// their old links are dead.
+    Doubtful,
+    /// Its device is there.
+    Certain,
+}
+
+/// Those that can be spared the most come first.
+const SPARED: [Use; 3] = [Use::None, Use::Doubtful, Use::Certain];
+
 /// Where devices connect that are known by their port.
 #[derive(Debug)]
 pub(super) struct DevicePort {
@@ -259,20 +274,18 @@ impl Server {
         by_device.into_values().max().map(|(_, Reverse((_, number)))| number)
     }
 
-    /// Makes room for one more link that drains, be it among those of its device or of all: of those without clients, if
-    /// there are any, the oldest goes.
+    /// Makes room for one more link that drains, be it among those of its device or of all: of those that can be spared the
+    /// most the oldest goes.
     pub(super) fn bound_draining(&mut self, now: Instant, device: usize) {
         let Some(totals) = self.devices.get(device).map(|device| &device.totals) else { return };
         let number = if totals.draining.len() > retired::MAX_DRAINING {
-            self.oldest_drain(device, false).or_else(|| self.oldest_drain(device, true))
+            SPARED.into_iter().find_map(|use_| self.oldest_drain(device, use_))
         } else if self.totals.draining.len() > limits::MAX_DRAINING && !self.is_ending() {
-            // Those that cost no client anything first.
-            let is_idle = |&&(_, number): &&(Instant, usize)| {
-                self.sessions.get(number).is_some_and(|peer| peer.session.connection().streams() == 0)
+            let of_use = |use_| {
+                let order = self.totals.draining.iter().filter(|&&(_, number)| self.use_of(number) == Some(use_));
+                self.oldest_of_most(order, |_| 1)
             };
-            let draining = &self.totals.draining;
-            let idle = self.oldest_of_most(draining.iter().filter(is_idle), |_| 1);
-            idle.or_else(|| self.oldest_of_most(draining.iter(), |_| 1))
+            SPARED.into_iter().find_map(of_use)
         } else {
             None
         };
@@ -283,18 +296,27 @@ impl Server {
 
     /// The link of this device that has drained for the longest time makes room; false if none drains.
     pub(super) fn cut_oldest_drain(&mut self, now: Instant, device: usize, reason: &str) -> bool {
-        let oldest = self.oldest_drain(device, true);
+        let oldest = [Use::Doubtful, Use::Certain].into_iter().find_map(|use_| self.oldest_drain(device, use_));
         if let Some(number) = oldest {
             self.cut_draining(now, number, reason);
         }
         oldest.is_some()
     }
 
-    /// The link that has drained for the longest time, of those of a device that have clients or of those that have none.
-    fn oldest_drain(&self, device: usize, has_clients: bool) -> Option<usize> {
+    /// The link of a device that has drained for the longest time, of those of this use.
+    fn oldest_drain(&self, device: usize, use_: Use) -> Option<usize> {
         let mut numbers = self.devices.get(device)?.totals.draining.iter().map(|&(_, number)| number);
-        let has_streams = |peer: &Peer| peer.session.connection().streams() > 0;
-        numbers.find(|&number| self.sessions.get(number).map(has_streams) == Some(has_clients))
+        numbers.find(|&number| self.use_of(number) == Some(use_))
+    }
+
+    /// Of how much use a link is that drains.
+    fn use_of(&self, number: usize) -> Option<Use> {
+        let connection = self.sessions.get(number)?.session.connection();
+        Some(match (connection.streams(), connection.owes_sign()) {
+            (0, _) => Use::None,
+            (_, true) => Use::Doubtful,
+            (_, false) => Use::Certain,
+        })
     }
 
     /// Links that have had their time are cut, but not while the relay ends, which has a time of its own.
@@ -342,6 +364,20 @@ impl Server {
             warn!(%link, clients, others, "reset clients of a link that is gone: too many others are, too");
         }
         self.cut(now, number, Code::Overload, "too many links that are gone have last bytes to deliver");
+    }
+
+    /// What waits for clients of all links together is bounded: past that the link that has the most resets some of them.
+    /// It gives up half of what it has, so that one look at all links frees much.
+    pub(super) fn bound_undelivered(&mut self, now: Instant) {
+        while self.totals.undelivered > self.most_undelivered {
+            let most = self.sessions.iter().max_by_key(|(_, peer)| peer.share.undelivered);
+            let Some((number, before)) = most.map(|(number, peer)| (number, peer.share.undelivered)) else { return };
+            if let Some(peer) = self.sessions.get_mut(number) {
+                peer.session.shed(before / 2);
+            }
+            self.carry_out_all(now, number);
+            self.recount(number);
+        }
     }
 
     /// Links of a device that are not in use any more hold no more than one that is, all together, and those of all devices

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tracing::info;
+use tracing::{error, info};
 
 use super::client_log::Ending;
 use super::device::{ClientPort, Device};
@@ -234,7 +234,8 @@ impl Server {
         DeviceStatus { listen: device.listen.clone(), name: device.name.clone(), link }
     }
 
-    fn reconfigure(&mut self, now: Instant, config: Config, mut spare: Spare) -> Result<(), Error> {
+    /// Whatever can fail is done before anything is closed.
+    pub(super) fn reconfigure(&mut self, now: Instant, config: Config, mut spare: Spare) -> Result<(), Error> {
         if self.is_ending() {
             return Err(is_ending());
         }
@@ -242,12 +243,14 @@ impl Server {
         let clients = (config.clients as usize).saturating_mul(devices.len());
         let (ports, has_tls) = (addresses(&config).count(), self.secured.is_some());
         let ports = ports + self.device_ports.iter().filter(|(_, port)| port.device.is_none()).count();
-        self.descriptors = Descriptors::of_process(ports, devices.len(), has_tls, clients)?;
+        let descriptors = Descriptors::of_process(ports, devices.len(), has_tls, clients)?;
         let (mut kept, mut gone) = (Vec::new(), self.devices.numbers());
         for wanted in &devices {
             let is_it = |number: &usize| self.devices.get(*number).is_some_and(|device| wanted.is(device));
             kept.push(gone.iter().position(is_it).map(|at| gone.remove(at)));
         }
+        self.add_devices(&devices, &mut kept, &mut spare)?;
+        self.descriptors = descriptors;
         for number in gone {
             if self.devices.get(number).is_some_and(|device| device.listen.is_some()) {
                 self.remove_device(now, number, &mut spare);
@@ -267,7 +270,14 @@ impl Server {
         for (number, Wanted { name, listen, ports }) in kept.into_iter().zip(devices) {
             let number = match (number, listen, name) {
                 (Some(number), ..) => number,
-                (None, Some(listen), _) => self.add_device(name, listen, &mut spare)?,
+                // At an address that was for something else until now.
+                (None, Some(listen), _) => match self.add_device(name, listen, &mut spare) {
+                    Ok(number) => number,
+                    Err(error) => {
+                        error!("{error}; restart the relay to open that port");
+                        continue;
+                    }
+                },
                 (None, None, Some(name)) => self.named(name),
                 (None, None, None) => continue,
             };
@@ -353,6 +363,46 @@ impl Server {
         }
     }
 
+    /// Has all devices that are new listen at addresses that are new; or none of them.
+    fn add_devices(
+        &mut self,
+        wanted: &[Wanted<'_>],
+        numbers: &mut [Option<usize>],
+        spare: &mut Spare,
+    ) -> Result<(), Error> {
+        let mut added = Vec::new();
+        for (number, Wanted { name, listen, .. }) in numbers.iter_mut().zip(wanted) {
+            let (None, Some(listen)) = (*number, *listen) else { continue };
+            if !spare.contains_key(listen) {
+                continue;
+            }
+            match self.add_device(*name, listen, spare) {
+                Ok(new) => {
+                    *number = Some(new);
+                    added.push(new);
+                }
+                Err(error) => {
+                    added.into_iter().for_each(|new| self.take_back(new));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A device that was added is not to be there after all.
+    fn take_back(&mut self, number: usize) {
+        for port in self.device_ports.numbers() {
+            if let Some(DevicePort { listener, device }) = self.device_ports.get(port)
+                && *device == Some(number)
+            {
+                self.places[listener.place()] = Place::Free;
+                self.device_ports.remove(port);
+            }
+        }
+        self.devices.remove(number);
+    }
+
     fn add_device(&mut self, name: Option<&Name>, listen: &Address, spare: &mut Spare) -> Result<usize, Error> {
         let number = self.devices.reserve();
         for mut listener in take(spare, listen) {
@@ -362,15 +412,7 @@ impl Server {
                 self.places[listener.place()] = Place::Free;
                 self.device_ports.remove(port);
                 // Those that listen already are of this device, too, and its number will be another's.
-                for port in self.device_ports.numbers() {
-                    if let Some(DevicePort { listener, .. }) = self.device_ports.get(port)
-                        && self.device_ports.get(port).is_some_and(|port| port.device == Some(number))
-                    {
-                        self.places[listener.place()] = Place::Free;
-                        self.device_ports.remove(port);
-                    }
-                }
-                self.devices.remove(number);
+                self.take_back(number);
                 return Err(cannot_listen("the device", listen, reason));
             }
             info!(at = %listener.address(), "waiting for a device");

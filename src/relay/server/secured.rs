@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 use super::admission::Refusal;
 use super::client_log::Ending;
 use super::handshakes::Handshakes;
-use super::log_limits::Kind;
+use super::log_limits::{Kind, Lasting};
 use super::shares::source;
 use super::{Peer, Server, Stage};
 use crate::connection::relay::Relay;
@@ -45,6 +45,8 @@ pub(super) struct Secured {
     pub(super) handshakes: Handshakes,
     /// Questions that the registry was asked.
     asked: u64,
+    /// Those on which it could not decide.
+    undecided: Lasting,
     sender: Sender<Answer>,
     answers: Receiver<Answer>,
     requests: Mailbox,
@@ -80,10 +82,12 @@ pub(super) struct Proof {
     hello_until: Option<Instant>,
     /// The question that the registry was asked.
     asked: Option<u64>,
-    /// It is refused then.
-    refused: Option<(Instant, Refusal)>,
+    /// It is refused then; few are.
+    refused: Option<Box<(Instant, Refusal)>>,
     /// As whom it was admitted, by which key.
     admitted: Option<(PrincipalId, Pin)>,
+    /// Which start of the device's process it is from.
+    pub(super) instance: Option<[u8; 16]>,
 }
 
 impl Proof {
@@ -94,7 +98,7 @@ impl Proof {
 
     /// When the link is to be visited though nothing has happened.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let refused = self.refused.as_ref().map(|(at, _)| *at);
+        let refused = self.refused.as_ref().map(|refused| refused.0);
         [self.hello_until, refused].into_iter().flatten().min()
     }
 }
@@ -109,7 +113,8 @@ impl Secured {
             watcher.post(Request::Registry);
         }));
         let snapshot = port.registry.snapshot().number();
-        Ok(Self { port, acceptor, handshakes: Handshakes::default(), asked: 0, sender, answers, requests, snapshot })
+        let (handshakes, undecided) = (Handshakes::default(), Lasting::default());
+        Ok(Self { port, acceptor, handshakes, asked: 0, undecided, sender, answers, requests, snapshot })
     }
 }
 
@@ -179,7 +184,7 @@ impl Server {
         let relay = Relay::in_tls(now, self.config.limits);
         let session = Session::in_tls(relay, number, io, token, tls, &mut self.io);
         let hello_until = Some(now + HELLO_TIMEOUT);
-        let proof = Proof { source: Some(source), hello_until, asked: None, refused: None, admitted: None };
+        let proof = Proof { source: Some(source), hello_until, asked: None, refused: None, admitted: None, instance: None };
         self.insert_session(number, session, address, None, Stage::Handshake(now), Some(proof));
     }
 
@@ -191,9 +196,9 @@ impl Server {
         if has_hello {
             proof.hello_until = None;
         }
-        let refused = proof.refused.take_if(|(at, _)| *at <= now || !peer.session.has_link());
-        if let Some((_, refusal)) = refused {
-            self.refuse_link(now, number, refusal);
+        let refused = proof.refused.take_if(|refused| refused.0 <= now || !peer.session.has_link());
+        if let Some(refused) = refused {
+            self.refuse_link(now, number, refused.1);
         } else if proof.hello_until.take_if(|until| *until <= now).is_some() {
             self.lose_link(now, number, &LinkLost::Protocol(ProtocolError::NoClientHello));
         }
@@ -224,6 +229,7 @@ impl Server {
         secured.asked += 1;
         let question = secured.asked;
         proof.asked = Some(question);
+        proof.instance = said.instance;
         let (sender, requests) = (secured.sender.clone(), secured.requests.clone());
         let answer = move |result| {
             // Without a receiver the relay has ended.
@@ -270,17 +276,21 @@ impl Server {
                     debug!(link = %peer.address, ?fault, "a token is good for nothing");
                     if let Some(proof) = &mut peer.proof {
                         let refusal = Refusal::new(code, RETRY_REFUSED, refusal.reason());
-                        proof.refused = Some((now + WRONG_TOKEN, refusal));
+                        proof.refused = Some(Box::new((now + WRONG_TOKEN, refusal)));
                     }
                     return;
                 }
                 Refusal::new(code, RETRY_REFUSED, refusal.reason())
             }
             Err(error) => {
-                if self.log_limits.admit(now, Self::NO_DEVICE, Kind::Stray) {
-                    warn!(%error, "the registry cannot decide about a device");
+                // Each device comes again in some seconds, for as long as a disk takes nothing.
+                if let Some(secured) = &mut self.secured
+                    && let Some(others) = secured.undecided.note(now)
+                {
+                    warn!(%error, others, "the registry cannot decide about a device, which is to come again");
                 }
-                Refusal::new(Code::Overload, RETRY_BUSY, "the relay cannot look the key up now")
+                let refusal = Refusal::new(Code::Overload, RETRY_BUSY, "the relay cannot look the key up now");
+                return self.turn_away(now, number, refusal);
             }
         };
         self.refuse_link(now, number, refusal);
@@ -340,7 +350,7 @@ impl Server {
         let pins = Some(Pins { current: key.public().pin(), next: *next });
         let (time, addresses) = (unix_time(), addresses.clone());
         let said = Settings { name: Some(name.clone()), pins, time: Some(time), addresses, ..Settings::default() };
-        let instance = peer.session.connection().peer().and_then(|said| said.instance);
+        let instance = peer.proof.as_ref().and_then(|proof| proof.instance);
         let is_alone =
             instance.zip(self.devices.get_mut(device)).is_none_or(|(instance, of)| of.note_instance(instance));
         if !is_alone && self.log_limits.admit(now, device, Kind::Arrival) {

@@ -22,6 +22,8 @@ pub(super) struct Totals {
     pub(super) lost: Order,
     /// Bytes that links of both of these hold.
     pub(super) retired_bytes: u64,
+    /// Bytes that wait for clients of every link.
+    pub(super) undelivered: u64,
 }
 
 /// Sessions by number, the one first that has been there for the longest time.
@@ -36,6 +38,7 @@ pub(super) struct Share {
     streams: usize,
     stage: Option<Stage>,
     retired_bytes: u64,
+    pub(super) undelivered: u64,
 }
 
 impl Share {
@@ -48,6 +51,7 @@ impl Share {
             streams: connection.streams(),
             stage: Some(peer.stage),
             retired_bytes: if peer.stage.is_retired() { peer.session.held() } else { 0 },
+            undelivered: connection.undelivered(),
         }
     }
 }
@@ -57,6 +61,7 @@ impl Totals {
         self.clients += share.clients;
         self.streams += share.streams;
         self.retired_bytes += share.retired_bytes;
+        self.undelivered += share.undelivered;
         if let Some((order, since)) = self.order(share.stage) {
             order.insert((since, number));
         }
@@ -66,6 +71,7 @@ impl Totals {
         self.clients -= share.clients;
         self.streams -= share.streams;
         self.retired_bytes -= share.retired_bytes;
+        self.undelivered -= share.undelivered;
         if let Some((order, since)) = self.order(share.stage) {
             order.remove(&(since, number));
         }

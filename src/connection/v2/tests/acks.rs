@@ -92,7 +92,7 @@ fn an_answer_that_fills_what_room_others_have_left_is_not_bulk_and_one_that_goes
     let mut pair = Pair::new();
     let [before, other] = [pair.open().relay, pair.open().relay];
     // Nothing is known of the path: 4 KiB may be sent at once.
-    pair.relay.pacing = Some(Pacing::new(pair.now));
+    pair.relay.pacing = Some(Box::new(Pacing::new(pair.now)));
     let is_bulk = |pair: &Pair| pair.relay.streams.get(other).expect("a stream").bulk;
     let answer_in_a_short_room = |pair: &mut Pair| {
         assert_eq!(send(pair.now, &mut pair.relay, before, &[b'x'; 2000]), 2000);
@@ -178,6 +178,38 @@ fn after_a_long_silence_the_memory_for_what_is_sent_is_given_back() {
     pair.pass(15 * SECOND);
     let bytes = take_all(&mut pair.relay, pair.now);
     assert!(pair.relay.send_buffer.memory() <= KIB, "one PING of {} bytes", bytes.len());
+}
+
+#[test]
+fn a_link_without_streams_gives_back_what_they_needed_and_a_key_of_them_reaches_no_later_one() {
+    let mut pair = Pair::new();
+    pair.pass(SECOND);
+    for end in [&pair.device, &pair.relay] {
+        assert!(end.send_buffer.memory() == 0 && end.pacing.is_none(), "there was no stream yet");
+    }
+    let opens: Vec<Open> = (0..20).map(|_| pair.open()).collect();
+    for open in &opens {
+        assert_eq!(send(pair.now, &mut pair.relay, open.relay, &[b'x'; KIB]), KIB);
+        pair.run();
+    }
+    pair.pass(2 * SECOND);
+    pair.run();
+    assert!(pair.relay.send_buffer.memory() > 0 && pair.relay.streams.has_memory(), "they are there still");
+    for open in &opens {
+        pair.relay.handle_failure(pair.now, open.relay, Code::Normal, "");
+    }
+    pair.assert_empty();
+    pair.device_outputs();
+    pair.relay_outputs();
+    pair.pass(SECOND);
+    for end in [&pair.device, &pair.relay] {
+        assert!(end.send_buffer.memory() == 0 && !end.streams.has_memory() && end.outputs.capacity() == 0);
+    }
+    let next = pair.open();
+    assert!(opens.iter().all(|open| open.relay != next.relay && open.device != next.device));
+    assert_eq!(send(pair.now, &mut pair.relay, next.relay, &[b'x'; KIB]), KIB);
+    pair.run();
+    assert_eq!(pair.at_device[&next.device].len(), KIB);
 }
 
 proptest! {

@@ -1,6 +1,7 @@
 //! Links that are no longer in use, which drain or still deliver; and the end of the relay, at which its link drains.
 
 use super::*;
+use crate::relay::limits::MAX_DRAINING as MAX_DRAINING_OF_ALL;
 
 /// LISTEN, HELLO, SETTINGS and GOAWAY.
 const LEAVING: &[u8] = b"\0\0\x04\0\0\0\x05\xf2\0\0\x06\0\0\0\0\0\0\x08\x0a\0\0\0\0\0\0\0\0\0\0\0\0\x01";
@@ -180,6 +181,35 @@ fn of_too_many_links_that_drain_those_without_clients_are_cut_and_then_the_oldes
     };
     let cut: Vec<usize> = (0..devices.len()).filter(|&place| !is_there(&devices[place])).collect();
     assert_eq!(cut, [0, 1, 5]);
+}
+
+/// Where a whole network was down, old links that are dead come in place of those that are not.
+#[test]
+fn of_too_many_links_that_drain_one_whose_device_does_not_answer_is_cut_before_one_whose_device_is_there() {
+    // Too many of one device, and too many of all.
+    for (devices, last) in [(1, 0), (MAX_DRAINING_OF_ALL / MAX_DRAINING + 1, MAX_DRAINING_OF_ALL / MAX_DRAINING)] {
+        let mut bench = Bench::with_devices(devices, 1, |_| {});
+        let (mut numbers, mut open) = (Vec::new(), Vec::new());
+        for device in (0..MAX_DRAINING).flat_map(|_| 0..last.max(1)) {
+            let mut link = bench.device_of(device, &LEAVING[..16]);
+            let client = bench.client_of(device);
+            numbers.extend(bench.active_of(device));
+            link.write_all(&LEAVING[16..]).expect("sent");
+            bench.run_until("it drains", |server| server.devices.get(device).expect("a device").active.is_none());
+            open.push((link, client));
+        }
+        open.push((bench.device_of(last, GREETING), bench.client_of(last)));
+        let (number, now) = (bench.active_of(last).expect("a link"), Instant::now());
+        for &silent in &numbers[1..] {
+            bench.server.sessions.get_mut(silent).expect("a session").session.require_sign(now);
+        }
+        bench.server.sessions.get_mut(number).expect("a session").stage = Stage::Draining(now);
+        bench.server.recount(number);
+        bench.server.bound_draining(now, last);
+        let is_cut = |number: &usize| bench.server.sessions.get(*number).is_none();
+        let cut: Vec<usize> = (0..numbers.len()).filter(|&place| is_cut(&numbers[place])).collect();
+        assert_eq!(cut, [1], "the oldest that does not answer, of {devices} devices");
+    }
 }
 
 #[test]

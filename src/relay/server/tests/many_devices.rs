@@ -72,6 +72,39 @@ fn a_device_for_which_there_is_no_place_is_told_so_and_one_that_comes_again_has_
 }
 
 #[test]
+fn where_too_much_waits_for_all_clients_those_of_the_device_that_has_the_most_are_reset() {
+    // A window that is more than the kernel takes, so that bytes wait without any CREDIT.
+    let limits = Limits { window: 1 << 20, streams: 16, budget: 16 << 20, ..Limits::RELAY };
+    let mut bench = Bench::with_devices(2, 1, |config| config.limits = limits);
+    let most = 3 << 20;
+    bench.server.most_undelivered = most;
+    let mut links = [bench.device_of(0, GREETING), bench.device_of(1, GREETING)];
+    let mut clients: Vec<TcpStream> = [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0].map(|device| bench.client_of(device)).into();
+    let frames = |streams: u8| -> Vec<u8> {
+        let connected = (1..=streams).flat_map(|stream| [b"\0\0\x07\0\0\0\0", &[stream][..]].concat());
+        let data = |stream| [&b"\xf0\0\x03\0\0\0\0"[..], &[stream], &[b'x'; 0xf000]].concat().repeat(17);
+        connected.chain((1..=streams).flat_map(data)).collect()
+    };
+    for (device, streams) in [(1, 1), (0, 13)] {
+        let (bytes, mut written) = (frames(streams), 0);
+        links[device].set_nonblocking(true).expect("mode");
+        let number = bench.active_of(device).expect("a device");
+        bench.run_until("all is here", |server| {
+            written += links[device].write(&bytes[written..]).unwrap_or(0);
+            assert!(server.totals.undelivered <= most, "{}", server.totals.undelivered);
+            let Some(peer) = server.sessions.get(number) else { panic!("the link is cut") };
+            let received = peer.session.connection().counters().received;
+            written == bytes.len() && (device == 0 || received == 17 * 0xf000)
+        });
+    }
+    let open = bench.server.clients();
+    assert!((2..14).contains(&open), "{open} are left");
+    clients[0].set_nonblocking(true).expect("mode");
+    let mut some = [0; 1000];
+    assert!(matches!(clients[0].read(&mut some), Ok(1..)), "that of the other device goes on");
+}
+
+#[test]
 fn a_device_is_told_that_there_is_no_place_for_it_though_its_hello_comes_late() {
     let mut bench = with_devices(2);
     bench.server.descriptors.devices = 1;
