@@ -328,7 +328,7 @@ impl Link {
             }
             Output::Gone { stream } => {
                 let failure = self.session.traffic(stream).and_then(|traffic| traffic.failure.as_ref());
-                let text = failure.map_or_else(|| "is done".into(), |(code, reason)| failed_service(*code, reason));
+                let text = failure.map_or_else(|| "is done".into(), |failure| failed_service(failure.0, &failure.1));
                 self.tell_gone(now, context, stream, (EventKind::Disconnect, Severity::Detail), &text);
             }
             Output::Malformed { client, reason } => {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use data_encoding::BASE64;
+use base64ct::{Base64, Encoding as _};
 use zeroize::Zeroizing;
 
 use crate::address::Address;
@@ -137,9 +137,7 @@ fn credentials(text: &str) -> Result<Zeroizing<String>, ProxyTextError> {
     }
     plain.push(b':');
     unescape(password, &mut plain)?;
-    let mut encoded = Zeroizing::new(String::with_capacity(BASE64.encode_len(plain.len())));
-    BASE64.encode_append(&plain, &mut encoded);
-    Ok(encoded)
+    Ok(Zeroizing::new(Base64::encode_string(&plain)))
 }
 
 fn unescape(text: &str, plain: &mut Vec<u8>) -> Result<(), ProxyTextError> {

@@ -11,7 +11,7 @@
 use std::fmt;
 use std::str::{FromStr, from_utf8};
 
-use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
+use base64ct::{Base64UrlUnpadded, Encoding as _};
 use ring::digest;
 use zeroize::Zeroizing;
 
@@ -117,10 +117,10 @@ impl JoinString {
     pub fn decode(text: &str, kind: Kind) -> Result<Self, JoinError> {
         let text = text.trim();
         let encoded = text.strip_prefix(PREFIX).ok_or_else(|| without_prefix(text))?;
-        if encoded.len() > BASE64URL_NOPAD.encode_len(MAX_CONTENT) {
+        if encoded.len() > (4 * MAX_CONTENT).div_ceil(3) {
             return Err(JoinError::Damaged);
         }
-        let content = BASE64URL_NOPAD.decode(encoded.as_bytes()).map(Zeroizing::new);
+        let content = Base64UrlUnpadded::decode_vec(encoded).map(Zeroizing::new);
         let content = content.map_err(|_| JoinError::Damaged)?;
         let (content, check) = content.split_last_chunk::<CHECK>().ok_or(JoinError::Damaged)?;
         if self::check(content) != *check {
@@ -174,9 +174,10 @@ impl JoinString {
         content.extend(self.secret.as_bytes());
         let check = check(&content);
         content.extend(check);
-        let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + BASE64URL_NOPAD.encode_len(content.len())));
+        let encoded = Zeroizing::new(Base64UrlUnpadded::encode_string(&content));
+        let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + encoded.len()));
         text.push_str(PREFIX);
-        BASE64URL_NOPAD.encode_append(&content, &mut text);
+        text.push_str(&encoded);
         text
     }
 
@@ -243,8 +244,11 @@ impl FromStr for TokenId {
     type Err = TokenIdError;
 
     fn from_str(text: &str) -> Result<Self, TokenIdError> {
-        let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
-        bytes.map(Self).ok_or_else(|| TokenIdError(text.chars().take(80).flat_map(char::escape_debug).collect()))
+        // A sign in front would be read, too.
+        let is_id = text.len() == 2 * Self::LEN && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let id = u64::from_str_radix(text, 16).ok().filter(|_| is_id);
+        id.map(|id| Self(id.to_be_bytes()))
+            .ok_or_else(|| TokenIdError(text.chars().take(80).flat_map(char::escape_debug).collect()))
     }
 }
 

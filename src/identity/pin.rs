@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use data_encoding::BASE64URL_NOPAD;
+use base64ct::{Base64UrlUnpadded, Encoding as _};
 
 /// The SHA-256 of a public key, as SubjectPublicKeyInfo in DER.
 ///
@@ -21,7 +21,7 @@ const PREFIX: &str = "SHA256:";
 
 impl fmt::Display for Pin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PREFIX}{}", BASE64URL_NOPAD.encode_display(&self.0))
+        write!(f, "{PREFIX}{}", Base64UrlUnpadded::encode_string(&self.0))
     }
 }
 
@@ -35,7 +35,7 @@ impl FromStr for Pin {
     type Err = PinError;
 
     fn from_str(text: &str) -> Result<Self, PinError> {
-        let bytes = text.strip_prefix(PREFIX).and_then(|rest| BASE64URL_NOPAD.decode(rest.as_bytes()).ok());
+        let bytes = text.strip_prefix(PREFIX).and_then(|rest| Base64UrlUnpadded::decode_vec(rest).ok());
         let pin = bytes.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
         pin.map(Self).ok_or_else(|| PinError(text.chars().take(80).flat_map(char::escape_debug).collect()))
     }

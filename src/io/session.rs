@@ -22,7 +22,7 @@ use link::Link;
 pub use link::LinkLost;
 use mio::Token;
 use scheduler::Scheduler;
-use socket::StreamSocket;
+use socket::Place;
 pub(crate) use socket::Traffic;
 
 use crate::connection::device::Device;
@@ -65,9 +65,7 @@ pub struct Session<C, R: Registry = EventLoop> {
     owner: usize,
     link: Option<Link<R::Socket>>,
     /// By the index of their stream's key.
-    sockets: Vec<Option<StreamSocket<R::Socket>>>,
-    /// What went through those that are over, until the next stream takes the index.
-    over: Vec<Option<(StreamKey, Traffic)>>,
+    sockets: Vec<Place<R::Socket>>,
     scheduler: Scheduler,
     /// What is due waits until then: the loop was stopped for long.
     grace: Option<Instant>,
@@ -94,8 +92,8 @@ impl<C: Connection, R: Registry> Session<C, R> {
     }
 
     fn on(link: Link<R::Socket>, connection: C, number: usize) -> Self {
-        let (sockets, over, scheduler) = (Vec::new(), Vec::new(), Scheduler::default());
-        Self { connection, number, owner: 0, link: Some(link), sockets, over, scheduler, grace: None }
+        let (sockets, scheduler) = (Vec::new(), Scheduler::default());
+        Self { connection, number, owner: 0, link: Some(link), sockets, scheduler, grace: None }
     }
 
     /// What the session's connection knows.
@@ -325,7 +323,7 @@ impl<C: Connection, R: Registry> Session<C, R> {
     /// Ends everything that is left with RST: its time is up, and no peer is to take it for complete.
     pub fn abort(&mut self, now: Instant, io: &mut Io<R>) {
         self.abort_link(now, io);
-        for socket in self.sockets.drain(..).flatten() {
+        for socket in self.sockets.drain(..).filter_map(Place::into_socket) {
             io.event_loop.forget(socket.token);
             socket.tcp.reset();
         }
@@ -461,7 +459,7 @@ impl<C: Connection + BorrowMut<Relay>, R: Registry> Session<C, R> {
 impl<C, R: Registry> Drop for Session<C, R> {
     fn drop(&mut self) {
         let links = self.link.iter().map(|link| &link.tcp);
-        links.chain(self.sockets.iter().flatten().map(|socket| &socket.tcp)).for_each(Socket::reset);
+        links.chain(self.sockets.iter().filter_map(Place::socket).map(|socket| &socket.tcp)).for_each(Socket::reset);
     }
 }
 

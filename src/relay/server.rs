@@ -368,7 +368,7 @@ impl Server {
             }
             Output::Gone { stream } => {
                 let failure = peer.session.traffic(stream).and_then(|traffic| traffic.failure.clone());
-                let ending = Ending::from(failure.unwrap_or((Code::Normal, String::new())));
+                let ending = Ending::from(failure.map_or((Code::Normal, String::new()), |failure| *failure));
                 self.log_client_end(now, number, stream, &ending);
             }
             // The session has done it; and what only a device is asked for.

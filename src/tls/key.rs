@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use data_encoding::BASE64;
+use base64ct::{Base64, Encoding as _};
 use ring::rand::SystemRandom;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use zeroize::Zeroizing;
@@ -173,7 +173,7 @@ pub struct PublicKeyTextError {
 /// SubjectPublicKeyInfo in Base64, as it is the one line of a PEM file.
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        BASE64.encode_display(&self.to_spki()).fmt(f)
+        Base64::encode_string(&self.to_spki()).fmt(f)
     }
 }
 
@@ -181,7 +181,7 @@ impl FromStr for PublicKey {
     type Err = PublicKeyTextError;
 
     fn from_str(text: &str) -> Result<Self, PublicKeyTextError> {
-        let der = BASE64.decode(text.as_bytes()).map_err(|_| PublicKeyError::NotEd25519);
+        let der = Base64::decode_vec(text).map_err(|_| PublicKeyError::NotEd25519);
         der.and_then(|der| Self::from_spki(&der)).map_err(|problem| PublicKeyTextError {
             text: text.chars().take(80).flat_map(char::escape_debug).collect(),
             problem,

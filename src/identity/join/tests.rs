@@ -11,7 +11,7 @@ fn sample(kind: Kind, addresses: &[&str]) -> JoinString {
 
 /// A string with this content, and a check that fits.
 fn with_check(content: &[u8]) -> String {
-    format!("{PREFIX}{}", BASE64URL_NOPAD.encode(&[content, &check(content)].concat()))
+    format!("{PREFIX}{}", Base64UrlUnpadded::encode_string(&[content, &check(content)].concat()))
 }
 
 fn read(text: &str) -> Result<JoinString, JoinError> {

@@ -10,6 +10,29 @@ use crate::connection::StreamKey;
 use crate::io::socket::Socket;
 use crate::protocol::v2::Code;
 
+/// What stands at a stream's index.
+#[derive(Debug)]
+pub(super) enum Place<S> {
+    Free,
+    Open(StreamSocket<S>),
+    /// Of the last stream what went through its socket, until the next one takes the index.
+    Over(StreamKey, Traffic),
+}
+
+impl<S> Place<S> {
+    pub(super) fn socket(&self) -> Option<&StreamSocket<S>> {
+        if let Self::Open(socket) = self { Some(socket) } else { None }
+    }
+
+    pub(super) fn socket_mut(&mut self) -> Option<&mut StreamSocket<S>> {
+        if let Self::Open(socket) = self { Some(socket) } else { None }
+    }
+
+    pub(super) fn into_socket(self) -> Option<StreamSocket<S>> {
+        if let Self::Open(socket) = self { Some(socket) } else { None }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct StreamSocket<S> {
     pub(super) key: StreamKey,
@@ -28,7 +51,8 @@ pub(crate) struct Traffic {
     pub(crate) read: u64,
     /// Bytes that the socket took.
     pub(crate) written: u64,
-    pub(crate) failure: Option<(Code, String)>,
+    /// Few have one, so it is apart.
+    pub(crate) failure: Option<Box<(Code, String)>>,
 }
 
 impl<S: Socket> StreamSocket<S> {

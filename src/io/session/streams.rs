@@ -6,7 +6,7 @@ use std::time::Instant;
 use mio::Token;
 
 use super::Session;
-use super::socket::{StreamSocket, Traffic, code_of, total};
+use super::socket::{Place, StreamSocket, Traffic, code_of, total};
 use super::state::{Reading, Writing};
 use crate::connection::{Connection, FRAMES_A_READ, Room, StreamKey};
 use crate::io::Io;
@@ -20,14 +20,14 @@ impl<C: Connection, R: Registry> Session<C, R> {
         io.event_loop.rename(token, Source::Stream(self.number as u32, key));
         let index = key.index as usize;
         if index >= self.sockets.len() {
-            self.sockets.resize_with(index + 1, || None);
-            self.over.resize_with(index + 1, || None);
+            self.sockets.resize_with(index + 1, || Place::Free);
         }
-        debug_assert!(self.sockets[index].is_none(), "outputs are carried out before a slot is used again");
-        if let Some(old) = self.sockets[index].as_ref().map(|socket| socket.key) {
+        let old = self.sockets[index].socket().map(|socket| socket.key);
+        debug_assert!(old.is_none(), "outputs are carried out before a slot is used again");
+        if let Some(old) = old {
             self.reset(io, old);
         }
-        self.sockets[index] = Some(StreamSocket::new(key, tcp, token));
+        self.sockets[index] = Place::Open(StreamSocket::new(key, tcp, token));
     }
 
     /// Takes the event of a stream's socket, and writes what waits for it.
@@ -50,8 +50,8 @@ impl<C: Connection, R: Registry> Session<C, R> {
         if let Some(socket) = self.take(key) {
             io.event_loop.forget(socket.token);
             socket.tcp.reset();
-            if let Some(Some((_, traffic))) = self.over.get_mut(key.index as usize) {
-                traffic.failure = Some((code, reason.into()));
+            if let Some(Place::Over(_, traffic)) = self.sockets.get_mut(key.index as usize) {
+                traffic.failure = Some(Box::new((code, reason.into())));
             }
         }
         self.connection.handle_failure(now, key, code, reason);
@@ -59,11 +59,12 @@ impl<C: Connection, R: Registry> Session<C, R> {
 
     /// What went through a stream's socket, be it over or not.
     pub(crate) fn traffic(&self, key: StreamKey) -> Option<&Traffic> {
-        let index = key.index as usize;
-        if let Some(socket) = self.sockets.get(index)?.as_ref().filter(|socket| socket.key == key) {
-            return Some(&socket.traffic);
-        }
-        self.over.get(index)?.as_ref().filter(|(over, _)| *over == key).map(|(_, traffic)| traffic)
+        let (of, traffic) = match self.sockets.get(key.index as usize)? {
+            Place::Free => return None,
+            Place::Open(socket) => (socket.key, &socket.traffic),
+            Place::Over(of, traffic) => (*of, traffic),
+        };
+        (of == key).then_some(traffic)
     }
 
     /// The stream's socket may be read from now on; what waits for it is written.
@@ -239,16 +240,15 @@ impl<C: Connection, R: Registry> Session<C, R> {
     }
 
     fn take(&mut self, key: StreamKey) -> Option<StreamSocket<R::Socket>> {
-        let socket = self.sockets.get_mut(key.index as usize)?.take_if(|socket| socket.key == key)?;
+        let place = self.sockets.get_mut(key.index as usize)?;
+        let traffic = place.socket().filter(|socket| socket.key == key)?.traffic.clone();
+        let socket = std::mem::replace(place, Place::Over(key, traffic)).into_socket()?;
         self.scheduler.forget(key, &socket.activity);
-        if let Some(over) = self.over.get_mut(key.index as usize) {
-            *over = Some((key, socket.traffic.clone()));
-        }
         Some(socket)
     }
 }
 
 /// The stream's socket, while the rest of the session is in use.
-fn find<S>(sockets: &mut [Option<StreamSocket<S>>], key: StreamKey) -> Option<&mut StreamSocket<S>> {
-    sockets.get_mut(key.index as usize)?.as_mut().filter(|socket| socket.key == key)
+fn find<S>(sockets: &mut [Place<S>], key: StreamKey) -> Option<&mut StreamSocket<S>> {
+    sockets.get_mut(key.index as usize)?.socket_mut().filter(|socket| socket.key == key)
 }

@@ -138,7 +138,7 @@ fn a_peer_that_has_vanished_and_one_that_resets_have_different_codes() {
         let (mut session, key, _others) = with_copied_socket(&mut io);
         session.fail(Instant::now(), &mut io, key, &kind.into());
         let failure = session.traffic(key).and_then(|traffic| traffic.failure.clone());
-        assert_eq!(failure.map(|(code, _)| code), Some(code));
+        assert_eq!(failure.map(|failure| failure.0), Some(code));
     }
 }
 
@@ -437,4 +437,10 @@ impl Acknowledging {
         }
         sum
     }
+}
+
+#[test]
+fn a_stream_has_a_place_of_104_bytes_at_most_since_hundreds_may_be_idle() {
+    let place = size_of::<super::socket::Place<TcpStream>>();
+    assert!(place <= 104, "{place} bytes");
 }

@@ -52,10 +52,9 @@ impl FromStr for TokenText {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).ok();
-        let id = bytes.and_then(|bytes| <[u8; TokenId::LEN]>::try_from(bytes).ok());
-        id.map(|id| Self(TokenId(id)))
-            .ok_or_else(|| "this is no token's id; give the 16 digits that 'tcp-remote-relay token list' shows".into())
+        text.parse()
+            .map(Self)
+            .map_err(|_| "this is no token's id; give the 16 digits that 'tcp-remote-relay token list' shows".into())
     }
 }
 
