@@ -4,6 +4,7 @@ mod config;
 pub mod control;
 mod descriptors;
 pub mod file;
+mod inherited;
 pub mod keys;
 mod limits;
 mod listener;
@@ -16,6 +17,7 @@ mod server;
 mod service_port;
 
 pub use config::{Config, Mapping, PlainDevice, TlsPort};
+pub use inherited::Inherited;
 pub use network::{Network, NetworkError};
 pub use server::{Controller, DeviceStatus, LinkStatus, Outcome, Server, Stopper};
 

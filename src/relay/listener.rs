@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::descriptors::Shortage;
+use super::inherited::Inherited;
 use crate::address::Address;
 use crate::io::event_loop::{EventLoop, Source};
 use crate::io::net;
@@ -29,6 +30,8 @@ pub(super) struct Listener {
     place: usize,
     address: SocketAddr,
     state: State,
+    /// systemd holds the socket too, for which it always listens: what connects while the relay accepts nothing waits.
+    is_inherited: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +59,21 @@ pub(super) fn resolve(name: &Address) -> io::Result<Vec<SocketAddr>> {
 /// Holds every one of `addresses`; their events come as places from `first_place` on. An error of any ends it, and names
 /// the one that failed where there are several.
 pub(super) fn hold(addresses: &[SocketAddr], first_place: usize) -> io::Result<Vec<Listener>> {
+    take_or_hold(addresses, first_place, &mut Inherited::default())
+}
+
+/// The same, but for addresses at which there is an inherited socket.
+pub(super) fn take_or_hold(
+    addresses: &[SocketAddr],
+    first_place: usize,
+    inherited: &mut Inherited,
+) -> io::Result<Vec<Listener>> {
     let held = addresses.iter().enumerate().map(|(index, &address)| {
+        let place = first_place + index;
+        if let Some(io) = inherited.take(address) {
+            let io = TcpListener::from_std(io);
+            return Ok(Listener { io, place, address, state: State::Held, is_inherited: true });
+        }
         let named = |error: io::Error| match addresses {
             [_] => error,
             _ => io::Error::new(error.kind(), format!("{address}: {error}")),
@@ -66,7 +83,7 @@ pub(super) fn hold(addresses: &[SocketAddr], first_place: usize) -> io::Result<V
         // Past the first time that it listens the system lets no other socket bind beside it, not even one that asks
         // for that.
         let io = TcpListener::from_std(socket.into());
-        let mut listener = Listener { io, place: first_place + index, address, state: State::Held };
+        let mut listener = Listener { io, place, address, state: State::Held, is_inherited: false };
         listener.start().and_then(|()| listener.halt()).map_err(named)?;
         Ok(listener)
     });
@@ -134,7 +151,8 @@ impl Listener {
         }
     }
 
-    /// Resets what was not accepted, and lets no more come; the port stays held.
+    /// Resets what was not accepted, and lets no more come; the port stays held. What comes to an inherited socket waits for
+    /// the next relay instead.
     pub(super) fn stop(&mut self, event_loop: &mut EventLoop) -> io::Result<()> {
         let State::Listening { token, .. } = self.state else { return Ok(()) };
         event_loop.deregister(&mut self.io, token);
@@ -149,6 +167,9 @@ impl Listener {
     }
 
     fn start(&self) -> io::Result<()> {
+        if self.is_inherited {
+            return Ok(());
+        }
         let socket = SockRef::from(&self.io);
         // Every connection has it from here, and so lets the next relay have the port.
         socket.set_reuse_address(true)?;
@@ -157,6 +178,9 @@ impl Listener {
 
     #[cfg(any(target_os = "android", target_os = "linux"))]
     fn halt(&mut self) -> io::Result<()> {
+        if self.is_inherited {
+            return Ok(());
+        }
         let socket = SockRef::from(&self.io);
         // With it another program could bind the port that does not listen.
         socket.set_reuse_address(false)?;
@@ -166,6 +190,9 @@ impl Listener {
     /// Elsewhere a socket listens for as long as it lives.
     #[cfg(not(any(target_os = "android", target_os = "linux")))]
     fn halt(&mut self) -> io::Result<()> {
+        if self.is_inherited {
+            return Ok(());
+        }
         let socket = bind(self.address)?;
         self.io = TcpListener::from_std(socket.into());
         Ok(())
@@ -285,6 +312,25 @@ mod tests {
         drop(listener);
         assert!(held(&address.to_string()).listen(&mut event_loop).is_ok());
         drop((open, accepted));
+    }
+
+    #[test]
+    fn an_inherited_socket_keeps_who_connects_while_the_relay_does_not_listen_and_after_its_end() {
+        let mut event_loop = EventLoop::new().expect("poll");
+        let of_systemd = Other::bind("127.0.0.1:0").expect("a port");
+        let address = of_systemd.local_addr().expect("an address");
+        let earlier = Client::connect(address).expect("a place in the backlog");
+        let mut inherited = Inherited::of(vec![of_systemd.try_clone().expect("another descriptor")]);
+        let mut listener = take_or_hold(&[address], 0, &mut inherited).expect("taken").remove(0);
+        let mut accept = |listener: &mut Listener| listener.accept(Instant::now(), &mut Shortage::default());
+        listener.listen(&mut event_loop).expect("listening");
+        let (_io, from) = accept(&mut listener).expect("who came before the relay");
+        assert_eq!(from, earlier.local_addr().expect("address"));
+        listener.stop(&mut event_loop).expect("stopped");
+        let later = Client::connect(address).expect("a place in the backlog");
+        assert!(accept(&mut listener).is_none());
+        drop(listener);
+        assert_eq!(of_systemd.accept().expect("it waits").1, later.local_addr().expect("address"));
     }
 
     #[test]

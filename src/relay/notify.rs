@@ -15,6 +15,11 @@ pub fn ready() {
     send(&[Ready, Status("serving")]);
 }
 
+/// The relay serves, but not as its configuration says now.
+pub fn not_reloaded() {
+    send(&[Ready, Status("serving; the configuration was not reloaded, and the log says why")]);
+}
+
 /// The relay reads its configuration again.
 pub fn reloading() {
     if let Ok(now) = NotifyState::monotonic_usec_now() {

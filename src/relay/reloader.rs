@@ -64,16 +64,18 @@ impl Reloader {
         notify::reloading();
         let reloaded = self.replace(registry);
         match &reloaded {
-            Ok(text) => info!(file = %self.path.display(), "{text}"),
+            Ok(text) => {
+                info!(file = %self.path.display(), "{text}");
+                notify::ready();
+            }
             Err(text) => {
                 for line in text.lines() {
                     error!("{line}");
                 }
                 error!(file = %self.path.display(), "the configuration was not reloaded; the one before stays in force");
+                notify::not_reloaded();
             }
         }
-        // Also where it failed: the relay serves as before.
-        notify::ready();
         reloaded
     }
 

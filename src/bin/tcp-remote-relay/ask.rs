@@ -194,13 +194,13 @@ pub(crate) fn proven_keys(state: &Path) -> Result<Option<Pins>, Failure> {
 }
 
 /// Has the relay do something if it runs; false if it does not.
-pub(crate) fn tell_if_running(state: &Path, request: &Request) -> Result<bool, Failure> {
+pub(crate) fn is_done_if_running(state: &Path, request: &Request) -> Result<bool, Failure> {
     let answer = match ask(state, request) {
         Err(AskError::NotRunning(_)) => return Ok(false),
         other => failed(other.map_err(|error| Failure::System(error.to_string()))?)?,
     };
-    let Answer::Done(text) = answer else { return Err(unexpected()) };
-    say(&text).map(|()| true)
+    let Answer::Done(_) = answer else { return Err(unexpected()) };
+    Ok(true)
 }
 
 /// The state directory of the relay that is meant.

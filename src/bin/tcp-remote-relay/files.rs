@@ -1,6 +1,9 @@
 //! Commands on the relay's files, for which it need not run.
 
-use std::path::Path;
+use std::fs::{self, File as Open, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 use tcpremote::relay::control::Request;
 use tcpremote::relay::file::File;
@@ -39,21 +42,48 @@ pub(crate) fn next_key_beside(file: &File) -> Option<String> {
     })
 }
 
-/// The relay writes the file if it runs. If not, nobody else may have the registry meanwhile.
+/// The relay writes the registry to its state directory if it runs, since a service may write nowhere else. If not, nobody
+/// else may have the registry meanwhile.
 pub(crate) fn backup(place: &Place, file: &Path) -> Done {
-    let unusable = |reason| Failure::Usage(format!("{}: {reason}", file.display()));
-    let path = std::path::absolute(file).map_err(unusable)?;
-    let text = path.to_str().ok_or_else(|| Failure::Usage("the file's name must be UTF-8".into()))?;
-    let state = ask::state(place)?;
-    if ask::tell_if_running(&state, &Request::Backup { file: text.into() })? {
-        return Ok(());
+    let path = std::path::absolute(file).map_err(|reason| Failure::Usage(format!("{}: {reason}", file.display())))?;
+    if path.exists() {
+        return Err(Failure::Usage(format!("{} is there already; give another name", path.display())));
     }
-    if !state.is_dir() {
+    let state = ask::state(place)?;
+    let copy = Temporary(state.join(format!("backup-{}", std::process::id())));
+    let text = copy.0.to_str().ok_or_else(|| Failure::Usage("the state directory's name must be UTF-8".into()))?;
+    if ask::is_done_if_running(&state, &Request::Backup { file: text.into() })? {
+        let failed = |reason| Failure::System(format!("backup {}: {reason}", path.display()));
+        fetch(&copy.0, &path).map_err(failed)?;
+    } else if state.is_dir() {
+        let registry = SqliteRegistry::open(&state).map_err(failure)?;
+        wait(|answer| registry.backup(path.clone(), answer)).map_err(failure)?;
+    } else {
         return Err(Failure::Usage(format!("there is no state directory {}", state.display())));
     }
-    let registry = SqliteRegistry::open(&state).map_err(failure)?;
-    wait(|answer| registry.backup(path.clone(), answer)).map_err(failure)?;
     say(&format!("the registry is written to {}", path.display()))
+}
+
+/// A file that is removed in the end.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // It may not have been made.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Copies a file to a new one, for the owner alone. It is whole once it has its name.
+fn fetch(from: &Path, to: &Path) -> io::Result<()> {
+    let mut partial = to.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = Temporary(partial.into());
+    let mut target = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial.0)?;
+    io::copy(&mut Open::open(from)?, &mut target)?;
+    target.sync_all()?;
+    fs::rename(&partial.0, to)?;
+    Open::open(to.parent().unwrap_or(to))?.sync_all()
 }
 
 pub(crate) fn restore(place: &Place, file: &Path, force: bool) -> Done {

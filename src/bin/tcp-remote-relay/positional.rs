@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use tcpremote::Error;
 use tcpremote::address::{Address, AddressError};
-use tcpremote::relay::{Config, Limits, Mapping, Outcome, PlainDevice, Protocol, Server};
+use tcpremote::relay::{Config, Inherited, Limits, Mapping, Outcome, PlainDevice, Protocol, Server};
 
 use super::log::{Format, Level, Log};
 use super::process;
@@ -146,7 +146,7 @@ fn serve(config: Config) -> Result<Outcome, Error> {
     process::raise_descriptor_limit();
     // It has no file to read again, so a hangup ends it; but not where it was started to outlive its terminal.
     let signals = process::Signals::new(!process::is_hangup_ignored())?;
-    let server = Server::bind(config)?;
+    let server = Server::bind_or_inherit(config, Inherited::of_process()?)?;
     let watch = signals.watch(server.stopper(), None);
     let outcome = server.run();
     watch.end();

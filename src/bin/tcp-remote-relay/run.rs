@@ -11,7 +11,7 @@ use tcpremote::relay::keys::Keys;
 use tcpremote::relay::notify;
 use tcpremote::relay::registry::{Registry, SqliteRegistry};
 use tcpremote::relay::reloader::{Reloader, read_keys, reserve_name, warn_of_unknown_devices};
-use tcpremote::relay::{Outcome, Server};
+use tcpremote::relay::{Inherited, Outcome, Server};
 
 use super::files::next_key_beside;
 use super::log::{Format, Level, Log};
@@ -46,7 +46,7 @@ fn serve(config: &Path, file: File, keys: Option<Keys>) -> Result<Outcome, Error
         tracing::error!("{text}; until then the device of the registry is refused");
     }
     warn_of_unknown_devices(&file, &*registry);
-    let server = Server::bind(file.config(keys.as_ref(), &registry)?)?;
+    let server = Server::bind_or_inherit(file.config(keys.as_ref(), &registry)?, Inherited::of_process()?)?;
     let state = file.state.clone();
     let reloader = Arc::new(Reloader::new(config.to_owned(), file, keys, server.controller()));
     let operations = Arc::new(Operations::new(Arc::clone(&registry), Arc::clone(&reloader)));

@@ -22,8 +22,8 @@ use crate::io::event_loop::EventLoop;
 use crate::io::mailbox::Mailbox;
 use crate::io::table::Table;
 use crate::relay::descriptors::{Descriptors, Shortage};
-use crate::relay::listener::{hold, resolve};
-use crate::relay::{Config, TlsPort, limits};
+use crate::relay::listener::{hold, resolve, take_or_hold};
+use crate::relay::{Config, Inherited, TlsPort, limits};
 
 impl Server {
     /// Opens the port of each device, and holds every client port, which opens when its device is there.
@@ -32,6 +32,14 @@ impl Server {
     /// [`Error::Usage`] of [`Config::check`]; [`Error::System`] with the address that cannot be bound, and the reason, or if
     /// the process may not have enough descriptors to serve a client.
     pub fn bind(config: Config) -> Result<Self, Error> {
+        Self::bind_or_inherit(config, Inherited::default())
+    }
+
+    /// The same, with sockets that systemd holds as ports of devices.
+    ///
+    /// # Errors
+    /// Those of [`bind`](Self::bind), and [`Error::Usage`] if one of the sockets is at no address of such a port.
+    pub fn bind_or_inherit(config: Config, mut inherited: Inherited) -> Result<Self, Error> {
         config.check()?;
         let now = Instant::now();
         let loop_failed = |reason| Error::System { what: "cannot make the event loop".into(), reason };
@@ -56,6 +64,7 @@ impl Server {
             }
             None => Vec::new(),
         };
+        inherited.check(addresses.iter().flat_map(|(of_device, _)| of_device).chain(&of_tls))?;
         let clients = (config.clients as usize).saturating_mul(wanted.len());
         let ports = ports.sum::<usize>() + of_tls.len();
         let descriptors = Descriptors::of_process(ports, wanted.len(), config.tls.is_some(), clients)?;
@@ -67,7 +76,7 @@ impl Server {
         {
             let device = devices.reserve();
             if let Some(listen) = listen {
-                let held = hold(of_device, places.len());
+                let held = take_or_hold(of_device, places.len(), &mut inherited);
                 for listener in held.map_err(|reason| cannot_listen("the device", listen, reason))? {
                     let number = device_ports.reserve();
                     device_ports.insert(number, DevicePort { listener, device: Some(device) });
@@ -95,7 +104,7 @@ impl Server {
             devices.insert(device, known);
         }
         if let Some(TlsPort { listen, .. }) = &config.tls {
-            let held = hold(&of_tls, places.len());
+            let held = take_or_hold(&of_tls, places.len(), &mut inherited);
             for listener in held.map_err(|reason| cannot_listen("devices in TLS", listen, reason))? {
                 let number = device_ports.reserve();
                 device_ports.insert(number, DevicePort { listener, device: None });
