@@ -1,20 +1,16 @@
---- A tunnel in HAProxy, whose Lua is 5.3 in Debian 12. Write in its section `global`
+--- A tunnel in HAProxy, whose Lua is 5.3 in Debian 12; haproxy.cfg beside it says where the relay is.
 --
---     lua-load /etc/haproxy/haproxy.lua relay.example.com 2065
---
--- A process that takes over at a reload takes the link, too. The one before it has a client of the relay to the end.
+-- A process that takes over at a reload takes the link, too.
 local tcpremote = require "tcpremote"
 
-local server_address, server_port = ...
-
---- The name of its interface.
+--- HAProxy's interface.
 local haproxy = core -- luacheck: ignore
 
 -- A task, and not at the start: HAProxy forks after that.
 haproxy.register_task(function()
   local tunnel, message = tcpremote.connect {
-    server_address = server_address,
-    server_port = tonumber(server_port),
+    server_address = os.getenv "RELAY_ADDRESS",
+    server_port = tonumber(os.getenv "RELAY_PORT"),
     keep_trying = true,
     -- One thread of HAProxy stands still until the first attempt is over.
     connect_timeout = 1,
@@ -30,7 +26,7 @@ haproxy.register_task(function()
     else
       haproxy.Info(event.message)
       if event.code == "replaced" then
-        -- By the next process. Else this one would take the link back a minute later.
+        -- By the process after a reload. Else this one would take the link back a minute later.
         tunnel:close(0)
       end
     end

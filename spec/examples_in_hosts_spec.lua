@@ -89,12 +89,16 @@ describe("an example", function()
     return text
   end
 
-  --- Starts a server that is itself the service behind the relay, with its configuration in a directory; `reload` has
-  -- the next process take over.
-  local function lives_through_a_reload(port, place, start, reload)
+  --- A port for a server that is itself the service behind the relay.
+  local function relay_for_server()
+    local port = net.free_port()
     relay.stop()
     start_relay(port)
-    local server = start()
+    return port
+  end
+
+  --- The command `reload` has the next process take over from the one that a request is answered by.
+  local function lives_through_a_reload(server, reload)
     --- The process that answers a request through the relay.
     local function served_by()
       local client = connect_client()
@@ -114,7 +118,6 @@ describe("an example", function()
     assert.equal(second, served_by())
     assert.equal(2, select(2, relay.log():gsub("a device is here", "")))
     server.stop()
-    process.status("rm -rf " .. place)
   end
 
   --- A program in the foreground, whose output is in `place/log`.
@@ -146,7 +149,7 @@ describe("an example", function()
   local nginx = os.getenv "SPEC_NGINX"
   if nginx then
     it("in nginx lives through a reload", function()
-      local place, port = make_place(), net.free_port()
+      local place, port = make_place(), relay_for_server()
       local here = "access_log off;"
       for _, each in ipairs { "client_body", "proxy", "fastcgi", "uwsgi", "scgi" } do
         here = ("%s %s_temp_path %s/%s;"):format(here, each, place, each)
@@ -163,22 +166,21 @@ describe("an example", function()
         -- Its own user may not read the module where it is built.
         global = global .. " user root;"
       end
-      lives_through_a_reload(port, place, function()
-        local command = "env LD_LIBRARY_PATH=$(echo %s/usr/lib/*-linux-gnu):$(echo %s/lib/*-linux-gnu) "
-          .. "LUA_PATH='%s/usr/share/lua/5.1/?.lua;%s' %s/usr/sbin/nginx -p %s -c %s/nginx.conf -g 'daemon off; %s'"
-        command = command:format(nginx, nginx, nginx, os.getenv "LUA_PATH", nginx, place, place, global)
-        return start_server(command, place)
-      end, ("kill -HUP $(cat %s/pid)"):format(place))
+      local command = "env LD_LIBRARY_PATH=$(echo %s/usr/lib/*-linux-gnu):$(echo %s/lib/*-linux-gnu) "
+        .. "LUA_PATH='%s/usr/share/lua/5.1/?.lua;%s' %s/usr/sbin/nginx -p %s -c %s/nginx.conf -g 'daemon off; %s'"
+      command = command:format(nginx, nginx, nginx, os.getenv "LUA_PATH", nginx, place, place, global)
+      lives_through_a_reload(start_server(command, place), ("kill -HUP $(cat %s/pid)"):format(place))
+      process.status("rm -rf " .. place)
     end)
   end
 
   if output_of("/usr/sbin/haproxy -vv 2>/dev/null"):find("Built with Lua version : " .. _VERSION, 1, true) then
     it("in HAProxy lives through a reload", function()
-      local place, port = make_place(), net.free_port()
+      local place, port = make_place(), relay_for_server()
       write(place .. "/haproxy.cfg", example("haproxy.cfg", { ["8080"] = port }))
-      lives_through_a_reload(port, place, function()
-        return start_server(("/usr/sbin/haproxy -W -p %s/pid -f %s/haproxy.cfg"):format(place, place), place)
-      end, ("kill -USR2 $(head -n 1 %s/pid)"):format(place))
+      local server = start_server(("/usr/sbin/haproxy -W -p %s/pid -f %s/haproxy.cfg"):format(place, place), place)
+      lives_through_a_reload(server, ("kill -USR2 $(head -n 1 %s/pid)"):format(place))
+      process.status("rm -rf " .. place)
     end)
   end
 end)

@@ -82,7 +82,8 @@ function process.service(arguments, words)
   command = command:format(before, 2 * net.DEADLINE, quoted(process.lua), arguments, quoted(log), behind)
   local pipe = assert(io.popen(command))
   local pid = pipe:read("*l")
-  local self = {}
+  --- `pid` is that of timeout, whose only child is the command.
+  local self = { pid = pid }
   function self.log()
     return process.read(log)
   end
