@@ -121,7 +121,8 @@ container:
 # directories, and compares.
 release:
 	@scripts/need-cargo
-	@scripts/need-packages gcc libc6-dev git dpkg-dev debhelper zip unzip
+	@scripts/need-packages gcc libc6-dev git dpkg-dev debhelper luarocks zip unzip \
+		lua5.1 liblua5.1-0-dev lua5.2 liblua5.2-dev lua5.3 liblua5.3-dev lua5.4 liblua5.4-dev
 	@scripts/release $(ARGS)
 
 # Entry points over a pristine Debian each, as root: make fresh ENTRIES="demo readme"
