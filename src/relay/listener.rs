@@ -171,7 +171,8 @@ impl Listener {
     pub(super) fn that_cannot_listen(peer: &std::net::TcpListener) -> Self {
         let address = peer.local_addr().expect("an address");
         let socket = Socket::from(std::net::TcpStream::connect(address).expect("connect"));
-        Self { io: TcpListener::from_std(socket.into()), place: 0, address, state: State::Held }
+        let io = TcpListener::from_std(socket.into());
+        Self { io, place: 0, address, state: State::Held, is_inherited: false }
     }
 
     fn start(&self) -> io::Result<()> {
@@ -330,7 +331,7 @@ mod tests {
         let earlier = Client::connect(address).expect("a place in the backlog");
         let mut inherited = Inherited::of(vec![of_systemd.try_clone().expect("another descriptor")]);
         let mut listener = take_or_hold(&[address], 0, &mut inherited).expect("taken").remove(0);
-        let mut accept = |listener: &mut Listener| listener.accept(Instant::now(), &mut Shortage::default());
+        let accept = |listener: &mut Listener| listener.accept(Instant::now(), &mut Shortage::default());
         listener.listen(&mut event_loop).expect("listening");
         let (_io, from) = accept(&mut listener).expect("who came before the relay");
         assert_eq!(from, earlier.local_addr().expect("address"));
