@@ -70,7 +70,9 @@ mod tests {
         let mut bucket = Bucket::new(start, 100, 10);
         assert!(bucket.is_full(start));
         assert_eq!((0..200).filter(|_| bucket.take(start)).count(), 100);
-        assert!(!bucket.is_full(start + Duration::from_millis(9999)) && bucket.is_full(start + Duration::from_secs(10)));
+        assert!(
+            !bucket.is_full(start + Duration::from_millis(9999)) && bucket.is_full(start + Duration::from_secs(10))
+        );
         assert_eq!(bucket.next_at(), start + Duration::from_millis(100));
         assert!(!bucket.take(start + Duration::from_millis(99)) && bucket.take(start + Duration::from_millis(100)));
         let later = start + Duration::from_secs(3600);

@@ -29,6 +29,8 @@ use crate::tls::{Key, KeyError};
 const KEY: &str = "key";
 /// The membership.
 const RELAY: &str = "relay.toml";
+/// What is known of a relay whose operator has yet to approve a key, as in [`RELAY`].
+const PENDING: &str = "pending.toml";
 /// How long another process may hold the lock, which it needs for milliseconds: a host waits for so long.
 const LOCK_TIME: Duration = Duration::from_secs(2);
 const LOCK_RETRY: Duration = Duration::from_millis(10);
@@ -48,6 +50,8 @@ pub(super) struct Stored {
     pub(super) member: Option<(Key, Membership)>,
     /// The key of a device that no relay has admitted yet.
     pub(super) unused_key: Option<Key>,
+    /// A key that waits for the approval of a relay's operator, and that relay.
+    pub(super) pending: Option<(Key, Membership)>,
 }
 
 /// Why a directory cannot be used, or something not be stored in it. Each text says what to do.
@@ -193,12 +197,14 @@ impl StateDir {
 
     fn load_locked(&self) -> Result<Stored, StateDirError> {
         let Some(membership) = self.membership()? else {
-            return Ok(Stored { member: None, unused_key: self.key(KEY)? });
+            return Ok(Stored { member: None, unused_key: self.key(KEY)?, pending: self.pending()? });
         };
+        // What is amiss there is no reason to lose the device.
+        let pending = self.pending().unwrap_or_default().filter(|(_, other)| other.device_key != membership.device_key);
         let wanted = membership.device_key;
         let is_wanted = |key: &Key| key.public().pin() == wanted;
         if let Some(key) = self.key(KEY)?.filter(is_wanted) {
-            return Ok(Stored { member: Some((key, membership)), unused_key: None });
+            return Ok(Stored { member: Some((key, membership)), unused_key: None, pending });
         }
         let name = membership.tokens.last().map(key_of_token);
         let key = name.as_deref().map_or(Ok(None), |name| self.key(name))?.filter(is_wanted);
@@ -207,7 +213,28 @@ impl StateDir {
         };
         // Where it cannot be written the key is found under its other name each time.
         let _ = self.rename_key(&name);
-        Ok(Stored { member: Some((key, membership)), unused_key: None })
+        Ok(Stored { member: Some((key, membership)), unused_key: None, pending })
+    }
+
+    /// A key that waits for approval, while it is there.
+    fn pending(&self) -> Result<Option<(Key, Membership)>, StateDirError> {
+        let Some(membership) = self.membership_in(PENDING)? else { return Ok(None) };
+        let names = [Some(KEY.into()), membership.tokens.last().map(key_of_token)];
+        for name in names.into_iter().flatten() {
+            if let Some(key) = self.key(&name)?.filter(|key| key.public().pin() == membership.device_key) {
+                return Ok(Some((key, membership)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Stores what a join string said whose key waits for approval, but for the secret, which is of no more use.
+    pub(super) fn store_pending(&self, membership: &Membership) -> Result<(), StateDirError> {
+        let _lock = self.lock()?;
+        self.replace(
+            PENDING,
+            format!("# Its operator has yet to approve the key of this device.\n{membership}").as_bytes(),
+        )
     }
 
     /// The key of a device that has none, to be there before any relay sees it; of another process if that was faster.
@@ -258,6 +285,13 @@ impl StateDir {
         }
         self.replace(RELAY, membership.to_string().as_bytes())?;
         // From here on the new key is in force.
+        if self
+            .pending()
+            .is_ok_and(|pending| pending.is_some_and(|(_, pending)| pending.device_key == membership.device_key))
+        {
+            // Where it stays it means nothing beside the membership.
+            let _ = fs::remove_file(self.path.join(PENDING));
+        }
         if let Some(name) = name {
             self.rename_key(&name).map_err(|reason| system("rename", &self.path.join(name), reason))?;
         }
@@ -278,9 +312,13 @@ impl StateDir {
     }
 
     fn membership(&self) -> Result<Option<Membership>, StateDirError> {
-        let Some(bytes) = self.read(RELAY)? else { return Ok(None) };
+        self.membership_in(RELAY)
+    }
+
+    fn membership_in(&self, name: &str) -> Result<Option<Membership>, StateDirError> {
+        let Some(bytes) = self.read(name)? else { return Ok(None) };
         let text = String::from_utf8_lossy(&bytes);
-        let wrong = |problem| StateDirError::Membership { path: self.shown(RELAY), problem };
+        let wrong = |problem| StateDirError::Membership { path: self.shown(name), problem };
         text.parse().map(Some).map_err(wrong)
     }
 

@@ -6,8 +6,7 @@ use super::Timer;
 use crate::connection::Timers;
 
 /// The timers of the link itself.
-const OF_LINK: [Timer; 6] =
-    [Timer::Settings, Timer::Liveness, Timer::Ack, Timer::OpenRate, Timer::Sign, Timer::Rest];
+const OF_LINK: [Timer; 6] = [Timer::Settings, Timer::Liveness, Timer::Ack, Timer::OpenRate, Timer::Sign, Timer::Rest];
 
 /// At most one deadline for each timer.
 #[derive(Debug)]
@@ -82,7 +81,9 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let stream = Timer::Place(StreamKey { index: 0, generation: 0 });
         let mut deadlines = Deadlines::new();
-        for (timer, seconds) in [(Timer::Rest, 1), (Timer::Liveness, 7), (stream, 3), (Timer::Liveness, 5), (Timer::Rest, 4)] {
+        for (timer, seconds) in
+            [(Timer::Rest, 1), (Timer::Liveness, 7), (stream, 3), (Timer::Liveness, 5), (Timer::Rest, 4)]
+        {
             deadlines.set(timer, at(seconds));
         }
         deadlines.set(Timer::Ack, at(2));

@@ -258,7 +258,8 @@ impl Connection for Mux {
     }
 
     fn counters(&self) -> Counters {
-        let round_trip = self.pacing.as_ref().and_then(|pacing| pacing.round_trip()).or_else(|| self.round_trip.smoothed());
+        let round_trip =
+            self.pacing.as_ref().and_then(|pacing| pacing.round_trip()).or_else(|| self.round_trip.smoothed());
         Counters { open: self.numbers.len() as u64, round_trip, ..self.counters }
     }
 

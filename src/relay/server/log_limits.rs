@@ -168,9 +168,7 @@ mod tests {
         assert_eq!(limits.reports.len(), 9, "each has a number of its own");
         assert_eq!(lines(&mut limits, start + Duration::from_secs(1), 9, Kind::Departure), 16);
         limits.finish();
-        assert!(
-            limits.poll_timeout().is_none() && limits.by_device.values().all(|limit| limit.left_out == 0)
-        );
+        assert!(limits.poll_timeout().is_none() && limits.by_device.values().all(|limit| limit.left_out == 0));
     }
 
     #[test]

@@ -184,7 +184,8 @@ impl Server {
         let relay = Relay::in_tls(now, self.config.limits);
         let session = Session::in_tls(relay, number, io, token, tls, &mut self.io);
         let hello_until = Some(now + HELLO_TIMEOUT);
-        let proof = Proof { source: Some(source), hello_until, asked: None, refused: None, admitted: None, instance: None };
+        let proof =
+            Proof { source: Some(source), hello_until, asked: None, refused: None, admitted: None, instance: None };
         self.insert_session(number, session, address, None, Stage::Handshake(now), Some(proof));
     }
 

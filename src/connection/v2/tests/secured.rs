@@ -23,7 +23,10 @@ fn a_relay_says_nothing_before_it_has_admitted_the_device_whose_token_it_takes_i
     pair.run();
     assert_eq!(pair.relay_outputs(), [Output::Presented]);
     assert!(!pair.relay.has_unsent() && !pair.relay.has_begun() && pair.device_outputs().is_empty());
-    assert_eq!((pair.relay.peer().and_then(|said| said.name.clone()), pair.relay.take_join()), (said().name, said().join));
+    assert_eq!(
+        (pair.relay.peer().and_then(|said| said.name.clone()), pair.relay.take_join()),
+        (said().name, said().join)
+    );
     assert!(pair.relay.peer().is_some_and(|said| said.join.is_none()), "it is not kept");
 
     let time = Some(1_800_000_000);

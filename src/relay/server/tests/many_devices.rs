@@ -79,7 +79,8 @@ fn where_too_much_waits_for_all_clients_those_of_the_device_that_has_the_most_ar
     let most = 3 << 20;
     bench.server.most_undelivered = most;
     let mut links = [bench.device_of(0, GREETING), bench.device_of(1, GREETING)];
-    let mut clients: Vec<TcpStream> = [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0].map(|device| bench.client_of(device)).into();
+    let mut clients: Vec<TcpStream> =
+        [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0].map(|device| bench.client_of(device)).into();
     let frames = |streams: u8| -> Vec<u8> {
         let connected = (1..=streams).flat_map(|stream| [b"\0\0\x07\0\0\0\0", &[stream][..]].concat());
         let data = |stream| [&b"\xf0\0\x03\0\0\0\0"[..], &[stream], &[b'x'; 0xf000]].concat().repeat(17);

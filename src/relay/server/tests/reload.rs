@@ -211,14 +211,13 @@ fn a_new_device_whose_port_cannot_be_opened_leaves_all_as_it_was() {
     let _links = [bench.device_of(0, GREETING), bench.device_of(1, GREETING)];
     let links = [bench.active_of(0), bench.active_of(1)];
     // A client port goes, and a device, and two devices come, of which one cannot.
-    let new = config(vec![device(&listen, &[&client]), device(&free, &[&free_address()]), device(&bad, &[&free_address()])]);
+    let new =
+        config(vec![device(&listen, &[&client]), device(&free, &[&free_address()]), device(&bad, &[&free_address()])]);
     let peer = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
     let at = SocketAddr::from((Ipv4Addr::LOCALHOST, free.port()));
     let held = hold(&[at], 0).expect("a port");
-    let spare = HashMap::from([
-        (free.clone(), vec![held]),
-        (bad.clone(), vec![vec![Listener::that_cannot_listen(&peer)]]),
-    ]);
+    let spare =
+        HashMap::from([(free.clone(), vec![held]), (bad.clone(), vec![vec![Listener::that_cannot_listen(&peer)]])]);
     let error = bench.server.reconfigure(Instant::now(), new.clone(), spare).expect_err("it cannot listen").to_string();
     assert!(error.starts_with(&format!("cannot listen for the device at {bad}: ")), "{error}");
     assert_eq!([bench.active_of(0), bench.active_of(1)], links);
