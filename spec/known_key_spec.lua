@@ -28,12 +28,16 @@ describe("a device whose key the operator lets in", function()
     local command = ("%s bin/tcpremote join %s --state-dir %s/state 2>&1; echo $?"):format(process.lua, join, place)
     local refusal, status = output("exec 2>&1; " .. command):match("^(.*)\n(%d+)\n$")
     local approve, fingerprint = refusal:match(
-      "waits for approval; run at the relay: (tcp%-remote%-relay approve (SHA256:%S+)); then join again with the same"
+      "waits for approval; run at the relay: (tcp%-remote%-relay approve (SHA256:%S+)); then 'tcpremote run' needs"
     )
     assert.truthy(approve, refusal)
     assert.equal("4", status)
     assert.equal(1, select(2, refusal:gsub("SHA256:", "")))
+    local shown = output(("%s bin/tcpremote status --state-dir %s/state"):format(process.lua, place))
+    assert.truthy(shown:find("has yet to approve this key", 1, true) and shown:find(fingerprint, 1, true), shown)
     relay.ask((approve:gsub("^%S+", "")))
+    local run = ("timeout 30 %s bin/tcpremote run --state-dir %s/state 2>&1 | grep -m 1 'joined the relay as pump-4'")
+    assert.truthy(output(run:format(process.lua, place)):find(fingerprint, 1, true))
     assert.equal("pump-4\n" .. fingerprint .. "\n0\n", output(command))
   end)
 

@@ -60,6 +60,12 @@ fn open(lua: &Lua) -> mlua::Result<Table> {
         "identity",
         lua.create_function(|lua, (directory, join): (Value, Value)| answer(lua, identity(lua, directory, join)))?,
     )?;
+    core.set(
+        "await_approval",
+        lua.create_function(|lua, (directory, join): (Value, Value)| {
+            answer(lua, await_approval(lua, directory, join))
+        })?,
+    )?;
     core.set("parse_address", lua.create_function(|lua, text: Value| answer(lua, parse_address(lua, text)))?)?;
     core.set("process", process::functions(lua)?)?;
     Ok(core)
@@ -329,6 +335,20 @@ fn identity(lua: &Lua, directory: Value, join: Value) -> Result<Raised<Table>, E
         Ok(table)
     };
     Ok(Raised(table()))
+}
+
+/// The key of this join string waits for approval: the directory knows it without the string from here on.
+#[cfg(feature = "tls")]
+fn await_approval(lua: &Lua, directory: Value, join: Value) -> Result<bool, Error> {
+    let usage = |error: mlua::Error| Error::Usage(error.to_string());
+    let directory = String::from_lua(directory, lua).map_err(usage)?;
+    let join = String::from_lua(join, lua).map_err(usage)?;
+    Enrolment::open_strictly(Path::new(&directory), Some(&join), None)?.await_approval().map(|()| true)
+}
+
+#[cfg(not(feature = "tls"))]
+fn await_approval(_: &Lua, _: Value, _: Value) -> Result<bool, Error> {
+    Err(without_tls("state_dir"))
 }
 
 #[cfg(not(feature = "tls"))]

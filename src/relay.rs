@@ -4,6 +4,7 @@ mod config;
 pub mod control;
 mod descriptors;
 pub mod file;
+pub mod file_system;
 mod inherited;
 pub mod keys;
 mod limits;

@@ -182,8 +182,10 @@ local function join(output, given, others)
       if code == "pending" then
         -- Our relays say it themselves.
         local is_said = message:find(before.fingerprint, 1, true)
+        local kept, why = core.await_approval(state_dir, text)
         message = message .. (is_said and "" or "; its fingerprint is " .. before.fingerprint)
-          .. "; then join again with the same string"
+          .. (kept and "; then 'tcpremote run' needs the string no more"
+            or "; then join again with the same string, since it cannot be kept for 'tcpremote run': " .. why)
       end
       return STATUS[code] or 1, message
     end
@@ -260,8 +262,13 @@ local function status(output, given, others)
     -- A device that has not joined yet is no mistake in the command.
     return code == "usage" and 1 or STATUS[code] or 1, message
   end
+  local name = identity.name or "(the relay gave none)"
+  if identity.is_joining then
+    name = identity.name and name .. ", until the relay's operator approves this other key"
+      or "(the relay's operator has yet to approve this key)"
+  end
   local lines = {
-    { "name", identity.name or "(the relay gave none)" },
+    { "name", name },
     { "fingerprint", identity.fingerprint },
     { "relay", table.concat(identity.addresses, ", ") },
     { "relay's key", identity.relay_key },

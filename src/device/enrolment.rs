@@ -5,10 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::joining::{Candidate, Joining, Presentation, is_storable};
-use super::state_dir::StateDir;
+use super::membership::Membership;
+use super::state_dir::{StateDir, Stored};
 use crate::Error;
 use crate::address::Address;
-use crate::identity::{JoinError, JoinString, Kind, Name, Pin, Pins, Secret};
+use crate::identity::{JoinError, JoinString, Kind, Name, Pin, Pins, Secret, TokenId};
+use crate::tls::Key;
 
 /// A device's key, and the relay that it belongs to or is to join.
 #[derive(Clone, Debug)]
@@ -57,16 +59,16 @@ impl Enrolment {
             return Err(join.err().unwrap_or_else(|| not_there(directory)));
         }
         let state_dir = StateDir::open(directory)?;
-        let member = state_dir.load()?;
+        let Stored { member, pending } = state_dir.load()?;
         let opened = member.as_ref().map(|(key, _)| key.public().pin());
         let is_used = |join: &JoinString| member.as_ref().is_some_and(|(_, known)| known.has_used(join.token()));
         let candidate = join.and_then(|join| {
-            let Some(join) = join.filter(|join| !is_used(join)) else { return Ok(None) };
+            let Some(join) = join.filter(|join| !is_used(join)) else { return Ok(pending.map(awaiting)) };
             let key = match &member {
                 None => state_dir.first_key(join.token(), &join.pins())?,
                 Some(_) => state_dir.key_for(join.token())?,
             };
-            Ok(Some(Candidate { key: Arc::new(key), join, wish }))
+            Ok(Some(Candidate::new(Arc::new(key), &join, wish)))
         });
         let (candidate, failure) = match candidate {
             Ok(candidate) => (candidate, None),
@@ -79,6 +81,16 @@ impl Enrolment {
         let instance = *Secret::random()?.as_bytes();
         let joining = Joining::new(member, candidate, instance).ok_or_else(|| not_joined(directory))?;
         Ok((Self { directory: Arc::new(state_dir), opened, joining, complaint: None }, failure))
+    }
+
+    /// The relay's operator has yet to approve the key of this join string, which was opened here: from now on it is
+    /// presented without the string.
+    ///
+    /// # Errors
+    /// It cannot be stored.
+    pub fn await_approval(&self) -> Result<(), Error> {
+        let membership = self.joining.candidate().map(Candidate::membership);
+        membership.map_or(Ok(()), |membership| Ok(self.directory.store_pending(&membership)?))
     }
 
     /// Why the join string is not used, and the error's code, where the device goes on as it was without it. A tunnel tells
@@ -97,9 +109,9 @@ impl Enrolment {
         self.joining.member().is_some()
     }
 
-    /// Whether there is a join string that has not succeeded yet.
+    /// Whether there is a join string that has not succeeded yet, or a key of one that waits for approval.
     pub fn is_joining(&self) -> bool {
-        self.first().identity.join.is_some()
+        self.first().is_of_candidate
     }
 
     /// The fingerprint of the key that is shown to a relay first.
@@ -120,6 +132,13 @@ impl Enrolment {
     fn first(&self) -> &Presentation {
         self.joining.presentation()
     }
+}
+
+/// A key that waits for approval, and the relay that knows it.
+fn awaiting((key, membership): (Key, Membership)) -> Candidate {
+    let token = membership.tokens.last().copied().unwrap_or(TokenId([0; TokenId::LEN]));
+    let (pins, addresses) = (membership.pins, membership.targets());
+    Candidate { key: Arc::new(key), pins, addresses, token, secret: None, wish: None }
 }
 
 fn decode(text: &str) -> Result<JoinString, Error> {

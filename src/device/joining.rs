@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::identity::{Announcement, Identity};
 use super::membership::Membership;
 use crate::address::Address;
-use crate::identity::{JoinString, Name, Pin, Pins};
+use crate::identity::{JoinString, Name, Pin, Pins, Secret, TokenId};
 use crate::protocol::v2::{Code, Join};
 use crate::tls::Key;
 
@@ -20,6 +20,8 @@ pub(super) struct Presentation {
     /// Where the relay may be.
     pub(super) address: Address,
     pub(super) identity: Identity,
+    /// Whether it is the candidate's.
+    pub(super) is_of_candidate: bool,
 }
 
 /// What the owner is to hear of.
@@ -67,30 +69,40 @@ pub(super) struct Joining {
     next: usize,
 }
 
-/// A join string that has not succeeded yet.
+/// What a join string said that has not succeeded yet.
 #[derive(Clone, Debug)]
 pub(super) struct Candidate {
     pub(super) key: Arc<Key>,
-    pub(super) join: JoinString,
+    pub(super) pins: Pins,
+    pub(super) addresses: Vec<Address>,
+    pub(super) token: TokenId,
+    /// `None` of a key that waits for approval: the relay has bound it, and wants its token no more.
+    pub(super) secret: Option<Secret>,
     pub(super) wish: Option<Name>,
 }
 
 impl Candidate {
-    fn identity(&self, instance: [u8; 16]) -> Identity {
-        let Self { key, join, wish } = self;
-        Identity {
-            key: Arc::clone(key),
-            pins: join.pins(),
-            name: wish.clone(),
-            join: Some(Join { token: join.token(), secret: join.secret().clone() }),
-            instance,
-        }
+    /// Of a join string.
+    pub(super) fn new(key: Arc<Key>, join: &JoinString, wish: Option<Name>) -> Self {
+        let (pins, addresses) = (join.pins(), join.addresses().to_vec());
+        Self { key, pins, addresses, token: join.token(), secret: Some(join.secret().clone()), wish }
     }
-}
 
-impl Presentation {
-    fn is_of_candidate(&self) -> bool {
-        self.identity.join.is_some()
+    fn identity(&self, instance: [u8; 16]) -> Identity {
+        let join = self.secret.clone().map(|secret| Join { token: self.token, secret });
+        Identity { key: Arc::clone(&self.key), pins: self.pins, name: self.wish.clone(), join, instance }
+    }
+
+    /// What is known of the relay that is to admit it.
+    pub(super) fn membership(&self) -> Membership {
+        Membership {
+            name: None,
+            device_key: self.key.public().pin(),
+            pins: self.pins,
+            addresses: Vec::new(),
+            join_addresses: self.addresses.clone(),
+            tokens: vec![self.token],
+        }
     }
 }
 
@@ -110,13 +122,13 @@ impl Joining {
         (self.next, self.targets) = (0, Vec::new());
         if let Some(candidate) = &self.candidate {
             let identity = candidate.identity(self.instance);
-            self.targets.extend(presentations(candidate.join.addresses(), &identity));
+            self.targets.extend(presentations(&candidate.addresses, &identity, true));
         }
         if let Some((key, membership)) = &self.member {
             let Membership { pins, name, .. } = membership;
             let (key, name) = (Arc::clone(key), name.clone());
             let identity = Identity { key, pins: *pins, name, join: None, instance: self.instance };
-            self.targets.extend(presentations(&membership.targets(), &identity));
+            self.targets.extend(presentations(&membership.targets(), &identity, false));
         }
     }
 
@@ -153,7 +165,7 @@ impl Joining {
     /// The relay has refused what was presented. A join string that it will never take is given up where there is
     /// another identity; `None` of a notice is that nothing is.
     pub(super) fn handle_refusal(&mut self, code: Code) -> (Round, Option<Notice>) {
-        if !self.presentation().is_of_candidate() || self.member.is_none() {
+        if !self.presentation().is_of_candidate || self.member.is_none() {
             // All addresses are of one relay, which has spoken.
             self.begin_round();
             return (Round::IsOver, None);
@@ -164,7 +176,7 @@ impl Joining {
             return (Round::GoesOn, Some(Notice::JoinGivenUp(code)));
         }
         // It may be approved later: until then the member goes on.
-        while self.presentation().is_of_candidate() {
+        while self.presentation().is_of_candidate {
             self.next += 1;
         }
         (Round::GoesOn, None)
@@ -173,22 +185,15 @@ impl Joining {
     /// The relay has admitted the device: what is to be stored now, if anything is.
     pub(super) fn handle_welcome(&mut self, welcome: &Announcement) -> (Option<Membership>, Vec<Notice>) {
         let mut notices = Vec::new();
-        let candidate = if self.presentation().is_of_candidate() { self.candidate.take() } else { None };
+        let candidate = if self.presentation().is_of_candidate { self.candidate.take() } else { None };
         let is_new = candidate.is_some();
-        if let Some(Candidate { key, join, .. }) = candidate {
-            let mut membership = Membership {
-                name: welcome.name.clone(),
-                device_key: key.public().pin(),
-                pins: join.pins(),
-                addresses: Vec::new(),
-                join_addresses: join.addresses().to_vec(),
-                tokens: vec![join.token()],
-            };
+        if let Some(candidate) = candidate {
+            let mut membership = Membership { name: welcome.name.clone(), ..candidate.membership() };
             if let Some((_, before)) = &self.member {
                 membership.remember(&before.tokens);
             }
             notices.push(Notice::Joined { name: membership.name.clone(), fingerprint: membership.device_key });
-            self.member = Some((key, membership));
+            self.member = Some((candidate.key, membership));
         }
         let Some((_, membership)) = &mut self.member else { return (None, notices) };
         let before = notices.len();
@@ -212,11 +217,16 @@ impl Joining {
             self.begin_round();
             return Some(Notice::Learnt(membership.pins));
         }
-        self.candidate.take_if(|candidate| membership.has_used(candidate.join.token()));
+        self.candidate.take_if(|candidate| membership.has_used(candidate.token));
         let notice = Notice::Adopted { name: membership.name.clone(), fingerprint };
         self.member = Some((Arc::new(key), membership));
         self.begin_round();
         Some(notice)
+    }
+
+    /// The join string that has not succeeded yet.
+    pub(super) fn candidate(&self) -> Option<&Candidate> {
+        self.candidate.as_ref()
     }
 
     /// The key that was admitted, and what is known of the relay that did.
@@ -230,8 +240,14 @@ impl Joining {
     }
 }
 
-fn presentations(addresses: &[Address], identity: &Identity) -> impl Iterator<Item = Presentation> {
-    addresses.iter().map(|address| Presentation { address: address.clone(), identity: identity.clone() })
+fn presentations(
+    addresses: &[Address],
+    identity: &Identity,
+    is_of_candidate: bool,
+) -> impl Iterator<Item = Presentation> {
+    let of =
+        move |address: &Address| Presentation { address: address.clone(), identity: identity.clone(), is_of_candidate };
+    addresses.iter().map(of)
 }
 
 /// Takes over what the relay may say.

@@ -103,7 +103,7 @@ impl Keeper {
             self.running = Some(Running::Storing(pin, self.spawn(store, |error| Err(unable(error)))));
         } else if std::mem::take(&mut self.is_to_look) {
             // Why it cannot be read is said where something is to be stored there.
-            let look = move || directory.load().ok().flatten().map(Box::new);
+            let look = move || directory.load().ok().and_then(|stored| stored.member).map(Box::new);
             self.running = Some(Running::Looking(self.spawn(look, |_| None)));
         }
     }

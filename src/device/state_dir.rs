@@ -4,8 +4,8 @@
 //! force is said by `relay.toml`, so that renaming that file takes both over at once; renaming the key comes behind it,
 //! and is made up for where it was missed. So the key in force stays as it is until another is admitted.
 //!
-//! While a device joins its first relay, `joining` says which one has seen `key`: a string of another relay has a key of its
-//! own from the beginning, so that no relay is shown what belongs to another.
+//! While a device joins its first relay, `joining` says for which one `key` was made: a string of another relay has a key of
+//! its own from the beginning, so that no relay is shown what belongs to another.
 //!
 //! Two processes may have the directory open. Each reads and writes under a lock, and none writes over what another has
 //! joined or learnt of the relay's keys since. On the relay their links take turns, as those of any two devices with one key.
@@ -35,7 +35,9 @@ use error::{refused, system};
 const KEY: &str = "key";
 /// The membership.
 const RELAY: &str = "relay.toml";
-/// Which relay has seen the key of a device that none has admitted yet.
+/// What is known of a relay whose operator has yet to approve a key, as in [`RELAY`].
+const PENDING: &str = "pending.toml";
+/// For which relay the key of a device was made that none has admitted yet.
 const JOINING: &str = "joining";
 /// How long another process may hold the lock, which it needs for milliseconds: a host waits for so long.
 const LOCK_TIME: Duration = Duration::from_secs(2);
@@ -47,6 +49,15 @@ const MAX_FILE: u64 = 16 * 1024;
 #[derive(Debug)]
 pub(super) struct StateDir {
     path: PathBuf,
+}
+
+/// What lies in it.
+#[derive(Debug, Default)]
+pub(super) struct Stored {
+    /// The membership, and its key.
+    pub(super) member: Option<(Key, Membership)>,
+    /// A key that waits for the approval of a relay's operator, and that relay.
+    pub(super) pending: Option<(Key, Membership)>,
 }
 
 /// Held while files are read or written together.
@@ -80,18 +91,22 @@ impl StateDir {
         Ok(directory)
     }
 
-    /// The membership that lies in it, and its key. A change of keys that was interrupted is completed.
-    pub(super) fn load(&self) -> Result<Option<(Key, Membership)>, StateDirError> {
+    /// What lies in it. A change of keys that was interrupted is completed.
+    pub(super) fn load(&self) -> Result<Stored, StateDirError> {
         let _lock = self.lock()?;
         self.load_locked()
     }
 
-    fn load_locked(&self) -> Result<Option<(Key, Membership)>, StateDirError> {
-        let Some(membership) = self.membership()? else { return Ok(None) };
+    fn load_locked(&self) -> Result<Stored, StateDirError> {
+        let Some(membership) = self.membership()? else {
+            return Ok(Stored { member: None, pending: self.pending()? });
+        };
+        // What is amiss there is no reason to lose the device.
+        let pending = self.pending().unwrap_or_default().filter(|(_, other)| other.device_key != membership.device_key);
         let wanted = membership.device_key;
         let is_wanted = |key: &Key| key.public().pin() == wanted;
         if let Some(key) = self.key(KEY)?.filter(is_wanted) {
-            return Ok(Some((key, membership)));
+            return Ok(Stored { member: Some((key, membership)), pending });
         }
         let name = membership.tokens.last().map(key_of_token);
         let key = name.as_deref().map_or(Ok(None), |name| self.key(name))?.filter(is_wanted);
@@ -100,23 +115,42 @@ impl StateDir {
         };
         // Where it cannot be written the key is found under its other name each time.
         let _ = self.rename_key(&name);
-        Ok(Some((key, membership)))
+        Ok(Stored { member: Some((key, membership)), pending })
+    }
+
+    /// A key that waits for approval, while it is there.
+    fn pending(&self) -> Result<Option<(Key, Membership)>, StateDirError> {
+        let Some(membership) = self.membership_in(PENDING)? else { return Ok(None) };
+        let names = [Some(KEY.into()), membership.tokens.last().map(key_of_token)];
+        for name in names.into_iter().flatten() {
+            if let Some(key) = self.key(&name)?.filter(|key| key.public().pin() == membership.device_key) {
+                return Ok(Some((key, membership)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Stores what a join string said whose key waits for approval, but for the secret, which is of no more use.
+    pub(super) fn store_pending(&self, membership: &Membership) -> Result<(), StateDirError> {
+        let _lock = self.lock()?;
+        let text = format!("# Its operator has yet to approve the key of this device.\n{membership}");
+        self.replace(PENDING, text.as_bytes())
     }
 
     /// The key of a device that no relay has admitted yet, for a join string of the relay with these keys; to be there
-    /// before that relay sees it, and of another process if that was faster. Where another relay has seen the device's key,
-    /// the string has one of its own.
+    /// before that relay sees it, and of another process if that was faster. Where it was made for another relay the string
+    /// has a key of its own; one that its owner has put there is for any.
     pub(super) fn first_key(&self, token: TokenId, relay: &Pins) -> Result<Key, StateDirError> {
         let _lock = self.lock()?;
-        // Another process may have joined a moment ago.
-        let seen_by = self
-            .membership()?
-            .map(|membership| membership.pins)
-            .map_or_else(|| self.joining(), |pins| Ok(Some(pins)))?;
-        match seen_by {
+        let made_for = match self.membership()? {
+            // Another process has joined a moment ago.
+            Some(membership) => Some(membership.pins),
+            None => self.joining()?,
+        };
+        match made_for {
             Some(other) if !other.are_of_relay(relay) => return self.make_key(&key_of_token(&token)),
-            Some(_) => {}
-            None => self.replace(JOINING, joining_text(relay).as_bytes())?,
+            None if self.key(KEY)?.is_none() => self.replace(JOINING, joining_text(relay).as_bytes())?,
+            Some(_) | None => {}
         }
         self.make_key(KEY)
     }
@@ -174,6 +208,10 @@ impl StateDir {
         self.replace(RELAY, membership.to_string().as_bytes())?;
         // From here on the new key is in force, and the other file means nothing beside this one.
         let _ = fs::remove_file(self.path.join(JOINING));
+        let was_pending = |(_, pending): &(Key, Membership)| pending.device_key == membership.device_key;
+        if self.pending().is_ok_and(|pending| pending.as_ref().is_some_and(was_pending)) {
+            let _ = fs::remove_file(self.path.join(PENDING));
+        }
         if let Some(name) = name {
             self.rename_key(&name).map_err(|reason| system("rename", &self.path.join(name), reason))?;
         }
@@ -194,13 +232,17 @@ impl StateDir {
     }
 
     fn membership(&self) -> Result<Option<Membership>, StateDirError> {
-        let Some(bytes) = self.read(RELAY)? else { return Ok(None) };
+        self.membership_in(RELAY)
+    }
+
+    fn membership_in(&self, name: &str) -> Result<Option<Membership>, StateDirError> {
+        let Some(bytes) = self.read(name)? else { return Ok(None) };
         let text = String::from_utf8_lossy(&bytes);
-        let wrong = |problem| StateDirError::Membership { path: self.shown(RELAY), problem };
+        let wrong = |problem| StateDirError::Membership { path: self.shown(name), problem };
         text.parse().map(Some).map_err(wrong)
     }
 
-    /// The keys of the relay that has seen the key of a device that none has admitted yet.
+    /// The keys of the relay for which the key of a device was made that none has admitted yet.
     fn joining(&self) -> Result<Option<Pins>, StateDirError> {
         Ok(self.read(JOINING)?.and_then(|bytes| parse_joining(&String::from_utf8_lossy(&bytes))))
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tcpremote::relay::control::Request;
 use tcpremote::relay::file::File;
+use tcpremote::relay::file_system;
 use tcpremote::relay::permissions;
 use tcpremote::relay::registry::{
     Lost, Registry, RegistryError, Restored, SqliteRegistry, StateDirectory, restore as put_back, wait,
@@ -24,7 +25,7 @@ pub(crate) fn check(config: &Path) -> Done {
     if !mistakes.is_empty() {
         return Err(Failure::Usage(mistakes.join("\n")));
     }
-    if let Some(text) = next_key_beside(&file) {
+    for text in next_key_beside(&file).into_iter().chain(file_system::warning(&file.state)) {
         warn(&text);
     }
     say(&format!("{} is right", config.display()))

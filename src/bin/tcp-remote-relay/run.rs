@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tcpremote::Error;
 use tcpremote::relay::control::{Control, Operations};
 use tcpremote::relay::file::{self, File};
+use tcpremote::relay::file_system;
 use tcpremote::relay::keys::Keys;
 use tcpremote::relay::notify;
 use tcpremote::relay::registry::{Registry, SqliteRegistry};
@@ -36,10 +37,11 @@ pub(crate) fn run(config: &Path) -> ExitCode {
 fn serve(config: &Path, file: File, keys: Option<Keys>) -> Result<Outcome, Error> {
     process::raise_descriptor_limit();
     let signals = process::Signals::new(true)?;
-    if let Some(text) = next_key_beside(&file) {
+    let registry = SqliteRegistry::open(&file.state).map_err(|error| Error::Usage(error.to_string()))?;
+    // Once the directory is there.
+    for text in next_key_beside(&file).into_iter().chain(file_system::warning(&file.state)) {
         tracing::warn!("{text}");
     }
-    let registry = SqliteRegistry::open(&file.state).map_err(|error| Error::Usage(error.to_string()))?;
     let registry: Arc<dyn Registry> = Arc::new(registry);
     // It serves all others, and no client of the one reaches the other.
     if let Err(text) = reserve_name(&file, &*registry) {

@@ -43,7 +43,7 @@ impl Enrolling {
 
     /// Whether a join string is presented next.
     fn is_joining(&self) -> bool {
-        self.joining.presentation().identity.join.is_some()
+        self.joining.presentation().is_of_candidate
     }
 
     /// Where the relay is tried next.

@@ -35,7 +35,7 @@ fn candidate() -> Candidate {
     let addresses = vec![address("new-1:443"), address("new-2:443")];
     let secret = Secret::from_bytes([9; 16]);
     let join = JoinString::new(Kind::Device, addresses, pins, TokenId([8; 8]), secret).expect("a string");
-    Candidate { key: key(), join, wish: Some(name("pump-4")) }
+    Candidate::new(key(), &join, Some(name("pump-4")))
 }
 
 fn joining(member: Option<(Arc<Key>, Membership)>, candidate: Option<Candidate>) -> Joining {
@@ -54,7 +54,7 @@ fn pins(current: Pin, next: Pin) -> Pins {
 fn round(joining: &mut Joining) -> Vec<String> {
     let mut tried = Vec::new();
     loop {
-        let Presentation { address, identity } = joining.presentation();
+        let Presentation { address, identity, .. } = joining.presentation();
         let token = if identity.join.is_some() { "token to " } else { "" };
         tried.push(format!("{token}{address}"));
         if joining.handle_failure() == Round::IsOver {

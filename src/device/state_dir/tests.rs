@@ -50,7 +50,7 @@ fn joined(place: &TempDir) -> (StateDir, Pin) {
 
 /// The fingerprint of the key in force.
 fn member(directory: &StateDir) -> Option<Pin> {
-    directory.load().expect("loaded").map(|(key, membership)| {
+    directory.load().expect("loaded").member.map(|(key, membership)| {
         assert_eq!(key.public().pin(), membership.device_key);
         key.public().pin()
     })
@@ -558,7 +558,7 @@ fn on_a_full_disk(disk: &Path) {
 #[cfg(target_os = "linux")]
 fn on_a_disk_that_is_read_only(disk: &Path) {
     let directory = StateDir::open(&disk.join("state")).expect("it is there");
-    let (key, mut membership) = directory.load().expect("loaded").expect("a member");
+    let (key, mut membership) = directory.load().expect("loaded").member.expect("a member");
     membership.name = Some(Name::device("pump-4").expect("a name"));
     for error in [
         directory.store(&key, &membership, Some(key.public().pin())).expect_err("read only"),

@@ -70,8 +70,8 @@ impl Operations {
                 let principal = wait(|answer| registry.approve(pin, name, now, answer))?;
                 info!(device = %principal.name, key = %pin, %by, "a key was approved");
                 Answer::Done(format!(
-                    "{} is let in. A program of it that waits comes within 15 min; where 'tcpremote join' has ended, run \
-                     that again with the same string",
+                    "{} is let in. A program of it that waits comes within 15 min; where 'tcpremote join' has ended, \
+                     'tcpremote run' on it connects at once, without the string",
                     principal.name
                 ))
             }

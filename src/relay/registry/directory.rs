@@ -48,6 +48,9 @@ impl StateDirectory {
                 let holder = if known { format!(" ({holder})") } else { String::new() };
                 return Err(RegistryError::InUse { path: path.to_owned(), holder });
             }
+            Err(error @ (Errno::NOLCK | Errno::OPNOTSUPP)) => {
+                return Err(RegistryError::Directory(no_locks(path, error)));
+            }
             Err(error) => return Err(failed(&error.into())),
         }
         // For the message of a second one alone, so that a full disk is no reason to fail.
@@ -71,6 +74,12 @@ impl StateDirectory {
         made.map_err(|error| RegistryError::system(path.display().to_string(), &error))?;
         Ok(path)
     }
+}
+
+/// A file system of another machine may know no locks.
+fn no_locks(path: &Path, error: Errno) -> String {
+    let (path, error) = (path.display(), io::Error::from(error));
+    format!("state directory {path} is on a file system without locks ({error}); give one on a disk of this machine")
 }
 
 /// Opens a file for the owner alone, to read and write. What is in it stays.
@@ -97,4 +106,19 @@ fn check(path: &Path, metadata: &fs::Metadata) -> Result<(), RegistryError> {
 
 fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_without_locks_is_named_with_what_to_do() {
+        let text = no_locks(Path::new("/state"), Errno::NOLCK);
+        assert!(
+            text.starts_with("state directory /state is on a file system without locks (No locks available"),
+            "{text}"
+        );
+        assert!(text.ends_with("give one on a disk of this machine"), "{text}");
+    }
 }

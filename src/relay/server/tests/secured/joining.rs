@@ -8,6 +8,7 @@ use super::*;
 use crate::Error;
 use crate::device::{Enrolment, Event, EventKind};
 use crate::identity::{JoinString, Kind};
+use crate::relay::registry;
 
 impl Secure {
     /// A join string for a device of that name, which says that the relay is there.
@@ -362,4 +363,43 @@ fn all_addresses_of_a_relay_have_one_time_in_which_the_first_link_is_to_be_there
     let handle = start(&relay, "second", &join, Duration::from_secs(3));
     relay.await_state(&handle, State::Listening);
     assert_eq!(who(&handle).0, "pump-4");
+}
+
+#[test]
+fn a_key_that_was_approved_meanwhile_comes_up_without_the_string() {
+    for has_joined in [false, true] {
+        let mut relay = Secure::new();
+        let place = tempfile::tempdir().expect("a directory");
+        let state = place.path().join("state");
+        if has_joined {
+            let first = relay.join_string("pump-3", &[relay.port()]);
+            relay.joins(&state, &first);
+        }
+        let join = relay.join_string_of("pump-4", &[relay.port()], |token| token.pending = true);
+        let handle = relay.enrolled(&state, Some(&join), None).expect("a tunnel");
+        let registry = Arc::clone(&relay.registry);
+        let is_pending = || registry.list().iter().any(|known| known.principal.state == registry::State::Pending);
+        relay.bench.run_until("its key waits", |_| is_pending());
+        handle.close_within(Duration::ZERO).expect("closed");
+        let enrolment = Enrolment::open_strictly(&state, Some(&join), None).expect("a key");
+        let key = enrolment.fingerprint();
+        enrolment.await_approval().expect("stored");
+        let pending = fs::read_to_string(state.join("pending.toml")).expect("a file");
+        let secret = JoinString::decode(&join, Kind::Device).expect("a string").secret().as_bytes().to_vec();
+        let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(pending.contains(&key.to_string()) && !pending.contains(&secret), "{pending}");
+        let waiting = Enrolment::open(&state, None, None).expect("a key that waits");
+        assert_eq!((waiting.is_joining(), waiting.has_joined(), waiting.fingerprint()), (true, has_joined, key));
+        ask(|answer| relay.registry.approve(key, None, 0, answer));
+        let handle = relay.enrolled(&state, None, None).expect("a tunnel");
+        let events = relay.events_until(&handle, EventKind::Joined);
+        assert_eq!(
+            (events.last().map(|event| event.kind), who(&handle)),
+            (Some(EventKind::Joined), ("pump-4".into(), key))
+        );
+        handle.close().expect("closed");
+        assert!(!state.join("pending.toml").exists());
+        let now = Enrolment::open(&state, Some(&join), None).expect("a member");
+        assert_eq!((now.is_joining(), now.name().map(Name::as_str)), (false, Some("pump-4")));
+    }
 }
