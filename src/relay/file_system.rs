@@ -43,7 +43,8 @@ fn name_of(kind: i64) -> Option<&'static str> {
     REMOTE.into_iter().find(|&(other, _)| other == kind).map(|(_, name)| name)
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use super::*;
 

@@ -202,7 +202,8 @@ mod tests {
         let mut said: Vec<u32> =
             String::from_utf8_lossy(&said.stdout).split_whitespace().filter_map(|group| group.parse().ok()).collect();
         let mut known = groups_of(me);
-        (said.sort_unstable(), known.sort_unstable());
+        said.sort_unstable();
+        known.sort_unstable();
         assert_eq!(known, said);
         assert_eq!(groups_of(u32::MAX - 1), [0; 0], "nobody");
     }

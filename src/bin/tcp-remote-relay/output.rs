@@ -37,9 +37,12 @@ pub(crate) fn say(text: &str) -> Done {
     let mut lines = harmless(text);
     lines.push('\n');
     let written = io::stdout().lock().write_all(lines.as_bytes());
-    written.map_err(|reason| match reason.kind() {
-        io::ErrorKind::BrokenPipe => Failure::Unread,
-        _ => Failure::System(format!("cannot write to standard output: {reason}")),
+    written.map_err(|reason| {
+        if reason.kind() == io::ErrorKind::BrokenPipe {
+            Failure::Unread
+        } else {
+            Failure::System(format!("cannot write to standard output: {reason}"))
+        }
     })
 }
 

@@ -103,7 +103,7 @@ impl Liveness {
     /// A sign of life is wanted, and may take so long; until when.
     pub(super) fn doubt(&mut self, now: Instant, within: Duration) -> Instant {
         self.sign = Sign::Awaited(within, now + within);
-        self.awaited.get_or_insert(Awaited::new(now, ANSWER_WITHIN));
+        self.awaited.get_or_insert_with(|| Awaited::new(now, ANSWER_WITHIN));
         now + within
     }
 
