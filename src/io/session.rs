@@ -23,6 +23,7 @@ pub use link::LinkLost;
 use mio::Token;
 use scheduler::Scheduler;
 use socket::Place;
+#[cfg(feature = "relay")]
 pub(crate) use socket::Traffic;
 
 use crate::connection::device::Device;
