@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -308,6 +308,37 @@ fn a_backup_is_written_with_or_without_a_relay_and_restored_only_without() {
     assert!(warnings.contains("joined since, and not known any more: pump-5 ("), "{warnings}");
     let _relay = place.start();
     assert!(place.done(&["devices"]).contains("pump-4"));
+}
+
+#[test]
+fn root_backs_up_and_restores_what_is_the_relays_users_and_leaves_it_so() {
+    let place = Place::new();
+    let state = place.path("state");
+    if fs::metadata(&state).unwrap().uid() != 0 {
+        // Nobody else can give files away.
+        return;
+    }
+    for directory in [place.directory.path().to_owned(), place.path("")] {
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    chown(&state, Some(12_345), Some(12_346)).unwrap();
+    // As root has it: for root alone, in a directory of root's.
+    let hidden = place.path("hidden");
+    fs::DirBuilder::new().mode(0o700).create(&hidden).unwrap();
+    let backup = hidden.join("relay.db");
+    let backup = backup.to_str().unwrap();
+    assert_eq!(place.done(&["backup", backup]), format!("the registry is written to {backup}\n"));
+    let of = |path: &std::path::Path| fs::metadata(path).map(|file| (file.uid(), file.mode() & 0o777)).unwrap();
+    assert_eq!(of(backup.as_ref()), (0, 0o600));
+    assert!(place.done(&["restore", backup]).starts_with("the registry is restored: 0 devices"));
+    for file in fs::read_dir(&state).unwrap() {
+        let path = file.unwrap().path();
+        assert_eq!(of(&path), (12_345, 0o600), "{}", path.display());
+        let name = path.file_name().unwrap().to_string_lossy();
+        assert!(!name.starts_with("backup") && !name.starts_with("restore"), "{name} is left there");
+    }
+    let error = place.failed(2, &["restore", &place.config()]);
+    assert!(error.contains("relay.toml is no backup: it is no SQLite database"), "{error}");
 }
 
 #[test]
