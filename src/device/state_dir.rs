@@ -4,8 +4,8 @@
 //! force is said by `relay.toml`, so that renaming that file takes both over at once; renaming the key comes behind it,
 //! and is made up for where it was missed. So the key in force stays as it is until another is admitted.
 //!
-//! While a device joins its first relay, `joining` says which one has seen `key`: a string of another relay has a key of its
-//! own from the beginning, so that no relay is shown what belongs to another.
+//! While a device joins its first relay, `joining` says for which one `key` was made: a string of another relay has a key of
+//! its own from the beginning, so that no relay is shown what belongs to another.
 //!
 //! Two processes may have the directory open. Each reads and writes under a lock, and none writes over what another has
 //! joined or learnt of the relay's keys since. On the relay their links take turns, as those of any two devices with one key.
@@ -35,7 +35,7 @@ use error::{refused, system};
 const KEY: &str = "key";
 /// The membership.
 const RELAY: &str = "relay.toml";
-/// Which relay has seen the key of a device that none has admitted yet.
+/// For which relay the key of a device was made that none has admitted yet.
 const JOINING: &str = "joining";
 /// How long another process may hold the lock, which it needs for milliseconds: a host waits for so long.
 const LOCK_TIME: Duration = Duration::from_secs(2);
@@ -104,19 +104,19 @@ impl StateDir {
     }
 
     /// The key of a device that no relay has admitted yet, for a join string of the relay with these keys; to be there
-    /// before that relay sees it, and of another process if that was faster. Where another relay has seen the device's key,
-    /// the string has one of its own.
+    /// before that relay sees it, and of another process if that was faster. Where it was made for another relay the string
+    /// has a key of its own; one that its owner has put there is for any.
     pub(super) fn first_key(&self, token: TokenId, relay: &Pins) -> Result<Key, StateDirError> {
         let _lock = self.lock()?;
-        // Another process may have joined a moment ago.
-        let seen_by = self
-            .membership()?
-            .map(|membership| membership.pins)
-            .map_or_else(|| self.joining(), |pins| Ok(Some(pins)))?;
-        match seen_by {
+        let made_for = match self.membership()? {
+            // Another process has joined a moment ago.
+            Some(membership) => Some(membership.pins),
+            None => self.joining()?,
+        };
+        match made_for {
             Some(other) if !other.are_of_relay(relay) => return self.make_key(&key_of_token(&token)),
-            Some(_) => {}
-            None => self.replace(JOINING, joining_text(relay).as_bytes())?,
+            None if self.key(KEY)?.is_none() => self.replace(JOINING, joining_text(relay).as_bytes())?,
+            Some(_) | None => {}
         }
         self.make_key(KEY)
     }
@@ -200,7 +200,7 @@ impl StateDir {
         text.parse().map(Some).map_err(wrong)
     }
 
-    /// The keys of the relay that has seen the key of a device that none has admitted yet.
+    /// The keys of the relay for which the key of a device was made that none has admitted yet.
     fn joining(&self) -> Result<Option<Pins>, StateDirError> {
         Ok(self.read(JOINING)?.and_then(|bytes| parse_joining(&String::from_utf8_lossy(&bytes))))
     }
