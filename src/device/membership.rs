@@ -72,7 +72,7 @@ impl Membership {
     }
 }
 
-/// The file that tells which relay has seen the key of a device that none has admitted yet.
+/// The file that tells for which relay the key of a device was made that none has admitted yet.
 pub(super) fn joining_text(relay: &Pins) -> String {
     let Pins { current, next } = relay;
     format!(

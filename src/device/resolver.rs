@@ -138,7 +138,8 @@ impl RelayNames {
     pub(super) fn poll(&mut self, host: Option<&str>) -> Option<Found> {
         let mut found = None;
         for name in &mut self.names {
-            let answer = name.poll().or(name.found.take());
+            let before = name.found.take();
+            let answer = name.poll().or(before);
             if host == Some(&*name.name) {
                 found = answer;
             } else if name.is_prepared {

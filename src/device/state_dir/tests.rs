@@ -367,7 +367,7 @@ fn a_program_does_not_write_over_what_another_has_joined() {
 }
 
 #[test]
-fn a_key_that_one_relay_has_seen_is_shown_to_no_other_one() {
+fn a_key_that_was_made_for_one_relay_is_shown_to_no_other_one() {
     let place = place();
     let directory = open(&place);
     let other = Pins { current: Pin([7; 32]), next: Pin([8; 32]) };
@@ -391,6 +391,19 @@ fn a_key_that_one_relay_has_seen_is_shown_to_no_other_one() {
     let late = directory.first_key(TokenId([4; 8]), &other).expect("a key");
     assert_ne!(late.public(), key.public());
     assert_eq!(first_key(&directory).public(), key.public());
+}
+
+#[test]
+fn a_key_that_its_owner_has_put_there_is_for_any_relay() {
+    let place = place();
+    let directory = open(&place);
+    let own = Key::generate().expect("a key");
+    replace(&directory.path, "key", &own.to_pkcs8(), &mut no_fault).expect("written");
+    let other = Pins { current: Pin([7; 32]), next: Pin([8; 32]) };
+    for key in [first_key(&directory), directory.first_key(TokenId([2; 8]), &other).expect("a key")] {
+        assert_eq!(key.public(), own.public());
+    }
+    assert_eq!(names(&directory), ["key"]);
 }
 
 #[test]
