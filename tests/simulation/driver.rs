@@ -446,6 +446,7 @@ fn reason_name(reason: &Reset) -> &'static str {
         Reset::Replaced => "replaced",
         Reset::LinkLost => "link lost",
         Reset::Unanswered => "unanswered",
+        Reset::Crowded => "crowded",
         Reset::Shutdown => "shutdown",
         Reset::Closed(_) => "closed by the peer",
     }
