@@ -89,7 +89,7 @@ fn what_is_left_out_has_the_defaults_of_the_command_line() {
     );
     assert_eq!(file.next_key, Path::new("/etc/relay/relay-next.pub"));
     assert_eq!((file.clients, file.idle, file.keepalive), (256, None, Duration::from_secs(90)));
-    assert_eq!((file.half_close, file.drain), (Duration::from_secs(1), Duration::from_secs(10)));
+    assert_eq!((file.half_close, file.drain), (Duration::from_secs(1), Duration::from_secs(8)));
     assert_eq!((file.level, file.format, file.addresses.len()), (Level::Info, Format::Text, 0));
 }
 
