@@ -661,7 +661,10 @@ fn a_socket_of_systemd_that_the_configuration_does_not_have_is_told() {
     let ports = [String::new(), format!("[[port]]\nlisten = \"{address}\"\nto = \"pump-3:ssh\"\n")];
     for port in ports {
         place.configure(&format!("[listen]\ntls = \"127.0.0.1:0\"\n{port}"));
-        let output = start_with_sockets(&place, &socket).wait_with_output().unwrap();
+        let mut relay = start_with_sockets(&place, &socket);
+        let has_ended = || relay.try_wait().unwrap().is_some();
+        eventually("the relay's end", DEADLINE, has_ended);
+        let output = relay.wait_with_output().unwrap();
         let log = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{log}");
         assert!(
