@@ -322,7 +322,7 @@ mod tests {
         let earlier = Client::connect(address).expect("a place in the backlog");
         let mut inherited = Inherited::of(vec![of_systemd.try_clone().expect("another descriptor")]);
         let mut listener = take_or_hold(&[address], 0, &mut inherited).expect("taken").remove(0);
-        let mut accept = |listener: &mut Listener| listener.accept(Instant::now(), &mut Shortage::default());
+        let accept = |listener: &mut Listener| listener.accept(Instant::now(), &mut Shortage::default());
         listener.listen(&mut event_loop).expect("listening");
         let (_io, from) = accept(&mut listener).expect("who came before the relay");
         assert_eq!(from, earlier.local_addr().expect("address"));

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -311,6 +311,37 @@ fn a_backup_is_written_with_or_without_a_relay_and_restored_only_without() {
 }
 
 #[test]
+fn root_backs_up_and_restores_what_is_the_relays_users_and_leaves_it_so() {
+    let place = Place::new();
+    let state = place.path("state");
+    if fs::metadata(&state).unwrap().uid() != 0 {
+        // Nobody else can give files away.
+        return;
+    }
+    for directory in [place.directory.path().to_owned(), place.path("")] {
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    chown(&state, Some(12_345), Some(12_346)).unwrap();
+    // As root has it: for root alone, in a directory of root's.
+    let hidden = place.path("hidden");
+    fs::DirBuilder::new().mode(0o700).create(&hidden).unwrap();
+    let backup = hidden.join("relay.db");
+    let backup = backup.to_str().unwrap();
+    assert_eq!(place.done(&["backup", backup]), format!("the registry is written to {backup}\n"));
+    let of = |path: &std::path::Path| fs::metadata(path).map(|file| (file.uid(), file.mode() & 0o777)).unwrap();
+    assert_eq!(of(backup.as_ref()), (0, 0o600));
+    assert!(place.done(&["restore", backup]).starts_with("the registry is restored: 0 devices"));
+    for file in fs::read_dir(&state).unwrap() {
+        let path = file.unwrap().path();
+        assert_eq!(of(&path), (12_345, 0o600), "{}", path.display());
+        let name = path.file_name().unwrap().to_string_lossy();
+        assert!(!name.starts_with("backup") && !name.starts_with("restore"), "{name} is left there");
+    }
+    let error = place.failed(2, &["restore", &place.config()]);
+    assert!(error.contains("relay.toml is no backup: it is no SQLite database"), "{error}");
+}
+
+#[test]
 fn the_next_key_becomes_the_key_and_a_change_that_was_interrupted_is_finished() {
     let place = Place::new();
     let read = |name: &str| fs::read(place.path(name)).unwrap();
@@ -600,7 +631,10 @@ fn a_socket_of_systemd_that_the_configuration_does_not_have_is_told() {
     let ports = [String::new(), format!("[[port]]\nlisten = \"{address}\"\nto = \"pump-3:ssh\"\n")];
     for port in ports {
         place.configure(&format!("[listen]\ntls = \"127.0.0.1:0\"\n{port}"));
-        let output = start_with_sockets(&place, &socket).wait_with_output().unwrap();
+        let mut relay = start_with_sockets(&place, &socket);
+        let has_ended = || relay.try_wait().unwrap().is_some();
+        eventually("the relay's end", DEADLINE, has_ended);
+        let output = relay.wait_with_output().unwrap();
         let log = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{log}");
         assert!(

@@ -2,9 +2,10 @@
 
 use std::fs::{self, File as Open, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use nix::unistd::{Gid, Uid, geteuid, setegid, seteuid};
 use tcpremote::relay::control::Request;
 use tcpremote::relay::file::File;
 use tcpremote::relay::permissions;
@@ -42,8 +43,8 @@ pub(crate) fn next_key_beside(file: &File) -> Option<String> {
     })
 }
 
-/// The relay writes the registry to its state directory if it runs, since a service may write nowhere else. If not, nobody
-/// else may have the registry meanwhile.
+/// The registry is written to the state directory first, by the relay if it runs: a service may write nowhere else. If it
+/// does not, nobody else may have the registry meanwhile.
 pub(crate) fn backup(place: &Place, file: &Path) -> Done {
     let path = std::path::absolute(file).map_err(|reason| Failure::Usage(format!("{}: {reason}", file.display())))?;
     if path.exists() {
@@ -52,16 +53,49 @@ pub(crate) fn backup(place: &Place, file: &Path) -> Done {
     let state = ask::state(place)?;
     let copy = Temporary(state.join(format!("backup-{}", std::process::id())));
     let text = copy.0.to_str().ok_or_else(|| Failure::Usage("the state directory's name must be UTF-8".into()))?;
-    if ask::is_done_if_running(&state, &Request::Backup { file: text.into() })? {
-        let failed = |reason| Failure::System(format!("backup {}: {reason}", path.display()));
-        fetch(&copy.0, &path).map_err(failed)?;
-    } else if state.is_dir() {
+    if !ask::is_done_if_running(&state, &Request::Backup { file: text.into() })? {
+        if !state.is_dir() {
+            return Err(Failure::Usage(format!("there is no state directory {}", state.display())));
+        }
+        let _owner = Owner::of(&state)?;
         let registry = SqliteRegistry::open(&state).map_err(failure)?;
-        wait(|answer| registry.backup(path.clone(), answer)).map_err(failure)?;
-    } else {
-        return Err(Failure::Usage(format!("there is no state directory {}", state.display())));
+        let written = wait(|answer| registry.backup(copy.0.clone(), answer));
+        registry.close();
+        written.map_err(failure)?;
     }
+    fetch(&copy.0, &path).map_err(|reason| Failure::System(format!("backup {}: {reason}", path.display())))?;
     say(&format!("the registry is written to {}", path.display()))
+}
+
+/// Root as the owner of a state directory, until this is dropped: what it makes there is the owner's, and what that user may
+/// have put there is not done as root.
+struct Owner;
+
+impl Owner {
+    /// `None` if the directory is of this user, or there is none.
+    fn of(state: &Path) -> Result<Option<Self>, Failure> {
+        let failed = |what: &str, reason: &dyn std::fmt::Display| {
+            Failure::System(format!("cannot become the owner of {}: {what}: {reason}", state.display()))
+        };
+        let Some(owner) = owner_for_root(state) else { return Ok(None) };
+        setegid(Gid::from_raw(owner.gid())).map_err(|reason| failed("its group", &reason))?;
+        // What is done by here is undone if this fails.
+        let group = Self;
+        seteuid(Uid::from_raw(owner.uid())).map_err(|reason| failed("its user", &reason))?;
+        Ok(Some(group))
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // A process that was root may be so again.
+        let _ = seteuid(Uid::from_raw(0)).and_then(|()| setegid(Gid::from_raw(0)));
+    }
+}
+
+/// Whose the directory is, where root asks and it is another's.
+fn owner_for_root(state: &Path) -> Option<fs::Metadata> {
+    fs::metadata(state).ok().filter(|state| geteuid().is_root() && state.uid() != 0)
 }
 
 /// A file that is removed in the end.
@@ -87,8 +121,20 @@ fn fetch(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 pub(crate) fn restore(place: &Place, file: &Path, force: bool) -> Done {
-    let directory = StateDirectory::open(&ask::state(place)?).map_err(failure)?;
-    let Restored { principals, voided, lost } = put_back(&directory, file, now(), force).map_err(failure)?;
+    let state = ask::state(place)?;
+    let copy =
+        copy_for_owner(file, &state).map_err(|reason| Failure::Usage(format!("{}: {reason}", file.display())))?;
+    let owner = Owner::of(&state)?;
+    let directory = StateDirectory::open(&state).map_err(failure)?;
+    let from = copy.as_ref().map_or(file, |copy| &copy.0);
+    // What is wrong is told of the backup, and not of its copy.
+    let named = |text: String| text.replace(&from.display().to_string(), &file.display().to_string());
+    let restored = put_back(&directory, from, now(), force).map_err(|error| match failure(error) {
+        Failure::Usage(text) => Failure::Usage(named(text)),
+        Failure::System(text) => Failure::System(named(text)),
+    });
+    drop(owner);
+    let Restored { principals, voided, lost } = restored?;
     match lost {
         Lost::Unknown => {
             warn("the registry before was damaged, so nobody can tell who was revoked since the backup was made")
@@ -104,6 +150,19 @@ pub(crate) fn restore(place: &Place, file: &Path, force: bool) -> Done {
         "the registry is restored: {principals} devices and users; {voided} tokens that were open are void, since they may \
          have been used after the backup"
     ))
+}
+
+/// The backup where the owner of the state directory can read it, if that is not root.
+fn copy_for_owner(backup: &Path, state: &Path) -> io::Result<Option<Temporary>> {
+    let Some(owner) = owner_for_root(state) else { return Ok(None) };
+    let mut from = Open::open(backup)?;
+    let path = state.join(format!("restore-{}", std::process::id()));
+    // Nothing that is there is opened, be it a link that the owner has made.
+    let mut target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    let copy = Temporary(path);
+    io::copy(&mut from, &mut target)?;
+    fchown(&target, Some(owner.uid()), Some(owner.gid()))?;
+    Ok(Some(copy))
 }
 
 fn failure(error: RegistryError) -> Failure {

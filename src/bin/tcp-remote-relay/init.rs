@@ -131,7 +131,7 @@ fn make(directory: &Path, address: &Address, service: Option<&Service>) -> Done 
     let state = service.map_or_else(|| directory.join(STATE), |service| service.state.clone());
     make_state(&state, service).map_err(|reason| failed(&state, &reason))?;
     let path = directory.join(CONFIG);
-    let config = config(address, service.map_or(Path::new(STATE), |service| &service.state));
+    let config = config(address, service.map_or_else(|| Path::new(STATE), |service| &service.state));
     let open = OpenOptions::new().write(true).create_new(true).open(&path);
     open.and_then(|mut file| file.write_all(config.as_bytes()).and_then(|()| file.sync_all()))
         .map_err(|reason| failed(&path, &reason))?;

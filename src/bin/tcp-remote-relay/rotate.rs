@@ -42,7 +42,8 @@ pub(crate) fn rotate(config: &Path, next_key: Option<PathBuf>) -> Done {
         write_private(&file.key, &next, &file.state).map_err(of_keys)?;
     }
     let after = Key::generate().map_err(|error| Failure::System(error.to_string()))?;
-    write_private(&beside, &after, &file.state).map_err(of_keys)?;
+    // Root's where the key is: a service reads that as its group, and has nothing of this one.
+    write_private(&beside, &after, &file.key).map_err(of_keys)?;
     write_public(&file.next_key, after.public(), &file.state).map_err(of_keys)?;
     say(&next_steps(&file, &beside, announced.pin(), next_key.as_deref()))
 }
