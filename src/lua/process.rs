@@ -2,15 +2,17 @@
 //! here happens unless it is called, and the command alone calls it.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use mlua::{AnyUserData, Lua, Table, UserData, UserDataMethods};
+use mlua::{AnyUserData, Lua, LuaString, Table, UserData, UserDataMethods};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Gid, Uid, setgid, setuid};
@@ -44,9 +46,9 @@ pub(super) fn functions(lua: &Lua) -> mlua::Result<Table> {
     )?;
     functions.set(
         "become_owner",
-        lua.create_function(move |lua, directory: String| {
-            let owned = become_owner(Path::new(&directory)).map(|()| true);
-            let what = format!("cannot become the owner of '{}'", directory.escape_debug());
+        lua.create_function(move |lua, directory: LuaString| {
+            let owned = become_owner(Path::new(OsStr::from_bytes(&directory.as_bytes()))).map(|()| true);
+            let what = format!("cannot become the owner of '{}'", directory.to_string_lossy().escape_debug());
             answer(lua, owned.map_err(|reason| failed(&what, reason)))
         })?,
     )?;
@@ -59,9 +61,9 @@ pub(super) fn functions(lua: &Lua) -> mlua::Result<Table> {
     functions.set("logs_to_journal", lua.create_function(|_, ()| Ok(logs_to_journal()))?)?;
     functions.set(
         "notify",
-        lua.create_function(|_, state: String| {
+        lua.create_function(|_, state: LuaString| {
             // The service goes on without its manager.
-            let _ = sd_notify::notify(&[NotifyState::Custom(&state)]);
+            let _ = sd_notify::notify(&[NotifyState::Custom(&state.to_string_lossy())]);
             Ok(())
         })?,
     )?;
