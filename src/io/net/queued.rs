@@ -55,6 +55,9 @@ mod tests {
         let bytes = |count: usize| Answer { length: count as libc::socklen_t, ..Answer::uninit() };
         #[allow(unsafe_code, reason = "nothing is uninitialised")]
         let known = |count| unsafe { bytes(count).assume_init() }.is_some();
-        assert_eq!([0, 4, QUEUED * 4 + 3, QUEUED * 4 + 4, size_of::<Held>()].map(known), [false, false, false, true, true]);
+        assert_eq!(
+            [0, 4, QUEUED * 4 + 3, QUEUED * 4 + 4, size_of::<Held>()].map(known),
+            [false, false, false, true, true]
+        );
     }
 }
