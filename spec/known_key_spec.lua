@@ -42,6 +42,20 @@ describe("a device whose key the operator lets in", function()
     assert.equal(again .. "pump-4\n" .. fingerprint .. "\n0\n", output(command))
   end)
 
+  it("knows a string that it has used, whatever waits for approval beside it", function()
+    local first = relay.ask("token device pump-4"):match("^tcpr1%S+")
+    local other = relay.ask("token device pump-5 --pending"):match("^tcpr1%S+")
+    local command = "%s bin/tcpremote join %s --state-dir %s/state 2>&1; echo $?"
+    local function join(text)
+      return output(command:format(process.lua, text, place))
+    end
+    local name, fingerprint = join(first):match("^(%S+)\n(SHA256:%S+)\n0\n$")
+    assert.equal("pump-4", name)
+    assert.matches("; then start 'tcpremote run' again, which needs the string no more\n4\n$", join(other))
+    local again = "tcpremote: this string was used here already, so there is nothing to do\n"
+    assert.equal(again .. "pump-4\n" .. fingerprint .. "\n0\n", join(first))
+  end)
+
   it("joins with the string that 'add' printed", function()
     if process.status("command -v openssl >/dev/null") ~= 0 then
       return pending("there is no openssl to make a key")

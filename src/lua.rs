@@ -327,7 +327,9 @@ fn identity(lua: &Lua, directory: Value, join: Value) -> Result<Raised<Table>, E
         table.set("name", enrolment.name().map(Name::as_str))?;
         table.set("fingerprint", enrolment.fingerprint().to_string())?;
         table.set("has_joined", enrolment.has_joined())?;
+        table.set("member_fingerprint", enrolment.member_fingerprint().map(|pin| pin.to_string()))?;
         table.set("is_joining", enrolment.is_joining())?;
+        table.set("is_used", enrolment.is_used())?;
         table.set("relay_key", enrolment.pins().current.to_string())?;
         table.set("next_relay_key", enrolment.pins().next.to_string())?;
         let addresses = enrolment.addresses();
