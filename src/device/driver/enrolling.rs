@@ -89,10 +89,10 @@ impl Driver<'_> {
     }
 
     /// The owner waits for the first round, in which each address has a part of the time.
-    pub(super) fn prepare_names(&mut self) {
+    pub(super) fn prepare_names(&mut self, now: Instant) {
         if let Some(enrolling) = self.enrolling.as_ref().filter(|_| self.config.proxy.is_none()) {
             let addresses = enrolling.joining.addresses();
-            self.relay_names.prepare(addresses.iter().filter(|address| address.ip().is_none()).map(Address::host));
+            self.relay_names.prepare(now, addresses.iter().filter(|address| address.ip().is_none()).map(Address::host));
         }
     }
 
