@@ -125,6 +125,15 @@ describe("tcpremote run as a service", function()
     status, log = process.service("run " .. more:format(place)).finish()
     assert.equal(2, status)
     assert.matches("^tcpremote: allow: ", log)
+    local file = assert(io.open(place .. "/tcpremote.conf", "w"))
+    file:write(("state_dir = '%s/none'\nproxy = 'http://127.0.0.1:3128'\n"):format(place))
+    file:close()
+    for _, words in ipairs { { after = " --proxy me" }, { before = "TCPREMOTE_PROXY=me" } } do
+      local command = "run --config %s/tcpremote.conf" .. (words.after or "")
+      status, log = process.service(command:format(place), { before = words.before }).finish()
+      assert.equal(2, status)
+      assert.matches("^tcpremote: proxy: ", log)
+    end
   end)
 
   it("takes the command line's directory before the file's relay", function()

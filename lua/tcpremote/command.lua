@@ -290,7 +290,11 @@ local function complete(given, file)
   end
   given["--state-dir"] = given["--state-dir"] or file.options.state_dir or STATE_DIR
   local proxy = os.getenv "TCPREMOTE_PROXY"
-  given["--proxy"] = given["--proxy"] or proxy ~= "" and proxy or file.options.proxy
+  given["--proxy"] = given["--proxy"] or proxy ~= "" and proxy or nil
+  if given["--proxy"] then
+    configuration.leave_off(file, "proxy")
+  end
+  given["--proxy"] = given["--proxy"] or file.options.proxy
 end
 
 --- Does what the arguments say, and returns the exit status. `output` has the files `out`, `err` and `input`.
