@@ -1,4 +1,5 @@
 --- A device whose key the relay's operator lets in, by the programs alone.
+local net = require "support.net"
 local process = require "support.process"
 
 describe("a device whose key the operator lets in", function()
@@ -36,8 +37,12 @@ describe("a device whose key the operator lets in", function()
     local shown = output(("%s bin/tcpremote status --state-dir %s/state"):format(process.lua, place))
     assert.truthy(shown:find("has yet to approve this key", 1, true) and shown:find(fingerprint, 1, true), shown)
     relay.ask((approve:gsub("^%S+", "")))
-    local run = ("timeout 30 %s bin/tcpremote run --state-dir %s/state 2>&1 | grep -m 1 'joined the relay as pump-4'")
-    assert.truthy(output(run:format(process.lua, place)):find(fingerprint, 1, true))
+    local run = process.service(("run --state-dir %s/state"):format(place))
+    local joined = net.eventually(function()
+      return run.log():match("joined the relay as pump%-4[^\n]*")
+    end, "it has joined")
+    run.stop()
+    assert.truthy(joined:find(fingerprint, 1, true))
     local again = "tcpremote: this string was used here already, so there is nothing to do\n"
     assert.equal(again .. "pump-4\n" .. fingerprint .. "\n0\n", output(command))
   end)
