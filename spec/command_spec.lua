@@ -111,7 +111,7 @@ describe("the command tcpremote", function()
     local identity = core.identity
     function core.identity(...)
       core.identity = identity
-      return { is_joining = true, fingerprint = assert(identity(...)).fingerprint }
+      return { is_used = false, fingerprint = assert(identity(...)).fingerprint }
     end
     local status, out = run { "join", join, "--state-dir", state }
     core.identity = identity

@@ -49,6 +49,7 @@ keepalive, log = 60, "info"
         .. "services, state_dir" },
       { "keepalive = '90'", "1: option 'keepalive': number wanted, got string '90'" },
       { "allow = 22", "1: option 'allow': \"any\" or a list of rules wanted, got number 22; write { 22 }" },
+      { "log = nil", "1: option 'log': 'nil' is none of error, warning, info, detail" },
       { "\n\nlog = 'debug'", "3: option 'log': 'debug' is none of error, warning, info, detail" },
       { "proxy = 'a'\nproxy = 'b'", "2: option 'proxy' is given twice, in line 1 before; leave one of them off" },
       { "state_dir = here", "1: 'here' is no value; a text stands in quotes, such as \"here\"" },

@@ -1,4 +1,5 @@
 --- A device whose key the relay's operator lets in, by the programs alone.
+local net = require "support.net"
 local process = require "support.process"
 
 describe("a device whose key the operator lets in", function()
@@ -36,10 +37,28 @@ describe("a device whose key the operator lets in", function()
     local shown = output(("%s bin/tcpremote status --state-dir %s/state"):format(process.lua, place))
     assert.truthy(shown:find("has yet to approve this key", 1, true) and shown:find(fingerprint, 1, true), shown)
     relay.ask((approve:gsub("^%S+", "")))
-    local run = ("timeout 30 %s bin/tcpremote run --state-dir %s/state 2>&1 | grep -m 1 'joined the relay as pump-4'")
-    assert.truthy(output(run:format(process.lua, place)):find(fingerprint, 1, true))
+    local run = process.service(("run --state-dir %s/state"):format(place))
+    local joined = net.eventually(function()
+      return run.log():match("joined the relay as pump%-4[^\n]*")
+    end, "it has joined")
+    run.stop()
+    assert.truthy(joined:find(fingerprint, 1, true))
     local again = "tcpremote: this string was used here already, so there is nothing to do\n"
     assert.equal(again .. "pump-4\n" .. fingerprint .. "\n0\n", output(command))
+  end)
+
+  it("knows a string that it has used, whatever waits for approval beside it", function()
+    local first = relay.ask("token device pump-4"):match("^tcpr1%S+")
+    local other = relay.ask("token device pump-5 --pending"):match("^tcpr1%S+")
+    local command = "%s bin/tcpremote join %s --state-dir %s/state 2>&1; echo $?"
+    local function join(text)
+      return output(command:format(process.lua, text, place))
+    end
+    local name, fingerprint = join(first):match("^(%S+)\n(SHA256:%S+)\n0\n$")
+    assert.equal("pump-4", name)
+    assert.matches("; then start 'tcpremote run' again, which needs the string no more\n4\n$", join(other))
+    local again = "tcpremote: this string was used here already, so there is nothing to do\n"
+    assert.equal(again .. "pump-4\n" .. fingerprint .. "\n0\n", join(first))
   end)
 
   it("joins with the string that 'add' printed", function()

@@ -113,11 +113,27 @@ describe("tcpremote run as a service", function()
     local status, log = ended(service, service.finish())
     assert.equal(2, status)
     assert.matches("^tcpremote: " .. place:gsub("%p", "%%%0") .. "/tcpremote.conf:4: allow: ", log)
+    -- It is not waited for until somebody has joined.
+    for _, line in ipairs { "proxy = 'proxy.example.com'", "services = { ssh = '22' }", "min_protocol = 2" } do
+      service = start(("state_dir = '%s/none'\n%s\n"):format(place, line))
+      status, log = ended(service, service.finish())
+      assert.equal(2, status)
+      assert.matches("^tcpremote: .*" .. line:match("^%S+"), log)
+    end
     -- The command line's mistake is none of the file.
     local more = "--config %s/tcpremote.conf --allow 22-"
     status, log = process.service("run " .. more:format(place)).finish()
     assert.equal(2, status)
     assert.matches("^tcpremote: allow: ", log)
+    local file = assert(io.open(place .. "/tcpremote.conf", "w"))
+    file:write(("state_dir = '%s/none'\nproxy = 'http://127.0.0.1:3128'\n"):format(place))
+    file:close()
+    for _, words in ipairs { { after = " --proxy me" }, { before = "TCPREMOTE_PROXY=me" } } do
+      local command = "run --config %s/tcpremote.conf" .. (words.after or "")
+      status, log = process.service(command:format(place), { before = words.before }).finish()
+      assert.equal(2, status)
+      assert.matches("^tcpremote: proxy: ", log)
+    end
   end)
 
   it("takes the command line's directory before the file's relay", function()
@@ -221,8 +237,9 @@ describe("tcpremote run as a service", function()
       local relay = process.relay_with_keys(place .. "/fleet")
       table.insert(running, relay)
       local join = relay.ask("token device pump-3"):match("tcpr1%S+")
-      local made = "chmod 755 %s; mkdir -m 700 %s; chown %d:%d %s"
-      assert.equal(0, process.status(made:format(place, state, NOBODY, NOBODY, state)))
+      -- Whoever made it has given it away by the user's name alone, so its group is root's.
+      local made = "chmod 755 %s; mkdir -m 700 %s; chown %d:0 %s"
+      assert.equal(0, process.status(made:format(place, state, NOBODY, state)))
       local command = "echo %s | %s bin/tcpremote join - --state-dir %s >/dev/null"
       assert.equal(0, process.status(command:format(join, process.lua, state)))
       local owners = io.popen(("stat -c '%%n %%u:%%g' %s/*"):format(state))

@@ -20,7 +20,7 @@ use crate::address::{Address, AddressError};
 use crate::connection::{Limits, Protocol};
 #[cfg(feature = "tls")]
 use crate::device::Enrolment;
-use crate::device::{Access, Config, Event, Handle, Rule, RuleError, RuleProblem, State, Status, Wait};
+use crate::device::{Access, Config, Event, Handle, Proxy, Rule, RuleError, RuleProblem, State, Status, Wait};
 #[cfg(feature = "tls")]
 use crate::identity::Name;
 
@@ -209,48 +209,50 @@ fn start(options: &Table) -> Result<Tunnel, Error> {
 
 fn config(options: &Table) -> Result<Config, Error> {
     let service = address(options, "local_address", "local_port")?;
-    let mut config = relay(options)?;
     let services = option::<Table>(options, "services")?.map(|table| services::services(&table)).transpose()?;
+    if services.is_some() && service.is_some() {
+        let text = "services: local_address and local_port name the one thing that may be reached; leave them off";
+        return Err(Error::Usage(text.into()));
+    }
+    let proxy = option::<String>(options, "proxy")?.map(|proxy| proxy.parse::<Proxy>()).transpose();
+    let proxy = proxy.map_err(|error| Error::Usage(format!("proxy: {error}")))?;
+    let allow = option::<Value>(options, "allow")?;
+    let access = match service {
+        Some(service) => Some(Access::Call(service)),
+        None => allow.map(|allow| access(&allow)).transpose()?,
+    };
+    let connect_timeout = option::<f64>(options, "connect_timeout")?;
+    if let Some(seconds) = connect_timeout.filter(|seconds| !(*seconds > 0.0 && *seconds <= MAX_CONNECT_TIMEOUT)) {
+        let range = format!("above 0 and at most {MAX_CONNECT_TIMEOUT}");
+        return Err(Error::Usage(format!("connect_timeout: {seconds} is not a number of seconds {range}")));
+    }
+    let keepalive = option::<f64>(options, "keepalive")?;
+    let (shortest, longest) = (Limits::MIN_KEEPALIVE.as_secs(), Limits::MAX_KEEPALIVE.as_secs());
+    let is_keepalive = |seconds: &f64| seconds.fract() == 0.0 && (shortest as f64..=longest as f64).contains(seconds);
+    if let Some(seconds) = keepalive.filter(|seconds| !is_keepalive(seconds)) {
+        let range = format!("from {shortest} to {longest}");
+        return Err(Error::Usage(format!("keepalive: {seconds} is not a whole number of seconds {range}")));
+    }
+    let reconnect = option::<bool>(options, "reconnect")?;
+    let keep_trying = option::<bool>(options, "keep_trying")?;
+    let known = "1, as the programs of 2012, or 2, which is used where the relay knows it";
+    let protocol = version(options, "protocol", known)?;
+    let known = "1, or 2 for a relay that knows it and no other";
+    let min_protocol = version(options, "min_protocol", known)?;
+
+    // Behind all that, since a device that has yet to join may be waited for, and a mistake may not.
+    let mut config = relay(options)?;
     if let Some(services) = services {
-        if service.is_some() {
-            let text = "services: local_address and local_port name the one thing that may be reached; leave them off";
-            return Err(Error::Usage(text.into()));
-        }
         config.offer(services);
     }
-    if let Some(proxy) = option::<String>(options, "proxy")? {
-        config.proxy = Some(proxy.parse().map_err(|error| Error::Usage(format!("proxy: {error}")))?);
-    }
-    if let Some(service) = service {
-        config.access = Access::Call(service);
-    } else if let Some(allow) = option::<Value>(options, "allow")? {
-        config.access = access(&allow)?;
-    }
-    if let Some(seconds) = option::<f64>(options, "connect_timeout")? {
-        if !(seconds > 0.0 && seconds <= MAX_CONNECT_TIMEOUT) {
-            let range = format!("above 0 and at most {MAX_CONNECT_TIMEOUT}");
-            return Err(Error::Usage(format!("connect_timeout: {seconds} is not a number of seconds {range}")));
-        }
-        config.connect_timeout = Duration::from_secs_f64(seconds);
-    }
-    if let Some(seconds) = option::<f64>(options, "keepalive")? {
-        let (shortest, longest) = (Limits::MIN_KEEPALIVE.as_secs(), Limits::MAX_KEEPALIVE.as_secs());
-        if !(seconds.fract() == 0.0 && (shortest as f64..=longest as f64).contains(&seconds)) {
-            let range = format!("from {shortest} to {longest}");
-            return Err(Error::Usage(format!("keepalive: {seconds} is not a whole number of seconds {range}")));
-        }
-        config.limits.keepalive = Duration::from_secs_f64(seconds);
-    }
-    if let Some(reconnect) = option::<bool>(options, "reconnect")? {
-        config.reconnect = reconnect;
-    }
-    if let Some(keep_trying) = option::<bool>(options, "keep_trying")? {
-        config.keep_trying = keep_trying;
-    }
-    let known = "1, as the programs of 2012, or 2, which is used where the relay knows it";
-    config.protocol = version(options, "protocol", known)?.unwrap_or(config.protocol);
-    let known = "1, or 2 for a relay that knows it and no other";
-    config.min_protocol = version(options, "min_protocol", known)?.unwrap_or(config.min_protocol);
+    config.proxy = proxy;
+    config.access = access.unwrap_or(config.access);
+    config.connect_timeout = connect_timeout.map_or(config.connect_timeout, Duration::from_secs_f64);
+    config.limits.keepalive = keepalive.map_or(config.limits.keepalive, Duration::from_secs_f64);
+    config.reconnect = reconnect.unwrap_or(config.reconnect);
+    config.keep_trying = keep_trying.unwrap_or(config.keep_trying);
+    config.protocol = protocol.unwrap_or(config.protocol);
+    config.min_protocol = min_protocol.unwrap_or(config.min_protocol);
     if config.min_protocol > config.protocol {
         let text = "min_protocol: 2 is above protocol, which is 1, so that no relay would do; leave one of them off";
         return Err(Error::Usage(text.into()));
@@ -327,7 +329,9 @@ fn identity(lua: &Lua, directory: Value, join: Value) -> Result<Raised<Table>, E
         table.set("name", enrolment.name().map(Name::as_str))?;
         table.set("fingerprint", enrolment.fingerprint().to_string())?;
         table.set("has_joined", enrolment.has_joined())?;
+        table.set("member_fingerprint", enrolment.member_fingerprint().map(|pin| pin.to_string()))?;
         table.set("is_joining", enrolment.is_joining())?;
+        table.set("is_used", enrolment.is_used())?;
         table.set("relay_key", enrolment.pins().current.to_string())?;
         table.set("next_relay_key", enrolment.pins().next.to_string())?;
         let addresses = enrolment.addresses();

@@ -158,7 +158,7 @@ local function join(output, given, others)
   if not before then
     return STATUS[code] or 1, message
   end
-  if not before.is_joining then
+  if before.is_used then
     complain(output, "this string was used here already, so there is nothing to do")
   else
     local tunnel
@@ -173,7 +173,7 @@ local function join(output, given, others)
       local joined
       joined, message, code = await_joined(tunnel, function()
         local now = core.identity(state_dir, text)
-        return now and not now.is_joining
+        return now and now.is_used
       end)
       tunnel:close()
       message = not joined and message or nil
@@ -184,7 +184,8 @@ local function join(output, given, others)
         local is_said = message:find(before.fingerprint, 1, true)
         local kept, why = core.await_approval(state_dir, text)
         message = message .. (is_said and "" or "; its fingerprint is " .. before.fingerprint)
-          .. (kept and "; then 'tcpremote run' needs the string no more"
+          .. (kept and (before.has_joined and "; then start 'tcpremote run' again, which needs the string no more"
+            or "; then 'tcpremote run' needs the string no more")
             or "; then join again with the same string, since it cannot be kept for 'tcpremote run': " .. why)
       end
       return STATUS[code] or 1, message
@@ -195,7 +196,7 @@ local function join(output, given, others)
   if not after then
     return STATUS[code] or 1, message
   end
-  output.out:write(("%s\n%s\n"):format(after.name or "(no name)", after.fingerprint))
+  output.out:write(("%s\n%s\n"):format(after.name or "(no name)", after.member_fingerprint))
   return 0
 end
 
@@ -289,7 +290,11 @@ local function complete(given, file)
   end
   given["--state-dir"] = given["--state-dir"] or file.options.state_dir or STATE_DIR
   local proxy = os.getenv "TCPREMOTE_PROXY"
-  given["--proxy"] = given["--proxy"] or proxy ~= "" and proxy or file.options.proxy
+  given["--proxy"] = given["--proxy"] or proxy ~= "" and proxy or nil
+  if given["--proxy"] then
+    configuration.leave_off(file, "proxy")
+  end
+  given["--proxy"] = given["--proxy"] or file.options.proxy
 end
 
 --- Does what the arguments say, and returns the exit status. `output` has the files `out`, `err` and `input`.

@@ -32,7 +32,7 @@ local function mistake_in(name, value)
       return nil
     end
   end
-  return ("option 'log': '%s' is none of %s"):format(value, table.concat(configuration.LOG_LEVELS, ", "))
+  return ("option 'log': '%s' is none of %s"):format(tostring(value), table.concat(configuration.LOG_LEVELS, ", "))
 end
 
 --- The variables of a file: what is set in it, and in which line.

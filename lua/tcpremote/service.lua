@@ -16,13 +16,11 @@ local function notify(status, state)
   core.process.notify((state and state .. "\n" or "") .. "STATUS=" .. log.printable(status))
 end
 
---- Whether the device has yet to join a relay, by a command that somebody calls meanwhile.
-local function has_not_joined(options)
-  if not options.state_dir or options.join then
-    return false
+--- The message that the device has yet to join a relay, by a command that somebody calls meanwhile; nil once it has.
+local function not_joined(options)
+  if options.state_dir then
+    return select(2, core.identity(options.state_dir))
   end
-  local identity, _, code = core.identity(options.state_dir)
-  return not identity and code == "usage"
 end
 
 --- The tunnel, as soon as there can be one: a disk may come later, or the string to join by. Nil where the process is
@@ -30,10 +28,11 @@ end
 local function start(options, termination, tell)
   local said
   repeat
+    local awaited = not_joined(options)
     local tunnel, message, code = core.start(options)
     if tunnel then
       return tunnel
-    elseif code == "usage" and not has_not_joined(options) then
+    elseif code == "usage" and message ~= awaited then
       return nil, message
     elseif message ~= said then
       said = message

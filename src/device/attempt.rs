@@ -73,7 +73,7 @@ impl Attempt {
         let first = attempt.first_hop(config).clone();
         match first.ip() {
             Some(ip) => attempt.dial(now, &[canonical(SocketAddr::new(ip, 0), first.port())]),
-            None => names.request(first.host()),
+            None => names.request(now, first.host()),
         }
         attempt
     }

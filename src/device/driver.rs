@@ -111,7 +111,7 @@ impl<'a> Driver<'a> {
         #[cfg(feature = "tls")]
         {
             self.complain();
-            self.prepare_names();
+            self.prepare_names(Instant::now());
         }
         self.begin_attempt(Instant::now());
         while !self.context.shared.stop_requested() {

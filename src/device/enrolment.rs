@@ -19,6 +19,8 @@ pub struct Enrolment {
     /// The key that was in force when the directory was opened.
     pub(super) opened: Option<Pin>,
     pub(super) joining: Joining,
+    /// Whether the join string was used here already.
+    is_used: bool,
     /// Why the join string is not used, where the device goes on as it was.
     pub(super) complaint: Option<(String, &'static str)>,
 }
@@ -61,9 +63,10 @@ impl Enrolment {
         let state_dir = StateDir::open(directory)?;
         let Stored { member, pending } = state_dir.load()?;
         let opened = member.as_ref().map(|(key, _)| key.public().pin());
-        let is_used = |join: &JoinString| member.as_ref().is_some_and(|(_, known)| known.has_used(join.token()));
+        let has_used = |join: &JoinString| member.as_ref().is_some_and(|(_, known)| known.has_used(join.token()));
+        let is_used = matches!(&join, Ok(Some(join)) if has_used(join));
         let candidate = join.and_then(|join| {
-            let Some(join) = join.filter(|join| !is_used(join)) else { return Ok(pending.map(awaiting)) };
+            let Some(join) = join.filter(|_| !is_used) else { return Ok(pending.map(awaiting)) };
             let key = match &member {
                 None => state_dir.first_key(join.token(), &join.pins())?,
                 Some(_) => state_dir.key_for(join.token())?,
@@ -80,7 +83,7 @@ impl Enrolment {
         // As many random bytes as a secret has, though they are none.
         let instance = *Secret::random()?.as_bytes();
         let joining = Joining::new(member, candidate, instance).ok_or_else(|| not_joined(directory))?;
-        Ok((Self { directory: Arc::new(state_dir), opened, joining, complaint: None }, failure))
+        Ok((Self { directory: Arc::new(state_dir), opened, joining, is_used, complaint: None }, failure))
     }
 
     /// The relay's operator has yet to approve the key of this join string, which was opened here: from now on it is
@@ -107,6 +110,16 @@ impl Enrolment {
     /// Whether a relay has admitted the device, if perhaps by an earlier join string.
     pub fn has_joined(&self) -> bool {
         self.joining.member().is_some()
+    }
+
+    /// Whether the join string that was given is one that this device has used, be it the newest or not.
+    pub fn is_used(&self) -> bool {
+        self.is_used
+    }
+
+    /// The fingerprint of the key that a relay has admitted; `None` before that.
+    pub fn member_fingerprint(&self) -> Option<Pin> {
+        self.joining.member().map(|(_, fingerprint)| fingerprint)
     }
 
     /// Whether there is a join string that has not succeeded yet, or a key of one that waits for approval.

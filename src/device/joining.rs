@@ -205,7 +205,8 @@ impl Joining {
     }
 
     /// The identity that the directory has now: where that is not the one that is known here, it takes its place, and is
-    /// tried at once. A join string that was used for it meanwhile is none any more. Where it is the same, what another
+    /// tried at once. A join string that was used for it meanwhile is none any more, and neither is a key that waits for
+    /// approval: the device has joined later than that. Where it is the same, what another
     /// program has stored of its relay takes the place of what is known.
     pub(super) fn adopt(&mut self, key: Key, membership: Membership) -> Option<Notice> {
         let fingerprint = membership.device_key;
@@ -217,7 +218,7 @@ impl Joining {
             self.begin_round();
             return Some(Notice::Learnt(membership.pins));
         }
-        self.candidate.take_if(|candidate| membership.has_used(candidate.token));
+        self.candidate.take_if(|candidate| candidate.secret.is_none() || membership.has_used(candidate.token));
         let notice = Notice::Adopted { name: membership.name.clone(), fingerprint };
         self.member = Some((Arc::new(key), membership));
         self.begin_round();

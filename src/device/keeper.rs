@@ -21,6 +21,8 @@ pub(super) struct Keeper {
     running: Option<Running>,
     /// What is written after that; the newest word counts.
     waiting: Option<(Arc<Key>, Membership)>,
+    /// The key that is no candidate any more, which is removed after that.
+    refused: Option<Pin>,
     /// To look after that.
     is_to_look: bool,
     waker: Arc<Waker>,
@@ -31,6 +33,7 @@ pub(super) struct Keeper {
 enum Running {
     /// It stores what is known of the device with this key.
     Storing(Pin, Receiver<Result<(), StateDirError>>),
+    Forgetting(Receiver<()>),
     Looking(Receiver<Option<Box<(Key, Membership)>>>),
 }
 
@@ -46,12 +49,18 @@ pub(super) enum Answer {
 impl Keeper {
     /// `waker` is used when [`poll`](Self::poll) has an answer.
     pub(super) fn new(directory: Arc<StateDir>, opened: Option<Pin>, waker: Arc<Waker>) -> Self {
-        Self { directory, opened, running: None, waiting: None, is_to_look: false, waker }
+        Self { directory, opened, running: None, waiting: None, refused: None, is_to_look: false, waker }
     }
 
     /// Has this stored. What waits for its turn still is not needed any more then.
     pub(super) fn store(&mut self, key: Arc<Key>, membership: Membership) {
         self.waiting = Some((key, membership));
+        self.start();
+    }
+
+    /// Has this key forgotten, if it is the one that waits for approval: the relay has refused it for good.
+    pub(super) fn forget(&mut self, key: Pin) {
+        self.refused = Some(key);
         self.start();
     }
 
@@ -81,6 +90,10 @@ impl Keeper {
                 }
                 Some(Answer::Stored(result))
             }
+            Running::Forgetting(receiver) => {
+                received(receiver)?;
+                None
+            }
             Running::Looking(receiver) => {
                 let found = received(receiver)?.flatten();
                 // It is older than what waits to be stored.
@@ -101,6 +114,10 @@ impl Keeper {
             let (pin, opened) = (membership.device_key, self.opened);
             let store = move || directory.store(&key, &membership, opened);
             self.running = Some(Running::Storing(pin, self.spawn(store, |error| Err(unable(error)))));
+        } else if let Some(key) = self.refused.take() {
+            // Where it cannot be removed the relay refuses it once more at the next start.
+            let forget = move || drop(directory.forget_pending(key));
+            self.running = Some(Running::Forgetting(self.spawn(forget, drop)));
         } else if std::mem::take(&mut self.is_to_look) {
             // Why it cannot be read is said where something is to be stored there.
             let look = move || directory.load().ok().and_then(|stored| stored.member).map(Box::new);

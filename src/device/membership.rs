@@ -72,20 +72,20 @@ impl Membership {
     }
 }
 
-/// The file that tells for which relay the key of a device was made that none has admitted yet.
-pub(super) fn joining_text(relay: &Pins) -> String {
+/// The file that tells for which relay this key of a device was made that none has admitted yet.
+pub(super) fn joining_text(key: &Pin, relay: &Pins) -> String {
     let Pins { current, next } = relay;
     format!(
-        "# The relay that this device is to join: no other one is shown its key.\nrelay_key = \"{current}\"\n\
-         next_relay_key = \"{next}\"\n"
+        "# The relay that this device is to join: no other one is shown this key.\ndevice_key = \"{key}\"\n\
+         relay_key = \"{current}\"\nnext_relay_key = \"{next}\"\n"
     )
 }
 
-/// What such a file tells; `None` if it cannot be read.
-pub(super) fn parse_joining(text: &str) -> Option<Pins> {
+/// The key and the relay of such a file; `None` if it cannot be read.
+pub(super) fn parse_joining(text: &str) -> Option<(Pin, Pins)> {
     let mut values = Values::default();
     text.lines().try_for_each(|line| values.read(line.trim())).ok()?;
-    Some(Pins { current: values.current?, next: values.next? })
+    Some((values.device_key?, Pins { current: values.current?, next: values.next? }))
 }
 
 impl fmt::Display for Membership {

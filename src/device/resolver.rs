@@ -22,6 +22,8 @@ use crate::connection::StreamKey;
 const IDLE: Duration = Duration::from_secs(5);
 /// Lookups of the relay's name at once: one, and another beside it where that one hangs.
 const MAX_RELAY: usize = 2;
+/// How long an answer is good that was looked up before it is wanted.
+const PREPARED: Duration = Duration::from_secs(30);
 /// The name of the threads.
 pub(super) const THREAD_NAME: &str = "tcpremote-names";
 
@@ -101,24 +103,29 @@ impl RelayNames {
     /// Begins to look these names up at once, each of which is to be requested later: where the first name server is dead
     /// each takes some seconds, and one after the other they would take more than there is.
     #[cfg(feature = "tls")]
-    pub(super) fn prepare<'a>(&mut self, hosts: impl IntoIterator<Item = &'a str>) {
+    pub(super) fn prepare<'a>(&mut self, now: Instant, hosts: impl IntoIterator<Item = &'a str>) {
         for host in hosts {
             let lookup = self.lookup;
             let name = self.of(host);
-            if !name.is_prepared {
-                name.is_prepared = true;
+            if name.prepared.is_none() {
+                name.prepared = Some(now);
                 name.request(lookup);
             }
         }
     }
 
-    /// Looks this name up anew, unless that has been prepared; what is found of others is not needed any more.
-    pub(super) fn request(&mut self, host: &str) {
+    /// Looks this name up anew, unless that was prepared a moment ago; what is found of others is not needed any more.
+    pub(super) fn request(&mut self, now: Instant, host: &str) {
+        for name in &mut self.names {
+            if name.prepared.take_if(|at| now.saturating_duration_since(*at) >= PREPARED).is_some() {
+                name.found = None;
+            }
+        }
         // A lookup that hangs is remembered, so that there are never many of one name.
-        self.names.retain(|name| *name.name == *host || name.running > 0 || name.is_prepared);
+        self.names.retain(|name| *name.name == *host || name.running > 0 || name.prepared.is_some());
         let lookup = self.lookup;
         let name = self.of(host);
-        if !std::mem::take(&mut name.is_prepared) {
+        if name.prepared.take().is_none() {
             name.request(lookup);
         } else if name.found.is_some() {
             // Fails only where the loop's poll is gone.
@@ -142,7 +149,7 @@ impl RelayNames {
             let answer = name.poll().or(before);
             if host == Some(&*name.name) {
                 found = answer;
-            } else if name.is_prepared {
+            } else if name.prepared.is_some() {
                 name.found = answer;
             }
         }
@@ -156,15 +163,15 @@ pub(super) struct RelayName {
     name: Arc<str>,
     running: usize,
     pool: Pool,
-    /// It is looked up before it is wanted.
-    is_prepared: bool,
+    /// Since when it is looked up before it is wanted.
+    prepared: Option<Instant>,
     /// What that has brought.
     found: Option<Found>,
 }
 
 impl RelayName {
     pub(super) fn new(name: &str, waker: Arc<Waker>) -> Self {
-        Self { name: name.into(), running: 0, pool: Pool::new(waker), is_prepared: false, found: None }
+        Self { name: name.into(), running: 0, pool: Pool::new(waker), prepared: None, found: None }
     }
 
     /// Looks the name up anew. Where two lookups hang already, theirs is the answer.

@@ -114,7 +114,10 @@ impl StateDir {
             return Err(StateDirError::KeyMissing { path: self.shown(KEY), wanted });
         };
         // Where it cannot be written the key is found under its other name each time.
-        let _ = self.rename_key(&name);
+        if self.rename_key(&name).is_ok() {
+            self.remove_candidates();
+            return Ok(Stored { member: Some((key, membership)), pending: None });
+        }
         Ok(Stored { member: Some((key, membership)), pending })
     }
 
@@ -142,17 +145,21 @@ impl StateDir {
     /// has a key of its own; one that its owner has put there is for any.
     pub(super) fn first_key(&self, token: TokenId, relay: &Pins) -> Result<Key, StateDirError> {
         let _lock = self.lock()?;
+        let Some(key) = self.key(KEY)? else {
+            let key = Key::generate().map_err(StateDirError::NoKey)?;
+            self.replace(JOINING, joining_text(&key.public().pin(), relay).as_bytes())?;
+            self.replace(KEY, &key.to_pkcs8())?;
+            return Ok(key);
+        };
         let made_for = match self.membership()? {
             // Another process has joined a moment ago.
             Some(membership) => Some(membership.pins),
-            None => self.joining()?,
+            None => self.made_for(&key)?,
         };
-        match made_for {
-            Some(other) if !other.are_of_relay(relay) => return self.make_key(&key_of_token(&token)),
-            None if self.key(KEY)?.is_none() => self.replace(JOINING, joining_text(relay).as_bytes())?,
-            Some(_) | None => {}
+        if made_for.is_some_and(|other| !other.are_of_relay(relay)) {
+            return self.make_key(&key_of_token(&token));
         }
-        self.make_key(KEY)
+        Ok(key)
     }
 
     /// The key for another join string, beside the one in use. A string that was tried before has its key already.
@@ -176,6 +183,7 @@ impl StateDir {
     pub(super) fn store(&self, key: &Key, membership: &Membership, opened: Option<Pin>) -> Result<(), StateDirError> {
         let _lock = self.lock()?;
         let present = self.membership()?;
+        let is_new = present.as_ref().is_none_or(|present| present.device_key != membership.device_key);
         let mut membership = membership.clone();
         if let Some(Membership { device_key, pins, tokens, .. }) = present {
             let is_same_key = device_key == membership.device_key;
@@ -208,27 +216,39 @@ impl StateDir {
         self.replace(RELAY, membership.to_string().as_bytes())?;
         // From here on the new key is in force, and the other file means nothing beside this one.
         let _ = fs::remove_file(self.path.join(JOINING));
-        let was_pending = |(_, pending): &(Key, Membership)| pending.device_key == membership.device_key;
-        if self.pending().is_ok_and(|pending| pending.as_ref().is_some_and(was_pending)) {
-            let _ = fs::remove_file(self.path.join(PENDING));
-        }
         if let Some(name) = name {
             self.rename_key(&name).map_err(|reason| system("rename", &self.path.join(name), reason))?;
+        }
+        if is_new {
+            self.remove_candidates();
         }
         Ok(())
     }
 
-    /// Takes the key of another join string over, and removes those of strings that have come to nothing.
+    /// Takes the key of another join string over.
     fn rename_key(&self, name: &str) -> io::Result<()> {
         fs::rename(self.path.join(name), self.path.join(KEY))?;
-        File::open(&self.path)?.sync_all()?;
-        for entry in fs::read_dir(&self.path)?.flatten() {
+        File::open(&self.path)?.sync_all()
+    }
+
+    /// Removes what earlier join strings have left, now that a later one has succeeded: a key that is approved behind that
+    /// does not take the device away. What cannot be removed now is removed the next time.
+    fn remove_candidates(&self) {
+        let _ = fs::remove_file(self.path.join(PENDING));
+        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
             if entry.file_name().to_str().is_some_and(|name| name.starts_with("key.")) {
-                // It does no harm there.
                 let _ = fs::remove_file(entry.path());
             }
         }
-        Ok(())
+    }
+
+    /// The key does not wait for approval any more: its relay has refused it for good.
+    pub(super) fn forget_pending(&self, key: Pin) -> Result<(), StateDirError> {
+        let _lock = self.lock()?;
+        if self.membership_in(PENDING)?.is_none_or(|pending| pending.device_key != key) {
+            return Ok(());
+        }
+        fs::remove_file(self.path.join(PENDING)).map_err(|reason| system("remove", &self.path.join(PENDING), reason))
     }
 
     fn membership(&self) -> Result<Option<Membership>, StateDirError> {
@@ -242,9 +262,11 @@ impl StateDir {
         text.parse().map(Some).map_err(wrong)
     }
 
-    /// The keys of the relay for which the key of a device was made that none has admitted yet.
-    fn joining(&self) -> Result<Option<Pins>, StateDirError> {
-        Ok(self.read(JOINING)?.and_then(|bytes| parse_joining(&String::from_utf8_lossy(&bytes))))
+    /// The keys of the relay for which this key of a device was made that none has admitted yet; `None` of one that its
+    /// owner has put there.
+    fn made_for(&self, key: &Key) -> Result<Option<Pins>, StateDirError> {
+        let made = self.read(JOINING)?.and_then(|bytes| parse_joining(&String::from_utf8_lossy(&bytes)));
+        Ok(made.filter(|(made, _)| *made == key.public().pin()).map(|(_, relay)| relay))
     }
 
     fn key(&self, name: &str) -> Result<Option<Key>, StateDirError> {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use mlua::{AnyUserData, Lua, LuaString, Table, UserData, UserDataMethods};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::{Gid, Uid, setgid, setuid};
+use nix::unistd::{Gid, Uid, User, setgid, setuid};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
@@ -84,6 +84,7 @@ fn open_standard_files() -> io::Result<()> {
 }
 
 /// Root goes on as the user to whom a directory belongs, so that what it writes there can be read by that user's service.
+/// The group is that user's own, and never root's, which a `chown USER` leaves the directory.
 fn become_owner(directory: &Path) -> io::Result<()> {
     let owner = match fs::metadata(directory) {
         Ok(metadata) if metadata.is_dir() && metadata.uid() != 0 && Uid::effective().is_root() => metadata,
@@ -93,8 +94,10 @@ fn become_owner(directory: &Path) -> io::Result<()> {
     // There is no setgroups in the nix of macOS, and no service there that has a user of its own.
     #[cfg(not(target_vendor = "apple"))]
     nix::unistd::setgroups(&[])?;
-    setgid(Gid::from_raw(owner.gid()))?;
-    setuid(Uid::from_raw(owner.uid()))?;
+    let uid = Uid::from_raw(owner.uid());
+    let own = User::from_uid(uid).ok().flatten().map_or_else(|| owner.gid(), |user| user.gid.as_raw());
+    setgid(Gid::from_raw(if own == 0 { owner.uid() } else { own }))?;
+    setuid(uid)?;
     Ok(())
 }
 

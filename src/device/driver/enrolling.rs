@@ -89,10 +89,10 @@ impl Driver<'_> {
     }
 
     /// The owner waits for the first round, in which each address has a part of the time.
-    pub(super) fn prepare_names(&mut self) {
+    pub(super) fn prepare_names(&mut self, now: Instant) {
         if let Some(enrolling) = self.enrolling.as_ref().filter(|_| self.config.proxy.is_none()) {
             let addresses = enrolling.joining.addresses();
-            self.relay_names.prepare(addresses.iter().filter(|address| address.ip().is_none()).map(Address::host));
+            self.relay_names.prepare(now, addresses.iter().filter(|address| address.ip().is_none()).map(Address::host));
         }
     }
 
@@ -107,11 +107,17 @@ impl Driver<'_> {
         let is_late = self.first_until.is_some_and(|until| until <= now);
         let Some(enrolling) = &mut self.enrolling else { return false };
         let was_joining = enrolling.is_joining();
+        let candidate = enrolling.joining.candidate().map(|candidate| candidate.key.public().pin());
         let (round, notice) = match refusal {
             Some(go_away) if go_away.code.bars_key() => enrolling.joining.handle_refusal(go_away.code),
             Some(_) | None => (enrolling.joining.handle_failure(), None),
         };
         let is_member_next = was_joining && !enrolling.is_joining();
+        if notice.is_some()
+            && let Some(key) = candidate
+        {
+            enrolling.keeper.forget(key);
+        }
         if let Some(notice) = notice {
             self.warn(notice.to_string(), error);
         } else if is_member_next {

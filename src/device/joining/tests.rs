@@ -161,6 +161,14 @@ fn another_identity_of_the_directory_takes_the_place_of_the_one_that_is_known() 
     let used = Membership { tokens: vec![TokenId([8; 8]), TokenId([9; 8])], device_key: OLD, ..other.clone() };
     first.adopt(Key::generate().expect("a key"), used).expect("it is another");
     assert_eq!(round(&mut first), ["told:443", "first:443"], "its join string is used");
+
+    let mut waiting = joining(Some(member()), Some(Candidate { secret: None, ..candidate() }));
+    adopted(&mut waiting).expect("it is another");
+    assert_eq!(
+        round(&mut waiting),
+        ["told:443", "first:443"],
+        "it was joined later than the key that waits for approval"
+    );
 }
 
 #[test]

@@ -242,22 +242,37 @@ fn names_of_relays_that_are_tried_in_turn_are_looked_up_at_once_and_each_is_ther
     }
     let mut poll = Poll::new().expect("poll");
     let mut names = RelayNames::with_lookup(waker(&poll), slow);
-    names.prepare(["one.example", "two.example", "gone.example", "one.example"]);
+    let now = Instant::now();
+    names.prepare(now, ["one.example", "two.example", "gone.example", "one.example"]);
     assert_eq!(names.names.iter().map(|name| name.running).collect::<Vec<_>>(), [1, 1, 1]);
-    names.request("one.example");
+    names.request(now, "one.example");
     let mut answer = |names: &mut RelayNames, host: &str| {
         collect(&mut poll, 1, || names.poll(Some(host))).remove(0).map_err(|error| error.text.to_string())
     };
     assert_eq!(answer(&mut names, "one.example"), Ok([address(1)].into()));
     eventually("all are answered", || names.poll(None).is_none() && names.names.iter().all(|name| name.running == 0));
     // Nothing is looked up any more, but the loop is to look.
-    names.request("two.example");
+    names.request(now, "two.example");
     assert_eq!(answer(&mut names, "two.example"), Ok([address(1)].into()));
-    names.request("gone.example");
+    names.request(now, "gone.example");
     assert_eq!(answer(&mut names, "gone.example"), Err("no such name".into()));
-    names.request("two.example");
+    names.request(now, "two.example");
     assert_eq!(names.names[0].running, 1, "it is looked up anew the next time");
     assert_eq!(names.names.len(), 1, "{names:?}");
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn a_name_that_was_looked_up_before_it_was_wanted_is_looked_up_anew_where_that_was_long_ago() {
+    let poll = Poll::new().expect("poll");
+    let mut names = RelayNames::with_lookup(waker(&poll), |_| Ok(vec![address(1)]));
+    let now = Instant::now();
+    names.prepare(now, ["one.example", "two.example"]);
+    eventually("both are answered", || names.poll(None).is_none() && names.names.iter().all(|name| name.running == 0));
+    // The first relay has had a link for so long.
+    names.request(now + PREPARED, "two.example");
+    let running: Vec<_> = names.names.iter().map(|name| (&*name.name, name.running, name.found.is_some())).collect();
+    assert_eq!(running, [("two.example", 1, false)]);
 }
 
 #[test]

@@ -407,6 +407,56 @@ fn a_key_that_its_owner_has_put_there_is_for_any_relay() {
 }
 
 #[test]
+fn a_key_that_its_owner_has_put_in_the_place_of_one_that_was_made_is_for_any_relay() {
+    let place = place();
+    let directory = open(&place);
+    // Its relay was not there.
+    first_key(&directory);
+    let own = Key::generate().expect("a key");
+    replace(&directory.path, "key", &own.to_pkcs8(), &mut no_fault).expect("written");
+    let other = Pins { current: Pin([7; 32]), next: Pin([8; 32]) };
+    assert_eq!(directory.first_key(TokenId([2; 8]), &other).expect("a key").public(), own.public());
+}
+
+#[test]
+fn a_key_that_waits_for_approval_is_forgotten_once_a_later_string_has_succeeded() {
+    let place = place();
+    let directory = open(&place);
+    let other = Pins { current: Pin([7; 32]), next: Pin([8; 32]) };
+    let first = first_key(&directory);
+    let pend = |token: u8, key: &Key| {
+        let waiting = Membership { pins: other, ..membership(key, token) };
+        directory.store_pending(&waiting).expect("stored");
+        assert!(directory.load().expect("loaded").pending.is_some());
+    };
+    // The one that succeeds is `key` already, or takes its place.
+    pend(2, &directory.first_key(TokenId([2; 8]), &other).expect("a key"));
+    directory.store(&first, &membership(&first, 1), None).expect("stored");
+    assert_eq!(names(&directory), ["key", "relay.toml"]);
+    pend(3, &directory.key_for(TokenId([3; 8])).expect("a key"));
+    let later = directory.key_for(TokenId([4; 8])).expect("a key");
+    directory.store(&later, &membership(&later, 4), Some(first.public().pin())).expect("stored");
+    assert_eq!(names(&directory), ["key", "relay.toml"]);
+    // One that came later than the membership stays, whatever else is learnt of that.
+    pend(5, &directory.key_for(TokenId([5; 8])).expect("a key"));
+    directory.store(&later, &membership(&later, 4), Some(later.public().pin())).expect("stored");
+    assert!(directory.load().expect("loaded").pending.is_some());
+}
+
+#[test]
+fn a_key_that_is_refused_for_good_waits_for_approval_no_more() {
+    let place = place();
+    let (directory, member) = joined(&place);
+    let waiting = directory.key_for(TokenId([2; 8])).expect("a key");
+    directory.store_pending(&membership(&waiting, 2)).expect("stored");
+    directory.forget_pending(member).expect("it is another key");
+    assert!(directory.load().expect("loaded").pending.is_some());
+    directory.forget_pending(waiting.public().pin()).expect("removed");
+    assert!(!directory.path.join("pending.toml").exists());
+    directory.forget_pending(waiting.public().pin()).expect("nothing is there");
+}
+
+#[test]
 fn a_key_that_two_relays_have_admitted_belongs_to_the_first_that_is_stored() {
     let place = place();
     let (directory, pin) = joined(&place);

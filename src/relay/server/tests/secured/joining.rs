@@ -366,6 +366,25 @@ fn all_addresses_of_a_relay_have_one_time_in_which_the_first_link_is_to_be_there
 }
 
 #[test]
+fn a_key_that_waits_and_is_refused_for_good_is_forgotten_by_a_device_with_another() {
+    let mut relay = Secure::new();
+    let place = tempfile::tempdir().expect("a directory");
+    let state = place.path().join("state");
+    let first = relay.join_string("pump-3", &[relay.port()]);
+    relay.joins(&state, &first);
+    // The relay does not know the key, as where the operator has removed it.
+    let join = relay.join_string("pump-4", &[relay.port()]);
+    let enrolment = Enrolment::open_strictly(&state, Some(&join), None).expect("a key");
+    enrolment.await_approval().expect("stored");
+    assert!(state.join("pending.toml").exists());
+    let handle = relay.enrolled(&state, None, None).expect("a tunnel");
+    relay.await_state(&handle, State::Listening);
+    assert_eq!(who(&handle).0, "pump-3");
+    relay.bench.run_until("it is forgotten", |_| !state.join("pending.toml").exists());
+    handle.close().expect("closed");
+}
+
+#[test]
 fn a_key_that_was_approved_meanwhile_comes_up_without_the_string() {
     for has_joined in [false, true] {
         let mut relay = Secure::new();
