@@ -732,7 +732,7 @@ fn a_socket_of_systemd_that_the_configuration_does_not_have_is_told() {
         eventually("the relay's end", DEADLINE, has_ended);
         let output = relay.wait_with_output().unwrap();
         let log = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{log}");
+        assert_eq!(output.status.code(), Some(2), "{log}");
         assert!(
             log.contains(&format!("systemd gives a socket at {address}, and no device port of the relay")),
             "{log}"
