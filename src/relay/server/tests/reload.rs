@@ -183,7 +183,8 @@ fn a_port_of_devices_that_systemd_holds_stays_in_the_configuration() {
     let _link = bench.device_of(0, GREETING);
     let link = bench.active_of(0);
     let error = bench.reconfigure(&old, &config(vec![device(&other, &[&port])])).expect_err("it stays open");
-    let text = format!("systemd holds {listen}, which the new configuration has no more; change tcp-remote-relay.socket");
+    let text =
+        format!("systemd holds {listen}, which the new configuration has no more; change tcp-remote-relay.socket");
     assert!(error.to_string().starts_with(&text), "{error}");
     assert!(!connects(&other) && connects(&port));
     // What else there is to change goes on.
