@@ -17,19 +17,18 @@ impl Inherited {
     /// Those that this process was started with.
     ///
     /// # Errors
-    /// [`Error::System`] if one is no TCP socket that listens.
+    /// [`Error::Usage`] if one is no TCP socket that listens.
     pub fn of_process() -> Result<Self, Error> {
         let failed = |reason| Error::System { what: "cannot take the sockets that systemd gives".into(), reason };
         let given = sd_notify::listen_fds().map_err(failed)?;
         let all = given.map(|descriptor| {
-            let unusable = |reason| Error::System {
-                what: format!(
+            let unusable = |reason| {
+                Error::Usage(format!(
                     "systemd gives descriptor {descriptor}, which is no TCP socket that listens; in tcp-remote-relay.socket \
-                     write ListenStream= with a port, and no Accept=yes"
-                ),
-                reason,
+                     write ListenStream= with a port, and no Accept=yes: {reason}"
+                ))
             };
-            let socket = duplicate(descriptor).map_err(unusable)?;
+            let socket = duplicate(descriptor).map_err(failed)?;
             Ok((prepare(&socket).map_err(unusable)?, socket))
         });
         all.collect::<Result<_, _>>().map(Self)

@@ -116,6 +116,11 @@ impl Listener {
         self.address
     }
 
+    /// Whether systemd holds it too, and will whatever the relay does.
+    pub(super) fn is_inherited(&self) -> bool {
+        self.is_inherited
+    }
+
     /// What its events come as.
     pub(super) fn place(&self) -> usize {
         self.place

@@ -1,11 +1,11 @@
 //! The commands of a relay with a configuration file, from `init` to `restore`.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -342,6 +342,72 @@ fn root_backs_up_and_restores_what_is_the_relays_users_and_leaves_it_so() {
 }
 
 #[test]
+fn a_backup_is_of_the_relay_that_the_configuration_names_wherever_either_was_started() {
+    let place = Place::new();
+    let _relay = place.start();
+    let output = run(command().args(["backup", "one.db", "--config", "relay.toml"]).current_dir(place.path("")));
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(place.path("one.db").is_file());
+}
+
+#[test]
+fn a_backup_follows_no_link_and_takes_nobodys_place() {
+    let place = Place::new();
+    let other = place.path("other");
+    fs::write(&other, "of somebody else").unwrap();
+    let backup = place.path("one.db");
+    symlink(&other, place.path("one.db.partial")).unwrap();
+    place.done(&["backup", backup.to_str().unwrap()]);
+    assert_eq!(fs::read_to_string(&other).unwrap(), "of somebody else");
+    // One that leads nowhere is seen by no look at what is there.
+    let nowhere = place.path("two.db");
+    symlink(place.path("nowhere"), &nowhere).unwrap();
+    place.failed(1, &["backup", nowhere.to_str().unwrap()]);
+    assert!(nowhere.is_symlink() && !place.path("nowhere").exists());
+}
+
+#[test]
+fn root_takes_no_file_for_a_backup_that_the_relays_user_has_only_linked_to() {
+    let place = Place::new();
+    let state = place.path("state");
+    if fs::metadata(&state).unwrap().uid() != 0 {
+        // Nobody else can give files away.
+        return;
+    }
+    let secret = place.path("secret");
+    fs::write(&secret, "root's").unwrap();
+    for directory in [place.directory.path().to_owned(), place.path("")] {
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    chown(&state, Some(12_345), Some(12_346)).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o644)).unwrap();
+    let links = [
+        // It would never end.
+        (PathBuf::from("/dev/zero"), false),
+        (secret.clone(), false),
+        (secret, true),
+    ];
+    for (to, is_hard) in links {
+        let _ = fs::remove_file(state.join("control"));
+        let relay = UnixListener::bind(state.join("control")).unwrap();
+        let answers = thread::spawn({
+            move || {
+                let (stream, _) = relay.accept().unwrap();
+                let mut request = String::new();
+                BufReader::new(&stream).read_line(&mut request).unwrap();
+                let name = request.split('"').find(|word| word.contains("/backup-")).unwrap();
+                if is_hard { fs::hard_link(&to, name) } else { symlink(&to, name) }.unwrap();
+                (&stream).write_all(b"{\"done\":\"\"}\n").unwrap();
+            }
+        });
+        let backup = place.path("one.db");
+        let error = place.failed(1, &["backup", backup.to_str().unwrap()]);
+        answers.join().unwrap();
+        assert!(error.contains("backup-") && !backup.exists(), "{error}");
+    }
+}
+
+#[test]
 fn the_next_key_becomes_the_key_and_a_change_that_was_interrupted_is_finished() {
     let place = Place::new();
     let read = |name: &str| fs::read(place.path(name)).unwrap();
@@ -666,7 +732,7 @@ fn a_socket_of_systemd_that_the_configuration_does_not_have_is_told() {
         eventually("the relay's end", DEADLINE, has_ended);
         let output = relay.wait_with_output().unwrap();
         let log = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{log}");
+        assert_eq!(output.status.code(), Some(2), "{log}");
         assert!(
             log.contains(&format!("systemd gives a socket at {address}, and no device port of the relay")),
             "{log}"

@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid, geteuid, setegid, seteuid};
+use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use tcpremote::relay::control::Request;
 use tcpremote::relay::file::File;
 use tcpremote::relay::file_system;
@@ -51,20 +52,28 @@ pub(crate) fn backup(place: &Place, file: &Path) -> Done {
     if path.exists() {
         return Err(Failure::Usage(format!("{} is there already; give another name", path.display())));
     }
+    // The relay that runs has another working directory.
     let state = ask::state(place)?;
+    let state =
+        std::path::absolute(&state).map_err(|reason| Failure::Usage(format!("{}: {reason}", state.display())))?;
     let copy = Temporary(state.join(format!("backup-{}", std::process::id())));
     let text = copy.0.to_str().ok_or_else(|| Failure::Usage("the state directory's name must be UTF-8".into()))?;
-    if !ask::is_done_if_running(&state, &Request::Backup { file: text.into() })? {
-        if !state.is_dir() {
-            return Err(Failure::Usage(format!("there is no state directory {}", state.display())));
-        }
-        let _owner = Owner::of(&state)?;
+    let is_written = ask::is_done_if_running(&state, &Request::Backup { file: text.into() })?;
+    if !is_written && !state.is_dir() {
+        return Err(Failure::Usage(format!("there is no state directory {}", state.display())));
+    }
+    let owner = Owner::of(&state)?;
+    if !is_written {
         let registry = SqliteRegistry::open(&state).map_err(failure)?;
         let written = wait(|answer| registry.backup(copy.0.clone(), answer));
         registry.close();
         written.map_err(failure)?;
     }
-    fetch(&copy.0, &path).map_err(|reason| Failure::System(format!("backup {}: {reason}", path.display())))?;
+    let failed = |path: &Path, reason: io::Error| Failure::System(format!("backup {}: {reason}", path.display()));
+    let from = open_own(&copy.0).map_err(|reason| failed(&copy.0, reason))?;
+    drop(copy);
+    drop(owner);
+    fetch(from, &path).map_err(|reason| failed(&path, reason))?;
     say(&format!("the registry is written to {}", path.display()))
 }
 
@@ -109,15 +118,30 @@ impl Drop for Temporary {
     }
 }
 
-/// Copies a file to a new one, for the owner alone. It is whole once it has its name.
-fn fetch(from: &Path, to: &Path) -> io::Result<()> {
+/// Opens a file of this user's, and not what somebody else has put in its place.
+fn open_own(path: &Path) -> io::Result<Open> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
+    let file = OpenOptions::new().read(true).custom_flags(flags as i32).open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_file() && metadata.uid() == geteuid().as_raw() {
+        return Ok(file);
+    }
+    Err(io::Error::other("it is no file that the relay has written"))
+}
+
+/// Copies a file to a new one, for the owner alone. It is whole once it has its name, and takes nobody's place.
+fn fetch(mut from: Open, to: &Path) -> io::Result<()> {
     let mut partial = to.as_os_str().to_owned();
-    partial.push(".partial");
+    partial.push(format!(".partial-{}", std::process::id()));
+    // Nothing that is there is opened, be it a link that somebody else has made.
+    let mut target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
     let partial = Temporary(partial.into());
-    let mut target = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial.0)?;
-    io::copy(&mut Open::open(from)?, &mut target)?;
+    io::copy(&mut from, &mut target)?;
     target.sync_all()?;
-    fs::rename(&partial.0, to)?;
+    // Some file systems have the one, and some the other.
+    fs::hard_link(&partial.0, to)
+        .or_else(|_| renameat_with(CWD, &partial.0, CWD, to, RenameFlags::NOREPLACE).map_err(io::Error::from))?;
+    drop(partial);
     Open::open(to.parent().unwrap_or(to))?.sync_all()
 }
 

@@ -111,10 +111,10 @@ fn init_as(directory: &Path, address: Option<Address>, service: Option<&Service>
         );
         return Err(Failure::Usage(text));
     }
+    let state = service.map(|service| &service.state).filter(|state| state.symlink_metadata().is_err());
     make(directory, &address, service).inspect_err(|_| {
         // Nothing of this was there before, and a half of it is of no use.
-        for name in ALL {
-            let path = directory.join(name);
+        for path in ALL.iter().map(|name| directory.join(name)).chain(state.cloned()) {
             let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir(&path));
         }
     })?;
@@ -149,7 +149,7 @@ fn make_state(state: &Path, service: Option<&Service>) -> io::Result<()> {
     let made = DirBuilder::new().mode(0o700).create(state);
     let Some(service) = service else { return made };
     match made {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !state.is_dir() => return Err(error),
         Ok(()) | Err(_) => {}
     }
     chown(state, Some(service.user), Some(service.group))
@@ -205,6 +205,8 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
+    #[cfg(target_os = "linux")]
+    use nix::unistd::{Uid, setfsuid};
     use tcpremote::relay::file::File;
     use tcpremote::relay::permissions;
 
@@ -257,5 +259,43 @@ mod tests {
             "{refused:?}"
         );
         assert!(!again.join(KEY).exists());
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_a_services_state_is_told_and_stays() {
+        let place = tempfile::tempdir().expect("a directory");
+        let directory = place.path().join("etc");
+        let service = Service { user: 12_345, group: 12_346, state: place.path().join("state") };
+        fs::write(&service.state, "of somebody else").expect("written");
+        let refused = init_as(&directory, Some(address()), Some(&service)).expect_err("it is no directory");
+        assert!(matches!(&refused, Failure::System(text) if text.contains("/state: File exists")), "{refused:?}");
+        assert!(service.state.is_file() && fs::read_dir(&directory).expect("a directory").next().is_none());
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_service_that_was_made_by_half_leaves_nothing_but_what_was_there() {
+        let place = tempfile::tempdir().expect("a directory");
+        let directory = place.path().join("etc");
+        let service = Service { user: 12_345, group: 12_346, state: place.path().join("state") };
+        if geteuid().is_root() {
+            chown(place.path(), Some(12_344), None).expect("given away");
+        }
+        let half = |is_there: bool| {
+            let failed = init_as(&directory, Some(address()), Some(&service)).expect_err("it cannot be given away");
+            assert!(matches!(&failed, Failure::System(text) if text.contains("not permitted")), "{failed:?}");
+            assert!(fs::read_dir(&directory).expect("a directory").next().is_none());
+            assert_eq!(service.state.exists(), is_there);
+        };
+        let both = || {
+            if geteuid().is_root() {
+                // So this thread alone may not give files away.
+                setfsuid(Uid::from_raw(12_344));
+            }
+            half(false);
+            fs::create_dir(&service.state).expect("made");
+            half(true);
+        };
+        std::thread::scope(|scope| scope.spawn(both).join().expect("no panic"));
     }
 }

@@ -30,7 +30,7 @@ pub(crate) fn status_of(result: Result<Outcome, Error>) -> ExitCode {
         }
         Err(error) => {
             tracing::error!(%error, "the relay cannot run");
-            ExitCode::from(EXIT_SYSTEM)
+            ExitCode::from(if matches!(error, Error::Usage(_)) { EXIT_USAGE } else { EXIT_SYSTEM })
         }
     }
 }

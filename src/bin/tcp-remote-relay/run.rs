@@ -1,5 +1,6 @@
 //! Runs the relay of a configuration file.
 
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -37,7 +38,10 @@ pub(crate) fn run(config: &Path) -> ExitCode {
 fn serve(config: &Path, file: File, keys: Option<Keys>) -> Result<Outcome, Error> {
     process::raise_descriptor_limit();
     let signals = process::Signals::new(true)?;
-    let registry = SqliteRegistry::open(&file.state).map_err(|error| Error::Usage(error.to_string()))?;
+    let registry = SqliteRegistry::open(&file.state).map_err(|error| Error::System {
+        what: "the registry cannot be opened".into(),
+        reason: io::Error::other(error),
+    })?;
     // Once the directory is there.
     for text in next_key_beside(&file).into_iter().chain(file_system::warning(&file.state)) {
         tracing::warn!("{text}");

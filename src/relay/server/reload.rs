@@ -249,6 +249,7 @@ impl Server {
             let is_it = |number: &usize| self.devices.get(*number).is_some_and(|device| wanted.is(device));
             kept.push(gone.iter().position(is_it).map(|at| gone.remove(at)));
         }
+        self.check_inherited(&gone)?;
         self.add_devices(&devices, &mut kept, &mut spare)?;
         self.descriptors = descriptors;
         for number in gone {
@@ -288,6 +289,18 @@ impl Server {
         }
         self.config = Config { tls: self.config.tls.take(), ..config };
         Ok(())
+    }
+
+    /// A port that systemd holds cannot go: whoever connects there would wait for ever, and the relay could not have it back.
+    fn check_inherited(&self, gone: &[usize]) -> Result<(), Error> {
+        let is_gone = |port: &DevicePort| port.device.is_some_and(|number| gone.contains(&number));
+        let held = self.device_ports.iter().find(|(_, port)| is_gone(port) && port.listener.is_inherited());
+        let Some((_, DevicePort { listener, .. })) = held else { return Ok(()) };
+        Err(Error::Usage(format!(
+            "systemd holds {at}, which the new configuration has no more; change tcp-remote-relay.socket as well, run: systemctl \
+             daemon-reload, and restart the socket and the relay",
+            at = listener.address()
+        )))
     }
 
     /// The device is not served any more, nor are its clients.

@@ -7,7 +7,7 @@ use std::{process, thread};
 use super::proxied::HEADER;
 use super::*;
 use crate::relay::listener::{Listener, hold};
-use crate::relay::{Controller, ServicePort};
+use crate::relay::{Controller, Inherited, ServicePort};
 
 fn address(text: &str) -> Address {
     Address::listen(text).expect(text)
@@ -170,6 +170,27 @@ fn what_waits_for_a_header_goes_with_its_port_and_comes_to_no_other_device() {
     }
     bench.run_until("all has come", |server| !server.is_busy());
     assert_eq!((bench.server.sessions.len(), bench.server.served), (0, 0));
+}
+
+#[test]
+fn a_port_of_devices_that_systemd_holds_stays_in_the_configuration() {
+    let [port, other] = std::array::from_fn(|_| free_address());
+    let of_systemd = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let listen = address(&of_systemd.local_addr().expect("an address").to_string());
+    let old = config(vec![device(&listen, &[&port])]);
+    let server = Server::bind_or_inherit(old.clone(), Inherited::of(vec![of_systemd])).expect("ports");
+    let mut bench = Bench { server, buffer: vec![0; LINK_BUFFER] };
+    let _link = bench.device_of(0, GREETING);
+    let link = bench.active_of(0);
+    let error = bench.reconfigure(&old, &config(vec![device(&other, &[&port])])).expect_err("it stays open");
+    let text =
+        format!("systemd holds {listen}, which the new configuration has no more; change tcp-remote-relay.socket");
+    assert!(error.to_string().starts_with(&text), "{error}");
+    assert!(!connects(&other) && connects(&port));
+    // What else there is to change goes on.
+    bench.reconfigure(&old, &config(vec![device(&listen, &[&other])])).expect("changed");
+    assert!(connects(&other) && !connects(&port));
+    assert_eq!(bench.active_of(0), link);
 }
 
 #[test]
