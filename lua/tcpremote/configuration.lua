@@ -1,6 +1,6 @@
 --- The configuration file of the command `tcpremote`: Lua, in which each option of `tcpremote.connect` is a variable.
 --
--- It is loaded without anything that it could call. Each mistake is told with its line.
+-- It is loaded without anything that it could call. Each mistake is reported with its line.
 local options = require "tcpremote.options"
 
 local configuration = {}
@@ -8,7 +8,7 @@ local configuration = {}
 --- The file that is read unless another is named.
 configuration.PATH = "/etc/tcpremote/tcpremote.conf"
 
---- How much is told of what happens, from little to all.
+--- How much is logged of what happens, from little to all.
 configuration.LOG_LEVELS = { "error", "warning", "info", "detail" }
 
 --- The number of the error that a file is not there.

@@ -71,19 +71,11 @@ function process.status(command)
   return status
 end
 
---- Starts the command of a device as a service manager does, without input. What stands in `words` goes before it,
--- such as a variable for its environment, or behind it, such as where its standard files lead. `log()` is what it has
--- written to standard error; `stop()` ends it and gives back its exit status and its log, `finish()` waits for that.
-function process.service(arguments, words)
-  words = words or {}
-  local log = os.tmpname()
-  local command = "%s exec timeout %d %s bin/tcpremote %s <&- 2>%s %s & echo $!; wait $!; echo $?"
-  local before, behind = words.before or "", words.behind or ""
-  command = command:format(before, 2 * net.DEADLINE, quoted(process.lua), arguments, quoted(log), behind)
-  local pipe = assert(io.popen(command))
-  local pid = pipe:read("*l")
+--- Starts a command line whose log is in that file.
+local function logged(command, log)
+  local pipe = assert(io.popen(command .. " & echo $!; wait $!; echo $?"))
   --- `pid` is that of timeout, whose only child is the command.
-  local self = { pid = pid }
+  local self = { pid = pipe:read("*l") }
   function self.log()
     return process.read(log)
   end
@@ -96,10 +88,21 @@ function process.service(arguments, words)
   end
   function self.stop()
     -- timeout passes the signal on.
-    os.execute("kill -TERM " .. pid)
+    os.execute("kill -TERM " .. self.pid .. " 2>/dev/null")
     return self.finish()
   end
   return self
+end
+
+--- Starts the command of a device as a service manager does, without input. What stands in `words` goes before it,
+-- such as a variable for its environment, or behind it, such as where its standard files lead. `log()` is what it has
+-- written to standard error; `stop()` ends it and gives back its exit status and its log, `finish()` waits for that.
+function process.service(arguments, words)
+  words = words or {}
+  local log = os.tmpname()
+  local command = "%s exec timeout %d %s bin/tcpremote %s <&- 2>%s %s"
+  local before, behind = words.before or "", words.behind or ""
+  return logged(command:format(before, 2 * net.DEADLINE, quoted(process.lua), arguments, quoted(log), behind), log)
 end
 
 --- Starts the relay on the given "host:port" texts. `stop()` ends it and gives back its exit status and its log.
@@ -109,26 +112,13 @@ function process.relay(...)
     arguments[i] = quoted(argument)
   end
   local log = os.tmpname()
-  local command = ("exec timeout 120 %s %s"):format(quoted(relay), table.concat(arguments, " "))
-  local pipe = assert(io.popen(("%s >%s 2>&1 & echo $!; wait $!; echo $?"):format(command, quoted(log))))
-  local pid = pipe:read("*l")
-  local self = {}
-  function self.log()
-    return process.read(log)
-  end
+  local command = "exec timeout 120 %s %s >%s 2>&1"
+  local self = logged(command:format(quoted(relay), table.concat(arguments, " "), quoted(log)), log)
   --- Ends it abruptly: no signal handler runs.
   function self.kill()
     -- The child of timeout, which does not pass SIGKILL on.
-    os.execute(("kill -KILL $(cat /proc/%s/task/%s/children)"):format(pid, pid))
+    os.execute(("kill -KILL $(cat /proc/%s/task/%s/children)"):format(self.pid, self.pid))
     return self.stop()
-  end
-  function self.stop()
-    os.execute("kill -TERM " .. pid .. " 2>/dev/null")
-    local status = tonumber((pipe:read("*l")))
-    pipe:close()
-    local text = process.read(log)
-    os.remove(log)
-    return status, text
   end
   return self
 end

@@ -88,7 +88,7 @@ fn open_standard_files() -> io::Result<()> {
 fn become_owner(directory: &Path) -> io::Result<()> {
     let owner = match fs::metadata(directory) {
         Ok(metadata) if metadata.is_dir() && metadata.uid() != 0 && Uid::effective().is_root() => metadata,
-        // It is looked at again when it is used, and then its fault is told.
+        // It is looked at again when it is used, and then what is wrong is reported.
         Ok(_) | Err(_) => return Ok(()),
     };
     // There is no setgroups in the nix of macOS, and no service there that has a user of its own.
@@ -101,7 +101,7 @@ fn become_owner(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether standard error is the journal of systemd, which has set the variable and whoever inherits it.
+/// Whether standard error is the journal of systemd, which sets the variable. Other programs may have inherited that.
 fn logs_to_journal() -> bool {
     let is_this = |journal: String| {
         let metadata = File::from(io::stderr().as_fd().try_clone_to_owned()?).metadata()?;
@@ -111,7 +111,7 @@ fn logs_to_journal() -> bool {
 }
 
 impl Termination {
-    /// From here on a signal is told, and does not end the process.
+    /// From here on a signal is reported, and does not end the process.
     fn new() -> io::Result<Self> {
         let (has_come, writer) = UnixStream::pair()?;
         for signal in [SIGTERM, SIGINT] {

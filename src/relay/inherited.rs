@@ -1,5 +1,5 @@
 //! Listening sockets that systemd holds, and gives to the relay when it starts (sd_listen_fds(3)). They listen from before
-//! the relay's start until after its end, so that whoever connects meanwhile waits, and is not refused.
+//! the relay's start until after its end, so that a device that connects meanwhile waits, and is not refused.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -43,7 +43,7 @@ impl Inherited {
     /// Whether each of them will be taken, if a listener is wanted at these addresses.
     ///
     /// # Errors
-    /// [`Error::Usage`] with one for which there is none: whoever connects there would wait for ever.
+    /// [`Error::Usage`] with one for which there is none: a device that connects there would wait for ever.
     pub(super) fn check<'a>(&self, wanted: impl Iterator<Item = &'a SocketAddr> + Clone) -> Result<(), Error> {
         let stray = self.0.iter().find(|(own, _)| !wanted.clone().any(|address| is_same(own, address)));
         let Some((at, _)) = stray else { return Ok(()) };

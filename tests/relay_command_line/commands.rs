@@ -1,5 +1,8 @@
 //! The commands of a relay with a configuration file, from `init` to `restore`.
 
+mod backups;
+mod systemd;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -160,6 +163,19 @@ fn a_command_without_a_relay_says_how_to_start_it_and_a_wrong_configuration_is_t
 }
 
 #[test]
+fn a_state_directory_whose_path_is_too_long_for_a_socket_is_refused_with_what_to_do() {
+    let (place, long) = (Place::new(), "s".repeat(108));
+    fs::rename(place.path("state"), place.path(&long)).unwrap();
+    place.configure(&format!("state = \"{long}\"\n{PLAIN}"));
+    let text = place.failed(2, &["run"]);
+    let wanted =
+        "/control is too long for the path of a socket, which has at most 107 bytes; give 'state' a shorter path";
+    assert!(text.contains(wanted), "{text}");
+    let text = place.failed(1, &["devices"]);
+    assert!(text.contains("no relay runs with the state directory"), "{text}");
+}
+
+#[test]
 fn each_command_does_its_work_in_a_running_relay_which_logs_who_asked() {
     let place = Place::new();
     let relay = place.start();
@@ -265,146 +281,6 @@ fn a_configuration_that_is_wrong_is_not_reloaded_and_one_that_is_right_is() {
     assert!(place.failed(2, &["reload"]).contains("is called pump-4, as one of the registry is"));
     assert!(!relay.log().concat().contains("the link to the device is lost"), "{:?}", relay.log());
     drop(link);
-}
-
-#[test]
-fn a_backup_is_written_with_or_without_a_relay_and_restored_only_without() {
-    let place = Place::new();
-    let mut relay = place.start();
-    place.done(&["add", "pump-4", "--key", KEY]);
-    let (one, two) = (place.path("one.db"), place.path("two.db"));
-    let (one, two) = (one.to_str().unwrap(), two.to_str().unwrap());
-    assert_eq!(place.done(&["backup", one]), format!("the registry is written to {one}\n"));
-    assert!(place.failed(2, &["backup", one]).contains("is there already; give another name"));
-    assert_eq!(fs::metadata(one).unwrap().permissions().mode() & 0o777, 0o600);
-    // A service may write its state and nothing else, so that is where the relay writes it first.
-    let log = relay.wait_for_log("the registry was written to a backup");
-    assert!(log.contains(place.path("state").to_str().unwrap()), "{log}");
-    let left = fs::read_dir(place.path("state")).unwrap().flatten().map(|file| file.file_name());
-    assert!(left.into_iter().all(|name| !name.to_string_lossy().starts_with("backup")), "nothing is left there");
-    assert!(place.failed(1, &["restore", one]).contains("stop that one first"));
-    place.done(&["remove", "pump-4"]);
-    place.done(&["add", "pump-5", "--key", OTHER_KEY]);
-    // A command that has said nothing yet holds nothing up, and keeps nothing open.
-    let silent = UnixStream::connect(place.path("state/control")).unwrap();
-    relay.signal("TERM");
-    assert_eq!(relay.wait(), Some(0), "{:?}", relay.log());
-    assert!(!place.path("state/control").exists(), "the socket is gone with the relay");
-    assert!(!place.path("state/registry.db-wal").exists(), "all is in the registry's file");
-    drop(silent);
-    place.done(&["backup", two]);
-    assert!(
-        place.failed(2, &["restore", &place.config()]).contains("relay.toml is no backup: it is no SQLite database;")
-    );
-    let error = place.failed(2, &["restore", one]);
-    assert!(
-        error.contains(&format!("it lets them in again: pump-4 (removed, {FINGERPRINT}); restore it with --force"))
-    );
-    let restored = place.output(&["restore", one, "--force"]);
-    let text = String::from_utf8(restored.stdout).unwrap();
-    assert!(text.starts_with("the registry is restored: 1 devices and users; 0 tokens"), "{text}");
-    let warnings = String::from_utf8(restored.stderr).unwrap();
-    assert!(warnings.contains("revoked or removed since, and let in again: pump-4 (removed, "), "{warnings}");
-    assert!(warnings.contains("joined since, and not known any more: pump-5 ("), "{warnings}");
-    let _relay = place.start();
-    assert!(place.done(&["devices"]).contains("pump-4"));
-}
-
-#[test]
-fn root_backs_up_and_restores_what_is_the_relays_users_and_leaves_it_so() {
-    let place = Place::new();
-    let state = place.path("state");
-    if fs::metadata(&state).unwrap().uid() != 0 {
-        // Nobody else can give files away.
-        return;
-    }
-    for directory in [place.directory.path().to_owned(), place.path("")] {
-        fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-    chown(&state, Some(12_345), Some(12_346)).unwrap();
-    // As root has it: for root alone, in a directory of root's.
-    let hidden = place.path("hidden");
-    fs::DirBuilder::new().mode(0o700).create(&hidden).unwrap();
-    let backup = hidden.join("relay.db");
-    let backup = backup.to_str().unwrap();
-    assert_eq!(place.done(&["backup", backup]), format!("the registry is written to {backup}\n"));
-    let of = |path: &std::path::Path| fs::metadata(path).map(|file| (file.uid(), file.mode() & 0o777)).unwrap();
-    assert_eq!(of(backup.as_ref()), (0, 0o600));
-    assert!(place.done(&["restore", backup]).starts_with("the registry is restored: 0 devices"));
-    for file in fs::read_dir(&state).unwrap() {
-        let path = file.unwrap().path();
-        assert_eq!(of(&path), (12_345, 0o600), "{}", path.display());
-        let name = path.file_name().unwrap().to_string_lossy();
-        assert!(!name.starts_with("backup") && !name.starts_with("restore"), "{name} is left there");
-    }
-    let error = place.failed(2, &["restore", &place.config()]);
-    assert!(error.contains("relay.toml is no backup: it is no SQLite database"), "{error}");
-}
-
-#[test]
-fn a_backup_is_of_the_relay_that_the_configuration_names_wherever_either_was_started() {
-    let place = Place::new();
-    let _relay = place.start();
-    let output = run(command().args(["backup", "one.db", "--config", "relay.toml"]).current_dir(place.path("")));
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert!(place.path("one.db").is_file());
-}
-
-#[test]
-fn a_backup_follows_no_link_and_takes_nobodys_place() {
-    let place = Place::new();
-    let other = place.path("other");
-    fs::write(&other, "of somebody else").unwrap();
-    let backup = place.path("one.db");
-    symlink(&other, place.path("one.db.partial")).unwrap();
-    place.done(&["backup", backup.to_str().unwrap()]);
-    assert_eq!(fs::read_to_string(&other).unwrap(), "of somebody else");
-    // One that leads nowhere is seen by no look at what is there.
-    let nowhere = place.path("two.db");
-    symlink(place.path("nowhere"), &nowhere).unwrap();
-    place.failed(1, &["backup", nowhere.to_str().unwrap()]);
-    assert!(nowhere.is_symlink() && !place.path("nowhere").exists());
-}
-
-#[test]
-fn root_takes_no_file_for_a_backup_that_the_relays_user_has_only_linked_to() {
-    let place = Place::new();
-    let state = place.path("state");
-    if fs::metadata(&state).unwrap().uid() != 0 {
-        // Nobody else can give files away.
-        return;
-    }
-    let secret = place.path("secret");
-    fs::write(&secret, "root's").unwrap();
-    for directory in [place.directory.path().to_owned(), place.path("")] {
-        fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-    chown(&state, Some(12_345), Some(12_346)).unwrap();
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0o644)).unwrap();
-    let links = [
-        // It would never end.
-        (PathBuf::from("/dev/zero"), false),
-        (secret.clone(), false),
-        (secret, true),
-    ];
-    for (to, is_hard) in links {
-        let _ = fs::remove_file(state.join("control"));
-        let relay = UnixListener::bind(state.join("control")).unwrap();
-        let answers = thread::spawn({
-            move || {
-                let (stream, _) = relay.accept().unwrap();
-                let mut request = String::new();
-                BufReader::new(&stream).read_line(&mut request).unwrap();
-                let name = request.split('"').find(|word| word.contains("/backup-")).unwrap();
-                if is_hard { fs::hard_link(&to, name) } else { symlink(&to, name) }.unwrap();
-                (&stream).write_all(b"{\"done\":\"\"}\n").unwrap();
-            }
-        });
-        let backup = place.path("one.db");
-        let error = place.failed(1, &["backup", backup.to_str().unwrap()]);
-        answers.join().unwrap();
-        assert!(error.contains("backup-") && !backup.exists(), "{error}");
-    }
 }
 
 #[test]
@@ -625,119 +501,6 @@ fn clients_of_the_control_socket_that_say_nothing_or_nonsense_or_too_much_cost_o
     assert!(place.failed(1, &["devices"]).contains("8 other commands are under way; try again"));
     drop((silent, more));
     eventually("a place is free again", DEADLINE, || place.output(&["devices"]).status.success());
-}
-
-#[test]
-fn systemd_is_told_that_the_relay_is_ready_reloads_is_alive_and_ends() {
-    let place = Place::new();
-    let path = place.path("notify");
-    let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_read_timeout(Some(DEADLINE)).unwrap();
-    let next = |wanted: &str| {
-        let mut buffer = [0; 4096];
-        loop {
-            let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("no {wanted}: {error}"));
-            let text = String::from_utf8(buffer[..length].to_vec()).unwrap();
-            if text.lines().any(|line| line == wanted) {
-                return text;
-            }
-        }
-    };
-    let mut command = command();
-    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "40000").env_remove("WATCHDOG_PID");
-    let mut relay = place.start_with(&mut command);
-    assert!(next("READY=1").contains("STATUS=serving"));
-    for _ in 0..3 {
-        next("WATCHDOG=1");
-    }
-    relay.signal("HUP");
-    let reloading = next("RELOADING=1");
-    let now = reloading.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")).unwrap();
-    assert!(now.parse::<u64>().unwrap() > 0);
-    next("READY=1");
-    place.configure("x = 1");
-    relay.signal("HUP");
-    next("RELOADING=1");
-    // It serves as before, and a person sees why that is not as the file says.
-    assert!(next("READY=1").contains("STATUS=serving; the configuration was not reloaded"));
-    relay.signal("TERM");
-    next("STOPPING=1");
-    assert_eq!(relay.wait(), Some(0), "{:?}", relay.log());
-    // A relay that nobody asks to tell has nothing to tell.
-    socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-    while socket.recv(&mut [0; 4096]).is_ok() {}
-}
-
-/// A relay to which this socket is given as systemd gives it: as descriptor 3, beside two variables.
-fn start_with_sockets(place: &Place, socket: &TcpListener) -> Child {
-    let mut command = Command::new("sh");
-    let script = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"";
-    command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_tcp-remote-relay"), "run", "--config", &place.config()]);
-    command.stdin(OwnedFd::from(socket.try_clone().unwrap())).stdout(Stdio::null()).stderr(Stdio::piped());
-    command.spawn().unwrap()
-}
-
-#[test]
-fn nobody_is_refused_at_a_port_that_systemd_holds_while_the_relay_restarts() {
-    let place = Place::new();
-    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    // More may wait than come while a busy machine starts a relay.
-    SockRef::from(&socket).listen(1024).unwrap();
-    let address = socket.local_addr().unwrap();
-    place.configure(&format!("[listen]\ntls = \"{address}\"\n"));
-    let is_over = Arc::new(AtomicBool::new(false));
-    let devices = thread::spawn({
-        let is_over = Arc::clone(&is_over);
-        move || {
-            let mut came = 0;
-            while !is_over.load(Ordering::Relaxed) {
-                TcpStream::connect(address).unwrap();
-                came += 1;
-                thread::sleep(Duration::from_millis(10));
-            }
-            came
-        }
-    });
-    for _ in 0..3 {
-        let mut relay = start_with_sockets(&place, &socket);
-        eventually("it serves", DEADLINE, || UnixStream::connect(place.path("state/control")).is_ok());
-        // It has not only the port: it reads what comes there, and ends what is no device.
-        let mut device = TcpStream::connect(address).unwrap();
-        device.set_read_timeout(Some(DEADLINE)).unwrap();
-        device.write_all(b"this is no TLS\n").unwrap();
-        let _ = device.read_to_end(&mut Vec::new());
-        let ended = Command::new("kill").args(["-TERM", &relay.id().to_string()]).status().unwrap();
-        assert!(ended.success());
-        let status = relay.wait().unwrap();
-        let mut log = String::new();
-        relay.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-        assert_eq!(status.code(), Some(0), "{log}");
-        assert!(log.contains(&format!("waiting for a device at={address}")), "{log}");
-    }
-    is_over.store(true, Ordering::Relaxed);
-    assert!(devices.join().unwrap() > 0, "none was refused");
-}
-
-#[test]
-fn a_socket_of_systemd_that_the_configuration_does_not_have_is_told() {
-    let place = Place::new();
-    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = socket.local_addr().unwrap();
-    // One of clients cannot be systemd's, since it is closed while its device is away.
-    let ports = [String::new(), format!("[[port]]\nlisten = \"{address}\"\nto = \"pump-3:ssh\"\n")];
-    for port in ports {
-        place.configure(&format!("[listen]\ntls = \"127.0.0.1:0\"\n{port}"));
-        let mut relay = start_with_sockets(&place, &socket);
-        let has_ended = || relay.try_wait().unwrap().is_some();
-        eventually("the relay's end", DEADLINE, has_ended);
-        let output = relay.wait_with_output().unwrap();
-        let log = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{log}");
-        assert!(
-            log.contains(&format!("systemd gives a socket at {address}, and no device port of the relay")),
-            "{log}"
-        );
-    }
 }
 
 #[test]

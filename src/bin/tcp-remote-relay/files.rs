@@ -152,7 +152,7 @@ pub(crate) fn restore(place: &Place, file: &Path, force: bool) -> Done {
     let owner = Owner::of(&state)?;
     let directory = StateDirectory::open(&state).map_err(failure)?;
     let from = copy.as_ref().map_or(file, |copy| &copy.0);
-    // What is wrong is told of the backup, and not of its copy.
+    // Errors name the backup, and not its copy.
     let named = |text: String| text.replace(&from.display().to_string(), &file.display().to_string());
     let restored = put_back(&directory, from, now(), force).map_err(|error| match failure(error) {
         Failure::Usage(text) => Failure::Usage(named(text)),

@@ -54,7 +54,8 @@ fn ask_within(within: Duration, state: &Path, request: &Request) -> Result<Answe
     let no_answer = |reason: io::Error| AskError::NoAnswer { path: path.clone(), reason };
     let stream = UnixStream::connect(&path).map_err(|reason| {
         let is_any = |kinds: &[io::ErrorKind]| kinds.contains(&reason.kind());
-        if is_any(&[io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused]) {
+        // With a path that is too long for a socket no relay can run, and says so.
+        if is_any(&[io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused, io::ErrorKind::InvalidInput]) {
             AskError::NotRunning(state.to_owned())
         } else if is_any(&[io::ErrorKind::PermissionDenied]) {
             AskError::NotPermitted(path.clone())

@@ -39,11 +39,19 @@ impl Control {
     /// Opens the socket in a state directory, which this process has.
     ///
     /// # Errors
-    /// [`Error::System`] if the socket cannot be made.
+    /// [`Error::Usage`] if the directory's path is too long for a socket in it, [`Error::System`] if the socket cannot be
+    /// made for another reason.
     pub fn open(state: &Path, operations: Arc<Operations>) -> Result<Self, Error> {
         let path = socket::path(state);
-        let failed =
-            |reason| Error::System { what: format!("cannot make the control socket {}", path.display()), reason };
+        let failed = |reason: io::Error| {
+            let path = path.display();
+            if reason.kind() == io::ErrorKind::InvalidInput {
+                return Error::Usage(format!(
+                    "{path} is too long for the path of a socket, which has at most 107 bytes; give 'state' a shorter path"
+                ));
+            }
+            Error::System { what: format!("cannot make the control socket {path}"), reason }
+        };
         let listener = socket::bind(&path).map_err(failed)?;
         let is_ending = Arc::new(AtomicBool::new(false));
         let places = Arc::new(Places::default());

@@ -37,7 +37,7 @@ const KINDS: [(Kind, &str, u32, u32); 5] = [
 
 /// How often it is logged that something is so still.
 const LASTING_EVERY: Duration = Duration::from_secs(600);
-/// Buckets of single devices that are always kept: it would be dear to look for those that are not needed at each line.
+/// Buckets of single devices that are always kept: to look at each line for those that are not needed would cost too much.
 const KEPT: usize = 64;
 /// So many devices may cause all their lines; what more of them cause is left out.
 const DEVICES: u32 = 8;

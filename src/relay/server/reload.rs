@@ -291,7 +291,7 @@ impl Server {
         Ok(())
     }
 
-    /// A port that systemd holds cannot go: whoever connects there would wait for ever, and the relay could not have it back.
+    /// A port that systemd holds cannot go: a device that connects there would wait for ever, and the relay could not have it back.
     fn check_inherited(&self, gone: &[usize]) -> Result<(), Error> {
         let is_gone = |port: &DevicePort| port.device.is_some_and(|number| gone.contains(&number));
         let held = self.device_ports.iter().find(|(_, port)| is_gone(port) && port.listener.is_inherited());
