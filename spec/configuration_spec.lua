@@ -51,6 +51,7 @@ keepalive, log = 60, "info"
       { "allow = 22", "1: option 'allow': \"any\" or a list of rules wanted, got number 22; write { 22 }" },
       { "log = nil", "1: option 'log': 'nil' is none of error, warning, info, detail" },
       { "\n\nlog = 'debug'", "3: option 'log': 'debug' is none of error, warning, info, detail" },
+      { "state_dir = ''", "1: option 'state_dir' is empty; give it a directory, or leave it off" },
       { "proxy = 'a'\nproxy = 'b'", "2: option 'proxy' is given twice, in line 1 before; leave one of them off" },
       { "keepalive = 5\nlog = 'debug'\nalow = 1", "2: option 'log': 'debug' is none of " },
       { "state_dir = here", "1: 'here' is no value; a text stands in quotes, such as \"here\"" },

@@ -35,7 +35,10 @@ end
 
 local function mistake_in(name, value)
   local mistake = options.mistake({ [name] = value }, nil, TYPES)
-  if mistake or name ~= "log" then
+  if name == "state_dir" and value == "" then
+    -- A service would wait for somebody to join there.
+    return "option 'state_dir' is empty; give it a directory, or leave it off"
+  elseif mistake or name ~= "log" then
     return mistake
   end
   for _, level in ipairs(configuration.LOG_LEVELS) do
