@@ -149,6 +149,32 @@ describe("the command tcpremote", function()
     assert.equal("tcpremote: this string was used here already, so there is nothing to do\n", err_of_join)
   end)
 
+  it("keeps the key apart from the configuration, and finds one that was kept beside it before", function()
+    local usual, earlier = command.STATE_DIR, command.EARLIER_STATE_DIR
+    assert.same({ "/var/lib/tcpremote", "/etc/tcpremote" }, { usual, earlier })
+    finally(function()
+      command.STATE_DIR, command.EARLIER_STATE_DIR = usual, earlier
+    end)
+    command.STATE_DIR, command.EARLIER_STATE_DIR = place .. "/usual", place .. "/earlier"
+    local function used()
+      local _, _, err = run { "status" }
+      return err:match("state_dir '" .. place:gsub("%p", "%%%0") .. "/(%a+)'")
+    end
+    assert.equal(0, process.status("mkdir -m 700 " .. place))
+    assert.equal("usual", used())
+    -- It joins there, though what was before is still there without a key.
+    assert.equal(0, process.status("mkdir -m 700 " .. command.EARLIER_STATE_DIR))
+    assert.equal("usual", used())
+    local first = assert(core.identity(command.EARLIER_STATE_DIR, JOIN)).fingerprint
+    assert.equal("earlier", used())
+    assert.equal(1, (run { "join", JOIN }))
+    assert.equal(first, assert(core.identity(command.EARLIER_STATE_DIR, JOIN)).fingerprint)
+    assert.equal(1, process.status("test -e " .. command.STATE_DIR))
+    -- It was moved, or the device has joined anew.
+    assert(core.identity(command.STATE_DIR, JOIN))
+    assert.equal("usual", used())
+  end)
+
   it("is a program that the rock installs", function()
     local pipe = io.popen(("%s bin/tcpremote --version; echo $?"):format(process.lua))
     assert.equal("tcpremote " .. tcpremote._VERSION, pipe:read("*l"))

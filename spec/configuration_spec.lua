@@ -51,8 +51,11 @@ keepalive, log = 60, "info"
       { "allow = 22", "1: option 'allow': \"any\" or a list of rules wanted, got number 22; write { 22 }" },
       { "log = nil", "1: option 'log': 'nil' is none of error, warning, info, detail" },
       { "\n\nlog = 'debug'", "3: option 'log': 'debug' is none of error, warning, info, detail" },
+      { "state_dir = ''", "1: option 'state_dir' is empty; give it a directory, or leave it off" },
       { "proxy = 'a'\nproxy = 'b'", "2: option 'proxy' is given twice, in line 1 before; leave one of them off" },
+      { "keepalive = 5\nlog = 'debug'\nalow = 1", "2: option 'log': 'debug' is none of " },
       { "state_dir = here", "1: 'here' is no value; a text stands in quotes, such as \"here\"" },
+      { "\nservices.ssh = '22'", "2: 'services' has no value yet; give it one in a line before" },
       { "services = { ssh = 127.0.0.1:22 }", "1: malformed number near '127.0.0.1'" },
       { "allow = { 22", "1: '}' expected near " },
     }
@@ -61,6 +64,38 @@ keepalive, log = 60, "info"
       assert.is_nil(file)
       assert.equal(path .. ":" .. case[2], message:sub(1, #path + 1 + #case[2]))
     end
+  end)
+
+  it("says which language it is where it cannot be read at all", function()
+    for _, text in ipairs { "\n# a comment", "[device]", "log: info" } do
+      local _, message = load_text(text)
+      assert.matches("; the file is Lua: a line is such as log = \"info\", and a comment begins with %-%-$", message)
+    end
+  end)
+
+  it("may be written by an editor of Windows", function()
+    local file = load_text("\239\187\191log\t= 'info'\r\nkeepalive = 60\r\n")
+    assert.same({ log = "info", keepalive = 60 }, file.options)
+  end)
+
+  it("has a bound for what it takes", function()
+    local cases = {
+      "\nwhile true do end",
+      "\nlocal function f() return f() end f()",
+      "local t, i = {}, 1\nwhile true do t[i] = i; i = i + 1 end",
+      "local t = 'xxxxxxxx'\nwhile true do t = t .. t end",
+    }
+    for _, text in ipairs(cases) do
+      local _, message = load_text(text)
+      assert.equal(path .. ":2: this takes too much; a configuration gives values to options, and no more", message)
+    end
+    local _, message = load_text("proxy = ('x'):rep(1e9)")
+    assert.matches(":1: attempt to index ", message)
+    local is_usable, text = pcall(string.format, "%s", ("x"):rep(2))
+    assert.same({ true, "xx", nil }, { is_usable, text, (debug.gethook()) })
+    _, message = load_text((" "):rep(65537))
+    assert.matches("it is longer than 65536 bytes; correct that, ", message)
+    assert.same({}, load_text((" "):rep(65536)).options)
   end)
 
   it("can call nothing", function()

@@ -31,7 +31,8 @@ describe("a device with a state_dir", function()
   it("is told what is missing or too much", function()
     local cases = {
       { { state_dir = place }, "there is no state_dir '" .. place .. "', so this device has joined no relay yet; run "
-        .. "'tcpremote join -', or give join, with the string that 'tcp-remote-relay token device NAME' prints" },
+        .. "'tcpremote join - --state-dir " .. place .. "', or give join, with the string that 'tcp-remote-relay token "
+        .. "device NAME' prints" },
       { { state_dir = "" }, "state_dir is empty; give it a directory" },
       { { join = JOIN }, "join is given without state_dir, the directory in which this device keeps its key" },
       { { state_dir = place, name = "pump-3" }, "name is given without join; it is a wish for when this device joins, "

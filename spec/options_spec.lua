@@ -17,7 +17,7 @@ describe("the options' check", function()
       min_protocol = 2,
       proxy = "http://proxy:3128",
     })
-    assert.is_nil(options.mistake { state_dir = "/etc/tcpremote", join = "tcpr1.x", name = "pump-3" })
+    assert.is_nil(options.mistake { state_dir = "/var/lib/tcpremote", join = "tcpr1.x", name = "pump-3" })
     assert.is_nil(options.mistake { allow = { "127.0.0.1:22", "10.0.0.0/8" } })
     assert.is_nil(options.mistake { allow = { 22, "8000-8100" } })
     assert.is_nil(options.mistake { allow = {} })

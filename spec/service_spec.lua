@@ -76,7 +76,7 @@ describe("tcpremote run as a service", function()
     local systemd = manager()
     local service = start(("state_dir = '%s/state'"):format(place), { before = systemd.variable })
     assert.equal("READY=1\nSTATUS=starting\n", systemd.next())
-    assert.matches("^STATUS=there is no state_dir .* joined no relay yet; run 'tcpremote join %-', ", systemd.next())
+    assert.matches("^STATUS=there is no state_dir .* joined no relay yet; run 'tcpremote join %- ", systemd.next())
     local join = relay.ask("token device pump-3"):match("tcpr1%S+")
     local command = "echo %s | %s bin/tcpremote join - --config %s/tcpremote.conf >/dev/null"
     assert.equal(0, process.status(command:format(join, process.lua, place)))

@@ -7,8 +7,14 @@ local tcpremote = require "tcpremote"
 
 local command = {}
 
---- Where a device keeps its key, unless it is told.
-local STATE_DIR = "/etc/tcpremote"
+--- Where a device keeps its key, unless it is told: the service's own directory.
+command.STATE_DIR = "/var/lib/tcpremote"
+
+--- Where it was before, beside the configuration. Whoever may write there says what the device offers.
+command.EARLIER_STATE_DIR = "/etc/tcpremote"
+
+--- The number of the error that a file is not there.
+local ENOENT = 2
 
 local HELP = [[
 tcpremote: lets the people of a relay reach TCP services of this device
@@ -21,7 +27,7 @@ tcpremote: lets the people of a relay reach TCP services of this device
 
 Options
   --config FILE               the configuration; ]] .. configuration.PATH .. [[, if it is there, without it
-  --state-dir DIR             where the key and the relay are kept; ]] .. STATE_DIR .. [[ without it
+  --state-dir DIR             where the key and the relay are kept; ]] .. command.STATE_DIR .. [[ without it
   --proxy URL                 the HTTP proxy on the way, http://HOST:PORT; for join and run. One with a password,
                               http://USER:PASSWORD@HOST:PORT, goes into the environment, as TCPREMOTE_PROXY, or into
                               the configuration: there other users do not see it
@@ -282,13 +288,27 @@ local function status(output, given, others)
   return 0
 end
 
+local function is_there(path)
+  local file, _, number = io.open(path)
+  if file then
+    file:close()
+  end
+  return file ~= nil or number ~= ENOENT
+end
+
+--- The directory of a device that is told of none. One with a key in the earlier place stays who it is.
+local function usual_state_dir()
+  local usual, earlier = command.STATE_DIR, command.EARLIER_STATE_DIR
+  return is_there(earlier .. "/key") and not is_there(usual .. "/key") and earlier or usual
+end
+
 --- Fills in what the command line leaves open: by the environment, by the file, or as it is without them.
 local function complete(given, file)
   if given["--state-dir"] then
     -- Where the relay is, too, is one decision.
     configuration.leave_off(file, "server_address", "server_port", "state_dir")
   end
-  given["--state-dir"] = given["--state-dir"] or file.options.state_dir or STATE_DIR
+  given["--state-dir"] = given["--state-dir"] or file.options.state_dir or usual_state_dir()
   local proxy = os.getenv "TCPREMOTE_PROXY"
   given["--proxy"] = given["--proxy"] or proxy ~= "" and proxy or nil
   if given["--proxy"] then

@@ -1,6 +1,7 @@
 --- The configuration file of the command `tcpremote`: Lua, in which each option of `tcpremote.connect` is a variable.
 --
--- It is loaded without anything that it could call. Each mistake is reported with its line.
+-- It is loaded without anything that it could call, and with a bound for what it takes. Each mistake is reported with
+-- its line.
 local options = require "tcpremote.options"
 
 local configuration = {}
@@ -14,6 +15,16 @@ configuration.LOG_LEVELS = { "error", "warning", "info", "detail" }
 --- The number of the error that a file is not there.
 local ENOENT = 2
 
+--- The longest file, in bytes.
+local MAX_SIZE = 64 * 1024
+
+--- What a file may take: instructions of Lua, and KiB of memory. It is looked at after every few instructions, in
+-- which a text can double but a few times.
+local MAX_STEPS, MAX_MEMORY, STEPS = 1000000, 16 * 1024, 10
+
+--- What some editors put in front of a text.
+local BYTE_ORDER_MARK = "\239\187\191"
+
 --- What may stand in the file. That a service comes back is not to be chosen.
 local TYPES = { log = { "string" } }
 for name, types in pairs(options.types) do
@@ -24,7 +35,10 @@ end
 
 local function mistake_in(name, value)
   local mistake = options.mistake({ [name] = value }, nil, TYPES)
-  if mistake or name ~= "log" then
+  if name == "state_dir" and value == "" then
+    -- A service would wait for somebody to join there.
+    return "option 'state_dir' is empty; give it a directory, or leave it off"
+  elseif mistake or name ~= "log" then
     return mistake
   end
   for _, level in ipairs(configuration.LOG_LEVELS) do
@@ -35,26 +49,59 @@ local function mistake_in(name, value)
   return ("option 'log': '%s' is none of %s"):format(tostring(value), table.concat(configuration.LOG_LEVELS, ", "))
 end
 
---- The variables of a file: what is set in it, and in which line.
+--- The variables of a file: what is set in it, and in which line. Here texts have no methods.
 local function variables(given, lines)
   return setmetatable({}, {
     __index = function(_, name)
       if given[name] == nil then
-        error(("'%s' is no value; a text stands in quotes, such as \"%s\""):format(name, name), 2)
+        name = tostring(name)
+        error("'" .. name .. "' " .. (TYPES[name] and "has no value yet; give it one in a line before"
+          or 'is no value; a text stands in quotes, such as "' .. name .. '", and there is nothing to call'), 2)
       end
       return given[name]
     end,
     __newindex = function(_, name, value)
       if lines[name] then
-        error(("option '%s' is given twice, in line %d before; leave one of them off"):format(name, lines[name]), 2)
-      end
-      local mistake = mistake_in(name, value)
-      if mistake then
-        error(mistake, 2)
+        error("option '" .. name .. "' is given twice, in line " .. lines[name] .. " before; leave one of them off", 2)
       end
       given[name], lines[name] = value, debug.getinfo(2, "l").currentline
     end,
   })
+end
+
+--- The first mistake in what is set in a file, with its place; nil if there is none.
+local function first_mistake(file)
+  local first, line
+  for name, its_line in pairs(file.lines) do
+    local mistake = mistake_in(name, file.options[name])
+    if mistake and (not line or its_line < line) then
+      first, line = mistake, its_line
+    end
+  end
+  return first and ("%s:%d: %s"):format(file.path, line, first)
+end
+
+--- Calls what a file was compiled to, within its bound: true, or false and what is wrong. Texts have no methods
+-- meanwhile, one of which could take any time in a single step.
+local function run(chunk)
+  local texts = getmetatable("")
+  local methods, steps, most = texts.__index, 0, collectgarbage("count") + MAX_MEMORY
+  local jit = rawget(_G, "jit")
+  if jit then
+    -- What it compiles is not looked at.
+    jit.off(chunk, true)
+  end
+  texts.__index = nil
+  debug.sethook(function()
+    steps = steps + STEPS
+    if steps > MAX_STEPS or collectgarbage("count") > most then
+      error("this takes too much; a configuration gives values to options, and no more", 2)
+    end
+  end, "", STEPS)
+  local is_done, problem = pcall(chunk)
+  debug.sethook()
+  texts.__index = methods
+  return is_done, problem
 end
 
 --- A text as a function that has only these variables; or nil and what is wrong with it.
@@ -62,11 +109,16 @@ local function compile(text, name, environment)
   if text:sub(1, 1) == "\27" then
     -- Such code is not checked, and may do anything.
     return nil, name:sub(2) .. ": this is compiled code; a configuration is text"
-  elseif not setfenv then -- luacheck: ignore
-    return load(text, name, "t", environment) -- luacheck: ignore
   end
-  local chunk, message = loadstring(text, name) -- luacheck: ignore
-  return chunk and setfenv(chunk, environment), message -- luacheck: ignore
+  local chunk, message
+  if setfenv then -- luacheck: ignore
+    chunk, message = loadstring(text, name) -- luacheck: ignore
+    chunk = chunk and setfenv(chunk, environment) -- luacheck: ignore
+  else
+    chunk, message = load(text, name, "t", environment) -- luacheck: ignore
+  end
+  return chunk, message
+    and message .. '; the file is Lua: a line is such as log = "info", and a comment begins with --'
 end
 
 ---@class tcpremote.Configuration
@@ -86,21 +138,33 @@ function configuration.load(path)
   end
   local text
   if handle then
-    text, message = handle:read("*a")
+    -- Nothing and no message is the end.
+    text, message = handle:read(MAX_SIZE + 1)
+    text = text or not message and ""
     handle:close()
+  end
+  if text and #text > MAX_SIZE then
+    text, message = nil, ("it is longer than %d bytes"):format(MAX_SIZE)
   end
   if not text then
     message = message:gsub("^.*: ", "")
     return nil, ("cannot read the configuration '%s': %s; correct that, or name another by --config"):format(
       file.path, message)
   end
+  if text:sub(1, #BYTE_ORDER_MARK) == BYTE_ORDER_MARK then
+    text = text:sub(#BYTE_ORDER_MARK + 1)
+  end
   local chunk, mistake = compile(text, "@" .. file.path, variables(file.options, file.lines))
   if not chunk then
     return nil, mistake
   end
-  local is_read, problem = pcall(chunk)
+  local is_read, problem = run(chunk)
   if not is_read then
     return nil, tostring(problem)
+  end
+  mistake = first_mistake(file)
+  if mistake then
+    return nil, mistake
   end
   return file
 end

@@ -163,17 +163,18 @@ fn decode(text: &str) -> Result<JoinString, Error> {
 }
 
 fn not_there(directory: &Path) -> Error {
-    let shown = directory.display().to_string();
-    not_joined_yet(&format!("there is no state_dir '{}', so this device", shown.escape_debug()))
+    not_joined_yet(directory, |shown| format!("there is no state_dir '{shown}', so this device"))
 }
 
 fn not_joined(directory: &Path) -> Error {
-    not_joined_yet(&format!("state_dir '{}'", directory.display().to_string().escape_debug()))
+    not_joined_yet(directory, |shown| format!("state_dir '{shown}'"))
 }
 
-fn not_joined_yet(who: &str) -> Error {
+fn not_joined_yet(directory: &Path, who: impl FnOnce(&str) -> String) -> Error {
+    let shown = directory.display().to_string().escape_debug().to_string();
     Error::Usage(format!(
-        "{who} has joined no relay yet; run 'tcpremote join -', or give join, with the string that 'tcp-remote-relay \
-         token device NAME' prints"
+        "{who} has joined no relay yet; run 'tcpremote join - --state-dir {shown}', or give join, with the string that \
+         'tcp-remote-relay token device NAME' prints",
+        who = who(&shown)
     ))
 }

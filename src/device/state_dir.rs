@@ -101,8 +101,13 @@ impl StateDir {
         let Some(membership) = self.membership()? else {
             return Ok(Stored { member: None, pending: self.pending()? });
         };
-        // What is amiss there is no reason to lose the device.
-        let pending = self.pending().unwrap_or_default().filter(|(_, other)| other.device_key != membership.device_key);
+        // What is amiss there is no reason to lose the device. One that began to wait before the device joined with the key
+        // in force was not removed then, as where the power was cut.
+        let is_later = |pending: &Membership| pending.tokens.iter().rev().nth(1) == membership.tokens.last();
+        let pending = self
+            .pending()
+            .unwrap_or_default()
+            .filter(|(_, pending)| pending.device_key != membership.device_key && is_later(pending));
         let wanted = membership.device_key;
         let is_wanted = |key: &Key| key.public().pin() == wanted;
         if let Some(key) = self.key(KEY)?.filter(is_wanted) {
@@ -133,9 +138,12 @@ impl StateDir {
         Ok(None)
     }
 
-    /// Stores what a join string said whose key waits for approval, but for the secret, which is of no more use.
+    /// Stores what a join string said whose key waits for approval, but for the secret, which is of no more use. The tokens
+    /// before its own are those of the identity beside which it waits.
     pub(super) fn store_pending(&self, membership: &Membership) -> Result<(), StateDirError> {
         let _lock = self.lock()?;
+        let mut membership = membership.clone();
+        membership.remember(&self.membership()?.map(|present| present.tokens).unwrap_or_default());
         let text = format!("# Its operator has yet to approve the key of this device.\n{membership}");
         self.replace(PENDING, text.as_bytes())
     }
@@ -334,15 +342,28 @@ fn key_of_token(token: &TokenId) -> String {
 /// Whether it belongs to this process's user alone.
 fn check(file: &File, path: &Path, wanted: u32) -> Result<(), StateDirError> {
     let metadata = file.metadata().map_err(|reason| system("read", path, reason))?;
-    let (path, user) = (path.display().to_string(), geteuid().as_raw());
-    let (owner, mode) = (metadata.uid(), metadata.mode() & 0o777);
-    if owner != user {
-        return Err(StateDirError::OtherOwner { path, owner, user });
+    let (owner, mode, user) = (metadata.uid(), metadata.mode() & 0o777, geteuid().as_raw());
+    if owner == user && mode & 0o077 == 0 {
+        return Ok(());
     }
-    if mode & 0o077 != 0 {
-        return Err(StateDirError::OpenToOthers { path, mode, wanted });
+    let other = other_things_in(path);
+    let path = path.display().to_string();
+    Err(match other {
+        Some(other) => StateDirError::Shared { path, other },
+        None if owner != user => StateDirError::OtherOwner { path, owner, user },
+        None => StateDirError::OpenToOthers { path, mode, wanted },
+    })
+}
+
+/// The name of something in a directory that has nothing of a device, and was made for another purpose.
+fn other_things_in(directory: &Path) -> Option<String> {
+    if [KEY, RELAY].iter().any(|name| directory.join(name).exists()) {
+        return None;
     }
-    Ok(())
+    let names = fs::read_dir(directory).ok()?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    // What a crash may have left before there was a key, and what a disk of its own has.
+    let mut others = names.filter(|name| !(name == JOINING || name == "lost+found" || name.ends_with(".new")));
+    others.next()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{User, geteuid};
@@ -26,6 +26,8 @@ const PORT: u16 = 443;
 const OF_SERVICE: &str = "/etc/tcp-remote-relay";
 const SERVICE_USER: &str = "tcp-remote-relay";
 const SERVICE_STATE: &str = "/var/lib/tcp-remote-relay";
+/// Of the relay's key there, which the service reads as its group.
+const KEY_MODE: u32 = 0o640;
 
 /// A relay that runs as a user of its own, to which root gives what it has to read. What it writes is elsewhere.
 struct Service {
@@ -48,6 +50,18 @@ impl Service {
         chown(path, None, Some(self.group))?;
         fs::set_permissions(path, Permissions::from_mode(mode))
     }
+}
+
+/// Lets the service read a key that root has written for itself, as where the one before was lost: that is as it lies after
+/// [`init`].
+pub(crate) fn let_service_read(key: &Path) -> io::Result<()> {
+    let service = key.parent().and_then(Service::of);
+    service.map_or(Ok(()), |service| let_read(key, &service))
+}
+
+fn let_read(key: &Path, service: &Service) -> io::Result<()> {
+    let file = fs::metadata(key)?;
+    if (file.uid(), file.gid()) == (0, 0) { service.may_read(key, KEY_MODE) } else { Ok(()) }
 }
 
 /// The configuration of a new relay.
@@ -138,7 +152,7 @@ fn make(directory: &Path, address: &Address, service: Option<&Service>) -> Done 
         .map_err(|reason| failed(&path, &reason))?;
     let Some(service) = service else { return Ok(()) };
     // Whatever the umask is. The private key after the relay's is for root alone.
-    let readable = [(directory.join(KEY), 0o640), (directory.join(NEXT_PUBLIC), 0o644), (path, 0o640)];
+    let readable = [(directory.join(KEY), KEY_MODE), (directory.join(NEXT_PUBLIC), 0o644), (path, 0o640)];
     for (path, mode) in readable.into_iter().chain([(directory.to_owned(), 0o750)]) {
         service.may_read(&path, mode).map_err(|reason| failed(&path, &reason))?;
     }
@@ -202,7 +216,6 @@ Next:
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
 
     use super::*;
     #[cfg(target_os = "linux")]
@@ -250,6 +263,13 @@ mod tests {
         let file = File::read(&directory.join(CONFIG)).expect("a configuration");
         assert_eq!(file.state, service.state);
         assert_eq!(permissions::mistakes(&directory.join(CONFIG), &file), [""; 0]);
+        // One that root wrote in the place of a key that was lost, and one that is another's already.
+        for (owner, expected) in [((0, 0), (0, 12_346, 0o640)), ((12_345, 0), (12_345, 0, 0o600))] {
+            chown(directory.join(KEY), Some(owner.0), Some(owner.1)).expect("given away");
+            fs::set_permissions(directory.join(KEY), Permissions::from_mode(0o600)).expect("permissions");
+            let_read(&directory.join(KEY), &service).expect("given");
+            assert_eq!(of(&directory.join(KEY)), expected);
+        }
         // A registry that is there is of another key, wherever that went.
         fs::write(service.state.join(REGISTRY), "").expect("written");
         let again = place.path().join("again");

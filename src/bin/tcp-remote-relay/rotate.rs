@@ -8,8 +8,8 @@ use tcpremote::relay::file::File;
 use tcpremote::relay::keys::{KeysError, KeysLock, read_private, read_public, write_private, write_public};
 use tcpremote::tls::{Key, PublicKey};
 
-use super::ask;
 use super::output::{Done, Failure, say};
+use super::{ask, init};
 
 /// Each step leaves files with which a second try goes on. Between the two the relay's key and the next are one, which the
 /// relay refuses to start with.
@@ -41,6 +41,7 @@ pub(crate) fn rotate(config: &Path, next_key: Option<PathBuf>) -> Done {
         }
         write_private(&file.key, &next, &file.state).map_err(of_keys)?;
     }
+    init::let_service_read(&file.key).map_err(|reason| Failure::System(format!("{}: {reason}", file.key.display())))?;
     let after = Key::generate().map_err(|error| Failure::System(error.to_string()))?;
     // Root's where the key is: a service reads that as its group, and has nothing of this one.
     write_private(&beside, &after, &file.key).map_err(of_keys)?;

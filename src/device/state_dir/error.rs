@@ -39,6 +39,15 @@ pub enum StateDirError {
         /// Who asks.
         user: u32,
     },
+    /// It is open to others or belongs to another user, and is for other things, too: to change that would take it from
+    /// whoever uses those.
+    #[error("state_dir: '{path}' has other things in it, such as '{other}'; give state_dir a directory of its own")]
+    Shared {
+        /// The directory.
+        path: String,
+        /// The name of one of them.
+        other: String,
+    },
     /// The system refused something.
     #[error("state_dir: cannot {what} '{path}': {reason}{remedy}")]
     System {

@@ -112,6 +112,31 @@ fn what_others_can_read_is_refused_with_the_command_that_closes_it() {
 }
 
 #[test]
+fn a_directory_that_is_for_other_things_is_not_to_be_changed() {
+    let place = place();
+    let refused = |path: &Path| StateDir::open(path).expect_err("it is open to others").to_string();
+    fs::set_permissions(place.path(), Permissions::from_mode(0o755)).expect("changed");
+    let shown = place.path().display();
+    // A new disk, and what a crash has left of a first start.
+    for name in ["lost+found", ".joining.new", "joining"] {
+        fs::write(place.path().join(name), "").expect("written");
+        assert!(refused(place.path()).ends_with(&format!("; type: chmod 700 '{shown}'")), "{name}");
+    }
+    fs::write(place.path().join("passwd"), "").expect("written");
+    let expected =
+        format!("state_dir: '{shown}' has other things in it, such as 'passwd'; give state_dir a directory of its own");
+    assert_eq!(refused(place.path()), expected);
+    if geteuid().is_root() {
+        chown(place.path(), Some(NOBODY), None).expect("given away");
+        assert_eq!(refused(place.path()), expected);
+        chown(place.path(), Some(0), None).expect("taken back");
+    }
+    // It has become a device's.
+    fs::write(place.path().join("key"), "").expect("written");
+    assert!(refused(place.path()).ends_with(&format!("; type: chmod 700 '{shown}'")));
+}
+
+#[test]
 fn what_belongs_to_another_user_is_refused() {
     if !geteuid().is_root() {
         return say_skipped("only root can give files away");

@@ -142,6 +142,97 @@ fn a_key_that_waits_for_approval_is_forgotten_once_a_later_string_has_succeeded(
     assert!(directory.load().expect("loaded").pending.is_some());
 }
 
+type Files = std::collections::BTreeMap<String, Vec<u8>>;
+
+fn files(directory: &StateDir) -> Files {
+    let read = |name: String| {
+        let content = fs::read(directory.path.join(&name)).expect("read");
+        (name, content)
+    };
+    names(directory).into_iter().map(read).collect()
+}
+
+/// All that a power cut can leave of a join once `relay.toml` has its name: each removal may have come to the disk or not,
+/// and no candidate is removed before the key has its name.
+fn cuts(before: &Files, after: &Files, candidate: &str) -> Vec<Files> {
+    let mut begun = before.clone();
+    begun.insert("relay.toml".into(), after["relay.toml"].clone());
+    let mut renamed = begun.clone();
+    renamed.insert("key".into(), after["key"].clone());
+    renamed.remove(candidate);
+    let rest: Vec<_> = renamed.keys().filter(|name| !after.contains_key(*name)).cloned().collect();
+    let mut all = vec![begun.clone()];
+    begun.remove("joining");
+    all.push(begun);
+    for chosen in 0..1 << rest.len() {
+        let mut cut = renamed.clone();
+        cut.retain(|name, _| rest.iter().position(|other| other == name).is_none_or(|place| chosen >> place & 1 == 0));
+        all.push(cut);
+    }
+    all
+}
+
+#[test]
+fn a_power_cut_in_a_join_leaves_the_device_as_it_was_or_as_it_is_to_be_and_nothing_waits_beside_that() {
+    let other = Pins { current: Pin([7; 32]), next: Pin([8; 32]) };
+    for has_joined in [true, false] {
+        let place = place();
+        let directory = open(&place);
+        let first = first_key(&directory);
+        let old = has_joined.then(|| first.public().pin());
+        if has_joined {
+            directory.store(&first, &membership(&first, 1), None).expect("stored");
+        }
+        // One waits, and a later one of another relay is admitted.
+        let waiting = if has_joined { directory.key_for(TokenId([2; 8])).expect("a key") } else { first };
+        directory.store_pending(&membership(&waiting, 2)).expect("stored");
+        let new = directory.first_key(TokenId([3; 8]), &other).expect("a key");
+        let before = files(&directory);
+        let joined = Membership { pins: other, ..membership(&new, 3) };
+        directory.store(&new, &joined, old).expect("stored");
+        let after = files(&directory);
+
+        let lay = |files: &Files| {
+            for name in names(&directory) {
+                fs::remove_file(directory.path.join(name)).expect("removed");
+            }
+            for (name, content) in files {
+                fs::write(directory.path.join(name), content).expect("written");
+                fs::set_permissions(directory.path.join(name), Permissions::from_mode(0o600)).expect("changed");
+            }
+        };
+        let found = || {
+            let Stored { member, pending } = directory.load().expect("loaded");
+            [member, pending].map(|identity| {
+                identity.map(|(key, membership)| {
+                    assert_eq!(key.public().pin(), membership.device_key);
+                    membership.device_key
+                })
+            })
+        };
+        for rest in ["", "half of"] {
+            let mut cut = before.clone();
+            cut.insert(".relay.toml.new".into(), rest.into());
+            lay(&cut);
+            assert_eq!(found(), [old, Some(waiting.public().pin())]);
+            directory.store(&new, &joined, old).expect("stored the next time");
+            assert_eq!(files(&directory), after);
+        }
+        let cuts = cuts(&before, &after, "key.0303030303030303");
+        assert!(cuts.len() >= 6, "{}", cuts.len());
+        for cut in cuts {
+            lay(&cut);
+            for _ in 0..2 {
+                assert_eq!(found(), [Some(new.public().pin()), None], "{:?}", cut.keys());
+            }
+            // Another string can wait then.
+            let next = directory.key_for(TokenId([4; 8])).expect("a key");
+            directory.store_pending(&membership(&next, 4)).expect("stored");
+            assert_eq!(found(), [Some(new.public().pin()), Some(next.public().pin())]);
+        }
+    }
+}
+
 #[test]
 fn a_key_that_is_refused_for_good_waits_for_approval_no_more() {
     let place = place();

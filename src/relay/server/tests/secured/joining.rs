@@ -79,13 +79,12 @@ fn a_device_joins_by_a_string_once_and_by_its_directory_for_ever() {
     let place = tempfile::tempdir().expect("a directory");
     let state = place.path().join("state");
     let none = Enrolment::open(&state, None, None).expect_err("nothing there").to_string();
-    assert!(
-        none.ends_with(
-            "has joined no relay yet; run 'tcpremote join -', or give join, with the string that 'tcp-remote-relay \
-         token device NAME' prints"
-        ),
-        "{none}"
+    let expected = format!(
+        "has joined no relay yet; run 'tcpremote join - --state-dir {}', or give join, with the string that \
+         'tcp-remote-relay token device NAME' prints",
+        state.display()
     );
+    assert!(none.ends_with(&expected), "{none}");
     assert!(!state.exists(), "looking makes no directory");
 
     // The first address does not answer, and the relay announces one that cannot be resolved.
