@@ -13,6 +13,7 @@
 //! | [`io`] | the mio half that device and relay share: event loop, session, socket options | the two sides |
 //! | [`device`] | `Config` and `Handle`; behind them the thread that dials, resolves, permits and reconnects | `lua`, tests |
 //! | [`relay`] | `Config` and `Server`; behind them ports, clients, devices and the log; `registry`, who may come; `file`, the configuration; `control`, commands | the relay binary, tests |
+//! | `service_manager` | what a service tells systemd | the relay, `lua` |
 //! | `lua` | arguments and results of the Lua module | Lua |
 //!
 //! `device` and `relay` never import each other. `connection` and `tls` name no socket, no thread and no clock: they take
@@ -36,6 +37,8 @@ mod lua;
 pub mod protocol;
 #[cfg(feature = "relay")]
 pub mod relay;
+#[cfg(any(feature = "lua", feature = "relay"))]
+mod service_manager;
 #[cfg(feature = "tls")]
 pub mod tls;
 

@@ -16,12 +16,11 @@ use mlua::{AnyUserData, Lua, LuaString, Table, UserData, UserDataMethods};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Gid, Uid, User, setgid, setuid};
-use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 
 use super::{Tunnel, answer, timeout};
-use crate::Error;
+use crate::{Error, service_manager};
 
 /// The last of the standard files: output of errors.
 const LAST_STANDARD: i32 = 2;
@@ -63,7 +62,7 @@ pub(super) fn functions(lua: &Lua) -> mlua::Result<Table> {
         "notify",
         lua.create_function(|_, state: LuaString| {
             // The service goes on without its manager.
-            let _ = sd_notify::notify(&[NotifyState::Custom(&state.to_string_lossy())]);
+            let _ = service_manager::notify(&state.to_string_lossy(), Some(service_manager::TIMEOUT));
             Ok(())
         })?,
     )?;

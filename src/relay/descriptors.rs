@@ -70,10 +70,10 @@ impl Descriptors {
         Ok(all)
     }
 
-    /// `None` if no client could be served. Devices have half of what is left at most.
+    /// `None` if no client could be served. Devices have half of what is left at most, and all their links three quarters.
     fn divide(limit: usize, ports: usize, devices: usize) -> Option<Self> {
         let rest = limit.checked_sub(ports + OWN)?;
-        let devices = devices.min((rest / 2).max(1));
+        let devices = devices.min(rest / 2).min(devices_of(rest / 4 * 3)).max(1);
         let rest = rest.checked_sub(links(devices))?;
         let pending = (rest / 4).clamp(1, MAX_PENDING);
         let clients = rest.checked_sub(pending).filter(|&clients| clients > 0)?;
@@ -84,6 +84,12 @@ impl Descriptors {
 /// Links that so many devices may have: those in use, those that drain, and one that is the next of any.
 fn links(devices: usize) -> usize {
     devices + devices.saturating_mul(retired::MAX_DRAINING).min(limits::MAX_DRAINING) + 1
+}
+
+/// How many devices may have so many links.
+fn devices_of(links: usize) -> usize {
+    let others = links.saturating_sub(1);
+    (others / (1 + retired::MAX_DRAINING)).max(others.saturating_sub(limits::MAX_DRAINING))
 }
 
 /// Logs once that descriptors are short, and once that they no longer are.
@@ -142,6 +148,20 @@ mod tests {
         assert_eq!(devices(65_536, 10_000), Descriptors { pending: 64, devices: 10_000, clients: 55_390 });
         let few = devices(1024, 10_000);
         assert!(few.devices == 503 && few.clients > 300, "{few:?}");
+    }
+
+    #[test]
+    fn a_small_limit_is_enough_for_a_device_and_a_client_and_leaves_clients_their_part() {
+        assert_eq!(Descriptors::divide(64, 3, MAX_OTHERS), Some(Descriptors { pending: 4, devices: 3, clients: 13 }));
+        let least = 3 + links(1) + OWN + 2;
+        assert_eq!(Descriptors::divide(least, 3, MAX_OTHERS), Some(Descriptors { pending: 1, devices: 1, clients: 1 }));
+        assert_eq!(Descriptors::divide(least - 1, 3, MAX_OTHERS), None);
+        for limit in least..5000 {
+            let Descriptors { devices, .. } = Descriptors::divide(limit, 3, MAX_OTHERS).expect("enough");
+            let rest = limit - 3 - OWN;
+            let fits = |devices: usize| devices <= rest / 2 && links(devices) <= rest / 4 * 3;
+            assert!((devices == 1 || fits(devices)) && !fits(devices + 1), "{limit}: {devices}");
+        }
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! What a relay that systemd started tells it. Without `NOTIFY_SOCKET` in the environment nothing is sent.
+//! What a relay tells systemd, where that has started it.
 //!
 //! A message may wait for systemd to read, so none is sent by the loop's thread.
 
+use std::env;
+use std::io;
 use std::thread;
 use std::time::Duration;
 
@@ -9,50 +11,75 @@ use sd_notify::NotifyState::{self, Ready, Reloading, Status, Stopping, Watchdog}
 use tracing::warn;
 
 use super::server::Controller;
+use crate::service_manager::{SOCKET, TIMEOUT, notify};
 
-/// The relay serves.
+/// How long to wait for a loop that does not turn, beyond the time that it has.
+const PAUSE: Duration = Duration::from_millis(10);
+const SERVING: &[NotifyState<'static>] = &[Ready, Status("serving")];
+
+/// The relay serves from now on. For this systemd has the time that it takes.
+pub fn started() {
+    if env::var_os(SOCKET).is_none() {
+        return;
+    }
+    let tell = || warn_of(send(SERVING, None));
+    warn_of(thread::Builder::new().name("started".into()).spawn(tell).map(drop));
+}
+
+/// The relay serves as before.
 pub fn ready() {
-    send(&[Ready, Status("serving")]);
+    warn_of(send(SERVING, Some(TIMEOUT)));
 }
 
 /// The relay serves, but not as its configuration says now.
 pub fn not_reloaded() {
-    send(&[Ready, Status("serving; the configuration was not reloaded, and the log says why")]);
+    let status = Status("serving; the configuration was not reloaded, and the log says why");
+    warn_of(send(&[Ready, status], Some(TIMEOUT)));
 }
 
 /// The relay reads its configuration again.
 pub fn reloading() {
     if let Ok(now) = NotifyState::monotonic_usec_now() {
-        send(&[Reloading, now, Status("reading its configuration again")]);
+        warn_of(send(&[Reloading, now, Status("reading its configuration again")], Some(TIMEOUT)));
     }
 }
 
 /// The relay ends, once clients have had their time.
 pub fn stopping() {
-    send(&[Stopping, Status("waiting for clients to end")]);
+    warn_of(send(&[Stopping, Status("waiting for clients to end")], Some(TIMEOUT)));
 }
 
 /// Tells systemd again and again that the loop turns, if systemd wants to know. A loop that stands still says nothing, and
 /// so is ended.
 pub fn watch(controller: Controller) {
-    let Some(interval) = sd_notify::watchdog_enabled() else { return };
+    // No time at all is none, as sd_watchdog_enabled(3) has it.
+    let Some(interval) = sd_notify::watchdog_enabled().filter(|time| !time.is_zero()) else { return };
     // As sd_watchdog_enabled(3) advises.
     let interval = (interval / 2).max(Duration::from_millis(1));
     let watch = move || {
+        let mut is_failing = false;
         while let Some(is_alive) = controller.is_alive(interval) {
-            if is_alive {
-                send(&[Watchdog]);
-                thread::sleep(interval);
+            if !is_alive {
+                thread::sleep(PAUSE);
+                continue;
             }
+            let told = send(&[Watchdog], Some(TIMEOUT));
+            if !std::mem::replace(&mut is_failing, told.is_err()) {
+                warn_of(told);
+            }
+            thread::sleep(interval);
         }
     };
-    if let Err(reason) = thread::Builder::new().name("watchdog".into()).spawn(watch) {
-        warn!(%reason, "cannot tell systemd that the relay is alive");
-    }
+    warn_of(thread::Builder::new().name("watchdog".into()).spawn(watch).map(drop));
 }
 
-fn send(state: &[NotifyState<'_>]) {
-    if let Err(reason) = sd_notify::notify(state) {
+fn send(state: &[NotifyState<'_>], within: Option<Duration>) -> io::Result<()> {
+    let lines: Vec<String> = state.iter().map(ToString::to_string).collect();
+    notify(&lines.join("\n"), within)
+}
+
+fn warn_of(told: io::Result<()>) {
+    if let Err(reason) = told {
         warn!(%reason, "cannot tell systemd how the relay is");
     }
 }

@@ -51,7 +51,7 @@ use crate::io::session::LINK_BUFFER;
 use crate::io::table::Table;
 use crate::protocol::v2::Code;
 
-/// A relay that is bound and ready to [`run`](Self::run).
+/// A relay that has its ports, and is ready to [`run`](Self::run).
 #[derive(Debug)]
 pub struct Server {
     config: Config,

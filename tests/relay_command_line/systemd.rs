@@ -43,6 +43,24 @@ fn systemd_is_told_that_the_relay_is_ready_reloads_is_alive_and_ends() {
     while socket.recv(&mut [0; 4096]).is_ok() {}
 }
 
+#[test]
+fn a_relay_serves_and_ends_though_systemd_does_not_read_what_it_is_told() {
+    let place = Place::new();
+    let path = place.path("notify");
+    let _manager = UnixDatagram::bind(&path).unwrap();
+    let filler = UnixDatagram::unbound().unwrap();
+    filler.set_nonblocking(true).unwrap();
+    while filler.send_to(b"x", &path).is_ok() {}
+    let mut command = command();
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "40000").env_remove("WATCHDOG_PID");
+    let mut relay = place.start_with(&mut command);
+    // The loop turns: it answers.
+    let _link = Link::listen(super::super::address_in(&relay.wait_for_logs("waiting for a device", 2)[0]));
+    relay.client_addrs();
+    relay.signal("TERM");
+    assert_eq!(relay.wait(), Some(0), "{:?}", relay.log());
+}
+
 /// A relay to which this socket is given as systemd gives it: as descriptor 3, beside two variables.
 fn start_with_sockets(place: &Place, socket: &TcpListener) -> Child {
     let mut command = Command::new("sh");

@@ -10,6 +10,8 @@ use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 
+use super::output::Failure;
+
 /// Lines that may wait for the reader; what comes then is dropped and counted. About a megabyte.
 const QUEUE: usize = 4096;
 /// How long the last lines may take at the end.
@@ -41,7 +43,10 @@ pub(crate) struct Log {
 
 impl Log {
     /// One line an event on standard error, coloured only for a person.
-    pub(crate) fn start(level: Level, format: Format) -> Self {
+    pub(crate) fn start(level: Level, format: Format) -> Result<Self, Failure> {
+        // The log's own thread panics where the system gives none.
+        let tried = thread::Builder::new().spawn(|| ()).map(|thread| drop(thread.join()));
+        tried.map_err(|reason| Failure::System(format!("cannot start the log's thread: {reason}")))?;
         let level = match level {
             Level::Error => LevelFilter::ERROR,
             Level::Warn => LevelFilter::WARN,
@@ -66,18 +71,20 @@ impl Log {
             Format::Text => log.init(),
             Format::Json => log.json().flatten_event(true).init(),
         }
-        Self { guard }
+        Ok(Self { guard })
     }
 
     /// Writes what waits, as far as the reader takes it in time.
     pub(crate) fn finish(self) {
         let (done, is_done) = mpsc::channel();
         // The guard prints where the queue stays full, which may block, too.
-        thread::spawn(move || {
+        let finish = move || {
             drop(self.guard);
             // The receiver is gone where it took too long.
             let _ = done.send(());
-        });
+        };
+        // Where there is no thread for it, it is dropped here.
+        let _ = thread::Builder::new().spawn(finish);
         let _ = is_done.recv_timeout(FLUSH_TIMEOUT);
     }
 }

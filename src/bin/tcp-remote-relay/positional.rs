@@ -12,6 +12,7 @@ use tcpremote::address::{Address, AddressError};
 use tcpremote::relay::{Config, Inherited, Limits, Mapping, Outcome, PlainDevice, Protocol, Server};
 
 use super::log::{Format, Level, Log};
+use super::output;
 use super::process;
 
 /// Lets clients reach TCP services on a device that has no public address.
@@ -136,18 +137,24 @@ pub(crate) fn run() -> ExitCode {
     // Exits with status 2 and the usage, as clap does for what it refuses itself.
     let config =
         config(&command_line).unwrap_or_else(|message| definition().error(ErrorKind::ValueValidation, message).exit());
-    let log = Log::start(command_line.log, command_line.log_format);
+    let log = match Log::start(command_line.log, command_line.log_format) {
+        Ok(log) => log,
+        Err(failure) => return output::finish(Err(failure)),
+    };
     let status = process::status_of(serve(config));
     log.finish();
     status
 }
 
 fn serve(config: Config) -> Result<Outcome, Error> {
+    // Before there are other descriptors, which one of these could be taken for.
+    let inherited = Inherited::of_process()?;
     process::raise_descriptor_limit();
     // It has no file to read again, so a hangup ends it; but not where it was started to outlive its terminal.
     let signals = process::Signals::new(!process::is_hangup_ignored())?;
-    let server = Server::bind_or_inherit(config, Inherited::of_process()?)?;
-    let watch = signals.watch(server.stopper(), None);
+    let mut server = Server::hold(config, inherited)?;
+    let watch = signals.watch(server.stopper(), None)?;
+    server.open()?;
     let outcome = server.run();
     watch.end();
     outcome

@@ -1,5 +1,6 @@
 //! The process: its signals, its limit of descriptors, and its exit status.
 
+use std::io;
 use std::process::ExitCode;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
@@ -59,10 +60,14 @@ impl Signals {
     }
 
     /// Has signals end the server. A hangup does something else, if that is given.
-    pub(crate) fn watch(mut self, stopper: Stopper, on_hangup: Option<OnHangup>) -> Watch {
+    ///
+    /// # Errors
+    /// [`Error::System`] if there is no thread for it.
+    pub(crate) fn watch(mut self, stopper: Stopper, on_hangup: Option<OnHangup>) -> Result<Watch, Error> {
         let signals = self.0.handle();
-        let hangup = on_hangup.map(start_hangups);
-        let thread = thread::spawn(move || {
+        let failed = |reason| Error::System { what: "cannot watch for signals".into(), reason };
+        let hangup = on_hangup.map(start_hangups).transpose().map_err(failed)?;
+        let watch = move || {
             let mut is_ending = false;
             for signal in self.0.forever() {
                 if signal == SIGHUP
@@ -84,8 +89,9 @@ impl Signals {
                     tcpremote::relay::notify::stopping();
                 }
             }
-        });
-        Watch { signals, thread }
+        };
+        let thread = thread::Builder::new().name("signals".into()).spawn(watch).map_err(failed)?;
+        Ok(Watch { signals, thread })
     }
 }
 
@@ -97,14 +103,15 @@ impl Watch {
     }
 }
 
-fn start_hangups(mut on_hangup: OnHangup) -> SyncSender<()> {
+fn start_hangups(mut on_hangup: OnHangup) -> io::Result<SyncSender<()>> {
     let (sender, hangups) = sync_channel(1);
-    thread::spawn(move || {
+    let wait = move || {
         while hangups.recv().is_ok() {
             on_hangup();
         }
-    });
-    sender
+    };
+    thread::Builder::new().name("hangup".into()).spawn(wait)?;
+    Ok(sender)
 }
 
 /// As many descriptors as may be had without asking: the soft limit is often 1,024 for the sake of select(2) alone.

@@ -29,13 +29,18 @@ pub(crate) fn run(config: &Path) -> ExitCode {
         Ok(read) => read,
         Err(failure) => return output::finish(Err(failure)),
     };
-    let log = Log::start(level(file.level), format(file.format));
+    let log = match Log::start(level(file.level), format(file.format)) {
+        Ok(log) => log,
+        Err(failure) => return output::finish(Err(failure)),
+    };
     let status = process::status_of(serve(config, file, keys));
     log.finish();
     status
 }
 
 fn serve(config: &Path, file: File, keys: Option<Keys>) -> Result<Outcome, Error> {
+    // Before there are other descriptors, which one of these could be taken for.
+    let inherited = Inherited::of_process()?;
     process::raise_descriptor_limit();
     let signals = process::Signals::new(true)?;
     let registry = SqliteRegistry::open(&file.state).map_err(|error| Error::System {
@@ -52,7 +57,7 @@ fn serve(config: &Path, file: File, keys: Option<Keys>) -> Result<Outcome, Error
         tracing::error!("{text}; until then the device of the registry is refused");
     }
     warn_of_unknown_devices(&file, &*registry);
-    let server = Server::bind_or_inherit(file.config(keys.as_ref(), &registry)?, Inherited::of_process()?)?;
+    let mut server = Server::hold(file.config(keys.as_ref(), &registry)?, inherited)?;
     let state = file.state.clone();
     let reloader = Arc::new(Reloader::new(config.to_owned(), file, keys, server.controller()));
     let operations = Arc::new(Operations::new(Arc::clone(&registry), Arc::clone(&reloader)));
@@ -64,8 +69,10 @@ fn serve(config: &Path, file: File, keys: Option<Keys>) -> Result<Outcome, Error
         // What is wrong is logged.
         let _ = reloader.reload(&known);
     };
-    let watch = signals.watch(server.stopper(), Some(Box::new(hangup)));
-    notify::ready();
+    let watch = signals.watch(server.stopper(), Some(Box::new(hangup)))?;
+    // Nobody is let in, or told that the relay runs, before all has been done that can fail.
+    server.open()?;
+    notify::started();
     let outcome = server.run();
     drop(control);
     watch.end();

@@ -29,21 +29,25 @@ impl Server {
     /// Opens the port of each device, and holds every client port, which opens when its device is there.
     ///
     /// # Errors
-    /// [`Error::Usage`] of [`Config::check`]; [`Error::System`] with the address that cannot be bound, and the reason, or if
-    /// the process may not have enough descriptors to serve a client.
+    /// Those of [`hold`](Self::hold) and [`open`](Self::open).
     pub fn bind(config: Config) -> Result<Self, Error> {
-        Self::bind_or_inherit(config, Inherited::default())
+        let mut server = Self::hold(config, Inherited::default())?;
+        server.open()?;
+        Ok(server)
     }
 
-    /// The same, with sockets that systemd holds as ports of devices.
+    /// Has every port, so that no other program can take it, and refuses whoever connects. Sockets that systemd holds may be
+    /// among the ports of devices.
     ///
     /// # Errors
-    /// Those of [`bind`](Self::bind), and [`Error::Usage`] if one of the sockets is at no address of such a port.
-    pub fn bind_or_inherit(config: Config, mut inherited: Inherited) -> Result<Self, Error> {
+    /// [`Error::Usage`] of [`Config::check`], or if one of the sockets is at no address of a port of devices;
+    /// [`Error::System`] with the address that cannot be bound, and the reason, or if the process may not have enough
+    /// descriptors to serve a client.
+    pub fn hold(config: Config, mut inherited: Inherited) -> Result<Self, Error> {
         config.check()?;
         let now = Instant::now();
         let loop_failed = |reason| Error::System { what: "cannot make the event loop".into(), reason };
-        let mut event_loop = EventLoop::new().map_err(loop_failed)?;
+        let event_loop = EventLoop::new().map_err(loop_failed)?;
         // Names are resolved before any port is held, since that may take its time.
         let (wanted, mut addresses) = (ports::wanted(&config), Vec::new());
         for Wanted { listen, ports, .. } in &wanted {
@@ -111,13 +115,6 @@ impl Server {
                 places.push(Place::Devices(number));
             }
         }
-        for number in device_ports.numbers() {
-            let Some(DevicePort { listener, device }) = device_ports.get_mut(number) else { continue };
-            let plain = device.map(|device| &config.devices[device].listen);
-            let Some(listen) = plain.or_else(|| config.tls.as_ref().map(|port| &port.listen)) else { continue };
-            listener.listen(&mut event_loop).map_err(|reason| cannot_listen("the device", listen, reason))?;
-            info!(at = %listener.address(), "waiting for a device");
-        }
         let requests = Mailbox::new(event_loop.waker());
         let (controller, tasks) = Controller::new(requests.clone());
         let secured = config.tls.clone().map(|port| Secured::new(port, requests.clone())).transpose();
@@ -149,6 +146,28 @@ impl Server {
             shortage: Shortage::default(),
             log_limits: LogLimits::new(now),
         })
+    }
+
+    /// Lets devices connect, and logs where: the last step of a start, when nothing else can fail any more.
+    ///
+    /// # Errors
+    /// [`Error::System`] with the address, if the system refuses it.
+    pub fn open(&mut self) -> Result<(), Error> {
+        for number in self.device_ports.numbers() {
+            let Some(DevicePort { listener, .. }) = self.device_ports.get_mut(number) else { continue };
+            let at = listener.address();
+            let what = || format!("cannot listen for the device at {at}");
+            listener.listen(&mut self.io.event_loop).map_err(|reason| Error::System { what: what(), reason })?;
+        }
+        self.announce(|_| true);
+        Ok(())
+    }
+
+    /// Logs that devices may connect to these of their ports.
+    pub(super) fn announce(&self, is_meant: impl Fn(&DevicePort) -> bool) {
+        for (_, DevicePort { listener, .. }) in self.device_ports.iter().filter(|(_, port)| is_meant(port)) {
+            info!(at = %listener.address(), "waiting for a device");
+        }
     }
 }
 

@@ -273,7 +273,10 @@ impl Server {
                 (Some(number), ..) => number,
                 // At an address that was for something else until now.
                 (None, Some(listen), _) => match self.add_device(name, listen, &mut spare) {
-                    Ok(number) => number,
+                    Ok(number) => {
+                        self.announce(|port| port.device == Some(number));
+                        number
+                    }
                     Err(error) => {
                         error!("{error}; restart the relay to open that port");
                         continue;
@@ -400,6 +403,7 @@ impl Server {
                 }
             }
         }
+        self.announce(|port| port.device.is_some_and(|device| added.contains(&device)));
         Ok(())
     }
 
@@ -428,7 +432,6 @@ impl Server {
                 self.take_back(number);
                 return Err(cannot_listen("the device", listen, reason));
             }
-            info!(at = %listener.address(), "waiting for a device");
             self.device_ports.insert(port, DevicePort { listener, device: Some(number) });
         }
         self.devices.insert(number, Device::new(name.cloned(), Some(listen.clone()), Table::default(), Vec::new()));

@@ -178,7 +178,8 @@ fn a_port_of_devices_that_systemd_holds_stays_in_the_configuration() {
     let of_systemd = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let listen = address(&of_systemd.local_addr().expect("an address").to_string());
     let old = config(vec![device(&listen, &[&port])]);
-    let server = Server::bind_or_inherit(old.clone(), Inherited::of(vec![of_systemd])).expect("ports");
+    let mut server = Server::hold(old.clone(), Inherited::of(vec![of_systemd])).expect("ports");
+    server.open().expect("it listens");
     let mut bench = Bench { server, buffer: vec![0; LINK_BUFFER] };
     let _link = bench.device_of(0, GREETING);
     let link = bench.active_of(0);

@@ -1,0 +1,98 @@
+//! `rotate-key`: the next key becomes the relay's key.
+
+use super::*;
+
+#[test]
+fn the_next_key_becomes_the_key_and_a_change_that_was_interrupted_is_finished() {
+    let place = Place::new();
+    let read = |name: &str| fs::read(place.path(name)).unwrap();
+    let kept = place.path("kept");
+    fs::rename(place.path("relay-next.key"), &kept).unwrap();
+    let (key, next) = (read("relay.key"), read("kept"));
+    let error = place.failed(2, &["rotate-key"]);
+    assert!(error.contains("name the file of the next key, where it was kept, by --next-key"), "{error}");
+    let wrong = place.failed(2, &["rotate-key", "--next-key", place.path("relay.key").to_str().unwrap()]);
+    assert!(wrong.contains("is not the key that devices were told of") && read("relay.key") == key, "{wrong}");
+    let text = place.done(&["rotate-key", "--next-key", kept.to_str().unwrap()]);
+    assert!(text.contains("Restart the relay.") && read("relay.key") == next, "{text}");
+    assert!(text.contains(&format!("4. Delete {} once the relay proves it.", kept.display())), "{text}");
+    assert_ne!(read("relay-next.key"), next);
+    // Once more by mistake: devices know no other key yet.
+    assert_eq!(place.failed(2, &["rotate-key"]), error);
+    assert_eq!(place.failed(2, &["rotate-key", "--next-key", kept.to_str().unwrap()]).lines().count(), 1);
+    assert!(read("relay.key") == next);
+    // As if the machine had stopped between the two steps.
+    let after = read("relay-next.key");
+    fs::write(place.path("relay.key"), &after).unwrap();
+    assert!(place.failed(2, &["check"]).contains("finish it with 'tcp-remote-relay rotate-key'"));
+    place.done(&["rotate-key"]);
+    assert!(read("relay.key") == after && read("relay-next.key") != after);
+    place.done(&["check"]);
+}
+
+#[test]
+fn of_two_that_change_the_key_at_once_one_is_told_and_changes_nothing() {
+    let place = Place::new();
+    let directory = fs::File::open(place.path("")).unwrap();
+    rustix::fs::flock(&directory, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let files = ["relay.key", "relay-next.key", "relay-next.pub"];
+    let before = files.map(|name| fs::read(place.path(name)).unwrap());
+    let beside = place.path("relay-next.key");
+    let rotate = ["rotate-key", "--next-key", beside.to_str().unwrap()];
+    let error = place.failed(1, &rotate);
+    assert!(error.contains("another 'rotate-key' or 'init' is at work in "), "{error}");
+    let init = run(command().arg("init").arg(place.path("")).args(["--address", "relay.example.com:443"]));
+    assert_eq!(init.status.code(), Some(1), "{init:?}");
+    assert!(files.map(|name| fs::read(place.path(name)).unwrap()) == before, "nothing is changed");
+    drop(directory);
+    place.done(&rotate);
+}
+
+#[test]
+fn the_key_is_not_changed_twice_before_the_relay_that_runs_proves_it() {
+    let place = Place::new();
+    let read = |name: &str| fs::read(place.path(name)).unwrap();
+    let mut relay = place.start();
+    let beside = place.path("relay-next.key");
+    let rotate = ["rotate-key", "--next-key", beside.to_str().unwrap()];
+    let kept = place.path("kept");
+    fs::copy(&beside, &kept).unwrap();
+    let text = place.done(&rotate);
+    assert!(!text.contains("Delete"), "the one beside the key was written anew: {text}");
+    let files = ["relay.key", "relay-next.key", "relay-next.pub"];
+    let before = files.map(read);
+    let error = place.failed(2, &rotate);
+    assert!(error.contains("so the key was changed and the relay not restarted; restart it and let every"), "{error}");
+    assert!(files.map(read) == before, "nothing is changed");
+    // Nor where the key is lost meanwhile: the relay announces another than the one that is to take its place.
+    fs::remove_file(place.path("relay.key")).unwrap();
+    let error = place.failed(2, &rotate);
+    assert!(error.contains("the relay that runs announces ") && error.contains("relay-next.pub has "), "{error}");
+    assert!(!place.path("relay.key").exists());
+    fs::copy(&kept, place.path("relay.key")).unwrap();
+    // A change that was interrupted is finished nevertheless: devices know the key that the relay will prove.
+    fs::write(place.path("relay-next.pub"), public_line(&before[0])).unwrap();
+    place.done(&["rotate-key"]);
+    assert!(read("relay.key") == before[0]);
+    relay.signal("TERM");
+    assert_eq!(relay.wait(), Some(0), "{:?}", relay.log());
+    let _relay = place.start();
+    place.done(&rotate);
+}
+
+/// The public key of a private one, as its file has it.
+fn public_line(pkcs8: &[u8]) -> String {
+    format!("{}\n", Key::from_pkcs8(pkcs8).unwrap().public())
+}
+
+#[test]
+fn the_next_key_takes_the_place_of_one_that_is_lost() {
+    let place = Place::new();
+    let kept = place.path("kept");
+    fs::rename(place.path("relay-next.key"), &kept).unwrap();
+    fs::remove_file(place.path("relay.key")).unwrap();
+    assert!(place.failed(2, &["rotate-key"]).contains("name the file of the next key"));
+    place.done(&["rotate-key", "--next-key", kept.to_str().unwrap()]);
+    assert!(fs::read(place.path("relay.key")).unwrap() == fs::read(&kept).unwrap());
+    place.done(&["check"]);
+}
