@@ -38,6 +38,33 @@ describe("in its host", function()
     return child.finish()
   end
 
+  it("counts further than its integers do", function()
+    local service, service_port = net.listen()
+    local child = process.start(process.host, with_tunnel(([[
+      local deadline, sent = os.time() + %d, nil
+      repeat
+        tunnel:wait(0.01)
+        tunnel:next_event()
+        sent = tunnel:status().bytes_sent
+      until sent == 100000 or os.time() > deadline
+      assert(sent == 100000, sent)
+    ]]):format(net.DEADLINE)))
+    local link = net.accept_device(relay)
+    assert(link:send(net.connect_frame(1, "127.0.0.1", service_port)))
+    local connection = net.accept(service)
+    assert(connection:send(("x"):rep(100000)))
+    local received = 0
+    while received < 100000 do
+      local _, _, payload = net.read_frame(link)
+      received = received + #payload
+    end
+    net.read_all(link)
+    link:close()
+    connection:close()
+    service:close()
+    assert.same({ "", 0 }, { child.finish() })
+  end)
+
   describe("a live tunnel", function()
     it("ends with the script, without output", function()
       assert.same({ "", 0 }, { run(process.lua, "") })

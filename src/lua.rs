@@ -453,6 +453,16 @@ fn parse_address(lua: &Lua, text: Value) -> Result<Raised<Table>, Error> {
     Ok(Raised(table()))
 }
 
+/// Before 5.3 Lua's numbers are doubles, and not every Lua's integers at its C interface have the 64 bits that mlua
+/// expects on a machine of 64 bits: OpenWrt's Lua 5.1 has 32, and would drop the others.
+fn count(number: u64) -> Value {
+    let has_integers = !cfg!(any(feature = "lua51", feature = "lua52", feature = "luajit"));
+    match i64::try_from(number) {
+        Ok(number) if has_integers => Value::Integer(number),
+        _ => Value::Number(number as f64),
+    }
+}
+
 fn status_table(lua: &Lua, status: Status) -> mlua::Result<Table> {
     let table = lua.create_table()?;
     table.set("state", status.state.as_str())?;
@@ -464,14 +474,14 @@ fn status_table(lua: &Lua, status: Status) -> mlua::Result<Table> {
     }
     table.set("peer", status.peer.map(|peer| peer.to_string()))?;
     table.set("protocol", status.protocol)?;
-    table.set("clients", status.clients)?;
-    table.set("clients_total", status.clients_total)?;
-    table.set("bytes_sent", status.bytes_sent)?;
-    table.set("bytes_received", status.bytes_received)?;
-    table.set("ignored_frames", status.ignored_frames)?;
-    table.set("events_dropped", status.events_dropped)?;
+    table.set("clients", count(status.clients))?;
+    table.set("clients_total", count(status.clients_total))?;
+    table.set("bytes_sent", count(status.bytes_sent))?;
+    table.set("bytes_received", count(status.bytes_received))?;
+    table.set("ignored_frames", count(status.ignored_frames))?;
+    table.set("events_dropped", count(status.events_dropped))?;
     table.set("since", status.since.as_secs_f64())?;
-    table.set("reconnects", status.reconnects)?;
+    table.set("reconnects", count(status.reconnects))?;
     table.set("round_trip", status.round_trip.map(|time| time.as_secs_f64()))?;
     table.set("next_attempt", status.next_attempt.map(|time| time.as_secs_f64()))?;
     if let Some((message, code)) = status.last_error {
@@ -487,7 +497,7 @@ fn event_table(lua: &Lua, event: Event) -> mlua::Result<Table> {
     table.set("severity", event.severity.as_str())?;
     table.set("time", event.time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64())?;
     table.set("message", event.message)?;
-    table.set("client", event.client)?;
+    table.set("client", event.client.map(|client| count(client.into())))?;
     table.set("service", event.service.as_deref())?;
     table.set("code", event.code)?;
     Ok(table)

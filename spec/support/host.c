@@ -23,6 +23,13 @@ static void on_alarm(int signal) {
   if (!pthread_equal(pthread_self(), main_thread)) alarms_elsewhere++;
 }
 
+#if LUA_VERSION_NUM < 503
+/* The module's integers, cut off after 16 bits. Those of OpenWrt's Lua 5.1 are cut off after 32. */
+void lua_pushinteger(lua_State *L, lua_Integer integer) {
+  lua_pushnumber(L, (short)integer);
+}
+#endif
+
 /* host.alarm(): SIGALRM every 10 ms from now on. */
 static int host_alarm(lua_State *L) {
   struct sigaction action;
@@ -57,14 +64,14 @@ static int host_fork(lua_State *L) {
   return 1;
 }
 
-/* host.fork_asleep(): a child that does nothing but hold what it has got from here, for a minute at most; its pid. */
+/* host.fork_asleep(): a child that does nothing but hold what it has got from here, for a minute at most; its pid, as text. */
 static int host_fork_asleep(lua_State *L) {
   pid_t child = fork();
   if (child == 0) {
     alarm(60);
     for (;;) pause();
   }
-  lua_pushinteger(L, child);
+  lua_pushfstring(L, "%d", (int)child);
   return 1;
 }
 
