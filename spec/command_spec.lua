@@ -92,6 +92,27 @@ describe("the command tcpremote", function()
     assert.equal(48, #process.read(place .. "/key"))
   end)
 
+  it("needs a string on standard input where it is to read one there", function()
+    for _, input in ipairs { "", " \r", false } do
+      local status, _, err = run({ "join", "-", "--state-dir", place }, input or nil)
+      assert.equal("tcpremote: standard input has no join string; give it the line that 'tcp-remote-relay token' "
+        .. "printed\n", err)
+      assert.equal(2, status)
+    end
+  end)
+
+  it("ends without a word where somebody interrupts it", function()
+    local server, port = net.listen()
+    local words = "join %s --state-dir %s --proxy http://127.0.0.1:%d"
+    local joining = process.service(words:format(JOIN, place, port))
+    local client = assert(server:accept())
+    os.execute(("kill -INT $(cat /proc/%s/task/%s/children)"):format(joining.pid, joining.pid))
+    local status, log = joining.finish()
+    client:close()
+    server:close()
+    assert.same({ 130, "" }, { status, log })
+  end)
+
   it("takes a proxy from the environment, where no other user sees its password", function()
     local proxy = net.refusing_port()
     local line = "TCPREMOTE_PROXY=http://me:hunter2@127.0.0.1:%d %s bin/tcpremote join %s --state-dir %s 2>&1"

@@ -64,6 +64,9 @@ local OPTIONS = {
   status = { ["--config"] = false, ["--state-dir"] = false },
 }
 
+--- What the interpreter raises at SIGINT, and the exit status that a shell gives a program which that has ended.
+local INTERRUPTED, INTERRUPTED_STATUS = "interrupted!", 130
+
 --- Seconds without any news after which a device that joins gives up.
 local JOIN_TIME = 60
 
@@ -158,6 +161,9 @@ local function join(output, given, others)
   local text = others[1]
   if text == "-" then
     text = output.input:read("*l") or ""
+    if not text:find("%S") then
+      return 2, "standard input has no join string; give it the line that 'tcp-remote-relay token' printed"
+    end
   end
   local state_dir = given["--state-dir"]
   local before, message, code = core.identity(state_dir, text)
@@ -288,6 +294,12 @@ local function status(output, given, others)
   return 0
 end
 
+--- What was raised, with the place of a mistake in this program. Whoever has interrupted it knows that.
+local function problem_of(raised)
+  local text = tostring(raised)
+  return text:find(INTERRUPTED, 1, true) and INTERRUPTED or debug.traceback(text, 2)
+end
+
 local function is_there(path)
   local file, _, number = io.open(path)
   if file then
@@ -341,12 +353,20 @@ function command.main(arguments, output)
     return 2
   end
   complete(given, file)
-  local code = 1
   local is_owner, message = core.process.become_owner(given["--state-dir"])
-  if is_owner then
-    code, message = ({ join = join, run = run, status = status })[name](output, given, others, file)
+  if not is_owner then
+    complain(output, message)
+    return 1
   end
-  if message then
+  local is_done, code
+  is_done, code, message = xpcall(function()
+    return ({ join = join, run = run, status = status })[name](output, given, others, file)
+  end, problem_of)
+  if code == INTERRUPTED then
+    return INTERRUPTED_STATUS
+  elseif not is_done then
+    error(code, 0)
+  elseif message then
     complain(output, message)
   end
   return code
