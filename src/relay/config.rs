@@ -175,39 +175,75 @@ fn check_addresses(devices: &[PlainDevice], tls: Option<&TlsPort>, ports: &[Serv
         Device,
         Clients,
     }
-    // Only addresses with the same port can be in each other's way.
-    let mut by_port: HashMap<u16, Vec<(&Address, For)>> = HashMap::new();
+    let mut listeners = Listeners::new();
     let of_devices = devices.iter().flat_map(|PlainDevice { listen, mappings, .. }| {
         let clients = mappings.iter().map(|mapping| (&mapping.client, For::Clients));
         [(listen, For::Device)].into_iter().chain(clients)
     });
     let of_tls = tls.map(|port| (&port.listen, For::Device));
     let all = of_devices.chain(of_tls).chain(ports.iter().map(|port| (&port.listen, For::Clients)));
-    // With port 0 the system gives each its own.
-    for (address, whom) in all.filter(|(address, _)| address.port() != 0) {
-        let earlier = by_port.entry(address.port()).or_default();
-        for &(other, of) in &*earlier {
-            if other == address {
-                return Err(match (of, whom) {
-                    (For::Device, For::Device) => {
-                        format!("{address} is given for two devices; use another port for one")
-                    }
-                    (For::Clients, For::Clients) => {
-                        format!("client address {address} is given twice; use another port for one of its services")
-                    }
-                    _ => format!("{address} is given for the device and for clients; use another port for one"),
-                });
+    for (address, whom) in all {
+        let Some((other, of)) = listeners.add(address, whom) else { continue };
+        return Err(match (of, whom) {
+            _ if other != address => format!(
+                "{other} and {address} are one port: [::] is every interface, 0.0.0.0 every one of IPv4; use another port \
+                 for one"
+            ),
+            (For::Device, For::Device) => format!("{address} is given for two devices; use another port for one"),
+            (For::Clients, For::Clients) => {
+                format!("client address {address} is given twice; use another port for one of its services")
             }
-            if overlap(other, address) {
-                return Err(format!(
-                    "{other} and {address} are one port: [::] is every interface, 0.0.0.0 every one of IPv4; use another \
-                     port for one"
-                ));
-            }
-        }
-        earlier.push((address, whom));
+            _ => format!("{address} is given for the device and for clients; use another port for one"),
+        });
     }
     Ok(())
+}
+
+/// Addresses to listen at, each with what it is for. Thousands cost little, be they of one port or of many.
+#[derive(Debug)]
+pub(super) struct Listeners<'a, T> {
+    all: HashMap<&'a Address, T>,
+    by_port: HashMap<u16, OfPort<'a>>,
+}
+
+/// Those with the same port: only they can be in each other's way.
+#[derive(Debug, Default)]
+struct OfPort<'a> {
+    /// Of every interface: few, since no address comes twice.
+    general: Vec<&'a Address>,
+    special: Vec<&'a Address>,
+}
+
+impl<'a, T: Copy> Listeners<'a, T> {
+    /// None yet.
+    pub(super) fn new() -> Self {
+        Self { all: HashMap::new(), by_port: HashMap::new() }
+    }
+
+    /// Adds an address, unless one that came earlier is the same port, in part at least: that one, and what it is for.
+    pub(super) fn add(&mut self, address: &'a Address, whom: T) -> Option<(&'a Address, T)> {
+        // The system gives each its own.
+        if address.port() == 0 {
+            return None;
+        }
+        if let Some(&of) = self.all.get(address) {
+            return Some((address, of));
+        }
+        let OfPort { general, special } = self.by_port.entry(address.port()).or_default();
+        let is_general = address.ip().is_some_and(|ip| ip.is_unspecified());
+        let others = general.iter().chain(special.iter().take(if is_general { usize::MAX } else { 0 }));
+        let other = others.copied().find(|other| overlap(other, address));
+        if let Some((other, of)) = other.and_then(|other| Some((other, *self.all.get(other)?))) {
+            return Some((other, of));
+        }
+        if is_general {
+            general.push(address)
+        } else {
+            special.push(address)
+        }
+        self.all.insert(address, whom);
+        None
+    }
 }
 
 /// Whether the port at one of the addresses is, in part, that at the other, as far as can be said without a name server.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::{Config, Mapping, PlainDevice, TlsPort, overlap};
+use super::config::{Config, Listeners, Mapping, PlainDevice, TlsPort};
 use super::keys::Keys;
 use super::registry::Registry;
 use super::{Network, Part, ServicePort};
@@ -262,7 +262,7 @@ struct Listen {
 }
 
 impl Listen {
-    fn read<'t>(r: &mut Reader<'t>, mut table: Table<'t>) -> Self {
+    fn read<'t>(r: &mut Reader, mut table: Table<'t>) -> Self {
         if !table.has("tls") && !table.has("plain") {
             r.mistake(table.line, NOTHING);
         }
@@ -306,8 +306,8 @@ impl Default for Bounds {
 }
 
 impl Bounds {
-    fn read<'t>(r: &mut Reader<'t>, mut table: Table<'t>) -> Self {
-        let mut time = |r: &mut Reader<'t>, key, least, most, range: &str| {
+    fn read<'t>(r: &mut Reader, mut table: Table<'t>) -> Self {
+        let mut time = |r: &mut Reader, key, least, most, range: &str| {
             r.take(&mut table, key, |value| values::duration(value, least, most, range)).map(|time| time.value)
         };
         let default = Self::default();
@@ -329,18 +329,18 @@ impl Bounds {
     }
 }
 
-fn read_path<'t>(r: &mut Reader<'t>, top: &mut Table<'t>, key: &'static str, from: &Path, default: &str) -> PathBuf {
+fn read_path<'t>(r: &mut Reader, top: &mut Table<'t>, key: &'static str, from: &Path, default: &str) -> PathBuf {
     from.join(r.take(top, key, values::path).map_or_else(|| default.into(), |path| path.value))
 }
 
-fn read_log<'t>(r: &mut Reader<'t>, mut table: Table<'t>) -> (Option<Level>, Option<Format>) {
+fn read_log<'t>(r: &mut Reader, mut table: Table<'t>) -> (Option<Level>, Option<Format>) {
     let level = r.take(&mut table, "level", values::level).map(|level| level.value);
     let format = r.take(&mut table, "format", values::format).map(|format| format.value);
     r.finish(table);
     (level, format)
 }
 
-fn read_ports<'t>(r: &mut Reader<'t>, top: &mut Table<'t>) -> Vec<At<ServicePort>> {
+fn read_ports<'t>(r: &mut Reader, top: &mut Table<'t>) -> Vec<At<ServicePort>> {
     let example = "[[port]] in a line of its own";
     let mut ports = Vec::new();
     for mut table in r.take_tables(top, "port", example) {
@@ -357,17 +357,18 @@ fn read_ports<'t>(r: &mut Reader<'t>, top: &mut Table<'t>) -> Vec<At<ServicePort
 }
 
 /// Each address to listen at must have a port of its own.
-fn check_listeners(r: &mut Reader<'_>, listen: &Listen, ports: &[At<ServicePort>]) {
+fn check_listeners(r: &mut Reader, listen: &Listen, ports: &[At<ServicePort>]) {
     let tls = listen.tls.iter().map(|tls| (tls.line, &tls.value));
     let plain = listen.plain.iter().map(|plain| (plain.line, &plain.value.listen));
     let ports = ports.iter().map(|port| (port.line, &port.value.listen));
-    let all: Vec<(usize, &Address)> =
-        tls.chain(plain).chain(ports).filter(|(_, address)| address.port() != 0).collect();
-    for (index, &(line, address)) in all.iter().enumerate() {
-        for &(earlier, other) in &all[..index] {
-            if other == address {
+    let mut listeners = Listeners::new();
+    for (line, address) in tls.chain(plain).chain(ports) {
+        match listeners.add(address, line) {
+            None => {}
+            Some((other, earlier)) if other == address => {
                 r.mistake(line, format!("{address} stands in line {earlier} too; use another port for one"));
-            } else if overlap(other, address) {
+            }
+            Some((other, earlier)) => {
                 let text = format!(
                     "{address} and {other} of line {earlier} are one port: [::] is every interface, 0.0.0.0 every one of \
                      IPv4; use another port for one"
@@ -379,7 +380,7 @@ fn check_listeners(r: &mut Reader<'_>, listen: &Listen, ports: &[At<ServicePort>
 }
 
 /// Each port must lead to a device that can come.
-fn check_ports(r: &mut Reader<'_>, listen: &Listen, ports: &[At<ServicePort>]) {
+fn check_ports(r: &mut Reader, listen: &Listen, ports: &[At<ServicePort>]) {
     let Some(At { line, value: Plain { device: plain, .. } }) = &listen.plain else { return };
     for At { line, value: ServicePort { device, .. } } in ports {
         if listen.tls.is_none() && plain != device {

@@ -28,8 +28,9 @@ impl fmt::Display for Mistake {
 }
 
 /// A text, and the mistakes that were found in it.
-pub(super) struct Reader<'t> {
-    text: &'t str,
+pub(super) struct Reader {
+    /// Where lines end.
+    ends: Vec<usize>,
     /// Which keys there are, table by table.
     schema: &'static [(&'static str, &'static [&'static str])],
     mistakes: Vec<Mistake>,
@@ -50,10 +51,14 @@ pub(super) struct At<T> {
     pub(super) value: T,
 }
 
-impl<'t> Reader<'t> {
+impl Reader {
     /// The reader, and the keys of the text that are in no table. What is no TOML is a mistake.
-    pub(super) fn new(text: &'t str, schema: &'static [(&'static str, &'static [&'static str])]) -> (Self, Table<'t>) {
-        let mut reader = Self { text, schema, mistakes: Vec::new() };
+    pub(super) fn new<'t>(
+        text: &'t str,
+        schema: &'static [(&'static str, &'static [&'static str])],
+    ) -> (Self, Table<'t>) {
+        let ends = text.match_indices('\n').map(|(end, _)| end).collect();
+        let mut reader = Self { ends, schema, mistakes: Vec::new() };
         let (table, errors) = DeTable::parse_recoverable(text);
         for error in errors {
             let line = reader.line(error.span().map_or(0, |span| span.start));
@@ -68,12 +73,11 @@ impl<'t> Reader<'t> {
     }
 
     fn line(&self, offset: usize) -> usize {
-        let before = self.text.as_bytes().get(..offset).unwrap_or(self.text.as_bytes());
-        1 + before.iter().filter(|&&byte| byte == b'\n').count()
+        1 + self.ends.partition_point(|&end| end < offset)
     }
 
     /// Takes a key's value out of the table. One that `read` cannot take is a mistake, and as good as not there.
-    pub(super) fn take<T>(
+    pub(super) fn take<'t, T>(
         &mut self,
         table: &mut Table<'t>,
         key: &'static str,
@@ -90,7 +94,7 @@ impl<'t> Reader<'t> {
     }
 
     /// Takes an array out of the table, each element by itself. Their lines are those where they stand.
-    pub(super) fn take_each<T>(
+    pub(super) fn take_each<'t, T>(
         &mut self,
         table: &mut Table<'t>,
         key: &'static str,
@@ -108,7 +112,12 @@ impl<'t> Reader<'t> {
     }
 
     /// Takes a table out of the table.
-    pub(super) fn take_table(&mut self, table: &mut Table<'t>, key: &'static str, example: &str) -> Option<Table<'t>> {
+    pub(super) fn take_table<'t>(
+        &mut self,
+        table: &mut Table<'t>,
+        key: &'static str,
+        example: &str,
+    ) -> Option<Table<'t>> {
         let (value, line) = self.take_value(table, key)?;
         let is = describe(&value);
         if let DeValue::Table(entries) = value {
@@ -119,7 +128,12 @@ impl<'t> Reader<'t> {
     }
 
     /// Takes an array of tables out of the table.
-    pub(super) fn take_tables(&mut self, table: &mut Table<'t>, key: &'static str, example: &str) -> Vec<Table<'t>> {
+    pub(super) fn take_tables<'t>(
+        &mut self,
+        table: &mut Table<'t>,
+        key: &'static str,
+        example: &str,
+    ) -> Vec<Table<'t>> {
         let mut all = Vec::new();
         for (value, line) in self.take_elements(table, key, example) {
             let is = describe(&value);
@@ -132,7 +146,7 @@ impl<'t> Reader<'t> {
         all
     }
 
-    fn take_elements(&mut self, table: &mut Table<'t>, key: &'static str, what: &str) -> Vec<(DeValue<'t>, usize)> {
+    fn take_elements<'t>(&mut self, table: &mut Table<'t>, key: &'static str, what: &str) -> Vec<(DeValue<'t>, usize)> {
         let Some((value, line)) = self.take_value(table, key) else { return Vec::new() };
         let is = describe(&value);
         let DeValue::Array(elements) = value else {
@@ -146,7 +160,7 @@ impl<'t> Reader<'t> {
             .collect()
     }
 
-    fn take_value(&self, table: &mut Table<'t>, key: &'static str) -> Option<(DeValue<'t>, usize)> {
+    fn take_value<'t>(&self, table: &mut Table<'t>, key: &'static str) -> Option<(DeValue<'t>, usize)> {
         debug_assert!(self.keys_of(table.name).contains(&key), "{key} is in the schema");
         let value: Spanned<DeValue<'t>> = table.entries.remove(key)?;
         let line = self.line(value.span().start);
@@ -158,7 +172,7 @@ impl<'t> Reader<'t> {
     }
 
     /// What is left in a table is a mistake each.
-    pub(super) fn finish(&mut self, table: Table<'t>) {
+    pub(super) fn finish(&mut self, table: Table<'_>) {
         for (key, _) in table.entries {
             let line = self.line(key.span().start);
             let text = self.unknown(table.name, key.get_ref());
@@ -187,7 +201,7 @@ impl<'t> Reader<'t> {
     }
 
     /// A key that a table must have, with an example of it.
-    pub(super) fn require(&mut self, table: &Table<'t>, key: &str, example: &str) {
+    pub(super) fn require(&mut self, table: &Table<'_>, key: &str, example: &str) {
         if !table.has(key) {
             self.mistake(table.line, format!("{} is missing; write {example}", table.path(key)));
         }

@@ -1,3 +1,5 @@
+use std::time::Instant;
+
 use super::*;
 use crate::identity::Pin;
 use crate::relay::registry::SqliteRegistry;
@@ -242,6 +244,33 @@ fn two_listeners_at_one_port_are_a_mistake_with_both_lines() {
             .starts_with("line 4: 127.0.0.1:443 and [::]:443 of line 2 are one port: [::] is")
     );
     assert!(parse(&port("127.0.0.1:0")).is_ok());
+}
+
+/// A port for each of so many devices, at the address that `listen` gives its number.
+fn ports(count: usize, listen: impl Fn(usize) -> String) -> String {
+    let port = |number| format!("[[port]]\nlisten = \"{}\"\nto = \"pump-{number}:ssh\"\n", listen(number));
+    std::iter::once("[listen]\ntls = \"0.0.0.0:443\"\n".into()).chain((0..count).map(port)).collect()
+}
+
+#[test]
+fn ten_thousand_ports_are_read_in_no_time() {
+    let text = ports(10_000, |number| format!("127.0.{}.{}:22", number / 200, number % 200));
+    let began = Instant::now();
+    let file = parse(&text).expect("a configuration");
+    assert_eq!(file.ports.len(), 10_000);
+    // What costs each line another look at all others takes minutes.
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_port_that_is_in_the_way_of_many_is_one_mistake_of_each() {
+    let mistakes = parse(&ports(1000, |_| "127.0.0.1:22".into())).expect_err("one port");
+    let line = |number: usize| 4 + 3 * number;
+    assert!(mistakes.len() > 10);
+    for (number, text) in (1..).zip(&mistakes) {
+        let wanted = format!("line {}: 127.0.0.1:22 stands in line {} too; use another", line(number), line(0));
+        assert!(text.starts_with(&wanted), "{text}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What client ports lead to: an address as the device sees it, or a service of a device that has a name.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -53,12 +54,15 @@ pub(super) fn wanted(config: &Config) -> Vec<Wanted<'_>> {
         Wanted { name: name.as_ref(), listen: Some(listen), ports }
     });
     let mut devices: Vec<_> = plain.collect();
+    let named = devices.iter().enumerate().filter_map(|(at, known)| Some((known.name?, at)));
+    let mut places: HashMap<&Name, usize> = named.collect();
     for ServicePort { listen, device, service } in &config.ports {
         let port = (listen, PortService::OfDevice(device.clone(), service.clone()));
-        match devices.iter_mut().find(|known| known.name == Some(device)) {
-            Some(known) => known.ports.push(port),
-            None => devices.push(Wanted { name: Some(device), listen: None, ports: vec![port] }),
+        let place = *places.entry(device).or_insert(devices.len());
+        if place == devices.len() {
+            devices.push(Wanted { name: Some(device), listen: None, ports: Vec::new() });
         }
+        devices[place].ports.push(port);
     }
     devices
 }

@@ -135,6 +135,12 @@ fn a_database_that_is_full_at_any_step_changes_nothing_and_goes_on_when_there_is
 #[cfg(target_os = "linux")]
 #[test]
 fn a_disk_that_is_full_at_any_step_changes_nothing_and_goes_on_when_there_is_space() {
+    on_a_small_disk(join_where_there_is_more_or_less_space);
+}
+
+/// Runs this with the directory of a disk of 8 MiB, if this user may make one.
+#[cfg(target_os = "linux")]
+fn on_a_small_disk(what: fn(&Path)) {
     use nix::mount::{MsFlags, mount};
     use nix::sched::{CloneFlags, unshare};
 
@@ -148,14 +154,14 @@ fn a_disk_that_is_full_at_any_step_changes_nothing_and_goes_on_when_there_is_spa
         if let Err(error) = own {
             return say_skipped(&error.to_string());
         }
-        on_a_small_disk(&disk);
+        what(&disk);
     };
     // The thread and those that it starts see another tree of files than the rest of the process.
     std::thread::spawn(run).join().expect("no panic");
 }
 
 #[cfg(target_os = "linux")]
-fn on_a_small_disk(disk: &Path) {
+fn join_where_there_is_more_or_less_space(disk: &Path) {
     const PAGE: usize = 4096;
     let state = disk.join("state");
     let mut registry = SqliteRegistry::open(&state).expect("a registry");
@@ -194,6 +200,41 @@ fn on_a_small_disk(disk: &Path) {
     let registry = SqliteRegistry::open(&state).expect("a registry");
     assert!(joined.iter().all(|name| registry.snapshot().by_name(&device(name)).is_some()));
     assert_eq!(ask(|answer| registry.open_tokens(NOW, answer)).expect("a list"), []);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_backup_for_which_the_disk_has_no_space_changes_nothing_and_is_restored_when_there_is_some() {
+    on_a_small_disk(restore_where_there_is_no_space);
+}
+
+#[cfg(target_os = "linux")]
+fn restore_where_there_is_no_space(disk: &Path) {
+    // The backup is on another disk.
+    let bench = Bench::new();
+    let table: String = (100..1100).map(|key| format!("pump-{key},{}\n", public_key(key))).collect();
+    bench.import(&table).expect("imported");
+    let backup = bench.directory.path().join("backup.db");
+    bench.backup(&backup).expect("written");
+    let (state, filler) = (disk.join("state"), disk.join("filler"));
+    let names = || {
+        let registry = SqliteRegistry::open(&state).expect("a registry");
+        registry.list().iter().map(|listed| listed.principal.name.to_string()).collect::<Vec<_>>()
+    };
+    let registry = SqliteRegistry::open(&state).expect("a registry");
+    ask(|answer| registry.add(newcomer("pump-1", 1), NOW, answer)).expect("added");
+    drop(registry);
+    let put_back = || restore(&StateDirectory::open(&state).expect("free"), &backup, NOW, true);
+    for left in [0, 1, 4, 16] {
+        fill(&filler, left * 4096);
+        let error = put_back().expect_err("no space").to_string();
+        let is_told = error.starts_with("no space is left for ") && error.ends_with("free some and try again");
+        assert!(is_told, "{left}: {error}");
+        fs::remove_file(&filler).expect("removed");
+        assert_eq!(names(), ["pump-1"], "{left}");
+    }
+    assert_eq!(put_back().expect("restored").principals, 1000);
+    assert_eq!(names().len(), 1000);
 }
 
 /// Fills the disk, and leaves so many bytes.

@@ -1,7 +1,9 @@
 //! A device joins by a string, and comes again by what its directory holds.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
 
 use super::refusals::MINUTE;
 use super::*;
@@ -31,10 +33,7 @@ impl Secure {
 
     /// A tunnel by what lies in the directory, and this string.
     fn enrolled(&self, directory: &Path, join: Option<&str>, wish: Option<&str>) -> Result<Handle, Error> {
-        let enrolment = Enrolment::open(directory, join, wish.map(name))?;
-        let mut config = device::Config::new(enrolment.addresses()[0].clone());
-        config.enrolment = Some(enrolment);
-        Handle::start(config)
+        start(Enrolment::open(directory, join, wish.map(name))?, |_| {})
     }
 
     /// All events until one of this kind.
@@ -57,6 +56,29 @@ impl Secure {
     }
 }
 
+/// A relay, and the directory of a device that has not joined it yet, below one that is removed in the end.
+fn with_directory() -> (Secure, TempDir, PathBuf) {
+    let place = tempfile::tempdir().expect("a directory");
+    let state = place.path().join("state");
+    (Secure::new(), place, state)
+}
+
+/// The same, once the device has joined as pump-3.
+fn with_member() -> (Secure, TempDir, PathBuf) {
+    let (mut relay, place, state) = with_directory();
+    let join = relay.join_string("pump-3", &[relay.port()]);
+    relay.joins(&state, &join);
+    (relay, place, state)
+}
+
+/// A tunnel by this enrolment, and a configuration that is changed as is wanted.
+fn start(enrolment: Enrolment, change: impl FnOnce(&mut device::Config)) -> Result<Handle, Error> {
+    let mut config = device::Config::new(enrolment.addresses()[0].clone());
+    config.enrolment = Some(enrolment);
+    change(&mut config);
+    Handle::start(config)
+}
+
 /// The name and the key by which the relay knows a device.
 fn who(handle: &Handle) -> (String, Pin) {
     let (name, key) = handle.status().expect("a status").identity.expect("an identity");
@@ -75,9 +97,7 @@ fn refusing() -> SocketAddr {
 
 #[test]
 fn a_device_joins_by_a_string_once_and_by_its_directory_for_ever() {
-    let mut relay = Secure::new();
-    let place = tempfile::tempdir().expect("a directory");
-    let state = place.path().join("state");
+    let (mut relay, _place, state) = with_directory();
     let none = Enrolment::open(&state, None, None).expect_err("nothing there").to_string();
     let expected = format!(
         "has joined no relay yet; run 'tcpremote join - --state-dir {}', or give join, with the string that \
@@ -100,7 +120,7 @@ fn a_device_joins_by_a_string_once_and_by_its_directory_for_ever() {
         // The token is used, and is not looked at.
         let enrolment = Enrolment::open(&state, join, None).expect("a member");
         assert!(enrolment.has_joined() && !enrolment.is_joining());
-        fs::write(state.join("relay.toml"), stored.replace("[\"relay.example.com:443\"]", "[]")).expect("written");
+        forget_announced(&state);
         let handle = relay.enrolled(&state, join, None).expect("a tunnel");
         relay.await_state(&handle, State::Listening);
         assert_eq!(who(&handle), ("pump-3".into(), key));
@@ -132,18 +152,13 @@ fn a_token_that_is_used_is_refused_and_the_key_stays_for_the_next_try() {
 
 #[test]
 fn another_join_string_changes_the_key_once_it_has_succeeded_and_not_before() {
-    let mut relay = Secure::new();
-    let place = tempfile::tempdir().expect("a directory");
-    let state = place.path().join("state");
-    let first = relay.join_string("pump-3", &[relay.port()]);
-    relay.joins(&state, &first);
+    let (mut relay, place, state) = with_member();
     let key = Enrolment::open(&state, None, None).expect("joined").fingerprint();
 
     // A string that another device has used: the device goes on as pump-3.
     let used = relay.join_string("pump-4", &[relay.port()]);
     relay.joins(&place.path().join("other"), &used);
-    let stored = fs::read_to_string(state.join("relay.toml")).expect("a file");
-    fs::write(state.join("relay.toml"), stored.replace("[\"relay.example.com:443\"]", "[]")).expect("written");
+    forget_announced(&state);
     let handle = relay.enrolled(&state, Some(&used), None).expect("a tunnel");
     relay.await_state(&handle, State::Listening);
     assert_eq!(who(&handle), ("pump-3".into(), key));
@@ -155,7 +170,7 @@ fn another_join_string_changes_the_key_once_it_has_succeeded_and_not_before() {
     handle.close().expect("closed");
 
     // A relay that is not there. The one that is has said again where it is to be found.
-    fs::write(state.join("relay.toml"), stored.replace("[\"relay.example.com:443\"]", "[]")).expect("written");
+    forget_announced(&state);
     let nowhere = relay.join_string("pump-6", &[refusing()]);
     let handle = relay.enrolled(&state, Some(&nowhere), None).expect("a tunnel");
     let events = relay.events_until(&handle, EventKind::Listening);
@@ -178,15 +193,12 @@ fn another_join_string_changes_the_key_once_it_has_succeeded_and_not_before() {
 
 #[test]
 fn a_device_that_has_joined_goes_on_where_the_new_join_string_cannot_be_used() {
-    let mut relay = Secure::new();
-    let place = tempfile::tempdir().expect("a directory");
-    let state = place.path().join("state");
+    let (mut relay, _place, state) = with_directory();
     assert!(Enrolment::open(&state, Some("tcpr1.x"), None).is_err());
     assert!(!state.exists(), "what cannot be read makes no directory");
     let first = relay.join_string("pump-3", &[relay.port()]);
     relay.joins(&state, &first);
-    let stored = fs::read_to_string(state.join("relay.toml")).expect("a file");
-    fs::write(state.join("relay.toml"), stored.replace("[\"relay.example.com:443\"]", "[]")).expect("written");
+    forget_announced(&state);
     // Where the key of this one is to be written there is a directory, as on a disk without room.
     let other = relay.join_string("pump-4", &[relay.port()]);
     let token = JoinString::decode(&other, Kind::Device).expect("a string").token();
@@ -201,25 +213,18 @@ fn a_device_that_has_joined_goes_on_where_the_new_join_string_cannot_be_used() {
         assert!(events[0].message.ends_with("; this device goes on as it was"), "{events:?}");
         assert_eq!(who(&handle).0, "pump-3");
         handle.close().expect("closed");
-        let stored = fs::read_to_string(state.join("relay.toml")).expect("a file");
-        fs::write(state.join("relay.toml"), stored.replace("[\"relay.example.com:443\"]", "[]")).expect("written");
+        forget_announced(&state);
     }
 }
 
 #[test]
 fn what_cannot_be_stored_is_said_and_the_link_goes_on() {
-    let mut relay = Secure::new();
-    let place = tempfile::tempdir().expect("a directory");
-    let state = place.path().join("state");
+    let (mut relay, _place, state) = with_directory();
     let join = relay.join_string("pump-3", &[relay.port()]);
-    let handle = {
-        let enrolment = Enrolment::open(&state, Some(&join), None).expect("a key");
-        // Where the file is to be written there is a directory, which even root cannot write over.
-        fs::create_dir(state.join(".relay.toml.new")).expect("made");
-        let mut config = device::Config::new(enrolment.addresses()[0].clone());
-        config.enrolment = Some(enrolment);
-        Handle::start(config).expect("a tunnel")
-    };
+    let enrolment = Enrolment::open(&state, Some(&join), None).expect("a key");
+    // Where the file is to be written there is a directory, which even root cannot write over.
+    fs::create_dir(state.join(".relay.toml.new")).expect("made");
+    let handle = start(enrolment, |_| {}).expect("a tunnel");
     let mut events = Vec::new();
     relay.bench.run_until("that it cannot be stored", |_| {
         events.extend(std::iter::from_fn(|| handle.next_event().expect("events")));
@@ -248,9 +253,7 @@ fn what_cannot_be_stored_is_said_and_the_link_goes_on() {
 
 #[test]
 fn a_join_string_that_was_used_before_another_one_means_nothing() {
-    let mut relay = Secure::new();
-    let place = tempfile::tempdir().expect("a directory");
-    let state = place.path().join("state");
+    let (mut relay, _place, state) = with_directory();
     // It would be good for another key, too.
     let first = relay.join_string_of("pump-*", &[relay.port()], |token| token.uses = 5);
     relay.joins(&state, &first);
@@ -272,18 +275,10 @@ fn a_join_string_that_was_used_before_another_one_means_nothing() {
 
 #[test]
 fn a_device_whose_key_is_barred_goes_on_by_the_key_with_which_another_program_has_joined() {
-    let mut relay = Secure::new();
-    let place = tempfile::tempdir().expect("a directory");
-    let state = place.path().join("state");
-    let first = relay.join_string("pump-3", &[relay.port()]);
-    relay.joins(&state, &first);
+    let (mut relay, _place, state) = with_member();
     forget_announced(&state);
-    let handle = {
-        let enrolment = Enrolment::open(&state, None, None).expect("a member");
-        let mut config = device::Config::new(enrolment.addresses()[0].clone());
-        (config.enrolment, config.connect_timeout) = (Some(enrolment), Duration::from_secs(1));
-        Handle::start(config).expect("a tunnel")
-    };
+    let enrolment = Enrolment::open(&state, None, None).expect("a member");
+    let handle = start(enrolment, |config| config.connect_timeout = Duration::from_secs(1)).expect("a tunnel");
     relay.await_state(&handle, State::Listening);
     let (_, before) = who(&handle);
 
@@ -305,11 +300,7 @@ fn a_device_whose_key_is_barred_goes_on_by_the_key_with_which_another_program_ha
 
 #[test]
 fn a_device_that_knows_none_of_the_relays_keys_any_more_takes_what_another_program_has_stored() {
-    let mut relay = Secure::new();
-    let place = tempfile::tempdir().expect("a directory");
-    let state = place.path().join("state");
-    let join = relay.join_string("pump-3", &[relay.port()]);
-    relay.joins(&state, &join);
+    let (mut relay, _place, state) = with_member();
     forget_announced(&state);
     let file = state.join("relay.toml");
     let stored = fs::read_to_string(&file).expect("a file");
@@ -319,12 +310,8 @@ fn a_device_that_knows_none_of_the_relays_keys_any_more_takes_what_another_progr
         .replace(&known.current.to_string(), &old.current.to_string())
         .replace(&known.next.to_string(), &old.next.to_string());
     fs::write(&file, before).expect("written");
-    let handle = {
-        let enrolment = Enrolment::open(&state, None, None).expect("a member");
-        let mut config = device::Config::new(enrolment.addresses()[0].clone());
-        (config.enrolment, config.keep_trying) = (Some(enrolment), true);
-        Handle::start(config).expect("a tunnel")
-    };
+    let enrolment = Enrolment::open(&state, None, None).expect("a member");
+    let handle = start(enrolment, |config| config.keep_trying = true).expect("a tunnel");
     let events = relay.events_until(&handle, EventKind::Waiting);
     assert_eq!(events.last().and_then(|event| event.code), Some("pin"), "{events:?}");
     fs::write(&file, stored).expect("written");
@@ -342,35 +329,29 @@ fn a_device_that_knows_none_of_the_relays_keys_any_more_takes_what_another_progr
 fn all_addresses_of_a_relay_have_one_time_in_which_the_first_link_is_to_be_there() {
     let mut relay = Secure::new();
     let place = tempfile::tempdir().expect("a directory");
-    let start = |relay: &Secure, state: &str, join: &str, time: Duration| {
+    let start = |state: &str, join: &str, time: Duration| {
         let enrolment = Enrolment::open(&place.path().join(state), Some(join), None).expect("a key");
-        let mut config = device::Config::new(relay.port().to_string().parse().expect("an address"));
-        (config.enrolment, config.connect_timeout) = (Some(enrolment), time);
-        Handle::start(config).expect("a tunnel")
+        start(enrolment, |config| config.connect_timeout = time).expect("a tunnel")
     };
     // They take connections, and never answer in TLS.
     let silent = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("bind"));
     let [a, b, c] = silent.each_ref().map(|listener| listener.local_addr().expect("address"));
     let (time, began) = (Duration::from_secs(1), Instant::now());
     let join = relay.join_string("pump-3", &[a, b, c]);
-    let handle = start(&relay, "first", &join, time);
+    let handle = start("first", &join, time);
     assert_eq!(relay.error_of(&handle).1, "timeout");
     // Each of them alone would have 20 s for its answer.
     assert!(began.elapsed() >= time && began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
 
     let join = relay.join_string("pump-4", &[a, b, relay.port()]);
-    let handle = start(&relay, "second", &join, Duration::from_secs(3));
+    let handle = start("second", &join, Duration::from_secs(3));
     relay.await_state(&handle, State::Listening);
     assert_eq!(who(&handle).0, "pump-4");
 }
 
 #[test]
 fn a_key_that_waits_and_is_refused_for_good_is_forgotten_by_a_device_with_another() {
-    let mut relay = Secure::new();
-    let place = tempfile::tempdir().expect("a directory");
-    let state = place.path().join("state");
-    let first = relay.join_string("pump-3", &[relay.port()]);
-    relay.joins(&state, &first);
+    let (mut relay, _place, state) = with_member();
     // The relay does not know the key, as where the operator has removed it.
     let join = relay.join_string("pump-4", &[relay.port()]);
     let enrolment = Enrolment::open_strictly(&state, Some(&join), None).expect("a key");
@@ -386,13 +367,7 @@ fn a_key_that_waits_and_is_refused_for_good_is_forgotten_by_a_device_with_anothe
 #[test]
 fn a_key_that_was_approved_meanwhile_comes_up_without_the_string() {
     for has_joined in [false, true] {
-        let mut relay = Secure::new();
-        let place = tempfile::tempdir().expect("a directory");
-        let state = place.path().join("state");
-        if has_joined {
-            let first = relay.join_string("pump-3", &[relay.port()]);
-            relay.joins(&state, &first);
-        }
+        let (mut relay, _place, state) = if has_joined { with_member() } else { with_directory() };
         let join = relay.join_string_of("pump-4", &[relay.port()], |token| token.pending = true);
         let handle = relay.enrolled(&state, Some(&join), None).expect("a tunnel");
         let registry = Arc::clone(&relay.registry);
