@@ -41,6 +41,6 @@ fn an_owner_sees_the_first_event_of_a_device_that_joins_once_that_is_stored() {
         assert!(Enrolment::open(&state, None, None).unwrap().has_joined());
         device.wait_for(EventKind::Joined);
         let kinds: Vec<_> = device.events.iter().map(|event| event.kind).collect();
-        assert_eq!(kinds, [EventKind::Listening, EventKind::Joined], "{:?}", device.events);
+        assert_eq!(kinds, [EventKind::Listening, EventKind::Identity, EventKind::Joined], "{:?}", device.events);
     }
 }
