@@ -95,8 +95,9 @@ impl Driver<'_> {
                 }
             }
         }
-        // A relay that wants no such device answers, and says so.
-        let is_refused = link.session.connection().peer().is_some_and(|said| said.refuses);
+        // A relay that wants no device without TLS says nothing of itself, and at once why. Others may say as little.
+        let is_refused = link.session.connection().peer().is_some_and(|said| said.refuses)
+            && link.go_away.as_ref().is_some_and(|go_away| go_away.code == Code::Protocol);
         if let (Stage::Greeting, Some(version), false) = (link.stage, link.version, is_refused) {
             link.stage = Stage::Listening;
             (link.answered_at, link.answer_within) = (Some(now), None);
