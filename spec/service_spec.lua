@@ -232,6 +232,25 @@ describe("tcpremote run as a service", function()
   end)
 
   if IS_ROOT then
+    it("is checked as the owner of its directory, who may not read what root may", function()
+      local state, configuration = place .. "/state", place .. "/tcpremote.conf"
+      local file = assert(io.open(configuration, "w"))
+      file:write(("state_dir = '%s'\n"):format(state))
+      file:close()
+      local made = "chmod 755 %s; mkdir -m 700 %s; chown %d:0 %s"
+      assert.equal(0, process.status(made:format(place, state, NOBODY, state)))
+      local function check(mode)
+        assert.equal(0, process.status(("chmod %s %s"):format(mode, configuration)))
+        return process.service("check --config " .. configuration).finish()
+      end
+      local status, log = check "644"
+      assert.equal(1, status)
+      assert.matches("has joined no relay yet", log)
+      status, log = check "600"
+      assert.equal(2, status)
+      assert.matches("^tcpremote: cannot read the configuration '.*': Permission denied; ", log)
+    end)
+
     it("goes on as the owner of its directory where root starts it", function()
       local state = place .. "/state"
       local relay = process.relay_with_keys(place .. "/fleet")

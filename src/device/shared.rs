@@ -418,6 +418,34 @@ mod tests {
         Ok(())
     }
 
+    #[cfg(feature = "tls")]
+    #[test]
+    fn events_that_are_withheld_are_seen_later_in_their_order_and_at_the_end_at_the_latest()
+    -> Result<(), Box<dyn std::error::Error>> {
+        for is_over in [false, true] {
+            let poll = Poll::new()?;
+            let waker = Arc::new(Waker::new(poll.registry(), Token(0))?);
+            let shared = Shared::new(Address::new("relay", 2065)?, waker)?;
+            shared.withhold();
+            shared.event(Event::new(EventKind::Failed, Severity::Warning, "first".into()));
+            shared.ring();
+            assert!(!shared.has_event()? && shared.next_event().is_none());
+            let silent = (&shared.notify_receiver).read(&mut [0; 1]).expect_err("the owner was not notified");
+            assert_eq!(silent.kind(), io::ErrorKind::WouldBlock);
+            if is_over {
+                shared.over(Ok(()));
+            } else {
+                shared.show();
+                shared.ring();
+            }
+            assert!(shared.has_event()?);
+            // An owner that was notified finds what it was notified of.
+            shared.withhold();
+            assert_eq!(shared.next_event().map(|event| event.message), Some("first".into()));
+        }
+        Ok(())
+    }
+
     #[test]
     fn an_owner_that_looks_while_the_tunnel_ends_sees_the_last_event() -> Result<(), Box<dyn std::error::Error>> {
         for _ in 0..200 {
