@@ -132,3 +132,40 @@ fn a_socket_of_systemd_that_the_configuration_does_not_have_is_told() {
         );
     }
 }
+
+#[test]
+fn a_line_for_the_journal_has_its_priority_and_no_time_of_its_own() {
+    let place = Place::new();
+    let path = place.path("journal");
+    let journal = File::create(&path).unwrap();
+    let metadata = journal.metadata().unwrap();
+    let variable = format!("{}:{}", metadata.dev(), metadata.ino());
+    let run_until = |wanted: &str, path: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tcp-remote-relay"));
+        command.args(["run", "--config", &place.config()]).env("JOURNAL_STREAM", &variable).stdin(Stdio::null());
+        // The journal stays the same file, and is empty again.
+        let mut relay = command.stderr(File::create(path).unwrap()).spawn().unwrap();
+        eventually(wanted, DEADLINE, || fs::read_to_string(path).unwrap().contains(wanted));
+        relay.kill().unwrap();
+        relay.wait().unwrap();
+        fs::read_to_string(path).unwrap()
+    };
+    let serving = "waiting for a device";
+    let log = run_until(serving, &path);
+    assert!(log.lines().any(|line| line.starts_with("<6>waiting for a device at=127.0.0.1:")), "{log}");
+    let warning = "<4>no device has this name";
+    place.configure(&format!("{PLAIN}[[port]]\nlisten = \"127.0.0.1:0\"\nto = \"pump-3:ssh\"\n"));
+    let log = run_until(serving, &path);
+    assert!(log.lines().any(|line| line.starts_with(warning)), "{log}");
+    // Another program's journal is none of its standard error.
+    let log = run_until(serving, &place.path("elsewhere"));
+    assert!(log.lines().all(|line| line.starts_with("20")) && log.contains("Z  WARN no device"), "{log}");
+    // What is JSON stays as it is, behind the priority.
+    place.configure(&format!("{PLAIN}[log]\nformat = \"json\"\n"));
+    let log = run_until(serving, &path);
+    assert!(log.lines().any(|line| line.starts_with("<6>{\"timestamp\":\"")), "{log}");
+    // Before there is a log, each line of what is wrong is an error.
+    place.configure("x = 1\ny = 2\n");
+    let log = run_until("'y'", &path);
+    assert!(log.lines().count() > 1 && log.lines().all(|line| line.starts_with("<3>")), "{log}");
+}
