@@ -180,6 +180,9 @@ enum Command {
         /// finished
         #[arg(long, value_name = "FILE")]
         next_key: Option<PathBuf>,
+        /// Also where devices do not know the next key yet: they have to join anew
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         config: ConfigFile,
     },
@@ -294,7 +297,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Run(ConfigFile { config }) => return run::run(&config),
         Command::Init { directory, address } => init::init(&directory, address),
         Command::Check(ConfigFile { config }) => files::check(&config),
-        Command::RotateKey { next_key, config } => rotate::rotate(&config.config, next_key),
+        Command::RotateKey { next_key, force, config } => rotate::rotate(&config.config, next_key, force),
         Command::Restore { file, force, place } => files::restore(&place, &file, force),
         Command::Backup { file, place } => files::backup(&place, &file),
         Command::Reload(place) => ask::reload(&place),

@@ -257,6 +257,9 @@ pub struct DeviceRow {
     pub labels: BTreeMap<String, String>,
     /// When it was last there, in seconds since 1970.
     pub seen: Option<u64>,
+    /// Whether it was there before, and does not know yet which key follows the relay's: after the next `rotate-key` it
+    /// would have to join anew.
+    pub lacks_next_key: bool,
     /// Its link, while it is up.
     pub link: Option<LinkRow>,
 }

@@ -10,7 +10,7 @@ use super::message::{
     Added, Answer, DeviceName, DeviceRow, Devices, FailureKind, LinkRow, Made, ProvenKeys, Request, Text, TokenRequest,
     TokenRow, TokenText, UnknownRow,
 };
-use crate::identity::{JoinString, Kind, Pins, Secret, TokenId};
+use crate::identity::{JoinString, Kind, Pin, Pins, Secret, TokenId};
 use crate::relay::registry::{
     Key, Labels, Listed, NewToken, Newcomer, OpenToken, Principal, PrincipalName, Registry, RegistryError,
     SecretDigest, State, TokenSubject, wait,
@@ -188,8 +188,9 @@ impl Operations {
             status.iter().find(named).and_then(|device| device.link)
         };
         let listed = self.registry.list().into_iter().filter(is_device);
+        let next = self.reloader.keys().map(|keys| keys.next);
         let mut devices: Vec<DeviceRow> =
-            listed.map(|listed| device_row(&listed, link_of(listed.principal.name.as_str()))).collect();
+            listed.map(|listed| device_row(&listed, next, link_of(listed.principal.name.as_str()))).collect();
         if let Some(plain) = &self.reloader.file().plain {
             let link = status
                 .iter()
@@ -201,6 +202,7 @@ impl Operations {
                 fingerprint: None,
                 labels: BTreeMap::new(),
                 seen: None,
+                lacks_next_key: false,
                 link: link.map(link_row),
             });
         }
@@ -218,7 +220,8 @@ impl Operations {
     }
 }
 
-fn device_row(Listed { principal, seen }: &Listed, link: Option<LinkStatus>) -> DeviceRow {
+fn device_row(listed: &Listed, next: Option<Pin>, link: Option<LinkStatus>) -> DeviceRow {
+    let Listed { principal, seen, told: _ } = listed;
     let current = principal.keys.iter().rev().find(|key| !key.is_revoked).or_else(|| principal.keys.last());
     DeviceRow {
         name: principal.name.to_string(),
@@ -230,6 +233,7 @@ fn device_row(Listed { principal, seen }: &Listed, link: Option<LinkStatus>) -> 
         fingerprint: current.map(|Key { pin, .. }| pin.to_string()),
         labels: labels_by_key(&principal.labels),
         seen: *seen,
+        lacks_next_key: next.is_some_and(|next| listed.lacks(&next)),
         link: link.map(link_row),
     }
 }
