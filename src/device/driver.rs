@@ -121,12 +121,16 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
-    /// Gives the last bytes a little time. After a loss only streams that were already complete have any.
+    /// Gives the last bytes a little time, and what is being stored a little more. After a loss only streams that were already complete have any.
     fn finish(&mut self, closed_by_owner: bool, buffer: &mut [u8]) {
         let now = Instant::now();
         let deadline = now + FLUSH_TIMEOUT;
         self.drop_attempt();
         self.retry_at = None;
+        #[cfg(feature = "tls")]
+        if let Some(enrolling) = &mut self.enrolling {
+            enrolling.end();
+        }
         for number in self.links.numbers() {
             let Some(link) = self.links.get_mut(number) else { continue };
             if closed_by_owner && link.stage != Stage::Silent {
@@ -145,18 +149,19 @@ impl<'a> Driver<'a> {
                 }
             }
             if self.links.is_empty() && self.context.io.closing.len() == 0 {
-                return;
+                break;
             }
             if self.wait(Some(deadline)).is_err() {
                 break;
             }
         }
-        let now = Instant::now();
         for number in self.links.numbers() {
             if let Some(link) = self.links.get_mut(number) {
-                link.abort(now, &mut self.context.io);
+                link.abort(Instant::now(), &mut self.context.io);
             }
         }
+        #[cfg(feature = "tls")]
+        self.finish_storing(now);
     }
 
     /// A link's visit while the tunnel ends: it is closed behind its last bytes.

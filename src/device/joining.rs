@@ -302,6 +302,11 @@ impl Notice {
         }
     }
 
+    /// Whether it tells that the device has joined.
+    pub(super) fn is_of_joining(&self) -> bool {
+        matches!(self, Self::Joined { .. })
+    }
+
     /// Whether somebody should look at it.
     pub(super) fn is_warning(&self) -> bool {
         !self.is_change()

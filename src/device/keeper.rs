@@ -70,6 +70,11 @@ impl Keeper {
         self.start();
     }
 
+    /// Whether something is yet to be stored.
+    pub(super) fn is_storing(&self) -> bool {
+        self.waiting.is_some() || matches!(self.running, Some(Running::Storing(..)))
+    }
+
     /// The key that was in force in the directory, as far as is known.
     pub(super) fn opened(&self) -> Option<Pin> {
         self.opened

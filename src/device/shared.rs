@@ -74,6 +74,9 @@ struct Inner {
     events_dropped: u64,
     /// The owner was notified of the events that are there.
     notified: bool,
+    /// The owner is to see no event yet.
+    #[cfg(feature = "tls")]
+    is_withheld: bool,
 }
 
 impl Shared {
@@ -100,6 +103,8 @@ impl Shared {
                 events: VecDeque::new(),
                 events_dropped: 0,
                 notified: false,
+                #[cfg(feature = "tls")]
+                is_withheld: false,
             }),
             over: Condvar::new(),
             requests: Mailbox::new(waker),
@@ -141,6 +146,9 @@ impl Shared {
 
     pub(super) fn next_event(&self) -> Option<Event> {
         let mut inner = self.lock();
+        if inner.is_withheld() {
+            return None;
+        }
         let event = inner.events.pop_front();
         if inner.events.is_empty() && std::mem::take(&mut inner.notified) {
             // One notification is sent for a queue that is not empty, so one byte is all there can be.
@@ -156,7 +164,7 @@ impl Shared {
     /// between two looks it would be missed.
     pub(super) fn has_event(&self) -> Result<bool, Error> {
         let inner = self.lock();
-        match inner.events.is_empty() {
+        match inner.events.is_empty() || inner.is_withheld() {
             true if inner.state == State::Closed => Err(Error::Closed),
             is_empty => Ok(!is_empty),
         }
@@ -289,6 +297,19 @@ impl Shared {
         self.lock().identity = Some((name, fingerprint));
     }
 
+    /// The owner sees no event until [`show`](Self::show), or the end; unless it has seen one already, and waits for none.
+    #[cfg(feature = "tls")]
+    pub(super) fn withhold(&self) {
+        let mut inner = self.lock();
+        inner.is_withheld = inner.events.is_empty() && !inner.notified;
+    }
+
+    /// The owner sees the events from now on.
+    #[cfg(feature = "tls")]
+    pub(super) fn show(&self) {
+        self.lock().is_withheld = false;
+    }
+
     pub(super) fn event(&self, event: Event) {
         self.lock().push(event);
     }
@@ -297,7 +318,7 @@ impl Shared {
     /// wakes takes a processor that the peers of the event wait for.
     pub(super) fn ring(&self) {
         let mut inner = self.lock();
-        if !inner.events.is_empty() && !std::mem::replace(&mut inner.notified, true) {
+        if !inner.events.is_empty() && !inner.is_withheld() && !std::mem::replace(&mut inner.notified, true) {
             // It cannot be full: no byte is in it.
             let _ = (&self.notify_sender).write(&[1]);
         }
@@ -314,6 +335,10 @@ impl Shared {
             }
         };
         inner.enter(State::Closed);
+        #[cfg(feature = "tls")]
+        {
+            inner.is_withheld = false;
+        }
         self.traffic.clients.store(0, Relaxed);
         self.traffic.round_trip_micros.store(0, Relaxed);
         inner.push(event);
@@ -335,6 +360,13 @@ impl Inner {
             self.events_dropped += 1;
         }
         self.events.push_back(event);
+    }
+
+    fn is_withheld(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.is_withheld;
+        #[cfg(not(feature = "tls"))]
+        false
     }
 
     fn enter(&mut self, state: State) {

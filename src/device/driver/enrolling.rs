@@ -1,5 +1,6 @@
 //! As whom the device presents itself, and what becomes of what its relay says.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,12 +24,18 @@ use crate::tls::Key;
 const FIRST_LOOK: Duration = Duration::from_secs(1);
 const LONGEST_LOOK: Duration = Duration::from_secs(30);
 
+/// How long the end of a tunnel may take while what the relay said is being stored, which waits for a lock and a disk.
+/// Whoever closes it waits for longer.
+const STORE_TIMEOUT: Duration = Duration::from_millis(2500);
+
 /// The device's identities, and where they are stored.
 pub(super) struct Enrolling {
     joining: Joining,
     keeper: Keeper,
-    /// Said once it is stored.
-    joined: Option<Notice>,
+    /// Said once it is stored: one of each kind, the newest.
+    untold: Vec<Notice>,
+    /// Until when the owner, who waits for the first event, is shown none, since the device joins and that is not stored.
+    withheld_until: Option<Instant>,
     /// What was to be stored last could not be, so it is again at the next welcome.
     is_unstored: bool,
     /// While there is no link: when the directory is looked at next, and how long it was since the last time.
@@ -38,7 +45,14 @@ pub(super) struct Enrolling {
 impl Enrolling {
     pub(super) fn new(enrolment: &Enrolment, waker: Arc<Waker>) -> Self {
         let keeper = Keeper::new(Arc::clone(&enrolment.directory), enrolment.opened, waker);
-        Self { joining: enrolment.joining.clone(), keeper, joined: None, is_unstored: false, look: None }
+        Self {
+            joining: enrolment.joining.clone(),
+            keeper,
+            untold: Vec::new(),
+            withheld_until: None,
+            is_unstored: false,
+            look: None,
+        }
     }
 
     /// Whether a join string is presented next.
@@ -56,13 +70,18 @@ impl Enrolling {
         self.joining.targets_left()
     }
 
+    /// Whether the device has joined, and that is not stored.
+    fn has_joined_unstored(&self) -> bool {
+        self.untold.iter().any(Notice::is_of_joining)
+    }
+
     /// Whether to go on by what was found in the directory.
     fn takes(&self, found: &Membership) -> bool {
         match self.joining.known() {
             // What could not be stored is newer.
             Some((_, known)) if known.device_key == found.device_key => !self.is_unstored,
             // This program has joined another relay, and could not store that in a directory that is not its own.
-            Some((_, known)) if self.joined.is_some() && !known.pins.are_of_relay(&found.pins) => false,
+            Some((_, known)) if self.has_joined_unstored() && !known.pins.are_of_relay(&found.pins) => false,
             // What the directory had all the time is no news, least of all to a device that could not store anew.
             Some(_) | None => self.keeper.opened() != Some(found.device_key),
         }
@@ -73,9 +92,14 @@ impl Enrolling {
         self.look.get_or_insert((now, FIRST_LOOK));
     }
 
-    /// When the directory is looked at next.
+    /// The tunnel ends: nothing is looked for any more.
+    pub(super) fn end(&mut self) {
+        (self.look, self.withheld_until) = (None, None);
+    }
+
+    /// When [`Driver::poll_directory`] is due without an answer.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.look.map(|(at, _)| at)
+        self.look.map(|(at, _)| at).into_iter().chain(self.withheld_until).min()
     }
 }
 
@@ -142,17 +166,26 @@ impl Driver<'_> {
         if let Some((name, fingerprint)) = enrolling.joining.member() {
             self.context.shared.identified(name.cloned(), fingerprint);
         }
-        for notice in notices {
-            match (&notice, &mut self.enrolling) {
-                (Notice::Joined { .. }, Some(enrolling)) => enrolling.joined = Some(notice),
-                _ => self.tell(&notice),
+        let (changes, warnings): (Vec<_>, Vec<_>) = notices.into_iter().partition(|notice| !notice.is_warning());
+        if let Some(enrolling) = &mut self.enrolling {
+            for change in changes {
+                enrolling.untold.retain(|notice| mem::discriminant(notice) != mem::discriminant(&change));
+                enrolling.untold.push(change);
+            }
+            if enrolling.has_joined_unstored() && self.first_until.is_some() {
+                enrolling.withheld_until = self.first_until;
+                self.context.shared.withhold();
             }
         }
+        warnings.iter().for_each(|notice| self.tell(notice));
     }
 
     /// Looks at the directory when it is time, and takes what has come of that and of storing.
     pub(super) fn poll_directory(&mut self, now: Instant) {
         let Some(enrolling) = &mut self.enrolling else { return };
+        if enrolling.withheld_until.take_if(|until| *until <= now).is_some() {
+            self.context.shared.show();
+        }
         if let Some((at, wait)) = &mut enrolling.look
             && *at <= now
         {
@@ -174,20 +207,41 @@ impl Driver<'_> {
     /// Tells the owner what has been stored, or could not be.
     fn handle_stored(&mut self, result: Result<(), StateDirError>) {
         let Some(enrolling) = &mut self.enrolling else { return };
-        let was_unstored = std::mem::replace(&mut enrolling.is_unstored, result.is_err());
-        match result {
-            Ok(()) => {
-                if let Some(notice) = enrolling.joined.take() {
-                    self.tell(&notice);
+        let was_unstored = mem::replace(&mut enrolling.is_unstored, result.is_err());
+        // A newer word may be on its way.
+        let is_last = !enrolling.keeper.is_storing();
+        let told: Vec<_> = match result {
+            Ok(()) if is_last => mem::take(&mut enrolling.untold),
+            // The device goes on by it, but has joined once that is stored.
+            Err(_) => enrolling.untold.extract_if(.., |notice| !notice.is_of_joining()).collect(),
+            Ok(()) => Vec::new(),
+        };
+        let is_withheld = enrolling.withheld_until.take_if(|_| is_last).is_some();
+        // Where it was so before that has been reported.
+        if let Err(error) = result.map_err(Error::from)
+            && !was_unstored
+        {
+            let text = format!("{error}; what the relay said is not stored, which is tried again with the next link");
+            self.warn(text, &error);
+        }
+        told.iter().for_each(|notice| self.tell(notice));
+        if is_withheld {
+            self.context.shared.show();
+        }
+    }
+
+    /// What the relay has said is stored before the tunnel ends, if the disk lets it.
+    pub(super) fn finish_storing(&mut self, since: Instant) {
+        let deadline = since + STORE_TIMEOUT;
+        while let Some(enrolling) = self.enrolling.as_mut().filter(|enrolling| enrolling.keeper.is_storing()) {
+            if let Some(answer) = enrolling.keeper.poll() {
+                if let Answer::Stored(result) = answer {
+                    self.handle_stored(result);
                 }
-            }
-            // That has been reported.
-            Err(_) if was_unstored => {}
-            Err(error) => {
-                let error = Error::from(error);
-                let text =
-                    format!("{error}; what the relay said is not stored, which is tried again with the next link");
-                self.warn(text, &error);
+            } else if Instant::now() >= deadline || self.context.io.event_loop.wait(Some(deadline)).is_err() {
+                let text = "the tunnel ends, and what the relay said is not stored yet; does the disk of state_dir hang?";
+                let event = Event::new(EventKind::Identity, Severity::Warning, text.into()).with_code("state_dir");
+                return self.context.shared.event(event);
             }
         }
     }
@@ -200,7 +254,8 @@ impl Driver<'_> {
         let Some(notice) = enrolling.joining.adopt(key, membership) else { return };
         enrolling.keeper.adopt(pin);
         // What could not be stored was of the identity before.
-        (enrolling.is_unstored, enrolling.joined) = (false, None);
+        enrolling.is_unstored = false;
+        enrolling.untold.clear();
         self.tell(&notice);
         self.context.shared.identified(name, pin);
         self.reconnect(now);
@@ -212,7 +267,7 @@ impl Driver<'_> {
     }
 
     fn tell(&self, notice: &Notice) {
-        let kind = if matches!(notice, Notice::Joined { .. }) { EventKind::Joined } else { EventKind::Identity };
+        let kind = if notice.is_of_joining() { EventKind::Joined } else { EventKind::Identity };
         let severity = if notice.is_warning() { Severity::Warning } else { Severity::Info };
         self.context.shared.event(Event::new(kind, severity, notice.to_string()));
     }
@@ -248,7 +303,8 @@ mod tests {
         let welcome = Announcement { proven: pins.current, name: None, pins: None, addresses: Vec::new(), time: None };
         let (stored, mut notices) = other.joining.handle_welcome(&welcome);
         assert!(stored.is_some());
-        (other.joined, other.is_unstored) = (notices.pop(), true);
+        other.untold.append(&mut notices);
+        other.is_unstored = true;
         assert!(!other.takes(&found), "it belongs to another relay");
         assert!(other.takes(&Membership { pins, ..found.clone() }), "the same relay has admitted both");
 

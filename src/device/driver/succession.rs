@@ -98,7 +98,7 @@ impl Driver<'_> {
         if let (Stage::Greeting, Some(version)) = (link.stage, link.version) {
             link.stage = Stage::Listening;
             (link.answered_at, link.answer_within) = (Some(now), None);
-            (self.was_connected, self.first_until) = (true, None);
+            self.was_connected = true;
             self.backoff.restart_is_over();
             if self.successor.take_if(|successor| *successor == number).is_some() {
                 self.succeed(now, number);
@@ -108,6 +108,7 @@ impl Driver<'_> {
                 self.handle_announcement(&announcement);
                 self.context.shared.admitted(announcement);
             }
+            self.first_until = None;
             self.context.shared.listening(&server, peer, version);
         }
     }

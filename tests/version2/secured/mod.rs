@@ -1,5 +1,6 @@
 //! The relay's program with a port for TLS, its devices, and those that would harm them.
 
+mod early_end;
 mod floods;
 mod full_disk;
 mod half_way;
