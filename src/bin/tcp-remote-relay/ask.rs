@@ -11,10 +11,11 @@ use tcpremote::relay::control::{
     Text, TokenRequest, TokenRow, TokenText, UnknownRow, ask,
 };
 use tcpremote::relay::file::File;
+use tcpremote::relay::reloader::Reloaded;
 use tcpremote::tls::PublicKey;
 
 use super::commands::{Listing, NewToken, Place};
-use super::output::{Done, Failure, note, now, say, say_json, table, time};
+use super::output::{Done, Failure, note, now, say, say_json, table, time, warn};
 
 /// The largest table to import, as the registry has it.
 const MAX_TABLE: u64 = 16 << 20;
@@ -22,7 +23,25 @@ const MAX_TABLE: u64 = 16 << 20;
 const MOST_NAMES: usize = 10;
 
 pub(crate) fn reload(place: &Place) -> Done {
-    tell(place, &Request::Reload)
+    let Answer::Reloaded(Reloaded { text, warnings }) = answer(place, &Request::Reload)? else {
+        return Err(unexpected());
+    };
+    warnings.iter().for_each(|warning| warn(warning));
+    say(&text)
+}
+
+/// What the relay that runs would warn of, if it went on with this configuration; nothing from one that does not run, or that
+/// this user may not ask.
+pub(crate) fn warnings(state: &Path, text: String) -> Vec<String> {
+    let reason = match ask(state, &Request::Check { text }) {
+        Ok(Answer::Warnings(warnings)) => return warnings,
+        Err(AskError::NotRunning(_) | AskError::NotPermitted(_)) => return Vec::new(),
+        // The configuration is right all the same.
+        Ok(Answer::Failed(Failed { text, .. })) => text,
+        Ok(_) => "it is of another version than this program".into(),
+        Err(error) => error.to_string(),
+    };
+    vec![format!("the relay that runs does not say what it would warn of: {reason}")]
 }
 
 pub(crate) fn make_token(token: NewToken) -> Done {

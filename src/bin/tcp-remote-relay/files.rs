@@ -27,7 +27,13 @@ pub(crate) fn check(config: &Path) -> Done {
     if !mistakes.is_empty() {
         return Err(Failure::Usage(mistakes.join("\n")));
     }
-    for text in next_key_beside(&file).into_iter().chain(file_system::warning(&file.state)) {
+    let text =
+        fs::read_to_string(config).map_err(|reason| Failure::Usage(format!("{}: {reason}", config.display())))?;
+    for text in ask::warnings(&file.state, text)
+        .into_iter()
+        .chain(next_key_beside(&file))
+        .chain(file_system::warning(&file.state))
+    {
         warn(&text);
     }
     say(&format!("{} is right", config.display()))

@@ -1,6 +1,7 @@
 //! What is done for each command: in the registry, by the reloader, or by looking.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,6 +12,7 @@ use super::message::{
     TokenRow, TokenText, UnknownRow,
 };
 use crate::identity::{JoinString, Kind, Pin, Pins, Secret, TokenId};
+use crate::relay::file::File;
 use crate::relay::registry::{
     Key, Labels, Listed, NewToken, Newcomer, OpenToken, Principal, PrincipalName, Registry, RegistryError,
     SecretDigest, State, TokenSubject, wait,
@@ -70,8 +72,8 @@ impl Operations {
                 let principal = wait(|answer| registry.approve(pin, name, now, answer))?;
                 info!(device = %principal.name, key = %pin, %by, "a key was approved");
                 Answer::Done(format!(
-                    "{} is let in. A program of it that waits comes within 15 min; where 'tcpremote join' has ended, \
-                     'tcpremote run' on it connects at once, without the string",
+                    "{} is let in. A program of it that waits comes within 15 min; to have it at once, run on it: systemctl \
+                     restart tcpremote (or start 'tcpremote run', where that is no service). It needs the string no more",
                     principal.name
                 ))
             }
@@ -120,10 +122,17 @@ impl Operations {
             Request::Reload => {
                 info!(%by, "reading the configuration again, as a command asks");
                 match self.reloader.reload(registry) {
-                    Ok(text) => Answer::Done(text),
+                    Ok(reloaded) => Answer::Reloaded(reloaded),
                     Err(text) => Answer::failed(FailureKind::Usage, text),
                 }
             }
+            Request::Check { text } => match File::parse(&text, Path::new("")) {
+                Ok(file) => Answer::Warnings(self.reloader.warnings(&file, &**registry)),
+                // Who asks has read it without a mistake.
+                Err(_) => {
+                    Answer::failed(FailureKind::Usage, "the relay that runs reads this configuration in another way")
+                }
+            },
             Request::ProvenKey => Answer::ProvenKey(self.reloader.keys().map(|keys| {
                 let Pins { current, next } = keys.pins();
                 ProvenKeys { current: Text(current), next: Text(next) }

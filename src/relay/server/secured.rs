@@ -98,6 +98,11 @@ impl Proof {
         self.source.take()
     }
 
+    /// Whether the device is refused in a moment.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused.is_some()
+    }
+
     /// When the link is to be visited though nothing has happened.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let refused = self.refused.as_ref().map(|refused| refused.0);

@@ -68,7 +68,7 @@ fn a_newer_schema_and_another_database_are_refused_and_left_as_they_are() {
             (
                 "user_version",
                 99,
-                1,
+                2,
                 "has schema 99, and this relay knows 2 at most; install the version that wrote it, or a later one",
             ),
             ("application_id", 1, 0x7463_7072, "this is no relay's registry; give another file"),
