@@ -108,7 +108,7 @@ install-tree:
 # The Debian packages of the relay and of the module: target/deb/*.deb
 deb:
 	@scripts/need-cargo
-	@scripts/need-packages gcc libc6-dev git dpkg-dev debhelper
+	@scripts/need-packages gcc libc6-dev git dpkg-dev debhelper lua5.4
 	@scripts/deb "$(CARGO_TARGET_DIR)/deb"
 
 # A directory from which docker, podman or buildah builds the relay's image: target/container
@@ -125,6 +125,7 @@ release:
 		lua5.1 liblua5.1-0-dev lua5.2 liblua5.2-dev lua5.3 liblua5.3-dev lua5.4 liblua5.4-dev
 	@scripts/release $(ARGS)
 
-# Entry points over a pristine Debian each, as root: make fresh ENTRIES="demo readme"
+# Entry points over a pristine Debian each, as root: make fresh ENTRIES="demo readme". SUITE=trixie names another Debian
+# than this machine's.
 fresh:
 	@scripts/fresh/run $(ENTRIES)

@@ -59,6 +59,12 @@ describe("tcpremote run as a service", function()
     function self.next()
       return assert(socket:receive())
     end
+    function self.is_silent()
+      socket:settimeout(0)
+      local message = socket:receive()
+      socket:settimeout(net.DEADLINE)
+      return message == nil
+    end
     --- The next message of which this is a part.
     function self.await(text)
       local message
@@ -75,7 +81,7 @@ describe("tcpremote run as a service", function()
     table.insert(running, relay)
     local systemd = manager()
     local service = start(("state_dir = '%s/state'"):format(place), { before = systemd.variable })
-    assert.equal("READY=1\nSTATUS=starting\n", systemd.next())
+    assert.equal("READY=1\nSTATUS=starting", systemd.next())
     assert.matches("^STATUS=there is no state_dir .* joined no relay yet; run 'tcpremote join %- ", systemd.next())
     local join = relay.ask("token device pump-3"):match("tcpr1%S+")
     local command = "echo %s | %s bin/tcpremote join - --config %s/tcpremote.conf >/dev/null"
@@ -84,7 +90,7 @@ describe("tcpremote run as a service", function()
     relay.ask("revoke pump-3")
     assert.matches("revoked.*; trying again in ", systemd.await("revoked"))
     local status, log = ended(service, service.stop())
-    assert.equal("STOPPING=1\nSTATUS=ending\n", systemd.await("STOPPING"))
+    assert.equal("STOPPING=1\nSTATUS=ending", systemd.await("STOPPING"))
     assert.equal(0, status)
     -- It was said once, however often it was tried.
     assert.equal(1, select(2, log:gsub("has joined no relay yet", "")))
@@ -109,9 +115,13 @@ describe("tcpremote run as a service", function()
   end)
 
   it("says which line of its configuration is wrong, with status 2", function()
-    local service = start("keepalive = 90\nserver_address = '127.0.0.1'\nserver_port = 1\nallow = { '22-' }\n")
+    local systemd = manager()
+    local service = start("keepalive = 90\nserver_address = '127.0.0.1'\nserver_port = 1\nallow = { '22-' }\n",
+      { before = systemd.variable })
     local status, log = ended(service, service.finish())
     assert.equal(2, status)
+    -- It has not started, as far as systemd knows.
+    assert.is_true(systemd.is_silent())
     assert.matches("^tcpremote: " .. place:gsub("%p", "%%%0") .. "/tcpremote.conf:4: allow: ", log)
     -- It is not waited for until somebody has joined.
     for _, line in ipairs { "proxy = 'proxy.example.com'", "services = { ssh = '22' }", "min_protocol = 2" } do
@@ -224,6 +234,9 @@ describe("tcpremote run as a service", function()
       local text = process.read(journal)
       assert.matches("^<6>the link to ", text)
       assert.matches("\n<7>client ", text)
+      service = start("alow = {}", { before = variable:format(journal, journal), behind = "2>>" .. journal })
+      assert.equal(2, (ended(service, service.finish())))
+      assert.matches("\n<3>tcpremote: .*: unknown option 'alow'", process.read(journal))
 
       -- A program that was started by one that logs there has the variable, too.
       service = start(configuration, { before = variable:format(journal, journal) })

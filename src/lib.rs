@@ -12,6 +12,7 @@
 //! | [`tls`] | TLS 1.3 on a link, sans-IO over rustls: keys, pins, one end of a connection | `io` and the two sides |
 //! | [`io`] | the mio half that device and relay share: event loop, session, socket options | the two sides |
 //! | [`device`] | `Config` and `Handle`; behind them the thread that dials, resolves, permits and reconnects | `lua`, tests |
+//! | `journal` | whether the log of a program goes to systemd's journal | `lua`, the relay binary |
 //! | [`relay`] | `Config` and `Server`; behind them ports, clients, devices and the log; `registry`, who may come; `file`, the configuration; `control`, commands | the relay binary, tests |
 //! | `service_manager` | what a service tells systemd | the relay, `lua` |
 //! | `lua` | arguments and results of the Lua module | Lua |
@@ -25,6 +26,8 @@ pub mod device;
 mod error;
 pub mod identity;
 pub mod io;
+#[cfg(any(feature = "lua", feature = "relay"))]
+pub mod journal;
 #[cfg(any(
     feature = "lua51",
     feature = "lua52",

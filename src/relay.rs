@@ -16,6 +16,7 @@ pub mod registry;
 pub mod reloader;
 mod server;
 mod service_port;
+pub mod warnings;
 
 pub use config::{Config, Mapping, PlainDevice, TlsPort};
 pub use inherited::Inherited;

@@ -24,7 +24,7 @@ fn send(name: &OsStr, message: &str, within: Option<Duration>) -> io::Result<()>
     let socket = UnixDatagram::unbound()?;
     socket.set_write_timeout(within)?;
     socket.connect_addr(&address(name)?)?;
-    socket.send(message.as_bytes()).map(drop)
+    socket.send(format!("{message}\n").as_bytes()).map(drop)
 }
 
 /// A file, or with an `@` in front a name in the abstract namespace.
@@ -56,7 +56,7 @@ mod tests {
         let full = std::iter::repeat_with(|| send(path.as_os_str(), "READY=1", SOON)).find_map(Result::err);
         assert_eq!(full.map(|reason| reason.kind()), Some(io::ErrorKind::WouldBlock));
         let mut buffer = [0; 64];
-        assert_eq!(manager.recv(&mut buffer).map(|length| &buffer[..length]).expect("a message"), b"READY=1");
+        assert_eq!(manager.recv(&mut buffer).map(|length| &buffer[..length]).expect("a message"), b"READY=1\n");
     }
 
     #[cfg(target_os = "linux")]
@@ -68,6 +68,6 @@ mod tests {
         let manager = manager.expect("a socket");
         send(OsStr::new(&format!("@{name}")), "READY=1", SOON).expect("sent");
         let mut buffer = [0; 64];
-        assert_eq!(manager.recv(&mut buffer).map(|length| &buffer[..length]).expect("a message"), b"READY=1");
+        assert_eq!(manager.recv(&mut buffer).map(|length| &buffer[..length]).expect("a message"), b"READY=1\n");
     }
 }

@@ -1,7 +1,7 @@
 --- The command `tcpremote` of a device: joins a relay, keeps a tunnel to it, and tells who the device is.
 local configuration = require "tcpremote.configuration"
 local core = require "tcpremote.core"
-local printable = require("tcpremote.log").printable
+local log = require "tcpremote.log"
 local service = require "tcpremote.service"
 local tcpremote = require "tcpremote"
 
@@ -95,7 +95,7 @@ local JOIN_TIME = 60
 local STATUS = { usage = 2, token = 3, revoked = 3, unknown = 3, pending = 4 }
 
 local function complain(output, message)
-  output.err:write("tcpremote: ", printable(message), "\n")
+  log.complain(output.err, message)
 end
 
 --- The command, its options, and what else was given; or nil and what is wrong.
@@ -319,7 +319,7 @@ local function status(output, given, others)
     { "state_dir", state_dir },
   }
   for _, line in ipairs(lines) do
-    output.out:write(("%-13s %s\n"):format(line[1], printable(line[2])))
+    output.out:write(("%-13s %s\n"):format(line[1], log.printable(line[2])))
   end
   return 0
 end

@@ -16,6 +16,14 @@ function log.printable(text)
   end))
 end
 
+--- Writes what is wrong, and why the command ends.
+---@param file file*
+---@param message string
+function log.complain(file, message)
+  local prefix = core.process.logs_to_journal() and ("<%d>"):format(PRIORITIES.ERROR) or ""
+  file:write(prefix, "tcpremote: ", log.printable(message), "\n")
+end
+
 --- A function that writes an event to a file, if it is of this level or above it.
 ---@param file file*
 ---@param level? "error"|"warning"|"info"|"detail" all without it

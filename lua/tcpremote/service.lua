@@ -28,14 +28,19 @@ end
 --- The tunnel, as soon as there can be one: a disk may come later, or the string to join by. Nil where the process is
 -- to end first; nil and what is wrong where waiting would not help.
 local function start(options, termination, tell)
-  local said
+  local is_ready, said
   repeat
     local awaited = service.not_joined(options)
     local tunnel, message, code = core.start(options)
+    if not tunnel and code == "usage" and message ~= awaited then
+      return nil, message
+    elseif not is_ready then
+      -- Systemd has nothing more to wait for: where there is no network yet, the tunnel waits for it.
+      is_ready = true
+      notify("starting", "READY=1")
+    end
     if tunnel then
       return tunnel
-    elseif code == "usage" and message ~= awaited then
-      return nil, message
     elseif message ~= said then
       said = message
       tell { type = "waiting", severity = "WARNING", time = os.time(), message = message }
@@ -62,8 +67,6 @@ function service.run(options, errors, level)
   if not termination then
     return 1, message
   end
-  -- Systemd has nothing to wait for: where there is no network yet, the tunnel waits for it.
-  notify("starting", "READY=1")
   local tunnel, mistake = start(options, termination, tell)
   if mistake then
     return 2, mistake

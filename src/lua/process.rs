@@ -1,9 +1,8 @@
 //! What the command `tcpremote` asks of its process, which is its own. A module may do none of this to a host, so nothing
 //! here happens unless it is called, and the command alone calls it.
 
-use std::env;
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -20,7 +19,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 
 use super::{Tunnel, answer, timeout};
-use crate::{Error, service_manager};
+use crate::{Error, journal, service_manager};
 
 /// The last of the standard files: output of errors.
 const LAST_STANDARD: i32 = 2;
@@ -57,7 +56,7 @@ pub(super) fn functions(lua: &Lua) -> mlua::Result<Table> {
             answer(lua, Termination::new().map_err(|reason| failed("cannot wait for signals", reason)))
         })?,
     )?;
-    functions.set("logs_to_journal", lua.create_function(|_, ()| Ok(logs_to_journal()))?)?;
+    functions.set("logs_to_journal", lua.create_function(|_, ()| Ok(journal::is_standard_error()))?)?;
     functions.set(
         "notify",
         lua.create_function(|_, state: LuaString| {
@@ -98,15 +97,6 @@ fn become_owner(directory: &Path) -> io::Result<()> {
     setgid(Gid::from_raw(if own == 0 { owner.uid() } else { own }))?;
     setuid(uid)?;
     Ok(())
-}
-
-/// Whether standard error is the journal of systemd, which sets the variable. Other programs may have inherited that.
-fn logs_to_journal() -> bool {
-    let is_this = |journal: String| {
-        let metadata = File::from(io::stderr().as_fd().try_clone_to_owned()?).metadata()?;
-        Ok::<_, io::Error>(journal == format!("{}:{}", metadata.dev(), metadata.ino()))
-    };
-    env::var("JOURNAL_STREAM").is_ok_and(|journal| is_this(journal).unwrap_or(false))
 }
 
 impl Termination {

@@ -17,10 +17,15 @@ const OTHERS_WRITE: u32 = 0o022;
 const READ: u32 = 0o4;
 const PASS: u32 = 0o1;
 
+/// The user of the relay's service, and its group, as packaging/systemd has them. Its files belong to root, and it reads
+/// them as that group, so that it can change none.
+pub const SERVICE_USER: &str = "tcp-remote-relay";
+
 /// The user that the relay runs as.
 struct RunsAs {
     user: u32,
     groups: Vec<u32>,
+    is_service: bool,
 }
 
 /// What is wrong, each with the path, what was found, and the command that mends it. A file that is not there is no mistake
@@ -54,7 +59,8 @@ impl RunsAs {
     fn of_directory(state: &Metadata) -> Self {
         let mut groups = vec![state.gid()];
         groups.extend(groups_of(state.uid()));
-        Self { user: state.uid(), groups }
+        let is_service = user(state.uid()).is_some_and(|user| user.name == SERVICE_USER);
+        Self { user: state.uid(), groups, is_service }
     }
 
     fn may(&self, file: &Metadata, what: u32) -> bool {
@@ -73,9 +79,20 @@ impl RunsAs {
         let (owner, group, mode, user) = (file.uid(), file.gid(), file.mode() & 0o7777, self.user);
         Some(format!(
             "{path} cannot be read by user {user}, as which the relay runs, whose state directory it is: it belongs to user \
-             {owner} and group {group} (mode {mode:04o}); run: chown {user} {path}",
-            path = path.display()
+             {owner} and group {group} (mode {mode:04o}); run: {remedy}",
+            path = path.display(),
+            remedy = self.let_have(path, 0o640)
         ))
+    }
+
+    /// The command that lets the user have it.
+    fn let_have(&self, path: &Path, mode: u32) -> String {
+        let (user, path) = (self.user, path.display());
+        if self.is_service {
+            format!("chown root:{SERVICE_USER} {path} && chmod {mode:o} {path}")
+        } else {
+            format!("chown {user} {path}")
+        }
     }
 
     /// The first directory on the way to the path that the user may not pass.
@@ -88,17 +105,22 @@ impl RunsAs {
     }
 
     fn cannot_pass(&self, directory: &Path) -> String {
-        let (user, directory) = (self.user, directory.display());
+        let (user, remedy, directory) = (self.user, self.let_have(directory, 0o750), directory.display());
         format!(
             "directory {directory} is closed to user {user}, as which the relay runs, whose state directory it is; if it is \
-             the relay's own, run: chown {user} {directory}"
+             the relay's own, run: {remedy}"
         )
     }
 }
 
+/// `None` if the system does not know it.
+fn user(user: u32) -> Option<User> {
+    User::from_uid(user.into()).ok().flatten()
+}
+
 /// The groups of a user; none of one whom the system does not know.
-fn groups_of(user: u32) -> Vec<u32> {
-    let Ok(Some(User { name, gid, .. })) = User::from_uid(user.into()) else { return Vec::new() };
+fn groups_of(id: u32) -> Vec<u32> {
+    let Some(User { name, gid, .. }) = user(id) else { return Vec::new() };
     let Ok(name) = CString::new(name) else { return vec![gid.as_raw()] };
     let groups = getgrouplist(&name, gid).unwrap_or_else(|_| vec![gid]);
     groups.into_iter().map(Gid::as_raw).collect()
@@ -116,8 +138,8 @@ fn of_state(path: &Path, state: &Metadata, me: u32) -> Vec<String> {
     // Root looks for the owner, which the relay is to be run by.
     if owner != me && me != 0 {
         mistakes.push(format!(
-            "state directory {shown} belongs to user {owner}, and this is user {me}; run this as its owner, or as root: \
-             chown -R {me} {shown}"
+            "state directory {shown} belongs to user {owner}, and this is user {me}; run this as root, or as its owner; if the \
+             relay is to run as user {me} from now on, run as root: chown -R {me} {shown}"
         ));
     }
     let files = fs::read_dir(path).into_iter().flatten().flatten();
@@ -206,6 +228,14 @@ mod tests {
         known.sort_unstable();
         assert_eq!(known, said);
         assert_eq!(groups_of(u32::MAX - 1), [0; 0], "nobody");
+    }
+
+    #[test]
+    fn the_service_is_given_what_it_reads_as_its_group_and_any_other_user_the_file_itself() {
+        let path = Path::new("/etc/x");
+        let remedy = |is_service| RunsAs { user: 997, groups: Vec::new(), is_service }.let_have(path, 0o640);
+        assert_eq!(remedy(true), "chown root:tcp-remote-relay /etc/x && chmod 640 /etc/x");
+        assert_eq!(remedy(false), "chown 997 /etc/x");
     }
 
     #[test]

@@ -94,6 +94,16 @@ pub struct Listed {
     pub principal: Arc<Principal>,
     /// When a link of it was last there, in seconds since 1970.
     pub seen: Option<u64>,
+    /// The key to follow the relay's of which it was told last.
+    pub told: Option<Pin>,
+}
+
+impl Listed {
+    /// Whether it would know the relay no more if that had this key, the next, from now on. One that was never there does
+    /// not count: it knows what its join string will say, or says already.
+    pub fn lacks(&self, next: &Pin) -> bool {
+        self.principal.state == State::Active && self.seen.is_some() && self.told != Some(*next)
+    }
 }
 
 /// Facts about principals, wherever they are stored. No method waits for a disk.
@@ -118,6 +128,9 @@ pub trait Registry: Send + Sync {
 
     /// A link of the principal is there. It is written some time later, and may be lost in a crash.
     fn note_seen(&self, principal: PrincipalId, now: u64);
+
+    /// The principal has read which key is to follow the relay's. It is written as late.
+    fn note_told(&self, principal: PrincipalId, next: Pin);
 
     /// Has no principal be given these names from here on, be it by a token, by approval or by the operator; those that were
     /// reserved before are free then. The answer is which of them principals have already, who keep them.

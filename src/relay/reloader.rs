@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
-use super::ServicePort;
 use super::file::File;
 use super::keys::Keys;
 use super::notify;
 use super::registry::{self, PrincipalName, Registry};
 use super::server::Controller;
+use super::warnings;
 
 /// Reads the configuration again, and has the server do what it says.
 #[derive(Debug)]
@@ -29,6 +30,15 @@ pub struct Reloader {
 struct Current {
     file: Arc<File>,
     keys: Option<Keys>,
+}
+
+/// A configuration that is in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// That it is, and for what the relay has to be restarted.
+    pub text: String,
+    /// What may not be meant.
+    pub warnings: Vec<String>,
 }
 
 impl Reloader {
@@ -58,13 +68,16 @@ impl Reloader {
     ///
     /// # Errors
     /// What is wrong. All is as it was then.
-    pub fn reload(&self, registry: &Arc<dyn Registry>) -> Result<String, String> {
+    pub fn reload(&self, registry: &Arc<dyn Registry>) -> Result<Reloaded, String> {
         // One after the other.
         let _one = self.reload.lock().unwrap_or_else(PoisonError::into_inner);
         notify::reloading();
         let reloaded = self.replace(registry);
         match &reloaded {
-            Ok(text) => {
+            Ok(Reloaded { text, warnings }) => {
+                for warning in warnings {
+                    warn!("{warning}");
+                }
                 info!(file = %self.path.display(), "{text}");
                 notify::ready();
             }
@@ -79,7 +92,14 @@ impl Reloader {
         reloaded
     }
 
-    fn replace(&self, registry: &Arc<dyn Registry>) -> Result<String, String> {
+    /// What may not be meant in a configuration that this relay could go on with.
+    pub fn warnings(&self, file: &File, registry: &dyn Registry) -> Vec<String> {
+        let mut warnings = warnings::unknown_devices(file, &registry.snapshot());
+        warnings.extend(warnings::lost_addresses(&self.started.file, file));
+        warnings
+    }
+
+    fn replace(&self, registry: &Arc<dyn Registry>) -> Result<Reloaded, String> {
         let (Current { file: started, keys: proved }, current) = (&self.started, self.file());
         let file = File::read(&self.path).map_err(|error| error.to_string())?;
         let keys = read_keys(&file)?;
@@ -98,13 +118,13 @@ impl Reloader {
             return Err(text);
         }
         let _ = reserve(&[&file], registry);
-        warn_of_unknown_devices(&file, registry);
+        let warnings = self.warnings(&file, registry);
         *self.lock() = Arc::new(file);
         let mut text = String::from("the configuration is reloaded and in force");
         if !later.is_empty() {
             text.push_str(&format!("; but restart the relay for {}", later.join(", ")));
         }
-        Ok(text)
+        Ok(Reloaded { text, warnings })
     }
 
     fn lock(&self) -> MutexGuard<'_, Arc<File>> {
@@ -145,17 +165,6 @@ fn check_name(file: &File, taken: &[PrincipalName]) -> Result<(), String> {
         "the device of listen.plain is called {}, as one of the registry is; give it another name",
         plain.device
     ))
-}
-
-/// Says which ports lead to devices that nobody has: a typing error, or a device that has yet to join.
-pub fn warn_of_unknown_devices(file: &File, registry: &dyn Registry) {
-    let snapshot = registry.snapshot();
-    for ServicePort { listen, device, .. } in &file.ports {
-        let is_plain = file.plain.as_ref().is_some_and(|plain| plain.device == *device);
-        if !is_plain && snapshot.by_name(&PrincipalName::Device(device.clone())).is_none() {
-            warn!(at = %listen, %device, "no device has this name, so nobody reaches it at this port until one has joined");
-        }
-    }
 }
 
 /// What is new and is looked at only when the relay starts.

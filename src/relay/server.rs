@@ -15,6 +15,7 @@ mod ports;
 mod proxied;
 mod reload;
 mod secured;
+mod seen;
 mod shares;
 mod stray;
 mod totals;
@@ -205,6 +206,7 @@ impl Server {
             }
         };
         self.handle_proof_timeout(now, number);
+        self.note_told(number);
         // Behind what was read, so that what came while the process was stopped counts.
         self.end_idle_clients(now, number);
         busy |= self.carry_out_all(now, number);

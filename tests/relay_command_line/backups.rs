@@ -37,7 +37,7 @@ fn a_backup_is_written_with_or_without_a_relay_and_restored_only_without() {
     );
     let restored = place.output(&["restore", one, "--force"]);
     let text = String::from_utf8(restored.stdout).unwrap();
-    assert!(text.starts_with("the registry is restored: 1 devices and users; 0 tokens"), "{text}");
+    assert!(text.starts_with("the registry is restored: 1 devices; 0 tokens"), "{text}");
     let warnings = String::from_utf8(restored.stderr).unwrap();
     assert!(warnings.contains("revoked or removed since, and let in again: pump-4 (removed, "), "{warnings}");
     assert!(warnings.contains("joined since, and not known any more: pump-5 ("), "{warnings}");

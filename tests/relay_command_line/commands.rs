@@ -5,13 +5,13 @@ mod keys;
 mod starting;
 mod systemd;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -264,7 +264,22 @@ fn a_configuration_that_is_wrong_is_not_reloaded_and_one_that_is_right_is() {
     let unknown = "[[port]]\nlisten = \"127.0.0.1:0\"\nto = \"pmup-3:ssh\"\n";
     place.configure(&format!("{PLAIN}{second}{unknown}"));
     assert_eq!(place.done(&["reload"]), "the configuration is reloaded and in force\n", "as it was started");
-    relay.wait_for_logs("no device has this name, so nobody reaches it at this port until one has joined", 1);
+    let warning =
+        "leads to 'pmup-3', and no device has this name, so nobody reaches it at this port until one has joined";
+    relay.wait_for_logs(warning, 1);
+    for asked in ["reload", "check"] {
+        let error = String::from_utf8(place.output(&[asked]).stderr).unwrap();
+        assert!(error.contains(&format!("warning: the port 127.0.0.1:0 {warning}")), "{error}");
+    }
+    place.configure(&PLAIN.replace("relay.example.com:443", "relay.example.com:8443"));
+    for asked in ["check", "reload"] {
+        let error = String::from_utf8(place.output(&[asked]).stderr).unwrap();
+        assert!(
+            error.contains("warning: devices look for this relay at relay.example.com:443, and nothing is"),
+            "{error}"
+        );
+        assert!(!error.contains("pmup-3"), "{error}");
+    }
     place.done(&["add", "pump-4", "--key", KEY]);
     place.configure(&PLAIN.replace("old-gateway", "pump-4"));
     assert!(place.failed(2, &["reload"]).contains("is called pump-4, as one of the registry is"));
@@ -340,12 +355,18 @@ fn a_relay_of_the_plain_listener_gives_its_devices_name_to_no_key_and_burns_no_t
 }
 
 #[test]
-fn a_mistyped_command_is_told_by_its_likeness_to_one() {
-    for (arguments, meant) in [(&["tokn", "device", "pump-3"][..], "'token'"), (&["reload-"], "'reload'")] {
+fn a_command_that_there_is_not_is_told_and_one_that_is_like_it() {
+    for (arguments, meant) in [
+        (&["tokn", "device", "pump-3"][..], "'tokn'; did you mean 'token'?"),
+        (&["reload-"], "'reload-'; did you mean 'reload'?"),
+        (&["token", "lst"], "'lst'; did you mean 'list'?"),
+        (&["status"], "'status';"),
+        (&["status", "pump-3"], "'status';"),
+    ] {
         let output = run(command().args(arguments));
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{text}");
-        assert!(text.contains("unrecognized subcommand") && text.contains(meant), "{text}");
+        assert_eq!(text, format!("error: there is no command {meant} 'tcp-remote-relay help' lists all\n"));
     }
 }
 

@@ -80,6 +80,74 @@ fn the_key_is_not_changed_twice_before_the_relay_that_runs_proves_it() {
     place.done(&rotate);
 }
 
+/// Devices know two keys, and one that was away for two changes must join anew.
+#[test]
+fn the_key_is_not_changed_again_before_devices_that_were_here_know_the_next_unless_that_is_forced() {
+    let place = Place::new();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    place.configure(&format!("addresses = [\"127.0.0.1:{port}\"]\n[listen]\ntls = \"127.0.0.1:{port}\"\n"));
+    let mut relay = place.start();
+    let join = place.done(&["token", "device", "pump-3"]);
+    let device = |join: Option<&str>| {
+        let enrolment = Enrolment::open_strictly(&place.path("device"), join, None).unwrap();
+        let mut config = device::Config::new(enrolment.addresses()[0].clone());
+        config.enrolment = Some(enrolment);
+        Handle::start(config).unwrap()
+    };
+    let lacks = |count: usize| {
+        let listed = place.done(&["devices", "--json"]);
+        listed.matches("\"lacks_next_key\": true").count() == count && listed.contains("\"seen\": 1")
+    };
+    fs::DirBuilder::new().mode(0o700).create(place.path("device")).unwrap();
+    // One that never was there can lack nothing.
+    place.done(&["add", "pump-4", "--key", KEY]);
+    let here = device(Some(&join));
+    eventually("it knows the key", DEADLINE, || lacks(0));
+    here.close().unwrap();
+    let beside = place.path("relay-next.key");
+    let rotate = ["rotate-key", "--next-key", beside.to_str().unwrap()];
+    place.done(&rotate);
+    let restart = |mut relay: Relay| {
+        relay.signal("TERM");
+        assert_eq!(relay.wait(), Some(0), "{:?}", relay.log());
+        place.start()
+    };
+    relay = restart(relay);
+
+    let files = ["relay.key", "relay-next.key", "relay-next.pub"];
+    let read = || files.map(|name| fs::read(place.path(name)).unwrap());
+    let before = read();
+    let refused = || {
+        let error = place.failed(2, &rotate);
+        let text =
+            "these devices do not know the next key yet, and would have to join anew: pump-3; let each connect once";
+        assert!(
+            error.contains(text) && error.contains("give --force; nothing was changed") && read() == before,
+            "{error}"
+        );
+    };
+    refused();
+    let listed = place.done(&["devices"]);
+    assert!(listed.ends_with("let them connect once before 'rotate-key':\npump-3\n"), "{listed}");
+    assert!(lacks(1));
+    // The same as the registry's file has it.
+    relay.signal("TERM");
+    assert_eq!(relay.wait(), Some(0), "{:?}", relay.log());
+    refused();
+
+    relay = place.start();
+    let here = device(None);
+    eventually("it knows the key", DEADLINE, || lacks(0));
+    place.done(&rotate);
+    relay = restart(relay);
+    eventually("it knows the key after that", DEADLINE, || lacks(0));
+    here.close().unwrap();
+    place.done(&rotate);
+    let _relay = restart(relay);
+    place.failed(2, &rotate);
+    place.done(&[&rotate[..], &["--force"]].concat());
+}
+
 /// The public key of a private one, as its file has it.
 fn public_line(pkcs8: &[u8]) -> String {
     format!("{}\n", Key::from_pkcs8(pkcs8).unwrap().public())

@@ -61,11 +61,12 @@ fn a_relay_serves_and_ends_though_systemd_does_not_read_what_it_is_told() {
     assert_eq!(relay.wait(), Some(0), "{:?}", relay.log());
 }
 
-/// A relay to which this socket is given as systemd gives it: as descriptor 3, beside two variables.
-fn start_with_sockets(place: &Place, socket: &TcpListener) -> Child {
+/// A relay to which this socket is given as systemd gives it: as descriptor 3, beside two variables, of which one says how
+/// many there are.
+fn start_with_sockets(place: &Place, socket: &TcpListener, count: &str) -> Child {
     let mut command = Command::new("sh");
-    let script = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"";
-    command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_tcp-remote-relay"), "run", "--config", &place.config()]);
+    let script = "exec 3<&0 </dev/null; export LISTEN_FDS=$0 LISTEN_PID=$$; exec \"$@\"";
+    command.args(["-c", script, count, env!("CARGO_BIN_EXE_tcp-remote-relay"), "run", "--config", &place.config()]);
     command.stdin(OwnedFd::from(socket.try_clone().unwrap())).stdout(Stdio::null()).stderr(Stdio::piped());
     command.spawn().unwrap()
 }
@@ -92,7 +93,7 @@ fn nobody_is_refused_at_a_port_that_systemd_holds_while_the_relay_restarts() {
         }
     });
     for _ in 0..3 {
-        let mut relay = start_with_sockets(&place, &socket);
+        let mut relay = start_with_sockets(&place, &socket, "1");
         eventually("it serves", DEADLINE, || UnixStream::connect(place.path("state/control")).is_ok());
         // It has not only the port: it reads what comes there, and ends what is no device.
         let mut device = TcpStream::connect(address).unwrap();
@@ -120,7 +121,7 @@ fn a_socket_of_systemd_that_the_configuration_does_not_have_is_told() {
     let ports = [String::new(), format!("[[port]]\nlisten = \"{address}\"\nto = \"pump-3:ssh\"\n")];
     for port in ports {
         place.configure(&format!("[listen]\ntls = \"127.0.0.1:0\"\n{port}"));
-        let mut relay = start_with_sockets(&place, &socket);
+        let mut relay = start_with_sockets(&place, &socket, "1");
         let has_ended = || relay.try_wait().unwrap().is_some();
         eventually("the relay's end", DEADLINE, has_ended);
         let output = relay.wait_with_output().unwrap();
@@ -130,5 +131,55 @@ fn a_socket_of_systemd_that_the_configuration_does_not_have_is_told() {
             log.contains(&format!("systemd gives a socket at {address}, and no device port of the relay")),
             "{log}"
         );
+    }
+}
+
+#[test]
+fn a_line_for_the_journal_has_its_priority_and_no_time_of_its_own() {
+    let place = Place::new();
+    let path = place.path("journal");
+    let journal = File::create(&path).unwrap();
+    let metadata = journal.metadata().unwrap();
+    let variable = format!("{}:{}", metadata.dev(), metadata.ino());
+    let run_until = |wanted: &str, path: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tcp-remote-relay"));
+        command.args(["run", "--config", &place.config()]).env("JOURNAL_STREAM", &variable).stdin(Stdio::null());
+        // The journal stays the same file, and is empty again.
+        let mut relay = command.stderr(File::create(path).unwrap()).spawn().unwrap();
+        eventually(wanted, DEADLINE, || fs::read_to_string(path).unwrap().contains(wanted));
+        relay.kill().unwrap();
+        relay.wait().unwrap();
+        fs::read_to_string(path).unwrap()
+    };
+    let serving = "waiting for a device";
+    let log = run_until(serving, &path);
+    assert!(log.lines().any(|line| line.starts_with("<6>waiting for a device at=127.0.0.1:")), "{log}");
+    let warning = "<4>no device has this name";
+    place.configure(&format!("{PLAIN}[[port]]\nlisten = \"127.0.0.1:0\"\nto = \"pump-3:ssh\"\n"));
+    let log = run_until(serving, &path);
+    assert!(log.lines().any(|line| line.starts_with(warning)), "{log}");
+    // Another program's journal is none of its standard error.
+    let log = run_until(serving, &place.path("elsewhere"));
+    assert!(log.lines().all(|line| line.starts_with("20")) && log.contains("Z  WARN no device"), "{log}");
+    // What is JSON stays as it is, behind the priority.
+    place.configure(&format!("{PLAIN}[log]\nformat = \"json\"\n"));
+    let log = run_until(serving, &path);
+    assert!(log.lines().any(|line| line.starts_with("<6>{\"timestamp\":\"")), "{log}");
+    // Before there is a log, each line of what is wrong is an error.
+    place.configure("x = 1\ny = 2\n");
+    let log = run_until("'y'", &path);
+    assert!(log.lines().count() > 1 && log.lines().all(|line| line.starts_with("<3>")), "{log}");
+}
+
+#[test]
+fn a_descriptor_of_the_relays_own_is_not_taken_for_one_of_systemd() {
+    let place = Place::new();
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    place.configure(&format!("[listen]\ntls = \"{}\"\n", socket.local_addr().unwrap()));
+    for count in ["2", "1000000"] {
+        let output = start_with_sockets(&place, &socket, count).wait_with_output().unwrap();
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{log}");
+        assert!(log.contains("cannot take the sockets that systemd gives: Bad file descriptor (os error 9)"), "{log}");
     }
 }

@@ -11,16 +11,37 @@ use tcpremote::relay::control::{
     Text, TokenRequest, TokenRow, TokenText, UnknownRow, ask,
 };
 use tcpremote::relay::file::File;
+use tcpremote::relay::reloader::Reloaded;
 use tcpremote::tls::PublicKey;
 
 use super::commands::{Listing, NewToken, Place};
-use super::output::{Done, Failure, note, now, say, say_json, table, time};
+use super::output::{Done, Failure, note, now, say, say_json, table, time, warn};
 
 /// The largest table to import, as the registry has it.
 const MAX_TABLE: u64 = 16 << 20;
+/// How many devices are named in a line.
+const MOST_NAMES: usize = 10;
 
 pub(crate) fn reload(place: &Place) -> Done {
-    tell(place, &Request::Reload)
+    let Answer::Reloaded(Reloaded { text, warnings }) = answer(place, &Request::Reload)? else {
+        return Err(unexpected());
+    };
+    warnings.iter().for_each(|warning| warn(warning));
+    say(&text)
+}
+
+/// What the relay that runs would warn of, if it went on with this configuration; nothing from one that does not run, or that
+/// this user may not ask.
+pub(crate) fn warnings(state: &Path, text: String) -> Vec<String> {
+    let reason = match ask(state, &Request::Check { text }) {
+        Ok(Answer::Warnings(warnings)) => return warnings,
+        Err(AskError::NotRunning(_) | AskError::NotPermitted(_)) => return Vec::new(),
+        // The configuration is right all the same.
+        Ok(Answer::Failed(Failed { text, .. })) => text,
+        Ok(_) => "it is of another version than this program".into(),
+        Err(error) => error.to_string(),
+    };
+    vec![format!("the relay that runs does not say what it would warn of: {reason}")]
 }
 
 pub(crate) fn make_token(token: NewToken) -> Done {
@@ -60,13 +81,20 @@ pub(crate) fn delete_token(place: &Place, id: TokenText) -> Done {
 }
 
 pub(crate) fn list_devices(place: &Place, listing: &Listing) -> Done {
-    let Answer::Devices(devices) = answer(place, &Request::Devices)? else { return Err(unexpected()) };
+    let devices = devices(answer(place, &Request::Devices)?)?;
     if listing.json {
         return say_json(&devices);
     }
     let Devices { devices, unknown } = devices;
     let rows: Vec<Vec<String>> = devices.iter().map(|device| device_cells(device, now())).collect();
     say(&table(&["NAME", "STATE", "ROUND TRIP", "STREAMS", "LAST SEEN", "LABELS"], &rows))?;
+    let lacking = lacking(&devices);
+    if !lacking.is_empty() {
+        say(&format!(
+            "\nThese do not know the relay's next key yet; let them connect once before 'rotate-key':\n{}",
+            some_of(&lacking)
+        ))?;
+    }
     let pending = devices.iter().filter(|device| device.state == "pending");
     let pending: Vec<Vec<String>> =
         pending.filter_map(|device| Some(vec![device.fingerprint.clone()?, device.name.clone()])).collect();
@@ -82,8 +110,24 @@ pub(crate) fn list_devices(place: &Place, listing: &Listing) -> Done {
     say(&table(&["FINGERPRINT", "FROM", "TIMES", "LAST CAME", "CLAIMS TO BE"], &rows))
 }
 
+fn devices(answer: Answer) -> Result<Devices, Failure> {
+    if let Answer::Devices(devices) = answer { Ok(devices) } else { Err(unexpected()) }
+}
+
+/// The names of those that do not know the relay's next key.
+fn lacking(devices: &[DeviceRow]) -> Vec<String> {
+    devices.iter().filter(|device| device.lacks_next_key).map(|device| device.name.clone()).collect()
+}
+
+/// Names in a line, the first of many.
+pub(crate) fn some_of(names: &[String]) -> String {
+    let (first, rest) = names.split_at(names.len().min(MOST_NAMES));
+    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+    format!("{}{more}", first.join(", "))
+}
+
 fn device_cells(device: &DeviceRow, now: u64) -> Vec<String> {
-    let DeviceRow { name, state, fingerprint: _, labels, seen, link } = device;
+    let DeviceRow { name, state, fingerprint: _, labels, seen, lacks_next_key: _, link } = device;
     let round_trip = link.as_ref().and_then(|link| link.round_trip_ms).map(|ms| format!("{ms} ms"));
     let streams = link.as_ref().map(|link| link.streams.to_string());
     let seen = if link.is_some() { Some("now".into()) } else { seen.map(|seen| ago(seen, now)) };
@@ -193,6 +237,17 @@ pub(crate) fn proven_keys(state: &Path) -> Result<Option<Pins>, Failure> {
     Ok(keys.map(|ProvenKeys { current: Text(current), next: Text(next) }| Pins { current, next }))
 }
 
+/// Which devices of the relay that runs do not know its next key; `None` if it does not run.
+pub(crate) fn lacking_next_key(state: &Path) -> Result<Option<Vec<String>>, Failure> {
+    match ask(state, &Request::Devices) {
+        Err(AskError::NotRunning(_)) => Ok(None),
+        other => {
+            let answer = failed(other.map_err(|error| Failure::System(error.to_string()))?)?;
+            devices(answer).map(|Devices { devices, .. }| Some(lacking(&devices)))
+        }
+    }
+}
+
 /// Has the relay do something if it runs; false if it does not.
 pub(crate) fn is_done_if_running(state: &Path, request: &Request) -> Result<bool, Failure> {
     let answer = match ask(state, request) {
@@ -222,6 +277,14 @@ fn unexpected() -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_names_the_first_are_told_and_how_many_more_there_are() {
+        let names: Vec<String> = (1..=12).map(|number| format!("pump-{number}")).collect();
+        assert_eq!(some_of(&names[..2]), "pump-1, pump-2");
+        assert!(some_of(&names[..10]).ends_with("pump-9, pump-10"));
+        assert!(some_of(&names).ends_with("pump-9, pump-10 and 2 more"));
+    }
 
     #[test]
     fn a_time_that_has_passed_is_told_in_the_largest_unit() {

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::error::ContextKind;
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use tcpremote::address::Address;
 use tcpremote::identity::{Label, Pattern, Pin};
 use tcpremote::relay::control::{DeviceName, TokenText};
 use tcpremote::tls::PublicKey;
 
+use super::output::Failure;
 use super::{ask, files, init, output, rotate, run};
 
 /// Lets people reach services of devices that have no public address
@@ -180,6 +181,9 @@ enum Command {
         /// finished
         #[arg(long, value_name = "FILE")]
         next_key: Option<PathBuf>,
+        /// Also where devices do not know the next key yet: they have to join anew
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         config: ConfigFile,
     },
@@ -273,28 +277,38 @@ pub(crate) fn is_command(word: &OsStr) -> bool {
     word == "help" || commands.get_subcommands().any(|command| word == command.get_name())
 }
 
-/// Whether the first arguments, two at most, are of a command line with a command, be it mistyped. What could be one of
-/// addresses is none.
+/// Whether the first arguments, two at most, are of a command line with a command, be it one that there is not. What could be
+/// one of addresses is none.
 pub(crate) fn is_meant(arguments: &[OsString]) -> bool {
-    let is_positional = |word: &OsString| word.to_string_lossy().contains(':');
+    let is_word = |word: &OsString| !(word.is_empty() || word.to_string_lossy().contains(':'));
     let Some(first) = arguments.first() else { return false };
-    is_command(first) || !arguments.iter().any(is_positional) && is_like_command(first)
+    is_command(first) || arguments.iter().all(is_word) && !first.to_string_lossy().starts_with('-')
 }
 
-/// Whether the parser would ask if a command was meant. An option it looks for among those of each command.
-fn is_like_command(word: &OsStr) -> bool {
-    let read = definition().try_get_matches_from([OsStr::new("tcp-remote-relay"), word]);
-    !word.to_string_lossy().starts_with('-')
-        && read.is_err_and(|error| error.get(ContextKind::SuggestedSubcommand).is_some())
+/// What is said of a command that there is not.
+fn unknown(error: &clap::Error) -> Option<Failure> {
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else { return None };
+    let meant = match error.get(ContextKind::SuggestedSubcommand) {
+        Some(ContextValue::Strings(alike)) => alike.last().cloned(),
+        Some(ContextValue::String(alike)) => Some(alike.clone()),
+        _ => None,
+    };
+    let meant = meant.map(|meant| format!("did you mean '{meant}'? ")).unwrap_or_default();
+    Some(Failure::Usage(format!("there is no command '{word}'; {meant}'tcp-remote-relay help' lists all")))
 }
 
 /// Does what the command line says.
 pub(crate) fn run() -> ExitCode {
-    let done = match Commands::parse().command {
+    let read = Commands::try_parse().map_err(|error| unknown(&error).unwrap_or_else(|| error.exit()));
+    let command = match read {
+        Ok(Commands { command }) => command,
+        Err(failure) => return output::finish(Err(failure)),
+    };
+    let done = match command {
         Command::Run(ConfigFile { config }) => return run::run(&config),
         Command::Init { directory, address } => init::init(&directory, address),
         Command::Check(ConfigFile { config }) => files::check(&config),
-        Command::RotateKey { next_key, config } => rotate::rotate(&config.config, next_key),
+        Command::RotateKey { next_key, force, config } => rotate::rotate(&config.config, next_key, force),
         Command::Restore { file, force, place } => files::restore(&place, &file, force),
         Command::Backup { file, place } => files::backup(&place, &file),
         Command::Reload(place) => ask::reload(&place),
@@ -335,10 +349,10 @@ mod tests {
     #[test]
     fn a_mistyped_command_is_told_from_an_address_that_cannot_be_read() {
         let is_meant = |words: &[&str]| is_meant(&words.iter().map(OsString::from).collect::<Vec<_>>());
-        for words in [&["tokn"][..], &["tokn", "device"], &["revok", "pump-3"], &["rotatekey"], &["token", "a:1"]] {
+        for words in [&["tokn"][..], &["status"], &["revok", "pump-3"], &["rotatekey"], &["token", "a:1"]] {
             assert!(is_meant(words), "{words:?}");
         }
-        for words in [&["relay", "127.0.0.1:1"][..], &["tokn:1"], &["xyz"], &["--token"], &["-h", "x"], &[""], &[]] {
+        for words in [&["relay", "127.0.0.1:1"][..], &["tokn:1"], &["--token"], &["-h", "x"], &[""], &[]] {
             assert!(!is_meant(words), "{words:?}");
         }
     }

@@ -12,7 +12,7 @@ use tcpremote::relay::file::File;
 use tcpremote::relay::file_system;
 use tcpremote::relay::permissions;
 use tcpremote::relay::registry::{
-    Lost, Registry, RegistryError, Restored, SqliteRegistry, StateDirectory, restore as put_back, wait,
+    Listed, Lost, Registry, RegistryError, Restored, SqliteRegistry, StateDirectory, restore as put_back, wait,
 };
 use tcpremote::relay::reloader::read_keys;
 
@@ -27,7 +27,13 @@ pub(crate) fn check(config: &Path) -> Done {
     if !mistakes.is_empty() {
         return Err(Failure::Usage(mistakes.join("\n")));
     }
-    for text in next_key_beside(&file).into_iter().chain(file_system::warning(&file.state)) {
+    let text =
+        fs::read_to_string(config).map_err(|reason| Failure::Usage(format!("{}: {reason}", config.display())))?;
+    for text in ask::warnings(&file.state, text)
+        .into_iter()
+        .chain(next_key_beside(&file))
+        .chain(file_system::warning(&file.state))
+    {
         warn(&text);
     }
     say(&format!("{} is right", config.display()))
@@ -75,6 +81,19 @@ pub(crate) fn backup(place: &Place, file: &Path) -> Done {
     drop(owner);
     fetch(from, &path).map_err(|reason| failed(&path, reason))?;
     say(&format!("the registry is written to {}", path.display()))
+}
+
+/// What is in the registry of a relay that does not run; nothing, where there is none yet.
+pub(crate) fn list(state: &Path) -> Result<Vec<Listed>, Failure> {
+    if !state.is_dir() {
+        return Ok(Vec::new());
+    }
+    let owner = Owner::of(state)?;
+    let registry = SqliteRegistry::open(state).map_err(failure)?;
+    let listed = registry.list();
+    registry.close();
+    drop(owner);
+    Ok(listed)
 }
 
 /// Root as the owner of a state directory, until this is dropped: what it makes there is the owner's, and what that user may
@@ -173,7 +192,7 @@ pub(crate) fn restore(place: &Place, file: &Path, force: bool) -> Done {
         }
     }
     say(&format!(
-        "the registry is restored: {principals} devices and users; {voided} tokens that were open are void, since they may \
+        "the registry is restored: {principals} devices; {voided} tokens that were open are void, since they may \
          have been used after the backup"
     ))
 }

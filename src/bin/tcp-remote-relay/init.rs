@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{User, geteuid};
 use tcpremote::address::Address;
 use tcpremote::relay::keys::{KeysLock, write_private, write_public};
+use tcpremote::relay::permissions::SERVICE_USER;
 use tcpremote::tls::Key;
 
 use super::output::{Done, Failure, say};
@@ -22,9 +23,8 @@ const REGISTRY: &str = "registry.db";
 const ALL: [&str; 5] = [KEY, NEXT_KEY, NEXT_PUBLIC, STATE, CONFIG];
 const PORT: u16 = 443;
 
-/// The directory, the user and the state of the service, as packaging/systemd has them.
+/// The directory and the state of the service, as packaging/systemd has them.
 const OF_SERVICE: &str = "/etc/tcp-remote-relay";
-const SERVICE_USER: &str = "tcp-remote-relay";
 const SERVICE_STATE: &str = "/var/lib/tcp-remote-relay";
 /// Of the relay's key there, which the service reads as its group.
 const KEY_MODE: u32 = 0o640;

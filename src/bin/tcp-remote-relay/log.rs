@@ -1,14 +1,20 @@
 //! The relay's log: lines wait in a bounded queue for a thread of their own, so that a reader of standard error that
 //! stands still does not hold up the relay.
 
+use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, Stderr, Write};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use tcpremote::journal;
 use tracing::level_filters::LevelFilter;
+use tracing::{Event, Subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::fmt::FmtContext;
+use tracing_subscriber::fmt::format::{self, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
 
 use super::output::Failure;
 
@@ -42,7 +48,8 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// One line an event on standard error, coloured only for a person.
+    /// One line an event on standard error, coloured only for a person. In the journal of systemd a text begins with what is
+    /// no field of the journal.
     pub(crate) fn start(level: Level, format: Format) -> Result<Self, Failure> {
         // The log's own thread panics where the system gives none.
         let tried = thread::Builder::new().spawn(|| ()).map(|thread| drop(thread.join()));
@@ -67,9 +74,11 @@ impl Log {
             // An error about a standard error without a reader would panic, and end every client.
             .log_internal_errors(false)
             .with_writer(queue);
-        match format {
-            Format::Text => log.init(),
-            Format::Json => log.json().flatten_event(true).init(),
+        match (format, journal::is_standard_error()) {
+            (Format::Text, false) => log.init(),
+            (Format::Text, true) => log.without_time().with_level(false).map_event_format(WithPriority).init(),
+            (Format::Json, false) => log.json().flatten_event(true).init(),
+            (Format::Json, true) => log.json().flatten_event(true).map_event_format(WithPriority).init(),
         }
         Ok(Self { guard })
     }
@@ -86,6 +95,32 @@ impl Log {
         // Where there is no thread for it, it is dropped here.
         let _ = thread::Builder::new().spawn(finish);
         let _ = is_done.recv_timeout(FLUSH_TIMEOUT);
+    }
+}
+
+/// Puts before a line how severe it is, as sd-daemon(3) has it. The journal takes that away.
+struct WithPriority<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for WithPriority<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: format::Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let priority = match *event.metadata().level() {
+            tracing::Level::ERROR => journal::ERROR,
+            tracing::Level::WARN => journal::WARNING,
+            tracing::Level::INFO => journal::INFO,
+            _ => journal::DEBUG,
+        };
+        writer.write_str(priority)?;
+        self.0.format_event(context, writer, event)
     }
 }
 

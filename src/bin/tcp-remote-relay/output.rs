@@ -4,6 +4,8 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tcpremote::journal;
+
 use super::process::{EXIT_SYSTEM, EXIT_UNREAD, EXIT_USAGE};
 
 /// Why a command is not done.
@@ -28,7 +30,7 @@ pub(crate) fn finish(done: Done) -> ExitCode {
         // Who has read enough wants no complaint.
         Err(Failure::Unread) => return ExitCode::from(EXIT_UNREAD),
     };
-    complain("error", &text);
+    complain("error", journal::ERROR, &text);
     ExitCode::from(status)
 }
 
@@ -48,7 +50,7 @@ pub(crate) fn say(text: &str) -> Done {
 
 /// Warns on standard error.
 pub(crate) fn warn(text: &str) {
-    complain("warning", text);
+    complain("warning", journal::WARNING, text);
 }
 
 /// Says something beside what is printed, on standard error.
@@ -57,8 +59,12 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr(), "{}", harmless(text));
 }
 
-fn complain(what: &str, text: &str) {
-    note(&format!("{what}: {text}"));
+/// In the journal of systemd each line has its priority, as in [`crate::log`]: a service that cannot start is an error.
+fn complain(what: &str, priority: &str, text: &str) {
+    let priority = if journal::is_standard_error() { priority } else { "" };
+    let text = format!("{what}: {text}");
+    let lines: Vec<String> = text.lines().map(|line| format!("{priority}{line}")).collect();
+    note(&lines.join("\n"));
 }
 
 /// The text without what would move a terminal's cursor, or turn its letters around; a line's end stays.

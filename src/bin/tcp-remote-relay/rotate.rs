@@ -9,11 +9,11 @@ use tcpremote::relay::keys::{KeysError, KeysLock, read_private, read_public, wri
 use tcpremote::tls::{Key, PublicKey};
 
 use super::output::{Done, Failure, say};
-use super::{ask, init};
+use super::{ask, files, init};
 
 /// Each step leaves files with which a second try goes on. Between the two the relay's key and the next are one, which the
 /// relay refuses to start with.
-pub(crate) fn rotate(config: &Path, next_key: Option<PathBuf>) -> Done {
+pub(crate) fn rotate(config: &Path, next_key: Option<PathBuf>, force: bool) -> Done {
     let file = File::read(config).map_err(|error| Failure::Usage(error.to_string()))?;
     let beside = file.next_key.with_extension("key");
     let before = look(&file).map_err(of_keys)?;
@@ -38,6 +38,9 @@ pub(crate) fn rotate(config: &Path, next_key: Option<PathBuf>) -> Done {
                 announced.pin(),
                 file.next_key.display()
             )));
+        }
+        if !force {
+            check_told(&file, announced.pin())?;
         }
         write_private(&file.key, &next, &file.state).map_err(of_keys)?;
     }
@@ -81,6 +84,26 @@ fn check_restarted(file: &File, current: Option<Pin>, announced: Pin) -> Done {
     )))
 }
 
+/// Devices that were there before, and not since the last change of the key, know neither the next one nor how to learn it.
+fn check_told(file: &File, next: Pin) -> Done {
+    let lacking = match ask::lacking_next_key(&file.state)? {
+        Some(lacking) => lacking,
+        None => files::list(&file.state)?
+            .into_iter()
+            .filter(|listed| listed.lacks(&next))
+            .map(|listed| listed.principal.name.to_string())
+            .collect(),
+    };
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "these devices do not know the next key yet, and would have to join anew: {}; let each connect once before, or give \
+         --force; nothing was changed",
+        ask::some_of(&lacking)
+    )))
+}
+
 fn next_steps(file: &File, beside: &Path, pin: Pin, used: Option<&Path>) -> String {
     let key = file.key.display();
     let mut text = format!(
@@ -88,7 +111,8 @@ fn next_steps(file: &File, beside: &Path, pin: Pin, used: Option<&Path>) -> Stri
 Next:
   1. Restart the relay. Each device that connects trusts the new key, and is told of the one after it.
   2. Move {beside} to another place. It is the key after this one.
-  3. Let every device connect once before this is done again: one that misses two changes must join anew.",
+  3. Let every device connect once before this is done again: one that misses two changes must join anew. 'devices' names
+     those that have not yet.",
         beside = beside.display(),
     );
     // The file beside the relay's key was written anew, and the relay's own is where it belongs.

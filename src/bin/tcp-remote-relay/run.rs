@@ -12,8 +12,8 @@ use tcpremote::relay::file_system;
 use tcpremote::relay::keys::Keys;
 use tcpremote::relay::notify;
 use tcpremote::relay::registry::{Registry, SqliteRegistry};
-use tcpremote::relay::reloader::{Reloader, read_keys, reserve_name, warn_of_unknown_devices};
-use tcpremote::relay::{Inherited, Outcome, Server};
+use tcpremote::relay::reloader::{Reloader, read_keys, reserve_name};
+use tcpremote::relay::{Inherited, Outcome, Server, warnings};
 
 use super::files::next_key_beside;
 use super::log::{Format, Level, Log};
@@ -56,7 +56,9 @@ fn serve(config: &Path, file: File, keys: Option<Keys>) -> Result<Outcome, Error
     if let Err(text) = reserve_name(&file, &*registry) {
         tracing::error!("{text}; until then the device of the registry is refused");
     }
-    warn_of_unknown_devices(&file, &*registry);
+    for warning in warnings::unknown_devices(&file, &registry.snapshot()) {
+        tracing::warn!("{warning}");
+    }
     let mut server = Server::hold(file.config(keys.as_ref(), &registry)?, inherited)?;
     let state = file.state.clone();
     let reloader = Arc::new(Reloader::new(config.to_owned(), file, keys, server.controller()));

@@ -8,6 +8,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::identity::{Label, Name, Pattern, Pin, TokenId};
+use crate::relay::reloader::Reloaded;
 use crate::tls::PublicKey;
 
 /// A value that is a text in JSON, by its own grammar.
@@ -131,6 +132,11 @@ pub enum Request {
     },
     /// Read the configuration again.
     Reload,
+    /// What may not be meant in a configuration, if the relay went on with it.
+    Check {
+        /// The text of its file.
+        text: String,
+    },
     /// Which key the relay proves, and which one it announces.
     ProvenKey,
 }
@@ -169,6 +175,10 @@ pub struct TokenRequest {
 pub enum Answer {
     /// It is done; what, for a person.
     Done(String),
+    /// The configuration is read again.
+    Reloaded(Reloaded),
+    /// What may not be meant in a configuration.
+    Warnings(Vec<String>),
     /// A token is made.
     Token(Made),
     /// Devices are added by their keys.
@@ -257,6 +267,9 @@ pub struct DeviceRow {
     pub labels: BTreeMap<String, String>,
     /// When it was last there, in seconds since 1970.
     pub seen: Option<u64>,
+    /// Whether it was there before, and does not know yet which key follows the relay's: after the next `rotate-key` it
+    /// would have to join anew.
+    pub lacks_next_key: bool,
     /// Its link, while it is up.
     pub link: Option<LinkRow>,
 }

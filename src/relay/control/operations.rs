@@ -1,6 +1,7 @@
 //! What is done for each command: in the registry, by the reloader, or by looking.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,7 +11,8 @@ use super::message::{
     Added, Answer, DeviceName, DeviceRow, Devices, FailureKind, LinkRow, Made, ProvenKeys, Request, Text, TokenRequest,
     TokenRow, TokenText, UnknownRow,
 };
-use crate::identity::{JoinString, Kind, Pins, Secret, TokenId};
+use crate::identity::{JoinString, Kind, Pin, Pins, Secret, TokenId};
+use crate::relay::file::File;
 use crate::relay::registry::{
     Key, Labels, Listed, NewToken, Newcomer, OpenToken, Principal, PrincipalName, Registry, RegistryError,
     SecretDigest, State, TokenSubject, wait,
@@ -70,8 +72,8 @@ impl Operations {
                 let principal = wait(|answer| registry.approve(pin, name, now, answer))?;
                 info!(device = %principal.name, key = %pin, %by, "a key was approved");
                 Answer::Done(format!(
-                    "{} is let in. A program of it that waits comes within 15 min; where 'tcpremote join' has ended, \
-                     'tcpremote run' on it connects at once, without the string",
+                    "{} is let in. A program of it that waits comes within 15 min; to have it at once, run on it: systemctl \
+                     restart tcpremote (or start 'tcpremote run', where that is no service). It needs the string no more",
                     principal.name
                 ))
             }
@@ -120,10 +122,17 @@ impl Operations {
             Request::Reload => {
                 info!(%by, "reading the configuration again, as a command asks");
                 match self.reloader.reload(registry) {
-                    Ok(text) => Answer::Done(text),
+                    Ok(reloaded) => Answer::Reloaded(reloaded),
                     Err(text) => Answer::failed(FailureKind::Usage, text),
                 }
             }
+            Request::Check { text } => match File::parse(&text, Path::new("")) {
+                Ok(file) => Answer::Warnings(self.reloader.warnings(&file, &**registry)),
+                // Who asks has read it without a mistake.
+                Err(_) => {
+                    Answer::failed(FailureKind::Usage, "the relay that runs reads this configuration in another way")
+                }
+            },
             Request::ProvenKey => Answer::ProvenKey(self.reloader.keys().map(|keys| {
                 let Pins { current, next } = keys.pins();
                 ProvenKeys { current: Text(current), next: Text(next) }
@@ -188,8 +197,9 @@ impl Operations {
             status.iter().find(named).and_then(|device| device.link)
         };
         let listed = self.registry.list().into_iter().filter(is_device);
+        let next = self.reloader.keys().map(|keys| keys.next);
         let mut devices: Vec<DeviceRow> =
-            listed.map(|listed| device_row(&listed, link_of(listed.principal.name.as_str()))).collect();
+            listed.map(|listed| device_row(&listed, next, link_of(listed.principal.name.as_str()))).collect();
         if let Some(plain) = &self.reloader.file().plain {
             let link = status
                 .iter()
@@ -201,6 +211,7 @@ impl Operations {
                 fingerprint: None,
                 labels: BTreeMap::new(),
                 seen: None,
+                lacks_next_key: false,
                 link: link.map(link_row),
             });
         }
@@ -218,7 +229,8 @@ impl Operations {
     }
 }
 
-fn device_row(Listed { principal, seen }: &Listed, link: Option<LinkStatus>) -> DeviceRow {
+fn device_row(listed: &Listed, next: Option<Pin>, link: Option<LinkStatus>) -> DeviceRow {
+    let Listed { principal, seen, told: _ } = listed;
     let current = principal.keys.iter().rev().find(|key| !key.is_revoked).or_else(|| principal.keys.last());
     DeviceRow {
         name: principal.name.to_string(),
@@ -230,6 +242,7 @@ fn device_row(Listed { principal, seen }: &Listed, link: Option<LinkStatus>) -> 
         fingerprint: current.map(|Key { pin, .. }| pin.to_string()),
         labels: labels_by_key(&principal.labels),
         seen: *seen,
+        lacks_next_key: next.is_some_and(|next| listed.lacks(&next)),
         link: link.map(link_row),
     }
 }

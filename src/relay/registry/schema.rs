@@ -8,7 +8,7 @@ use super::RegistryError;
 
 /// What makes each schema of the one before; the first of an empty file. None is ever changed or taken away, so that
 /// every registry that was ever written can be opened.
-const MIGRATIONS: [&str; 1] = [include_str!("schema/1.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
 
 /// "tcpr": tells a registry from other databases.
 const APPLICATION_ID: i64 = 0x7463_7072;

@@ -13,7 +13,7 @@ use super::directory::StateDirectory;
 use super::import::Newcomer;
 use super::knocks::{Knock, Knocks};
 use super::principal::{Principal, PrincipalId, PrincipalName};
-use super::seen::Seen;
+use super::seen::{Last, Seen};
 use super::snapshot::Snapshot;
 use super::store::{Published, Store};
 use super::token::{NewToken, OpenToken};
@@ -115,8 +115,10 @@ impl Registry for SqliteRegistry {
     fn list(&self) -> Vec<Listed> {
         let snapshot = self.snapshot();
         let seen = lock(&self.memory.seen);
-        let listed =
-            |principal: &Arc<Principal>| Listed { principal: Arc::clone(principal), seen: seen.last(principal.id) };
+        let listed = |principal: &Arc<Principal>| {
+            let Last { seen, told } = seen.last(principal.id);
+            Listed { principal: Arc::clone(principal), seen, told }
+        };
         snapshot.principals().map(listed).collect()
     }
 
@@ -126,7 +128,13 @@ impl Registry for SqliteRegistry {
 
     fn note_seen(&self, principal: PrincipalId, now: u64) {
         if self.snapshot().by_id(principal).is_some() {
-            lock(&self.memory.seen).note(principal, now);
+            lock(&self.memory.seen).note_seen(principal, now);
+        }
+    }
+
+    fn note_told(&self, principal: PrincipalId, next: Pin) {
+        if self.snapshot().by_id(principal).is_some() {
+            lock(&self.memory.seen).note_told(principal, next);
         }
     }
 

@@ -17,6 +17,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::principal::{Labels, PrincipalId, PrincipalName, State};
 use super::schema::{self, Empty};
+use super::seen::Last;
 use super::snapshot::Snapshot;
 use super::{RegistryError, Watcher};
 use crate::tls::PublicKey;
@@ -117,17 +118,18 @@ impl Store {
         taken
     }
 
-    /// When principals were last seen.
-    pub(super) fn last_seen(&self) -> Result<HashMap<PrincipalId, u64>, RegistryError> {
+    /// When principals were last seen, and what they were told.
+    pub(super) fn last_seen(&self) -> Result<HashMap<PrincipalId, Last>, RegistryError> {
         rows::last_seen(&self.connection).map_err(|error| Fault::from(error).at(&self.path))
     }
 
-    /// Writes when principals were last seen.
-    pub(super) fn write_seen(&mut self, seen: &[(PrincipalId, u64)]) -> Result<(), RegistryError> {
+    /// Writes when principals were last seen, and what they were told.
+    pub(super) fn write_seen(&mut self, all: &[(PrincipalId, Last)]) -> Result<(), RegistryError> {
         self.change(|change| {
-            let mut update = change.transaction.prepare("UPDATE principals SET seen = ?2 WHERE id = ?1")?;
-            for (id, time) in seen {
-                update.execute(params![id.0, seconds(*time)])?;
+            let update = "UPDATE principals SET seen = ?2, told = ?3 WHERE id = ?1";
+            let mut update = change.transaction.prepare(update)?;
+            for (id, Last { seen, told }) in all {
+                update.execute(params![id.0, seen.map(seconds), told.map(|pin| pin.0)])?;
             }
             Ok(())
         })

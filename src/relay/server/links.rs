@@ -177,10 +177,11 @@ impl Server {
     pub(super) fn lose_link(&mut self, now: Instant, number: usize, reason: &LinkLost) {
         let Some(peer) = self.sessions.get_mut(number) else { return };
         let (link, device) = (peer.address, peer.log_device());
+        let is_announced = !matches!(reason, LinkLost::Protocol(_)) && peer.session.connection().is_going_away();
         if peer.session.connection().is_listening() {
             let clients = peer.session.connection().clients();
             if self.log_limits.admit(now, device, Kind::Departure) {
-                if !matches!(reason, LinkLost::Protocol(_)) && peer.session.connection().is_going_away() {
+                if is_announced {
                     info!(%link, clients, "the link to the device has ended, as was announced");
                 } else {
                     warn!(%link, clients, %reason, "the link to the device is lost");
@@ -188,6 +189,9 @@ impl Server {
             }
         } else if !peer.has_input() && is_silent_end(reason) {
             debug!(%link, %reason, "a connection on the device port has ended without a byte");
+        } else if is_announced || peer.proof.as_ref().is_some_and(Proof::is_refused) {
+            // What it said, or was to be told, has a line of its own.
+            debug!(%link, %reason, "a device has left before it was let in");
         } else if self.log_limits.admit(now, device, Kind::Stray) {
             let looks_like = protocol_of(reason).map(display);
             if peer.has_input() || looks_like.is_some() {

@@ -85,7 +85,9 @@ pub(super) struct Proof {
     /// It is refused then; few are.
     refused: Option<Box<(Instant, Refusal)>>,
     /// As whom it was admitted, by which key.
-    admitted: Option<(PrincipalId, Pin)>,
+    pub(super) admitted: Option<(PrincipalId, Pin)>,
+    /// Whether the registry knows that the device has read what it was told then.
+    pub(super) is_told: bool,
     /// Which start of the device's process it is from.
     pub(super) instance: Option<[u8; 16]>,
 }
@@ -94,6 +96,11 @@ impl Proof {
     /// The source among whose handshakes it counted until now.
     pub(super) fn take_source(&mut self) -> Option<IpAddr> {
         self.source.take()
+    }
+
+    /// Whether the device is refused in a moment.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused.is_some()
     }
 
     /// When the link is to be visited though nothing has happened.
@@ -184,8 +191,9 @@ impl Server {
         let relay = Relay::in_tls(now, self.config.limits);
         let session = Session::in_tls(relay, number, io, token, tls, &mut self.io);
         let hello_until = Some(now + HELLO_TIMEOUT);
+        let source = Some(source);
         let proof =
-            Proof { source: Some(source), hello_until, asked: None, refused: None, admitted: None, instance: None };
+            Proof { source, hello_until, asked: None, refused: None, admitted: None, is_told: false, instance: None };
         self.insert_session(number, session, address, None, Stage::Handshake(now), Some(proof));
     }
 
@@ -395,14 +403,6 @@ impl Server {
         }
     }
 
-    /// A device is seen for as long as its link is there.
-    pub(super) fn note_seen(&self, number: usize) {
-        let proof = self.sessions.get(number).and_then(|peer| peer.proof.as_ref());
-        if let (Some(secured), Some((principal, _))) = (&self.secured, proof.and_then(|proof| proof.admitted)) {
-            secured.port.registry.note_seen(principal, unix_time());
-        }
-    }
-
     fn bar(&mut self, now: Instant, number: usize, why: Barred) {
         let Barred { code, reason } = why;
         let Some(peer) = self.sessions.get_mut(number) else { return };
@@ -432,6 +432,6 @@ impl Server {
 }
 
 /// Now, in seconds since 1970.
-fn unix_time() -> u64 {
+pub(super) fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }

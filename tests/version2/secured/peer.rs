@@ -89,6 +89,15 @@ impl TlsPeer {
         Stream::new(&mut self.tls, &mut self.tcp).write_all(bytes).unwrap();
     }
 
+    /// Sends this and ends the link, all at once.
+    pub(super) fn leave_with(&mut self, bytes: &[u8]) {
+        self.tls.writer().write_all(bytes).unwrap();
+        self.tls.send_close_notify();
+        let mut all = Vec::new();
+        self.tls.write_tls(&mut all).unwrap();
+        self.tcp.write_all(&all).unwrap();
+    }
+
     /// A frame's kind, stream and payload.
     pub(super) fn read_frame(&mut self) -> (u8, u32, Vec<u8>) {
         let mut stream = Stream::new(&mut self.tls, &mut self.tcp);

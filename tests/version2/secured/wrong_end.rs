@@ -6,9 +6,10 @@ use std::net::Ipv4Addr;
 use tcpremote::device::EventKind;
 
 use super::Neighbour;
-use super::peer::connect_from;
-use super::relay::SecureRelay;
+use super::peer::{TlsPeer, connect_from};
+use super::relay::{SecureRelay, new_key};
 use crate::common::device::Device;
+use crate::common::wire_v2 as wire;
 
 #[test]
 fn a_plain_device_at_the_port_for_tls_and_one_in_tls_at_the_plain_port_are_told_and_so_is_the_log() {
@@ -29,6 +30,28 @@ fn a_plain_device_at_the_port_for_tls_and_one_in_tls_at_the_plain_port_are_told_
     assert!(closed.message.contains("closed it in the handshake; is it a port for TLS?"), "{}", closed.message);
     relay.relay.wait_for_log("looks_like=TLS");
     neighbour.assert_untouched();
+}
+
+/// Such as one that is ended while it asks whether it is let in, and one that leaves when it is refused.
+#[test]
+fn a_device_that_leaves_before_it_is_let_in_is_not_logged_as_one_that_was_dropped() {
+    let relay = SecureRelay::start(&[]);
+    let left = || relay.relay.wait_for_logs("a device has left before it was let in", 1);
+    let mut known = TlsPeer::connect(Ipv4Addr::LOCALHOST, relay.port(), &relay.add("pump-3"));
+    let away = wire::go_away(wire::code::SHUTDOWN, 0, 0, "the device closed the tunnel");
+    known.leave_with(&[wire::settings(), away].concat());
+    assert!(left()[0].contains(&known.tcp.local_addr().unwrap().to_string()));
+
+    let mut unknown = TlsPeer::connect(Ipv4Addr::LOCALHOST, relay.port(), &new_key());
+    let (join, no_token) = (8, [7; 24]);
+    unknown.send(&wire::frame(wire::SETTINGS, 0, 0, &wire::field(join, &no_token)));
+    relay.relay.wait_for_log("a token is good for nothing");
+    unknown.leave_with(&[]);
+    let line = relay.relay.wait_for_log("refused a device");
+    assert!(line.contains("code=token reason=the token is unknown, expired or used"), "{line}");
+    relay.relay.wait_for_logs("a device has left before it was let in", 2);
+    let log = relay.relay.log().concat();
+    assert!(!log.contains("dropped a connection"), "{log}");
 }
 
 #[test]

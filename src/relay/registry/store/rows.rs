@@ -6,6 +6,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, Row, params};
 
 use super::super::principal::{Key, Labels, Principal, PrincipalId, PrincipalName, State};
+use super::super::seen::Last;
 use super::Fault;
 use crate::identity::{Kind, Pin};
 
@@ -38,9 +39,14 @@ pub(super) fn principals(connection: &Connection, only: Option<PrincipalId>) -> 
     Ok(statement.query_map(params![first, last], read)?.collect::<Result<_, _>>()?)
 }
 
-pub(super) fn last_seen(connection: &Connection) -> rusqlite::Result<HashMap<PrincipalId, u64>> {
-    let mut statement = connection.prepare("SELECT id, seen FROM principals WHERE seen IS NOT NULL")?;
-    statement.query_map([], |row| Ok((PrincipalId(row.get(0)?), time(row, 1)?)))?.collect()
+pub(super) fn last_seen(connection: &Connection) -> rusqlite::Result<HashMap<PrincipalId, Last>> {
+    let select = "SELECT id, seen, told FROM principals WHERE seen IS NOT NULL OR told IS NOT NULL";
+    let read = |row: &Row<'_>| {
+        let seen: Option<i64> = row.get(1)?;
+        let told: Option<[u8; 32]> = row.get(2)?;
+        Ok((PrincipalId(row.get(0)?), Last { seen: seen.map(i64::unsigned_abs), told: told.map(Pin) }))
+    };
+    connection.prepare(select)?.query_map([], read)?.collect()
 }
 
 pub(super) fn labels(row: &Row<'_>, index: usize) -> rusqlite::Result<Labels> {

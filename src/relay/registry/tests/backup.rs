@@ -87,7 +87,7 @@ fn what_is_no_whole_backup_is_refused_and_changes_nothing() {
             (other, "other.db is no backup: it is a database of another program; give"),
             (missing, "missing is no backup: there is no such file; give"),
             (state.to_owned(), "state is no backup: it is a directory; give"),
-            (newer, "newer.db has schema 9, and this relay knows 1 at most; install the version that wrote it"),
+            (newer, "newer.db has schema 9, and this relay knows 2 at most; install the version that wrote it"),
         ] {
             let error = restore_into(state, &file).expect_err("no backup");
             assert!(error.to_string().contains(text) && error.is_usage(), "{error}");

@@ -225,6 +225,22 @@ fn when_a_device_was_last_seen_is_told_at_once_and_written_late() {
 }
 
 #[test]
+fn a_device_lacks_a_key_that_it_was_not_told_of_if_it_was_ever_there_and_may_come_again() {
+    let (mut bench, [next, after]) = (Bench::new(), [Pin([1; 32]), Pin([2; 32])]);
+    let id = bench.add("pump-1", 1).expect("added").id;
+    let lacks = |bench: &Bench, key| bench.registry().list()[0].lacks(key);
+    assert!(!lacks(&bench, &next), "it was never there");
+    bench.registry().note_seen(id, NOW);
+    assert!(lacks(&bench, &next), "its link may have been lost before it could read");
+    bench.registry().note_told(id, next);
+    bench.registry().note_told(PrincipalId(99), next);
+    bench.reopen(|_| ());
+    assert!(!lacks(&bench, &next) && lacks(&bench, &after));
+    bench.revoke("pump-1").expect("revoked");
+    assert!(!lacks(&bench, &after), "it is not let in anyway");
+}
+
+#[test]
 fn a_reserved_name_is_given_to_nobody_by_any_way() {
     let bench = Bench::new();
     let reserve = |names: &[&str]| {

@@ -26,6 +26,7 @@ fn a_registry_of_schema_1_is_opened_for_ever() {
         ]
     );
     assert_eq!(bench.registry().list()[1].seen, Some(NOW + 5));
+    assert_eq!(bench.registry().list()[1].told, None);
     assert_eq!(name_of(&bench.come(11)), Some("pump-1"));
     for (key, token) in [(1, None), (2, None), (5, Some(8))] {
         assert!(matches!(refusal(bench.admit(candidate(key, None, token))), Refusal::Revoked(_)), "key {key}");
@@ -67,8 +68,8 @@ fn a_newer_schema_and_another_database_are_refused_and_left_as_they_are() {
             (
                 "user_version",
                 99,
-                1,
-                "has schema 99, and this relay knows 1 at most; install the version that wrote it, or a later one",
+                2,
+                "has schema 99, and this relay knows 2 at most; install the version that wrote it, or a later one",
             ),
             ("application_id", 1, 0x7463_7072, "this is no relay's registry; give another file"),
         ] {

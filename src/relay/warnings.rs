@@ -1,0 +1,75 @@
+//! What is right in a configuration, and may still not be what is meant.
+
+use super::ServicePort;
+use super::file::File;
+use super::registry::{PrincipalName, Snapshot};
+
+/// Ports that lead to devices that nobody has: a typing error, or a device that has yet to join.
+pub fn unknown_devices(file: &File, known: &Snapshot) -> Vec<String> {
+    let is_unknown = |port: &&ServicePort| {
+        let is_plain = file.plain.as_ref().is_some_and(|plain| plain.device == port.device);
+        !is_plain && known.by_name(&PrincipalName::Device(port.device.clone())).is_none()
+    };
+    let text = |ServicePort { listen, device, .. }: &ServicePort| {
+        format!(
+            "the port {listen} leads to '{device}', and no device has this name, so nobody reaches it at this port until one \
+             has joined"
+        )
+    };
+    file.ports.iter().filter(is_unknown).map(text).collect()
+}
+
+/// Where `new` has nothing left of what devices were told by a relay that was started with `old`: they would look for it
+/// in vain. What a port for TLS is called outside, as behind a NAT, is not known here: an address of another port than
+/// that leads to wherever it led before.
+pub fn lost_addresses(old: &File, new: &File) -> Option<String> {
+    let (Some(was), Some(is)) = (&old.tls, &new.tls) else { return None };
+    // A relay that announces none leaves devices with those that they have.
+    let announced = if new.addresses.is_empty() { &old.addresses } else { &new.addresses };
+    let is_closed = |port: u16| port == was.port() && was.port() != is.port();
+    let remains = old.addresses.iter().any(|address| announced.contains(address) && !is_closed(address.port()));
+    if old.addresses.is_empty() || remains {
+        return None;
+    }
+    let told: Vec<String> = old.addresses.iter().map(ToString::to_string).collect();
+    Some(format!(
+        "devices look for this relay at {}, and nothing is left of that here, so that after a restart they look in vain; write \
+         the new address beside the old one first, restart, let every device connect, and only then change the rest",
+        told.join(", ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn file(addresses: &str, tls: &str) -> File {
+        let text = format!("addresses = [{addresses}]\n[listen]\ntls = \"{tls}\"\n");
+        File::parse(&text, Path::new("")).expect("a configuration")
+    }
+
+    #[test]
+    fn a_change_that_leaves_nothing_of_what_devices_were_told_is_warned_of() {
+        let old = file("\"a.example:443\", \"b.example:8443\"", "[::]:443");
+        for (addresses, tls, is_warned) in [
+            ("\"a.example:443\", \"b.example:8443\"", "[::]:443", false),
+            ("\"a.example:443\"", "0.0.0.0:443", false),
+            ("\"c.example:443\"", "[::]:443", true),
+            ("\"a.example:8443\"", "[::]:8443", true),
+            // The old one alone is not there any more.
+            ("\"a.example:443\"", "[::]:8443", true),
+            // It led elsewhere before, and was told.
+            ("\"b.example:8443\"", "[::]:8443", false),
+            ("\"b.example:8443\"", "[::]:9443", false),
+            ("", "[::]:443", false),
+        ] {
+            let warning = lost_addresses(&old, &file(addresses, tls));
+            assert_eq!(warning.is_some(), is_warned, "{addresses} {tls}: {warning:?}");
+        }
+        assert_eq!(lost_addresses(&file("", "[::]:443"), &old), None, "nothing was told");
+        let warning = lost_addresses(&old, &file("\"c.example:443\"", "[::]:443")).expect("a warning");
+        assert!(warning.starts_with("devices look for this relay at a.example:443, b.example:8443, and"), "{warning}");
+    }
+}
