@@ -178,6 +178,15 @@ describe("the command tcpremote", function()
     assert.equal(1, status)
     assert.truthy(err:find("can be read or written by others", 1, true))
     os.remove(path)
+
+    local usual = configuration.PATH
+    finally(function()
+      configuration.PATH = usual
+    end)
+    configuration.PATH = path
+    local without, _, why = run { "check", "--state-dir", place }
+    assert.equal(2, without)
+    assert.matches("^tcpremote: cannot read the configuration '" .. path .. "': No such file or directory; ", why)
   end)
 
   it("joins though another process with the same string was faster", function()

@@ -329,8 +329,9 @@ local function check(output, given, others, file)
   if #others > 0 then
     return 2, ("check wants nothing but options, got '%s'"):format(others[1])
   end
-  -- The service's user is to read it, and root has done so above.
-  local _, mistake = configuration.load(given["--config"])
+  -- The service's user is to read it, and root has done so above. The services that we bring do not start without it.
+  local is_alone = not (given["--service"] or given["--allow"])
+  local _, mistake = configuration.load(given["--config"] or is_alone and configuration.PATH or nil)
   if mistake then
     return 2, mistake
   end
