@@ -108,7 +108,7 @@ install-tree:
 # The Debian packages of the relay and of the module: target/deb/*.deb
 deb:
 	@scripts/need-cargo
-	@scripts/need-packages gcc libc6-dev git dpkg-dev debhelper
+	@scripts/need-packages gcc libc6-dev git dpkg-dev debhelper lua5.4
 	@scripts/deb "$(CARGO_TARGET_DIR)/deb"
 
 # A directory from which docker, podman or buildah builds the relay's image: target/container

@@ -1,5 +1,6 @@
 --- The command `tcpremote`, as far as it goes without a relay.
 local command = require "tcpremote.command"
+local configuration = require "tcpremote.configuration"
 local core = require "tcpremote.core"
 local net = require "support.net"
 local process = require "support.process"
@@ -56,10 +57,10 @@ describe("the command tcpremote", function()
 
   it("says what is wrong with a command line, with status 2", function()
     local cases = {
-      { {}, "no command is given; there are join, run and status, and tcpremote --help" },
-      { { "jion" }, "there is no command 'jion'; there are join, run and status" },
-      { { "--state-dir", place }, "'--state-dir' stands before the command; write tcpremote join, run or "
-        .. "status first" },
+      { {}, "no command is given; there are join, run, status and check, and tcpremote --help" },
+      { { "jion" }, "there is no command 'jion'; there are join, run, status and check" },
+      { { "--state-dir", place }, "'--state-dir' stands before the command; write tcpremote join, run, "
+        .. "status or check first" },
       { { "status", "--alow", "22" }, "status has no option '--alow'; it has --config, --state-dir" },
       { { "join", "--allow", "22" }, "join has no option '--allow'; it has --config, --name, --proxy, --state-dir" },
       { { "status", "--state-dir" }, "--state-dir wants a value behind it" },
@@ -67,6 +68,9 @@ describe("the command tcpremote", function()
       { { "status", "--state-dir=a", "--state-dir=b" }, "--state-dir is given twice" },
       { { "status", "x" }, "status wants nothing but options, got 'x'" },
       { { "run", "x" }, "run wants nothing but options, got 'x'" },
+      { { "check", "x" }, "check wants nothing but options, got 'x'" },
+      { { "check", "--state-dir", place, "--allow", "22-" }, "allow: rule '22-': the range has one end only; "
+        .. "write 22-65535" },
       { { "run", "--service", "ssh" }, "--service 'ssh' names no service; write NAME=HOST:PORT, such as "
         .. "ssh=127.0.0.1:22" },
       { { "run", "--service", "a=b:1", "--service=a=c:2" }, "--service 'a' is given twice; give one of them another "
@@ -123,6 +127,59 @@ describe("the command tcpremote", function()
     assert.is_nil(text:find("hunter2", 1, true))
   end)
 
+  it("tells of a proxy that other programs use here and it does not", function()
+    local line = "%s https_proxy=http://me:hunter2@127.0.0.1:1 %s bin/tcpremote join %s --state-dir %s 2>&1"
+    local function failure(variable)
+      local pipe = io.popen(line:format(variable, process.lua, JOIN, place))
+      local text = pipe:read("*a")
+      pipe:close()
+      assert.is_nil(text:find("hunter2", 1, true))
+      return text
+    end
+    assert.equal("tcpremote: the link to 127.0.0.1:1 was refused; start the relay there, or correct the address; "
+      .. "https_proxy is set, and not used here: give the proxy as TCPREMOTE_PROXY, or by --proxy\n", failure "")
+    assert.is_nil(failure("TCPREMOTE_PROXY=http://127.0.0.1:" .. net.refusing_port()):find("https_proxy", 1, true))
+  end)
+
+  it("says before a service starts whether it would, and writes nothing", function()
+    local path = process.write_temporary("")
+    local function check(text)
+      local handle = assert(io.open(path, "w"))
+      handle:write(text)
+      handle:close()
+      local status, out, err = run { "check", "--config", path }
+      assert.equal(status == 0 and "the service can start with this configuration\n" or "", out)
+      return status, err
+    end
+    local state_dir = ("state_dir = '%s'\n"):format(place)
+    local status, err = check(state_dir .. "services = { plc = 10.0.0.5:502 }\n")
+    assert.equal(2, status)
+    assert.matches("^tcpremote: " .. path .. ":2: ", err)
+    status, err = check(state_dir .. "services = { plc = '10.0.0.5' }\n")
+    assert.equal(2, status)
+    assert.matches("^tcpremote: " .. path .. ":2: services: ", err)
+    -- No mistake: the service waits for somebody to join.
+    status, err = check(state_dir)
+    assert.equal(1, status)
+    assert.truthy(err:find("has joined no relay yet", 1, true))
+    assert.equal(1, process.status("test -e " .. place))
+    assert.equal(0, (check("server_address = '127.0.0.1'\nserver_port = 1\n")))
+
+    local fingerprint = assert(core.identity(place, JOIN)).fingerprint
+    local pin = "SHA256:" .. ("A"):rep(43)
+    local relay = assert(io.open(place .. "/relay.toml", "w"))
+    relay:write(('device_key = "%s"\nrelay_key = "%s"\nnext_relay_key = "%s"\n'
+      .. 'join_addresses = ["relay:443"]\n'):format(fingerprint, pin, pin))
+    relay:close()
+    process.status("chmod 600 " .. place .. "/relay.toml")
+    assert.equal(0, (check(state_dir)))
+    process.status("chmod 644 " .. place .. "/key")
+    status, err = check(state_dir)
+    assert.equal(1, status)
+    assert.truthy(err:find("can be read or written by others", 1, true))
+    os.remove(path)
+  end)
+
   it("joins though another process with the same string was faster", function()
     local relay = process.relay_with_keys(place)
     local state = place .. "/state"
@@ -168,6 +225,13 @@ describe("the command tcpremote", function()
     assert.equal(0, status)
     assert.equal("pump-3\n" .. fingerprint .. "\n", out_of_join)
     assert.equal("tcpremote: this string was used here already, so there is nothing to do\n", err_of_join)
+    -- What the service needs then is said, and nobody's password.
+    local proxied = { "join", JOIN, "--state-dir", place, "--proxy", "http://me:hunter2@proxy:1" }
+    status, out_of_join, err_of_join = run(proxied)
+    assert.same({ 0, "pump-3\n" .. fingerprint .. "\n" }, { status, out_of_join })
+    local kept = 'tcpremote: the proxy is not stored; the service needs it in %s: proxy = '
+      .. '"http://USER:PASSWORD@proxy:1"\n'
+    assert.truthy(err_of_join:find(kept:format(configuration.PATH), 1, true), err_of_join)
   end)
 
   it("keeps the key apart from the configuration, and finds one that was kept beside it before", function()

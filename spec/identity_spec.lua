@@ -1,4 +1,5 @@
 --- The options of a device with an identity, and those of a proxy.
+local core = require "tcpremote.core"
 local net = require "support.net"
 local process = require "support.process"
 local tcpremote = require "tcpremote"
@@ -84,6 +85,24 @@ describe("a device with a state_dir", function()
     local text = "state_dir: '%s' can be read or written by others (mode 755); type: chmod 700 '%s'"
     assert.equal(text:format(place, place), message)
     assert.equal("state_dir", code)
+  end)
+
+  it("has joined for good once connect returns, whatever becomes of the program", function()
+    local relay = process.relay_with_keys(place)
+    local endings = { "os.exit(0)", "os.exit(0, true)", "tunnel:close()", "tunnel:close(0)", "" }
+    for number, ending in ipairs(endings) do
+      local state, name = ("%s/state-%d"):format(place, number), "pump-" .. number
+      local join = relay.ask("token device " .. name):match("tcpr1%S+")
+      local output = process.run(process.lua, ([[
+        local tunnel = assert(require "tcpremote".connect { state_dir = "%s", join = "%s" })
+        io.write("joined ")
+        io.stdout:flush()
+        %s
+      ]]):format(state, join, ending))
+      assert.equal("joined ", output)
+      assert.equal(name, assert(core.identity(state)).name)
+    end
+    relay.stop()
   end)
 
   it("is a tunnel that tries for ever, with keep_trying", function()

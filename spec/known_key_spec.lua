@@ -56,7 +56,8 @@ describe("a device whose key the operator lets in", function()
     end
     local name, fingerprint = join(first):match("^(%S+)\n(SHA256:%S+)\n0\n$")
     assert.equal("pump-4", name)
-    assert.matches("; then start 'tcpremote run' again, which needs the string no more\n4\n$", join(other))
+    assert.matches("; then restart the service, or start 'tcpremote run' again: it needs the string no more\n4\n$",
+      join(other))
     local again = "tcpremote: this string was used here already, so there is nothing to do\n"
     assert.equal(again .. "pump-4\n" .. fingerprint .. "\n0\n", join(first))
   end)

@@ -115,6 +115,15 @@ pub enum Error {
         /// What it says, or what is wrong with it.
         problem: ProxyError,
     },
+    /// The relay was found at none of its addresses.
+    #[cfg(feature = "tls")]
+    #[error("{worst}; its other addresses failed, too: {}", list(.others))]
+    Everywhere {
+        /// What says most about the cause.
+        worst: Box<Self>,
+        /// The other addresses, and the codes of what went wrong there.
+        others: Vec<(Address, &'static str)>,
+    },
     /// The string with which the device was to join a relay is none.
     #[cfg(feature = "tls")]
     #[error("join: {0}")]
@@ -155,6 +164,39 @@ impl Error {
         Self::Timeout { address, seconds: (time.as_secs_f64() * 10.0).ceil() / 10.0 }
     }
 
+    /// What came of the addresses of a relay, in this order, as one error.
+    #[cfg(feature = "tls")]
+    pub(crate) fn everywhere(before: Vec<(Address, Self)>, (address, last): (Address, Self)) -> Self {
+        // It has spoken itself, or is the only one that was tried.
+        if before.is_empty() || matches!(last, Self::NotAdmitted { .. }) {
+            return last;
+        }
+        let mut all = before;
+        all.push((address, last));
+        // Of two that say as much the one that was tried first counts.
+        let worst = (0..all.len()).max_by_key(|place| (all[*place].1.says(), usize::MAX - place)).unwrap_or(0);
+        let (_, worst) = all.remove(worst);
+        Self::Everywhere {
+            worst: Box::new(worst),
+            others: all.into_iter().map(|(address, error)| (address, error.code())).collect(),
+        }
+    }
+
+    /// How much it says about why there is no link: what answers in the relay's place more than that nothing does.
+    #[cfg(feature = "tls")]
+    fn says(&self) -> u8 {
+        match self.code() {
+            "system" => 7,
+            "pin" => 6,
+            "tls" => 5,
+            "lost" | "replaced" | "version" | "proxy" => 4,
+            "timeout" => 3,
+            "refused" | "unreachable" => 2,
+            "unresolved" => 1,
+            _ => 8,
+        }
+    }
+
     /// A stable lowercase word for programs: `usage`, `unresolved`, `refused`, `unreachable`, `timeout`,
     /// `lost`, `replaced`, `unknown`, `revoked`, `token`, `pending`, `pin`, `tls`, `version`, `proxy`, `state_dir`,
     /// `protocol`, `closed`, `internal`, `forked` or `system`.
@@ -173,6 +215,8 @@ impl Error {
             Self::OldRelay(_) => "version",
             Self::Proxy { .. } => "proxy",
             #[cfg(feature = "tls")]
+            Self::Everywhere { worst, .. } => worst.code(),
+            #[cfg(feature = "tls")]
             Self::Join(_) => "usage",
             #[cfg(feature = "tls")]
             Self::StateDir(_) => "state_dir",
@@ -185,6 +229,15 @@ impl Error {
             Self::System { .. } => "system",
         }
     }
+}
+
+/// Addresses, and what went wrong there.
+#[cfg(feature = "tls")]
+fn list(others: &[(Address, &'static str)]) -> String {
+    const SHOWN: usize = 4;
+    let shown = others.iter().take(SHOWN).map(|(address, code)| format!("{address} ({code})"));
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    if others.len() > SHOWN { format!("{shown} and {} more", others.len() - SHOWN) } else { shown }
 }
 
 /// Why a device is not admitted, in the relay's words, and what to do.
@@ -236,6 +289,28 @@ mod tests {
             assert_eq!(text.matches("relay.example.com").count(), 1, "{text}");
             assert!(text.ends_with(char::is_alphabetic), "{text}");
         }
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn of_several_addresses_what_says_most_is_told_and_the_others_are_named() {
+        let address = |number: u16| Address::new("relay.example.com", number).expect("an address");
+        let refused = |number| (address(number), Error::Refused(address(number)));
+        let tls = |number| (address(number), Error::Tls { address: address(number), reason: "no TLS".into() });
+        let text = |before: Vec<(Address, Error)>, last| {
+            let error = Error::everywhere(before, last);
+            (error.code(), error.to_string())
+        };
+        let expected = "the link to relay.example.com:1 was given up: no TLS; its other addresses failed, too: \
+                        relay.example.com:2 (refused)";
+        assert_eq!(text(vec![tls(1)], refused(2)), ("tls", expected.into()));
+        assert!(text(vec![refused(1)], refused(2)).1.contains("link to relay.example.com:1 was refused"), "the first");
+        assert!(text(vec![refused(1)], tls(2)).1.contains("link to relay.example.com:2 was given up"));
+        assert_eq!(text(Vec::new(), refused(1)).1, Error::Refused(address(1)).to_string());
+        let many = text((1..8).map(refused).collect(), tls(8)).1;
+        assert!(many.ends_with("relay.example.com:4 (refused) and 3 more") && !many.contains(":5 "), "{many}");
+        let spoken = Error::NotAdmitted { address: address(2), code: Code::Token, reason: String::new() };
+        assert!(!text(vec![tls(1)], (address(2), spoken)).1.contains(":1"), "the relay has spoken");
     }
 
     #[test]

@@ -56,6 +56,7 @@ fn open(lua: &Lua) -> mlua::Result<Table> {
     core.set("_VERSION", env!("CARGO_PKG_VERSION"))?;
     core.set("full_version", env!("TCPREMOTE_VERSION"))?;
     core.set("start", lua.create_function(|lua, options: Table| answer(lua, start(&options)))?)?;
+    core.set("check", lua.create_function(|lua, options: Table| answer(lua, config(&options).map(|_| true)))?)?;
     core.set(
         "identity",
         lua.create_function(|lua, (directory, join): (Value, Value)| answer(lua, identity(lua, directory, join)))?,

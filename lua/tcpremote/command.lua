@@ -23,6 +23,7 @@ tcpremote: lets the people of a relay reach TCP services of this device
   tcpremote join -            the same, with the string on standard input, where no other user sees it
   tcpremote run               keep the tunnel to the relay, for ever; events go to standard error
   tcpremote status            who this device is, and which relay it has joined
+  tcpremote check             whether 'run' would start: the configuration, the key, and what is known of the relay
   tcpremote --help, --version
 
 Options
@@ -63,6 +64,26 @@ local OPTIONS = {
   },
   status = { ["--config"] = false, ["--state-dir"] = false },
 }
+OPTIONS.check = OPTIONS.run
+
+--- What of the proxy's is said where others may read it.
+local function without_password(proxy)
+  return (proxy:gsub("//[^/]*@", "//USER:PASSWORD@"))
+end
+
+--- What a failure may come of where the network has a proxy, and none is used.
+local MAY_WANT_PROXY = { unresolved = true, refused = true, unreachable = true, timeout = true }
+
+--- What to do about a proxy that other programs use here; empty if there is none.
+local function proxy_hint(code)
+  local names = { "https_proxy", "HTTPS_PROXY" }
+  for _, name in ipairs(MAY_WANT_PROXY[code] and names or {}) do
+    if (os.getenv(name) or "") ~= "" then
+      return ("; %s is set, and not used here: give the proxy as TCPREMOTE_PROXY, or by --proxy"):format(name)
+    end
+  end
+  return ""
+end
 
 --- What the interpreter raises at SIGINT, and the exit status that a shell gives a program which that has ended.
 local INTERRUPTED, INTERRUPTED_STATUS = "interrupted!", 130
@@ -92,7 +113,7 @@ local function parse(arguments)
     elseif option then
       local several = OPTIONS[name] and OPTIONS[name][option]
       if not name then
-        return nil, ("'%s' stands before the command; write tcpremote join, run or status first"):format(option)
+        return nil, ("'%s' stands before the command; write tcpremote join, run, status or check first"):format(option)
       elseif several == nil then
         local known = {}
         for each in pairs(OPTIONS[name]) do
@@ -120,12 +141,12 @@ local function parse(arguments)
     elseif OPTIONS[argument] then
       name = argument
     else
-      return nil, ("there is no command '%s'; there are join, run and status"):format(argument)
+      return nil, ("there is no command '%s'; there are join, run, status and check"):format(argument)
     end
     i = i + 1
   end
   if not name then
-    return nil, "no command is given; there are join, run and status, and tcpremote --help"
+    return nil, "no command is given; there are join, run, status and check, and tcpremote --help"
   end
   return name, given, others
 end
@@ -154,7 +175,7 @@ local function await_joined(tunnel, has_joined)
   end
 end
 
-local function join(output, given, others)
+local function join(output, given, others, file)
   if #others ~= 1 then
     return 2, "join wants one thing, the join string, or - for one on standard input"
   end
@@ -191,13 +212,18 @@ local function join(output, given, others)
       message = not joined and message or nil
     end
     if message then
+      if not given["--proxy"] then
+        message = message .. proxy_hint(code)
+      end
       if code == "pending" then
         -- Our relays say it themselves.
         local is_said = message:find(before.fingerprint, 1, true)
         local kept, why = core.await_approval(state_dir, text)
         message = message .. (is_said and "" or "; its fingerprint is " .. before.fingerprint)
-          .. (kept and (before.has_joined and "; then start 'tcpremote run' again, which needs the string no more"
-            or "; then 'tcpremote run' needs the string no more")
+          .. (kept and (before.has_joined
+            and "; then restart the service, or start 'tcpremote run' again: it needs the string no more"
+            or "; then 'tcpremote run' needs the string no more, and a service that runs comes within 15 min, or at "
+              .. "once when it is restarted")
             or "; then join again with the same string, since it cannot be kept for 'tcpremote run': " .. why)
       end
       return STATUS[code] or 1, message
@@ -209,6 +235,10 @@ local function join(output, given, others)
     return STATUS[code] or 1, message
   end
   output.out:write(("%s\n%s\n"):format(after.name or "(no name)", after.member_fingerprint))
+  if given.unkept_proxy then
+    complain(output, ('the proxy is not stored; the service needs it in %s: proxy = "%s"'):format(file.path,
+      without_password(given.unkept_proxy)))
+  end
   return 0
 end
 
@@ -294,6 +324,31 @@ local function status(output, given, others)
   return 0
 end
 
+--- Whether a service would start with what there is now: the same is read, by the same user.
+local function check(output, given, others, file)
+  if #others > 0 then
+    return 2, ("check wants nothing but options, got '%s'"):format(others[1])
+  end
+  -- The service's user is to read it, and root has done so above.
+  local _, mistake = configuration.load(given["--config"])
+  if mistake then
+    return 2, mistake
+  end
+  local options
+  options, mistake = options_of(given, file)
+  if not options then
+    return 2, mistake
+  end
+  local is_right, message, code = core.check(options)
+  if not is_right then
+    -- It waits for somebody to join, and for a disk.
+    local is_awaited = code ~= "usage" or message == service.not_joined(options)
+    return is_awaited and 1 or 2, configuration.placed(file, message)
+  end
+  output.out:write("the service can start with this configuration\n")
+  return 0
+end
+
 --- What was raised, with the place of a mistake in this program. Whoever has interrupted it knows that.
 local function problem_of(raised)
   local text = tostring(raised)
@@ -321,6 +376,8 @@ local function complete(given, file)
     configuration.leave_off(file, "server_address", "server_port", "state_dir")
   end
   given["--state-dir"] = given["--state-dir"] or file.options.state_dir or usual_state_dir()
+  -- What the command line alone says a service does not know.
+  given.unkept_proxy = given["--proxy"] ~= file.options.proxy and given["--proxy"] or nil
   local proxy = os.getenv "TCPREMOTE_PROXY"
   given["--proxy"] = given["--proxy"] or proxy ~= "" and proxy or nil
   if given["--proxy"] then
@@ -360,7 +417,7 @@ function command.main(arguments, output)
   end
   local is_done, code
   is_done, code, message = xpcall(function()
-    return ({ join = join, run = run, status = status })[name](output, given, others, file)
+    return ({ join = join, run = run, status = status, check = check })[name](output, given, others, file)
   end, problem_of)
   if code == INTERRUPTED then
     return INTERRUPTED_STATUS

@@ -17,7 +17,9 @@ local function notify(status, state)
 end
 
 --- The message that the device has yet to join a relay, by a command that somebody calls meanwhile; nil once it has.
-local function not_joined(options)
+---@param options tcpremote.Options
+---@return string? message
+function service.not_joined(options)
   if options.state_dir then
     return select(2, core.identity(options.state_dir))
   end
@@ -28,7 +30,7 @@ end
 local function start(options, termination, tell)
   local is_ready, said
   repeat
-    local awaited = not_joined(options)
+    local awaited = service.not_joined(options)
     local tunnel, message, code = core.start(options)
     if not tunnel and code == "usage" and message ~= awaited then
       return nil, message

@@ -112,7 +112,6 @@ impl<N: Negotiation> Negotiated<N> {
     }
 
     /// What the peer has said of itself in version 2; a relay's end forgets it once the device is admitted.
-    #[cfg(feature = "tls")]
     pub fn peer(&self) -> Option<&Settings> {
         if let Speaking::V2(end) = &self.speaking { end.peer() } else { None }
     }

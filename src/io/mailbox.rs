@@ -11,7 +11,7 @@ pub(crate) enum Request {
     /// To end.
     Stop,
     /// To end without the time that open clients have.
-    #[cfg_attr(not(feature = "relay"), expect(dead_code, reason = "a device gives them none"))]
+    #[cfg_attr(not(any(test, feature = "relay")), expect(dead_code, reason = "a device gives them none"))]
     StopNow,
     /// To look at what else is asked, in the driver's own queue.
     #[cfg_attr(not(feature = "relay"), expect(dead_code, reason = "a device has none"))]

@@ -464,5 +464,5 @@ impl<C, R: Registry> Drop for Session<C, R> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "tls"))]
 mod tests;

@@ -42,7 +42,7 @@ impl Opener {
     }
 
     /// For an end that breaks the rules.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "relay"))]
     pub(crate) fn config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.0)
     }

@@ -3,6 +3,7 @@
 //!
 //! `SIM_SEED=7 cargo test --test simulation NAME -- --nocapture` replays one seed of one test and prints what
 //! happens; `SIM_SEEDS=10000` tries so many, instead of 256 in all.
+#![cfg(feature = "relay")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test ends where its means fail")]
 
 mod app;

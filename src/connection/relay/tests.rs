@@ -77,7 +77,7 @@ fn a_frame_that_cannot_be_the_first_ends_the_link_with_an_error_that_shows_its_b
     for protocol in [Protocol::V1, Protocol::V2] {
         assert_eq!(
             Bench::new(protocol).violation(b"GET / HTTP/1.0"),
-            "the first frame is not LISTEN but 47 45 54 20; is this a device?"
+            "the first frame is not LISTEN but 'GET '; is this a device?"
         );
         assert_eq!(
             Bench::new(protocol).violation(b"\x00\x02\x04\x00ab"),

@@ -32,6 +32,8 @@ const STORE_TIMEOUT: Duration = Duration::from_millis(2500);
 pub(super) struct Enrolling {
     joining: Joining,
     keeper: Keeper,
+    /// What came of the addresses that this round has tried.
+    failures: Vec<(Address, Error)>,
     /// Said once it is stored: one of each kind, the newest.
     untold: Vec<Notice>,
     /// Until when the owner, who waits for the first event, is shown none, since the device joins and that is not stored.
@@ -48,6 +50,7 @@ impl Enrolling {
         Self {
             joining: enrolment.joining.clone(),
             keeper,
+            failures: Vec::new(),
             untold: Vec::new(),
             withheld_until: None,
             is_unstored: false,
@@ -126,11 +129,17 @@ impl Driver<'_> {
         enrolled.or(self.config.identity.as_ref())
     }
 
-    /// What was tried last came to nothing, or was refused: whether there is something else to be tried at once.
-    pub(super) fn has_other_target(&mut self, now: Instant, error: &Error, refusal: Option<&GoAway>) -> bool {
+    /// What was tried last came to nothing, or was refused. Where there is something else to be tried at once this is kept;
+    /// else the error tells of all that was tried.
+    pub(super) fn find_other_target(
+        &mut self,
+        now: Instant,
+        error: Error,
+        refusal: Option<&GoAway>,
+    ) -> Result<(), Error> {
         let is_late = self.first_until.is_some_and(|until| until <= now);
-        let Some(enrolling) = &mut self.enrolling else { return false };
-        let was_joining = enrolling.is_joining();
+        let Some(enrolling) = &mut self.enrolling else { return Err(error) };
+        let (was_joining, address) = (enrolling.is_joining(), enrolling.address().clone());
         let candidate = enrolling.joining.candidate().map(|candidate| candidate.key.public().pin());
         let (round, notice) = match refusal {
             Some(go_away) if go_away.code.bars_key() => enrolling.joining.handle_refusal(go_away.code),
@@ -142,22 +151,28 @@ impl Driver<'_> {
         {
             enrolling.keeper.forget(key);
         }
-        if let Some(notice) = notice {
-            self.warn(notice.to_string(), error);
-        } else if is_member_next {
-            self.warn(format!("{error}; this device goes on as it was, and tries to join with its next link"), error);
-        }
-        if is_late && let Some(enrolling) = &mut self.enrolling {
+        if is_late {
             enrolling.joining.end_round();
-            return false;
         }
-        round == Round::GoesOn
+        let goes_on = round == Round::GoesOn && !is_late;
+        if goes_on && notice.is_none() && !is_member_next {
+            enrolling.failures.push((address, error));
+            return Ok(());
+        }
+        let error = Error::everywhere(mem::take(&mut enrolling.failures), (address, error));
+        if let Some(notice) = notice {
+            self.warn(notice.to_string(), &error);
+        } else if is_member_next {
+            self.warn(format!("{error}; this device goes on as it was, and tries to join with its next link"), &error);
+        }
+        if goes_on { Ok(()) } else { Err(error) }
     }
 
     /// The relay has admitted the device on a link that presented [`identity`](Self::identity).
     pub(super) fn handle_announcement(&mut self, announcement: &Announcement) {
         let Some(enrolling) = &mut self.enrolling else { return };
         enrolling.look = None;
+        enrolling.failures.clear();
         let (change, notices) = enrolling.joining.handle_welcome(announcement);
         let is_to_store = change.is_some() || enrolling.is_unstored;
         if let Some((key, membership)) = enrolling.joining.known().filter(|_| is_to_store) {
@@ -172,6 +187,8 @@ impl Driver<'_> {
                 enrolling.untold.retain(|notice| mem::discriminant(notice) != mem::discriminant(&change));
                 enrolling.untold.push(change);
             }
+            // An owner may wait for that alone.
+            enrolling.untold.sort_by_key(Notice::is_of_joining);
             if enrolling.has_joined_unstored() && self.first_until.is_some() {
                 enrolling.withheld_until = self.first_until;
                 self.context.shared.withhold();
@@ -239,7 +256,8 @@ impl Driver<'_> {
                     self.handle_stored(result);
                 }
             } else if Instant::now() >= deadline || self.context.io.event_loop.wait(Some(deadline)).is_err() {
-                let text = "the tunnel ends, and what the relay said is not stored yet; does the disk of state_dir hang?";
+                let text =
+                    "the tunnel ends, and what the relay said is not stored yet; does the disk of state_dir hang?";
                 let event = Event::new(EventKind::Identity, Severity::Warning, text.into()).with_code("state_dir");
                 return self.context.shared.event(event);
             }
@@ -256,6 +274,7 @@ impl Driver<'_> {
         // What could not be stored was of the identity before.
         enrolling.is_unstored = false;
         enrolling.untold.clear();
+        enrolling.failures.clear();
         self.tell(&notice);
         self.context.shared.identified(name, pin);
         self.reconnect(now);

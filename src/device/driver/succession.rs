@@ -95,7 +95,9 @@ impl Driver<'_> {
                 }
             }
         }
-        if let (Stage::Greeting, Some(version)) = (link.stage, link.version) {
+        // A relay that wants no such device answers, and says so.
+        let is_refused = link.session.connection().peer().is_some_and(|said| said.refuses);
+        if let (Stage::Greeting, Some(version), false) = (link.stage, link.version, is_refused) {
             link.stage = Stage::Listening;
             (link.answered_at, link.answer_within) = (Some(now), None);
             self.was_connected = true;
@@ -156,9 +158,7 @@ impl Driver<'_> {
     /// The attempt is over: the next one is planned, unless there is a link or this was to be the only one.
     pub(super) fn fail_attempt(&mut self, now: Instant, error: Error) -> Result<(), Error> {
         self.drop_attempt();
-        if self.try_another(now, &error, None) {
-            return Ok(());
-        }
+        let Err(error) = self.try_another(now, error, None) else { return Ok(()) };
         if self.takes_clients() {
             self.context.shared.kept(&error);
             return Ok(());
@@ -178,19 +178,22 @@ impl Driver<'_> {
         Ok(())
     }
 
-    /// What was tried last came to nothing, for this reason. True if there is another address or identity, whose attempt then begins.
-    fn try_another(&mut self, now: Instant, error: &Error, refusal: Option<&GoAway>) -> bool {
-        #[cfg(feature = "tls")]
-        if self.has_other_target(now, error, refusal) {
-            self.begin_attempt(now);
-            if self.current.is_none() {
-                self.context.shared.connecting(&self.server);
-            }
-            return true;
+    /// What was tried last came to nothing, for this reason. If there is another address or identity its attempt begins;
+    /// else the error tells of all that was tried.
+    #[cfg(feature = "tls")]
+    fn try_another(&mut self, now: Instant, error: Error, refusal: Option<&GoAway>) -> Result<(), Error> {
+        self.find_other_target(now, error, refusal)?;
+        self.begin_attempt(now);
+        if self.current.is_none() {
+            self.context.shared.connecting(&self.server);
         }
-        #[cfg(not(feature = "tls"))]
-        let _ = (now, error, refusal);
-        false
+        Ok(())
+    }
+
+    /// Without identities the relay has one address.
+    #[cfg(not(feature = "tls"))]
+    fn try_another(&mut self, _: Instant, error: Error, _: Option<&GoAway>) -> Result<(), Error> {
+        Err(error)
     }
 
     fn plan(&mut self, now: Instant, wait: Duration, reason: Error) {
@@ -301,33 +304,35 @@ impl Driver<'_> {
         // The relay may have given a better reason before.
         let is_secure = self.is_secure();
         let error = go_away.as_ref().map_or(error, |go_away| gone_away(&link.server, go_away, is_secure));
-        if self.successor.take_if(|successor| *successor == number).is_some() {
-            if answered_at.is_none() && self.try_another(now, &error, go_away.as_ref()) {
+        let is_pin = matches!(error, Error::Pin { .. });
+        let is_successor = self.successor.take_if(|successor| *successor == number).is_some();
+        if !is_successor {
+            if self.current != Some(number) {
                 return Ok(());
             }
-            if self.takes_clients() {
-                self.context.shared.kept(&error);
-                return Ok(());
-            }
-            self.current = None;
-        } else if self.current == Some(number) {
             self.current = None;
             if self.promote() {
                 return Ok(());
             }
-            if answered_at.is_none() && self.try_another(now, &error, go_away.as_ref()) {
-                return Ok(());
-            }
+        }
+        let error = if answered_at.is_none() {
+            let Err(error) = self.try_another(now, error, go_away.as_ref()) else { return Ok(()) };
+            error
         } else {
+            error
+        };
+        if is_successor && self.takes_clients() {
+            self.context.shared.kept(&error);
             return Ok(());
         }
+        self.current = None;
         if !self.keeps_trying() {
             return Err(error);
         }
         let wait = match &go_away {
             Some(go_away) => wait_after(&mut self.backoff, now, answered_at, go_away),
             // It is refused, if by the device.
-            None if matches!(error, Error::Pin { .. }) => self.backoff.wait_barred(0),
+            None if is_pin => self.backoff.wait_barred(0),
             None => self.backoff.next_wait(now, answered_at),
         };
         self.plan(now, wait, error);

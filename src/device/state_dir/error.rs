@@ -28,8 +28,8 @@ pub enum StateDirError {
     },
     /// It, or a file in it, belongs to another user.
     #[error(
-        "state_dir: '{path}' belongs to user {owner}, and this program runs as user {user}; run it as that user, or \
-         type as root: chown -R {user} '{path}'"
+        "state_dir: '{path}' belongs to user {owner}, and this program runs as user {user}; {}",
+        of_other(*.owner, *.user, .path)
     )]
     OtherOwner {
         /// The directory or file.
@@ -115,6 +115,15 @@ pub enum StateDirError {
     /// No key can be made.
     #[error("state_dir: no key can be made: {0}; is /dev/urandom there?")]
     NoKey(KeyError),
+}
+
+/// What to do about a directory of another user's. Root may have made or brought it back; one that is a service's stays so.
+fn of_other(owner: u32, user: u32, path: &str) -> String {
+    if owner == 0 || user == 0 {
+        format!("run it as that user, or type as root: chown -R {user} '{path}'")
+    } else {
+        "run it as that user, or as root where it is the command tcpremote".into()
+    }
 }
 
 /// The system refused this. It is asked here what would help, where it may take its time, and not where the text is made.

@@ -243,6 +243,15 @@ fn a_user_who_may_not_use_the_directory_is_told_what_would_permit_it() {
     fs::set_permissions(mixed.join("key"), Permissions::from_mode(0o600)).expect("changed");
     assert_eq!(told_as_nobody(&mixed), owned(&mixed.join("key")));
 
+    // It is a service's, which would lose its key.
+    let services = made("services", 0o700, 1);
+    let expected = format!(
+        "state_dir: '{}' belongs to user 1, and this program runs as user 65534; run it as that user, or as root where it \
+         is the command tcpremote",
+        services.display()
+    );
+    assert_eq!(told_as_nobody(&services), expected);
+
     // Its own user may not write there, nor look into it, nor read a file of it.
     for (name, mode, what, file) in [("read-only", 0o500, "write", "/joining"), ("unreadable", 0o300, "open", "")] {
         let path = made(name, mode, NOBODY);

@@ -87,9 +87,13 @@ impl Header {
 }
 
 impl fmt::Display for Header {
-    /// The bytes, as a capture would show them.
+    /// The bytes, as a capture would show them; those of a text as such, which a header of ours is not.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d] = self.encode();
+        let bytes = self.encode();
+        if bytes.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ') {
+            return write!(f, "'{}'", bytes.map(char::from).iter().collect::<String>());
+        }
+        let [a, b, c, d] = bytes;
         write!(f, "{a:02x} {b:02x} {c:02x} {d:02x}")
     }
 }
@@ -105,5 +109,9 @@ mod tests {
         }
         assert_eq!(Header::LISTEN.encode(), [0, 0, 4, 0]);
         assert_eq!(Header::close(9).to_string(), "00 00 02 09");
+        assert_eq!(Header::decode(*b"SSH-").to_string(), "'SSH-'");
+        assert_eq!(Header::decode(*b"GET ").to_string(), "'GET '");
+        assert_eq!(Header::decode(*b"\r\n\r\n").to_string(), "0d 0a 0d 0a");
+        assert_eq!(Header::decode(*b"\x1b[2J").to_string(), "1b 5b 32 4a");
     }
 }

@@ -158,6 +158,7 @@ fn a_first_window_above_the_largest_stays_as_it_is() {
 }
 
 #[test]
+#[cfg(feature = "relay")]
 fn where_other_links_have_all_that_may_wait_a_link_has_its_own_part_and_goes_on_when_that_has_left() {
     let mut pair = Pair::without_acks(limits());
     pair.relay.share_windows(&WindowPool::new(0));

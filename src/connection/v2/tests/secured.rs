@@ -17,6 +17,7 @@ fn pair() -> Pair {
 }
 
 #[test]
+#[cfg(feature = "relay")]
 fn a_relay_says_nothing_before_it_has_admitted_the_device_whose_token_it_takes_in_tls_alone() {
     let mut pair = pair();
     assert!(!pair.relay.has_unsent());

@@ -1,7 +1,9 @@
 //! A device joins by a string, and comes again by what its directory holds.
 
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use tempfile::TempDir;
 
@@ -347,6 +349,29 @@ fn all_addresses_of_a_relay_have_one_time_in_which_the_first_link_is_to_be_there
     let handle = start("second", &join, Duration::from_secs(3));
     relay.await_state(&handle, State::Listening);
     assert_eq!(who(&handle).0, "pump-4");
+}
+
+#[test]
+fn of_addresses_that_all_fail_each_is_told_and_most_of_that_where_something_else_answers() {
+    let (mut relay, _place, state) = with_directory();
+    let web = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let (at_web, refusing) = (web.local_addr().expect("address"), refusing());
+    let server = thread::spawn(move || {
+        let (mut stream, _) = web.accept()?;
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")?;
+        // What the device has sent is read, or its own end would be a reset.
+        io::copy(&mut stream, &mut io::sink())
+    });
+    let join = relay.join_string("pump-3", &[at_web, refusing]);
+    let enrolment = Enrolment::open(&state, Some(&join), None).expect("a key");
+    let handle = start(enrolment, |_| {}).expect("a tunnel");
+    let (text, code) = relay.error_of(&handle);
+    let expected = format!(
+        "the link to {at_web} was given up: the other end speaks no TLS; it sent HTTP; its other addresses failed, too: \
+         {refusing} (refused)"
+    );
+    assert_eq!((text, code), (expected, "tls"));
+    server.join().expect("a server").expect("served");
 }
 
 #[test]

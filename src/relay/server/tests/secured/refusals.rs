@@ -1,6 +1,7 @@
 //! Who is not admitted, who is not any more, and what each gets to read.
 
 use super::*;
+use crate::device::EventKind;
 use crate::relay::registry::{NewToken, Newcomer, PrincipalName};
 
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
@@ -186,6 +187,8 @@ fn a_port_for_the_wrong_kind_of_link_says_so() {
     let handle = Handle::start(config).expect("a tunnel");
     let (text, code) = secure.error_of(&handle);
     assert!(code == "lost" && text.contains("this port is for devices with an identity"), "{code}: {text}");
+    let events: Vec<_> = std::iter::from_fn(|| handle.next_event().expect("in this process")).collect();
+    assert!(events.iter().all(|event| event.kind != EventKind::Listening), "it was never up: {events:?}");
 
     let mut plain = Bench::with_devices(1, 1, |_| {});
     let mut config = device::Config::new(plain.server.device_addr().to_string().parse().expect("an address"));
