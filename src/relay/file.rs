@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use super::config::{Config, Listeners, Mapping, PlainDevice, TlsPort};
 use super::keys::Keys;
+use super::permissions::hint;
 use super::registry::Registry;
 use super::{Network, Part, ServicePort};
 use crate::Error;
@@ -129,7 +130,9 @@ impl fmt::Display for FileError {
     /// A line for each mistake, `FILE:LINE: TEXT`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreadable { path, reason } => write!(f, "cannot read {}: {reason}", path.display()),
+            Self::Unreadable { path, reason } => {
+                write!(f, "cannot read {}: {reason}{}", path.display(), hint(reason))
+            }
             Self::Mistakes { path, mistakes } => {
                 for (index, Mistake { line, text }) in mistakes.iter().enumerate() {
                     let end = if index == 0 { "" } else { "\n" };

@@ -10,11 +10,14 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
+use super::permissions::hint;
 use crate::identity::{Pin, Pins};
 use crate::tls::{Key, KeyError, PublicKey};
 
 /// Nobody but the owner.
 const PRIVATE: u32 = 0o600;
+/// Of root's, which a service reads as its group.
+const SHARED: u32 = 0o640;
 const PUBLIC: u32 = 0o644;
 /// A group may read a private key, so that a service's user can have it from root. Nothing more.
 const FORBIDDEN: u32 = 0o137;
@@ -44,7 +47,7 @@ pub enum KeysError {
         path: PathBuf,
     },
     /// The file cannot be read or written.
-    #[error("{path}: {reason}", path = .path.display())]
+    #[error("{path}: {reason}{hint}", path = .path.display(), hint = hint(.reason))]
     System {
         /// The file.
         path: PathBuf,
@@ -52,12 +55,14 @@ pub enum KeysError {
         reason: io::Error,
     },
     /// Others could read the private key.
-    #[error("{path} may be read or written by others (mode {mode:04o}); run: chmod 600 {path}", path = .path.display())]
+    #[error("{path} may be read or written by others (mode {mode:04o}); run: chmod {right:o} {path}", path = .path.display())]
     Open {
         /// The file.
         path: PathBuf,
         /// Its permissions.
         mode: u32,
+        /// What they should be.
+        right: u32,
     },
     /// The file holds no private key.
     #[error("{path}: {reason}", path = .path.display())]
@@ -142,9 +147,11 @@ impl Keys {
 /// It is not there, is none, or may be read by others.
 pub fn read_private(path: &Path) -> Result<Key, KeysError> {
     let (file, der) = read(path, "private key")?;
-    let mode = file.metadata().map_err(|reason| system(path, reason))?.permissions().mode() & 0o7777;
+    let metadata = file.metadata().map_err(|reason| system(path, reason))?;
+    let mode = metadata.permissions().mode() & 0o7777;
     if mode & FORBIDDEN != 0 {
-        return Err(KeysError::Open { path: path.to_owned(), mode });
+        let right = if metadata.uid() == 0 && metadata.gid() != 0 { SHARED } else { PRIVATE };
+        return Err(KeysError::Open { path: path.to_owned(), mode, right });
     }
     Key::from_pkcs8(&der).map_err(|reason| KeysError::NoKey { path: path.to_owned(), reason })
 }
@@ -304,6 +311,32 @@ mod tests {
         write_private(&path, &Key::generate().expect("a key"), files.directory.path()).expect("written");
         assert_eq!(of(&path), before);
         assert_ne!(read_private(&path).expect("a key").public(), key.public());
+    }
+
+    #[test]
+    fn the_key_of_a_service_that_is_open_to_others_stays_open_to_its_group() {
+        let (files, key) = (Files::new(), Key::generate().expect("a key"));
+        let path = files.path("key");
+        write_private(&path, &key, files.directory.path()).expect("written");
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("permissions");
+        // Root alone can give a file away.
+        if std::os::unix::fs::chown(&path, Some(0), Some(12_346)).is_ok() {
+            let error = read_private(&path).expect_err("open").to_string();
+            assert!(error.ends_with(&format!("(mode 0644); run: chmod 640 {}", path.display())), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_this_user_may_not_read_is_told_with_who_says_what_to_do() {
+        let error = system(Path::new("/x"), io::ErrorKind::PermissionDenied.into()).to_string();
+        assert!(
+            error.ends_with(
+                "; run this as root; where the relay says so, 'tcp-remote-relay check' tells root what to do"
+            ),
+            "{error}"
+        );
+        let error = system(Path::new("/x"), io::ErrorKind::StorageFull.into()).to_string();
+        assert!(!error.contains("root"), "{error}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::ffi::CString;
 use std::fs::{self, Metadata};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,15 @@ const PASS: u32 = 0o1;
 /// The user of the relay's service, and its group, as packaging/systemd has them. Its files belong to root, and it reads
 /// them as that group, so that it can change none.
 pub const SERVICE_USER: &str = "tcp-remote-relay";
+
+/// What to do where a file may not be read, behind the reason: [`mistakes`] knows for whom it is meant.
+pub(super) fn hint(reason: &io::Error) -> &'static str {
+    if reason.kind() == io::ErrorKind::PermissionDenied {
+        "; run this as root; where the relay says so, 'tcp-remote-relay check' tells root what to do"
+    } else {
+        ""
+    }
+}
 
 /// The user that the relay runs as.
 struct RunsAs {

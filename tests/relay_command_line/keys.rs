@@ -92,6 +92,8 @@ fn the_key_is_not_changed_again_before_devices_that_were_here_know_the_next_unle
         let enrolment = Enrolment::open_strictly(&place.path("device"), join, None).unwrap();
         let mut config = device::Config::new(enrolment.addresses()[0].clone());
         config.enrolment = Some(enrolment);
+        // The relay takes commands a moment before it takes devices.
+        (config.reconnect, config.keep_trying) = (true, true);
         Handle::start(config).unwrap()
     };
     let lacks = |count: usize| {

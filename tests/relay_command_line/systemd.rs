@@ -154,13 +154,13 @@ fn a_line_for_the_journal_has_its_priority_and_no_time_of_its_own() {
     let serving = "waiting for a device";
     let log = run_until(serving, &path);
     assert!(log.lines().any(|line| line.starts_with("<6>waiting for a device at=127.0.0.1:")), "{log}");
-    let warning = "<4>no device has this name";
+    let warning = "<4>the port 127.0.0.1:0 leads to 'pump-3', and no device has this name";
     place.configure(&format!("{PLAIN}[[port]]\nlisten = \"127.0.0.1:0\"\nto = \"pump-3:ssh\"\n"));
     let log = run_until(serving, &path);
     assert!(log.lines().any(|line| line.starts_with(warning)), "{log}");
     // Another program's journal is none of its standard error.
     let log = run_until(serving, &place.path("elsewhere"));
-    assert!(log.lines().all(|line| line.starts_with("20")) && log.contains("Z  WARN no device"), "{log}");
+    assert!(log.lines().all(|line| line.starts_with("20")) && log.contains("Z  WARN the port 127.0.0.1:0"), "{log}");
     // What is JSON stays as it is, behind the priority.
     place.configure(&format!("{PLAIN}[log]\nformat = \"json\"\n"));
     let log = run_until(serving, &path);
