@@ -193,6 +193,11 @@ print(select(2, require "tcpremote.configuration".load(arg[1])))]]
 end)
 
 describe("the configuration of a package", function()
+  it("says where the key is only where that is not the usual place, which an earlier one may stand in for", function()
+    assert.is_nil(assert(configuration.load "packaging/systemd/tcpremote.conf").options.state_dir)
+    assert.equal("/etc/tcpremote/state", configuration.load("packaging/openwrt/files/tcpremote.conf").options.state_dir)
+  end)
+
   for _, path in ipairs { "packaging/systemd/tcpremote.conf", "packaging/openwrt/files/tcpremote.conf" } do
     it(path .. " can be read, also where its examples are used", function()
       local file = assert(configuration.load(path))
