@@ -31,6 +31,19 @@ local function run(arguments, input)
   return status, output.out.text, output.err.text
 end
 
+--- Writes what a relay has said to the device in that directory, into relay.toml or another file: the fingerprints of
+-- the device and of the relay's keys.
+local function write_membership(directory, name)
+  local path = directory .. "/" .. (name or "relay.toml")
+  local fingerprint, pin = assert(core.identity(directory, JOIN)).fingerprint, "SHA256:" .. ("A"):rep(43)
+  local relay = assert(io.open(path, "w"))
+  relay:write(('name = "pump-3"\ndevice_key = "%s"\nrelay_key = "%s"\nnext_relay_key = "%s"\n'
+    .. 'join_addresses = ["relay:443", "192.0.2.7:443"]\n'):format(fingerprint, pin, pin))
+  relay:close()
+  process.status("chmod 600 " .. path)
+  return fingerprint, pin
+end
+
 describe("the command tcpremote", function()
   local place
 
@@ -212,13 +225,7 @@ describe("the command tcpremote", function()
     assert.equal(1, status)
     assert.truthy(err:find("has joined no relay yet", 1, true))
 
-    local fingerprint = assert(core.identity(place, JOIN)).fingerprint
-    local pin = "SHA256:" .. ("A"):rep(43)
-    local relay = assert(io.open(place .. "/relay.toml", "w"))
-    relay:write(('name = "pump-3"\ndevice_key = "%s"\nrelay_key = "%s"\nnext_relay_key = "%s"\n'
-      .. 'join_addresses = ["relay:443", "192.0.2.7:443"]\n'):format(fingerprint, pin, pin))
-    relay:close()
-    process.status("chmod 600 " .. place .. "/relay.toml")
+    local fingerprint, pin = write_membership(place)
     local out
     status, out = run { "status", "--state-dir=" .. place }
     assert.equal(("name          pump-3\nfingerprint   %s\nrelay         relay:443, 192.0.2.7:443\nrelay's key   %s\n"
@@ -251,8 +258,8 @@ describe("the command tcpremote", function()
     end)
     command.STATE_DIR, command.EARLIER_STATE_DIR = place .. "/usual", place .. "/earlier"
     local function used()
-      local _, _, err = run { "status" }
-      return err:match("state_dir '" .. place:gsub("%p", "%%%0") .. "/(%a+)'")
+      local _, out, err = run { "status" }
+      return (out .. err):match(place:gsub("%p", "%%%0") .. "/(%a+)")
     end
     assert.equal(0, process.status("mkdir -m 700 " .. place))
     assert.equal("usual", used())
@@ -264,9 +271,20 @@ describe("the command tcpremote", function()
     assert.equal(1, (run { "join", JOIN }))
     assert.equal(first, assert(core.identity(command.EARLIER_STATE_DIR, JOIN)).fingerprint)
     assert.equal(1, process.status("test -e " .. command.STATE_DIR))
-    -- It was moved, or the device has joined anew.
+    -- Another key there has no more to it than the first.
     assert(core.identity(command.STATE_DIR, JOIN))
     assert.equal("usual", used())
+    -- A join that no relay has answered leaves a key as well, which hides no device that one has answered.
+    for _, name in ipairs { "pending.toml", "relay.toml" } do
+      write_membership(command.EARLIER_STATE_DIR, name)
+      assert.equal("earlier", used())
+    end
+    -- The device has joined anew.
+    for _, name in ipairs { "pending.toml", "relay.toml" } do
+      write_membership(command.STATE_DIR, name)
+      assert.equal("usual", used())
+      os.remove(command.STATE_DIR .. "/" .. name)
+    end
   end)
 
   it("is a program that the rock installs", function()

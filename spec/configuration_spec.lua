@@ -66,6 +66,12 @@ keepalive, log = 60, "info"
     end
   end)
 
+  it("tells of too deep a nesting in a line of its own", function()
+    local _, message = load_text("allow = " .. ("{"):rep(300))
+    assert.equal(path .. ":", message:sub(1, #path + 1))
+    assert.is_nil(message:find("\n", 1, true))
+  end)
+
   it("says which language it is where it cannot be read at all", function()
     for _, text in ipairs { "\n# a comment", "[device]", "log: info" } do
       local _, message = load_text(text)
@@ -96,6 +102,62 @@ keepalive, log = 60, "info"
     _, message = load_text((" "):rep(65537))
     assert.matches("it is longer than 65536 bytes; correct that, ", message)
     assert.same({}, load_text((" "):rep(65536)).options)
+  end)
+
+  it("names the file's own line where its bound is reached in looking up a variable", function()
+    for count = 0, 3 do
+      local _, message = load_text("keepalive = 60\n" .. ("local z = 1 "):rep(count)
+        .. "while true do local a = keepalive local b = keepalive end")
+      assert.equal(path .. ":2: this takes too much; a configuration gives values to options, and no more", message)
+    end
+  end)
+
+  it("leaves Lua as it was, wherever its bound is reached", function()
+    local function is_within(count)
+      local file = load_text(("for i = 1, %d do end"):format(count))
+      assert.same({ string, nil }, { getmetatable("").__index, (debug.gethook()) })
+      return file
+    end
+    -- The longest that is within, and each that ends shortly before or behind the bound.
+    local low, high = 1, 2000000
+    while high - low > 1 do
+      local middle = math.floor((low + high) / 2)
+      if is_within(middle) then
+        low = middle
+      else
+        high = middle
+      end
+    end
+    for count = high - 15, high + 15 do
+      is_within(count)
+    end
+  end)
+
+  it("takes little memory, whatever it joins", function()
+    local text = "local t = '" .. ("x"):rep(8000) .. "'\nlocal u = t" .. (" .. t"):rep(150) .. " local v = u"
+      .. (" .. u"):rep(150)
+    local other, script = process.write_temporary(text), process.write_temporary [[
+print(select(2, require "tcpremote.configuration".load(arg[1])))]]
+    local pipe = io.popen(("ulimit -v 131072; %s %s %s 2>&1"):format(process.lua, script, other))
+    local message = pipe:read("*l")
+    pipe:close()
+    os.remove(other)
+    os.remove(script)
+    assert.equal(other .. ":2: this takes too much; a configuration gives values to options, and no more", message)
+  end)
+
+  it("may have many rules and services", function()
+    local lines = { "allow = {" }
+    for i = 1, 2000 do
+      lines[#lines + 1] = ('  "10.0.%d.%d:22",'):format(math.floor(i / 250), i % 250)
+    end
+    lines[#lines + 1] = "}\nservices = {}"
+    for i = 1, 64 do
+      lines[#lines + 1] = ('services.plc%d = { target = "10.0.0." .. %d .. ":502", proxy_protocol = 2 }'):format(i, i)
+    end
+    local file = assert(load_text(table.concat(lines, "\n")))
+    assert.equal(2000, #file.options.allow)
+    assert.equal("10.0.0.64:502", file.options.services.plc64.target)
   end)
 
   it("can call nothing", function()
@@ -131,6 +193,11 @@ keepalive, log = 60, "info"
 end)
 
 describe("the configuration of a package", function()
+  it("says where the key is only where that is not the usual place, which an earlier one may stand in for", function()
+    assert.is_nil(assert(configuration.load "packaging/systemd/tcpremote.conf").options.state_dir)
+    assert.equal("/etc/tcpremote/state", configuration.load("packaging/openwrt/files/tcpremote.conf").options.state_dir)
+  end)
+
   for _, path in ipairs { "packaging/systemd/tcpremote.conf", "packaging/openwrt/files/tcpremote.conf" } do
     it(path .. " can be read, also where its examples are used", function()
       local file = assert(configuration.load(path))

@@ -41,7 +41,6 @@ Options
 The configuration is a file of Lua with the options of tcpremote.connect, and log, which is "error", "warning", "info"
 or "detail". What the command line says takes precedence. Such as:
 
-  state_dir = "/var/lib/tcpremote"
   services = { ssh = "127.0.0.1:22", plc = "10.0.0.5:502" }
   log = "info"
 
@@ -364,10 +363,19 @@ local function is_there(path)
   return file ~= nil or number ~= ENOENT
 end
 
---- The directory of a device that is told of none. One with a key in the earlier place stays who it is.
+--- How much of a device a directory has: 2 where a relay has answered it, 1 where it has but a key, which may have been
+-- added to a relay beforehand, or be left of a join that has failed.
+local function identity_in(directory)
+  if is_there(directory .. "/relay.toml") or is_there(directory .. "/pending.toml") then
+    return 2
+  end
+  return is_there(directory .. "/key") and 1 or 0
+end
+
+--- The directory of a device that is told of none. One that is somebody in the earlier place stays who it is.
 local function usual_state_dir()
   local usual, earlier = command.STATE_DIR, command.EARLIER_STATE_DIR
-  return is_there(earlier .. "/key") and not is_there(usual .. "/key") and earlier or usual
+  return identity_in(earlier) > identity_in(usual) and earlier or usual
 end
 
 --- Fills in what the command line leaves open: by the environment, by the file, or as it is without them.

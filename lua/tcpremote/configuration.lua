@@ -18,9 +18,10 @@ local ENOENT = 2
 --- The longest file, in bytes.
 local MAX_SIZE = 64 * 1024
 
---- What a file may take: instructions of Lua, and KiB of memory. It is looked at after every few instructions, in
--- which a text can double but a few times.
-local MAX_STEPS, MAX_MEMORY, STEPS = 1000000, 16 * 1024, 10
+--- What a file may take: instructions of Lua, KiB of memory in all, and KiB in a single instruction. One of these joins
+-- up to 250 texts, so none may become long: the last may take 250 times as much before it is looked at.
+local MAX_STEPS, MAX_MEMORY, MAX_GROWTH = 100000, 4 * 1024, 64
+local TOO_MUCH = "this takes too much; a configuration gives values to options, and no more"
 
 --- What some editors put in front of a text.
 local BYTE_ORDER_MARK = "\239\187\191"
@@ -81,26 +82,54 @@ local function first_mistake(file)
   return first and ("%s:%d: %s"):format(file.path, line, first)
 end
 
+--- The level, as `error` counts it for who calls this, of what runs of a file; 0 where nothing of it runs.
+local function level_of(source)
+  local level = 2
+  repeat
+    level = level + 1
+    local info = debug.getinfo(level, "S")
+    if info and info.source == source then
+      return level - 1
+    end
+  until not info
+  return 0
+end
+
 --- Calls what a file was compiled to, within its bound: true, or false and what is wrong. Texts have no methods
 -- meanwhile, one of which could take any time in a single step.
-local function run(chunk)
+local function run(chunk, source)
   local texts = getmetatable("")
-  local methods, steps, most = texts.__index, 0, collectgarbage("count") + MAX_MEMORY
+  local methods, steps = texts.__index, 0
   local jit = rawget(_G, "jit")
   if jit then
     -- What it compiles is not looked at.
     jit.off(chunk, true)
   end
   texts.__index = nil
-  debug.sethook(function()
-    steps = steps + STEPS
-    if steps > MAX_STEPS or collectgarbage("count") > most then
-      error("this takes too much; a configuration gives values to options, and no more", 2)
-    end
-  end, "", STEPS)
-  local is_done, problem = pcall(chunk)
-  debug.sethook()
+  -- What was freed would hide what is taken.
+  collectgarbage("stop")
+  local before = collectgarbage("count")
+  local most = before + MAX_MEMORY
+  local is_done, problem
+  local is_within = pcall(function()
+    debug.sethook(function()
+      local now = collectgarbage("count")
+      steps = steps + 1
+      if steps > MAX_STEPS or now > most or now - before > MAX_GROWTH then
+        debug.sethook()
+        error(TOO_MUCH, level_of(source))
+      end
+      before = now
+    end, "", 1)
+    is_done, problem = pcall(chunk)
+    -- Until here the hook is called, also where nothing of the file runs any more.
+    debug.sethook()
+  end)
+  collectgarbage("restart")
   texts.__index = methods
+  if not is_within then
+    return false, source:sub(2) .. ": " .. TOO_MUCH
+  end
   return is_done, problem
 end
 
@@ -115,10 +144,16 @@ local function compile(text, name, environment)
     chunk, message = loadstring(text, name) -- luacheck: ignore
     chunk = chunk and setfenv(chunk, environment) -- luacheck: ignore
   else
-    chunk, message = load(text, name, "t", environment) -- luacheck: ignore
+    -- Too deep a nesting would go to the handler of who called this, which may put a traceback in the message's place.
+    local _
+    _, chunk, message = pcall(load, text, name, "t", environment) -- luacheck: ignore
   end
-  return chunk, message
-    and message .. '; the file is Lua: a line is such as log = "info", and a comment begins with --'
+  if not chunk then
+    -- Of too deep a nesting Lua 5.4 says no place.
+    return nil, (message:find(":%d+: ") and "" or name:sub(2) .. ": ") .. message
+      .. '; the file is Lua: a line is such as log = "info", and a comment begins with --'
+  end
+  return chunk
 end
 
 ---@class tcpremote.Configuration
@@ -154,11 +189,12 @@ function configuration.load(path)
   if text:sub(1, #BYTE_ORDER_MARK) == BYTE_ORDER_MARK then
     text = text:sub(#BYTE_ORDER_MARK + 1)
   end
-  local chunk, mistake = compile(text, "@" .. file.path, variables(file.options, file.lines))
+  local source = "@" .. file.path
+  local chunk, mistake = compile(text, source, variables(file.options, file.lines))
   if not chunk then
     return nil, mistake
   end
-  local is_read, problem = run(chunk)
+  local is_read, problem = run(chunk, source)
   if not is_read then
     return nil, tostring(problem)
   end
