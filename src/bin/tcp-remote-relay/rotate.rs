@@ -90,7 +90,7 @@ fn check_told(file: &File, next: Pin) -> Done {
         Some(lacking) => lacking,
         None => files::list(&file.state)?
             .into_iter()
-            .filter(|listed| listed.lacks(&next))
+            .filter(|listed| listed.lacks(next))
             .map(|listed| listed.principal.name.to_string())
             .collect(),
     };

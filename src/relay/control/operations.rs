@@ -159,6 +159,7 @@ impl Operations {
             labels: labels_of(labels)?,
             pending,
             replace,
+            pins: join.pins(),
             creator: by.into(),
             created: now,
         };
@@ -230,7 +231,7 @@ impl Operations {
 }
 
 fn device_row(listed: &Listed, next: Option<Pin>, link: Option<LinkStatus>) -> DeviceRow {
-    let Listed { principal, seen, told: _ } = listed;
+    let Listed { principal, seen, pins: _ } = listed;
     let current = principal.keys.iter().rev().find(|key| !key.is_revoked).or_else(|| principal.keys.last());
     DeviceRow {
         name: principal.name.to_string(),
@@ -242,7 +243,7 @@ fn device_row(listed: &Listed, next: Option<Pin>, link: Option<LinkStatus>) -> D
         fingerprint: current.map(|Key { pin, .. }| pin.to_string()),
         labels: labels_by_key(&principal.labels),
         seen: *seen,
-        lacks_next_key: next.is_some_and(|next| listed.lacks(&next)),
+        lacks_next_key: next.is_some_and(|next| listed.lacks(next)),
         link: link.map(link_row),
     }
 }
