@@ -237,15 +237,15 @@ pub(crate) fn proven_keys(state: &Path) -> Result<Option<Pins>, Failure> {
     Ok(keys.map(|ProvenKeys { current: Text(current), next: Text(next) }| Pins { current, next }))
 }
 
-/// Which devices of the relay that runs do not know its next key; `None` if it does not run.
-pub(crate) fn lacking_next_key(state: &Path) -> Result<Option<Vec<String>>, Failure> {
-    match ask(state, &Request::Devices) {
-        Err(AskError::NotRunning(_)) => Ok(None),
-        other => {
-            let answer = failed(other.map_err(|error| Failure::System(error.to_string()))?)?;
-            devices(answer).map(|Devices { devices, .. }| Some(lacking(&devices)))
-        }
-    }
+/// Which devices of the relay that runs would not know it by this key; `None` if it does not run. It may have no port for TLS,
+/// and so no keys of its own.
+pub(crate) fn lacking_key(state: &Path, key: Pin) -> Result<Option<Vec<String>>, Failure> {
+    let answer = match ask(state, &Request::Lacking { key: Text(key) }) {
+        Err(AskError::NotRunning(_)) => return Ok(None),
+        other => failed(other.map_err(|error| Failure::System(error.to_string()))?)?,
+    };
+    let Answer::Lacking(names) = answer else { return Err(unexpected()) };
+    Ok(Some(names))
 }
 
 /// Has the relay do something if it runs; false if it does not.

@@ -139,6 +139,11 @@ pub enum Request {
     },
     /// Which key the relay proves, and which one it announces.
     ProvenKey,
+    /// Which devices would know the relay no more by this key.
+    Lacking {
+        /// The key's fingerprint.
+        key: Text<Pin>,
+    },
 }
 
 /// The fingerprints by which devices know the relay that runs.
@@ -189,6 +194,8 @@ pub enum Answer {
     Tokens(Vec<TokenRow>),
     /// Devices and unknown keys.
     Devices(Devices),
+    /// The names of devices.
+    Lacking(Vec<String>),
     /// It is not done, and nothing is changed.
     Failed(Failure),
 }

@@ -133,6 +133,10 @@ impl Operations {
                     Answer::failed(FailureKind::Usage, "the relay that runs reads this configuration in another way")
                 }
             },
+            Request::Lacking { key: Text(key) } => {
+                let lacking = self.registry.list().into_iter().filter(|listed| listed.lacks(key));
+                Answer::Lacking(lacking.map(|listed| listed.principal.name.to_string()).collect())
+            }
             Request::ProvenKey => Answer::ProvenKey(self.reloader.keys().map(|keys| {
                 let Pins { current, next } = keys.pins();
                 ProvenKeys { current: Text(current), next: Text(next) }
