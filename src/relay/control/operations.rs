@@ -216,7 +216,7 @@ impl Operations {
                 fingerprint: None,
                 labels: BTreeMap::new(),
                 seen: None,
-                lacks_next_key: false,
+                lacks_next_key: Some(false),
                 link: link.map(link_row),
             });
         }
@@ -247,7 +247,7 @@ fn device_row(listed: &Listed, next: Option<Pin>, link: Option<LinkStatus>) -> D
         fingerprint: current.map(|Key { pin, .. }| pin.to_string()),
         labels: labels_by_key(&principal.labels),
         seen: *seen,
-        lacks_next_key: next.is_some_and(|next| listed.lacks(next)),
+        lacks_next_key: next.map(|next| listed.lacks(next)),
         link: link.map(link_row),
     }
 }
