@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use tcpremote::identity::{Kind, Label, TokenId};
+use tcpremote::identity::{Kind, Label, Pin, Pins, TokenId};
 use tcpremote::relay::registry::{
     Answer, Candidate, ClaimedName, Decision, Labels, NewToken, Newcomer, PresentedToken, PrincipalName, Refusal,
     Registry, RegistryError, SecretDigest, SqliteRegistry, Standing, State, TokenFault, TokenSubject,
@@ -361,6 +361,7 @@ fn token(id: u64, name: &str) -> NewToken {
         labels: Labels::default(),
         pending: false,
         replace: false,
+        pins: Pins { current: Pin([1; 32]), next: Pin([2; 32]) },
         creator: "root".into(),
         created: NOW - 60,
     }

@@ -37,7 +37,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use crate::identity::{Label, Pin, TokenId};
+use crate::identity::{Label, Pin, Pins, TokenId};
 
 pub use admission::{Candidate, ClaimedName, Decision, PresentedToken, Refusal, TokenFault, Use};
 pub use directory::StateDirectory;
@@ -94,15 +94,15 @@ pub struct Listed {
     pub principal: Arc<Principal>,
     /// When a link of it was last there, in seconds since 1970.
     pub seen: Option<u64>,
-    /// The key to follow the relay's of which it was told last.
-    pub told: Option<Pin>,
+    /// By which keys it knows the relay, if that is known.
+    pub pins: Option<Pins>,
 }
 
 impl Listed {
-    /// Whether it would know the relay no more if that had this key, the next, from now on. One that was never there does
-    /// not count: it knows what its join string will say, or says already.
-    pub fn lacks(&self, next: &Pin) -> bool {
-        self.principal.state == State::Active && self.seen.is_some() && self.told != Some(*next)
+    /// Whether it would know the relay no more if that had this key, the next, from now on. One that was added by its key
+    /// and was never there does not count: it knows what its join string will say.
+    pub fn lacks(&self, next: Pin) -> bool {
+        self.principal.state == State::Active && self.pins.map_or(self.seen.is_some(), |pins| !pins.contains(next))
     }
 }
 
@@ -129,8 +129,9 @@ pub trait Registry: Send + Sync {
     /// A link of the principal is there. It is written some time later, and may be lost in a crash.
     fn note_seen(&self, principal: PrincipalId, now: u64);
 
-    /// The principal has read which key is to follow the relay's. It is written as late.
-    fn note_told(&self, principal: PrincipalId, next: Pin);
+    /// The principal has read what the relay that it knows announces: the key that this proves, and the one to follow. It
+    /// is written as late.
+    fn note_told(&self, principal: PrincipalId, announced: Pins);
 
     /// Has no principal be given these names from here on, be it by a token, by approval or by the operator; those that were
     /// reserved before are free then. The answer is which of them principals have already, who keep them.

@@ -94,9 +94,8 @@ impl Reloader {
 
     /// What may not be meant in a configuration that this relay could go on with.
     pub fn warnings(&self, file: &File, registry: &dyn Registry) -> Vec<String> {
-        let mut warnings = warnings::unknown_devices(file, &registry.snapshot());
-        warnings.extend(warnings::lost_addresses(&self.started.file, file));
-        warnings
+        let unknown = warnings::unknown_devices(file, &registry.snapshot());
+        unknown.into_iter().chain(warnings::lost_addresses(&self.started.file, file)).collect()
     }
 
     fn replace(&self, registry: &Arc<dyn Registry>) -> Result<Reloaded, String> {

@@ -4,19 +4,29 @@ use super::ServicePort;
 use super::file::File;
 use super::registry::{PrincipalName, Snapshot};
 
-/// Ports that lead to devices that nobody has: a typing error, or a device that has yet to join.
-pub fn unknown_devices(file: &File, known: &Snapshot) -> Vec<String> {
+/// How many ports are named in a warning.
+const MOST_PORTS: usize = 10;
+
+/// Ports that lead to devices that nobody has: a typing error, or devices that have yet to join. In one line, however many
+/// they are: whoever reads a log slowly is not to lose others by it.
+pub fn unknown_devices(file: &File, known: &Snapshot) -> Option<String> {
     let is_unknown = |port: &&ServicePort| {
         let is_plain = file.plain.as_ref().is_some_and(|plain| plain.device == port.device);
         !is_plain && known.by_name(&PrincipalName::Device(port.device.clone())).is_none()
     };
-    let text = |ServicePort { listen, device, .. }: &ServicePort| {
-        format!(
-            "the port {listen} leads to '{device}', and no device has this name, so nobody reaches it at this port until one \
-             has joined"
-        )
+    let mut unknown = file.ports.iter().filter(is_unknown);
+    let text = |ServicePort { listen, device, .. }: &ServicePort| format!("the port {listen} leads to '{device}'");
+    let first: Vec<String> = unknown.by_ref().take(MOST_PORTS).map(text).collect();
+    let more = match unknown.count() {
+        0 => String::new(),
+        count => format!(", and {count} more are like these"),
     };
-    file.ports.iter().filter(is_unknown).map(text).collect()
+    (!first.is_empty()).then(|| {
+        format!(
+            "{}{more}, and no device has this name, so nobody reaches it at this port until one has joined",
+            first.join(", ")
+        )
+    })
 }
 
 /// Where `new` has nothing left of what devices were told by a relay that was started with `old`: they would look for it
@@ -48,6 +58,21 @@ mod tests {
     fn file(addresses: &str, tls: &str) -> File {
         let text = format!("addresses = [{addresses}]\n[listen]\ntls = \"{tls}\"\n");
         File::parse(&text, Path::new("")).expect("a configuration")
+    }
+
+    #[test]
+    fn however_many_ports_lead_to_nobody_they_are_one_line() {
+        let warning = |ports: u16| {
+            let port = |port: u16| format!("[[port]]\nlisten = \"127.0.0.1:{}\"\nto = \"pump-{port}:22\"\n", 2000 + port);
+            let text = format!("[listen]\ntls = \"[::]:443\"\n{}", (1..=ports).map(port).collect::<String>());
+            unknown_devices(&File::parse(&text, Path::new("")).expect("a configuration"), &Snapshot::default())
+        };
+        assert_eq!(warning(0), None);
+        let one = warning(1).expect("a warning");
+        assert!(one.starts_with("the port 127.0.0.1:2001 leads to 'pump-1', and no device has this name, so"), "{one}");
+        let many = warning(3000).expect("a warning");
+        let end = "leads to 'pump-10', and 2990 more are like these, and no device has this name, so nobody";
+        assert!(many.contains(end) && many.len() < 1000 && many.lines().count() == 1, "{many}");
     }
 
     #[test]

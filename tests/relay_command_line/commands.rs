@@ -432,3 +432,32 @@ fn each_command_has_a_help_with_an_example() {
     let output = run(command().args(["token", "device"]));
     assert_eq!(output.status.code(), Some(2));
 }
+
+/// One that was upgraded is asked by the new commands until it is restarted.
+#[test]
+fn an_older_relay_is_understood_and_what_it_cannot_say_is_no_leave_to_change_its_key() {
+    let place = Place::new();
+    let older = UnixListener::bind(place.path("state/control")).unwrap();
+    let answers = [
+        r#"{"devices":{"devices":[{"name":"pump-1","state":"down","fingerprint":null,"labels":{},"seen":1,"link":null}],"unknown":[]}}"#,
+        r#"{"done":"the configuration is reloaded and in force"}"#,
+        r#"{"proven-key":null}"#,
+        r#"{"failed":{"kind":"usage","text":"the relay cannot read this request: unknown variant `lacking`"}}"#,
+    ];
+    let relay = thread::spawn(move || {
+        for answer in answers {
+            let (mut stream, _) = older.accept().unwrap();
+            BufReader::new(&stream).read_line(&mut String::new()).unwrap();
+            writeln!(stream, "{answer}").unwrap();
+        }
+    });
+    let listed = place.done(&["devices"]);
+    assert!(listed.contains("pump-1") && listed.contains("does not say who knows its next key"), "{listed}");
+    assert_eq!(place.done(&["reload"]), "the configuration is reloaded and in force\n");
+    let key = fs::read(place.path("relay.key")).unwrap();
+    let beside = place.path("relay-next.key");
+    let error = place.failed(1, &["rotate-key", "--next-key", beside.to_str().unwrap()]);
+    assert!(error.contains("`lacking`; restart it, if it is older than this program; nothing was changed"), "{error}");
+    assert!(fs::read(place.path("relay.key")).unwrap() == key);
+    relay.join().unwrap();
+}

@@ -150,6 +150,48 @@ fn the_key_is_not_changed_again_before_devices_that_were_here_know_the_next_unle
     place.done(&[&rotate[..], &["--force"]].concat());
 }
 
+/// A relay that is killed has written nothing since the device joined, and none of its links may have told the device of the
+/// key that is announced now.
+#[test]
+fn a_device_that_keeps_to_another_next_key_lacks_the_one_that_is_announced() {
+    let place = Place::new();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    place.configure(&format!("addresses = [\"127.0.0.1:{port}\"]\n[listen]\ntls = \"127.0.0.1:{port}\"\n"));
+    let relay = place.start();
+    let join = place.done(&["token", "device", "pump-3"]);
+    fs::DirBuilder::new().mode(0o700).create(place.path("device")).unwrap();
+    let enrolment = Enrolment::open_strictly(&place.path("device"), Some(&join), None).unwrap();
+    let mut config = device::Config::new(enrolment.addresses()[0].clone());
+    config.enrolment = Some(enrolment);
+    (config.reconnect, config.keep_trying) = (true, true);
+    let device = Handle::start(config).unwrap();
+    relay.wait_for_log("a device has joined");
+    drop(relay);
+    let other = place.path("other.key");
+    fs::copy(place.path("relay-next.key"), &other).unwrap();
+    fs::write(&other, &*Key::generate().unwrap().to_pkcs8()).unwrap();
+    fs::write(place.path("relay-next.pub"), public_line(&fs::read(&other).unwrap())).unwrap();
+    let rotate = ["rotate-key", "--next-key", other.to_str().unwrap()];
+    let refused = || {
+        let error = place.failed(2, &rotate);
+        assert!(error.contains("would have to join anew: pump-3; let each connect once"), "{error}");
+    };
+    refused();
+    let relay = place.start();
+    eventually("the device has read what is announced", DEADLINE, || {
+        let listed = place.done(&["devices", "--json"]);
+        listed.contains("\"round_trip_ms\": ") && !listed.contains("\"round_trip_ms\": null")
+    });
+    assert!(place.done(&["devices", "--json"]).contains("\"lacks_next_key\": true"));
+    refused();
+    device.close().unwrap();
+    // Nor does a relay count for nothing that has the registry, and no keys.
+    drop(relay);
+    place.configure(&PLAIN.replace("tls = ", "# tls = "));
+    let _relay = place.start();
+    refused();
+}
+
 /// The public key of a private one, as its file has it.
 fn public_line(pkcs8: &[u8]) -> String {
     format!("{}\n", Key::from_pkcs8(pkcs8).unwrap().public())

@@ -23,8 +23,11 @@ const MAX_TABLE: u64 = 16 << 20;
 const MOST_NAMES: usize = 10;
 
 pub(crate) fn reload(place: &Place) -> Done {
-    let Answer::Reloaded(Reloaded { text, warnings }) = answer(place, &Request::Reload)? else {
-        return Err(unexpected());
+    let (text, warnings) = match answer(place, &Request::Reload)? {
+        Answer::Reloaded(Reloaded { text, warnings }) => (text, warnings),
+        // An older relay, which has yet to be restarted after an upgrade.
+        Answer::Done(text) => (text, Vec::new()),
+        _ => return Err(unexpected()),
     };
     warnings.iter().for_each(|warning| warn(warning));
     say(&text)
@@ -95,6 +98,11 @@ pub(crate) fn list_devices(place: &Place, listing: &Listing) -> Done {
             some_of(&lacking)
         ))?;
     }
+    if devices.iter().any(|device| device.lacks_next_key.is_none()) {
+        say(
+            "\nThe relay that runs does not say who knows its next key: it is older than this program, or has no port for TLS.",
+        )?;
+    }
     let pending = devices.iter().filter(|device| device.state == "pending");
     let pending: Vec<Vec<String>> =
         pending.filter_map(|device| Some(vec![device.fingerprint.clone()?, device.name.clone()])).collect();
@@ -116,7 +124,7 @@ fn devices(answer: Answer) -> Result<Devices, Failure> {
 
 /// The names of those that do not know the relay's next key.
 fn lacking(devices: &[DeviceRow]) -> Vec<String> {
-    devices.iter().filter(|device| device.lacks_next_key).map(|device| device.name.clone()).collect()
+    devices.iter().filter(|device| device.lacks_next_key == Some(true)).map(|device| device.name.clone()).collect()
 }
 
 /// Names in a line, the first of many.
@@ -237,14 +245,20 @@ pub(crate) fn proven_keys(state: &Path) -> Result<Option<Pins>, Failure> {
     Ok(keys.map(|ProvenKeys { current: Text(current), next: Text(next) }| Pins { current, next }))
 }
 
-/// Which devices of the relay that runs do not know its next key; `None` if it does not run.
-pub(crate) fn lacking_next_key(state: &Path) -> Result<Option<Vec<String>>, Failure> {
-    match ask(state, &Request::Devices) {
-        Err(AskError::NotRunning(_)) => Ok(None),
-        other => {
-            let answer = failed(other.map_err(|error| Failure::System(error.to_string()))?)?;
-            devices(answer).map(|Devices { devices, .. }| Some(lacking(&devices)))
-        }
+/// Which devices of the relay that runs would not know it by this key; `None` if it does not run. It may have no port for TLS,
+/// and so no keys of its own.
+pub(crate) fn lacking_key(state: &Path, key: Pin) -> Result<Option<Vec<String>>, Failure> {
+    let answer = match ask(state, &Request::Lacking { key: Text(key) }) {
+        Err(AskError::NotRunning(_)) => return Ok(None),
+        other => other.map_err(|error| Failure::System(error.to_string()))?,
+    };
+    match answer {
+        Answer::Lacking(names) => Ok(Some(names)),
+        Answer::Failed(Failed { text, .. }) => Err(Failure::System(format!(
+            "the relay that runs does not say which devices know the next key: {text}; restart it, if it is older than this \
+             program; nothing was changed"
+        ))),
+        _ => Err(unexpected()),
     }
 }
 

@@ -85,12 +85,13 @@ fn check_restarted(file: &File, current: Option<Pin>, announced: Pin) -> Done {
 }
 
 /// Devices that were there before, and not since the last change of the key, know neither the next one nor how to learn it.
+/// Those of a relay that runs are its own to tell, whatever it was started with.
 fn check_told(file: &File, next: Pin) -> Done {
-    let lacking = match ask::lacking_next_key(&file.state)? {
+    let lacking = match ask::lacking_key(&file.state, next)? {
         Some(lacking) => lacking,
         None => files::list(&file.state)?
             .into_iter()
-            .filter(|listed| listed.lacks(&next))
+            .filter(|listed| listed.lacks(next))
             .map(|listed| listed.principal.name.to_string())
             .collect(),
     };

@@ -56,7 +56,7 @@ fn serve(config: &Path, file: File, keys: Option<Keys>) -> Result<Outcome, Error
     if let Err(text) = reserve_name(&file, &*registry) {
         tracing::error!("{text}; until then the device of the registry is refused");
     }
-    for warning in warnings::unknown_devices(&file, &registry.snapshot()) {
+    if let Some(warning) = warnings::unknown_devices(&file, &registry.snapshot()) {
         tracing::warn!("{warning}");
     }
     let mut server = Server::hold(file.config(keys.as_ref(), &registry)?, inherited)?;

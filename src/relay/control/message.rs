@@ -139,6 +139,11 @@ pub enum Request {
     },
     /// Which key the relay proves, and which one it announces.
     ProvenKey,
+    /// Which devices would know the relay no more by this key.
+    Lacking {
+        /// The key's fingerprint.
+        key: Text<Pin>,
+    },
 }
 
 /// The fingerprints by which devices know the relay that runs.
@@ -189,6 +194,8 @@ pub enum Answer {
     Tokens(Vec<TokenRow>),
     /// Devices and unknown keys.
     Devices(Devices),
+    /// The names of devices.
+    Lacking(Vec<String>),
     /// It is not done, and nothing is changed.
     Failed(Failure),
 }
@@ -268,8 +275,9 @@ pub struct DeviceRow {
     /// When it was last there, in seconds since 1970.
     pub seen: Option<u64>,
     /// Whether it was there before, and does not know yet which key follows the relay's: after the next `rotate-key` it
-    /// would have to join anew.
-    pub lacks_next_key: bool,
+    /// would have to join anew. A relay that is older than this, or has no port for TLS, does not say.
+    #[serde(default)]
+    pub lacks_next_key: Option<bool>,
     /// Its link, while it is up.
     pub link: Option<LinkRow>,
 }

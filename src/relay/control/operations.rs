@@ -133,6 +133,10 @@ impl Operations {
                     Answer::failed(FailureKind::Usage, "the relay that runs reads this configuration in another way")
                 }
             },
+            Request::Lacking { key: Text(key) } => {
+                let lacking = self.registry.list().into_iter().filter(|listed| listed.lacks(key));
+                Answer::Lacking(lacking.map(|listed| listed.principal.name.to_string()).collect())
+            }
             Request::ProvenKey => Answer::ProvenKey(self.reloader.keys().map(|keys| {
                 let Pins { current, next } = keys.pins();
                 ProvenKeys { current: Text(current), next: Text(next) }
@@ -159,6 +163,7 @@ impl Operations {
             labels: labels_of(labels)?,
             pending,
             replace,
+            pins: join.pins(),
             creator: by.into(),
             created: now,
         };
@@ -211,7 +216,7 @@ impl Operations {
                 fingerprint: None,
                 labels: BTreeMap::new(),
                 seen: None,
-                lacks_next_key: false,
+                lacks_next_key: Some(false),
                 link: link.map(link_row),
             });
         }
@@ -230,7 +235,7 @@ impl Operations {
 }
 
 fn device_row(listed: &Listed, next: Option<Pin>, link: Option<LinkStatus>) -> DeviceRow {
-    let Listed { principal, seen, told: _ } = listed;
+    let Listed { principal, seen, pins: _ } = listed;
     let current = principal.keys.iter().rev().find(|key| !key.is_revoked).or_else(|| principal.keys.last());
     DeviceRow {
         name: principal.name.to_string(),
@@ -242,7 +247,7 @@ fn device_row(listed: &Listed, next: Option<Pin>, link: Option<LinkStatus>) -> D
         fingerprint: current.map(|Key { pin, .. }| pin.to_string()),
         labels: labels_by_key(&principal.labels),
         seen: *seen,
-        lacks_next_key: next.is_some_and(|next| listed.lacks(&next)),
+        lacks_next_key: next.map(|next| listed.lacks(next)),
         link: link.map(link_row),
     }
 }

@@ -1,18 +1,18 @@
-//! When principals were last there, and which key of the relay's they were told of; written late, since nobody is let in or
-//! refused by it.
+//! When principals were last there, and by which keys they know the relay; written late, since nobody is let in or refused
+//! by it. What a join string says of it is written when a key joins by that.
 
 use std::collections::{HashMap, HashSet};
 
 use super::principal::PrincipalId;
-use crate::identity::Pin;
+use crate::identity::Pins;
 
 /// What the links of a principal have shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Last {
     /// When one was last there.
     pub(super) seen: Option<u64>,
-    /// The key to follow the relay's of which the principal was told last.
-    pub(super) told: Option<Pin>,
+    /// By which keys the principal knows the relay.
+    pub(super) pins: Option<Pins>,
 }
 
 /// The same of all principals, and what of that is not on the disk.
@@ -31,8 +31,19 @@ impl Seen {
         self.note(principal, |last| last.seen = Some(now));
     }
 
-    pub(super) fn note_told(&mut self, principal: PrincipalId, next: Pin) {
-        self.note(principal, |last| last.told = Some(next));
+    /// A device that knows the relay by the key that this proves keeps to the next one that it was told of first.
+    pub(super) fn note_told(&mut self, principal: PrincipalId, announced: Pins) {
+        self.note(principal, |last| {
+            if last.pins.is_none_or(|pins| pins.current != announced.current) {
+                last.pins = Some(announced);
+            }
+        });
+    }
+
+    /// This is on the disk.
+    pub(super) fn note_written(&mut self, principal: PrincipalId, last: Last) {
+        self.all.insert(principal, last);
+        self.unwritten.remove(&principal);
     }
 
     fn note(&mut self, principal: PrincipalId, change: impl FnOnce(&mut Last)) {

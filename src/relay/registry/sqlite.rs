@@ -18,7 +18,7 @@ use super::snapshot::Snapshot;
 use super::store::{Published, Store};
 use super::token::{NewToken, OpenToken};
 use super::{Answer, Listed, Registry, RegistryError, Watcher};
-use crate::identity::{Label, Pin, TokenId};
+use crate::identity::{Label, Pin, Pins, TokenId};
 
 /// Operations that may wait. More are refused: who comes by the network comes again.
 const MAX_QUEUE: usize = 1024;
@@ -105,7 +105,10 @@ impl Registry for SqliteRegistry {
             return answer(Ok(decision));
         }
         let admit = move |store: &mut Store| {
-            let decision = store.admit(&candidate)?;
+            let (decision, joined) = store.admit(&candidate)?;
+            if let Some((id, last)) = joined {
+                lock(&memory.seen).note_written(id, last);
+            }
             memory.note_decision(&candidate, &decision);
             Ok(decision)
         };
@@ -116,8 +119,8 @@ impl Registry for SqliteRegistry {
         let snapshot = self.snapshot();
         let seen = lock(&self.memory.seen);
         let listed = |principal: &Arc<Principal>| {
-            let Last { seen, told } = seen.last(principal.id);
-            Listed { principal: Arc::clone(principal), seen, told }
+            let Last { seen, pins } = seen.last(principal.id);
+            Listed { principal: Arc::clone(principal), seen, pins }
         };
         snapshot.principals().map(listed).collect()
     }
@@ -132,9 +135,9 @@ impl Registry for SqliteRegistry {
         }
     }
 
-    fn note_told(&self, principal: PrincipalId, next: Pin) {
+    fn note_told(&self, principal: PrincipalId, announced: Pins) {
         if self.snapshot().by_id(principal).is_some() {
-            lock(&self.memory.seen).note_told(principal, next);
+            lock(&self.memory.seen).note_told(principal, announced);
         }
     }
 
@@ -159,6 +162,9 @@ impl Registry for SqliteRegistry {
         let approve = move |store: &mut Store| {
             let knock = lock(&memory.knocks).find(&pin).cloned();
             let principal = store.approve(pin, knock.as_ref(), name.as_ref(), now)?;
+            if let Some(knock) = knock {
+                lock(&memory.seen).note_seen(principal.id, knock.last);
+            }
             lock(&memory.knocks).forget(&pin);
             Ok(principal)
         };

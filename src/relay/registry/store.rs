@@ -22,7 +22,7 @@ use super::snapshot::Snapshot;
 use super::{RegistryError, Watcher};
 use crate::tls::PublicKey;
 pub use backup::{Lost, Restored, restore};
-use rows::{kind_text, seconds};
+use rows::{kind_text, pin_bytes, seconds};
 
 /// How long another program may have the database locked.
 const BUSY: Duration = Duration::from_secs(1);
@@ -118,21 +118,14 @@ impl Store {
         taken
     }
 
-    /// When principals were last seen, and what they were told.
+    /// When principals were last seen, and by which keys they know the relay.
     pub(super) fn last_seen(&self) -> Result<HashMap<PrincipalId, Last>, RegistryError> {
         rows::last_seen(&self.connection).map_err(|error| Fault::from(error).at(&self.path))
     }
 
-    /// Writes when principals were last seen, and what they were told.
+    /// Writes when principals were last seen, and by which keys they know the relay.
     pub(super) fn write_seen(&mut self, all: &[(PrincipalId, Last)]) -> Result<(), RegistryError> {
-        self.change(|change| {
-            let update = "UPDATE principals SET seen = ?2, told = ?3 WHERE id = ?1";
-            let mut update = change.transaction.prepare(update)?;
-            for (id, Last { seen, told }) in all {
-                update.execute(params![id.0, seen.map(seconds), told.map(|pin| pin.0)])?;
-            }
-            Ok(())
-        })
+        self.change(|change| Ok(change.write_seen(all)?))
     }
 }
 
@@ -230,6 +223,14 @@ impl Change<'_> {
         self.touch(id);
         let update = "UPDATE keys SET revoked = ?2 WHERE principal = ?1 AND revoked IS NULL";
         self.transaction.execute(update, params![id.0, seconds(now)]).map(drop)
+    }
+
+    fn write_seen(&mut self, all: &[(PrincipalId, Last)]) -> Result<(), rusqlite::Error> {
+        let mut update = self.transaction.prepare("UPDATE principals SET seen = ?2, pins = ?3 WHERE id = ?1")?;
+        for (id, Last { seen, pins }) in all {
+            update.execute(params![id.0, seen.map(seconds), pins.map(pin_bytes)])?;
+        }
+        Ok(())
     }
 
     fn touch(&mut self, id: PrincipalId) {

@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::*;
-use crate::identity::{Kind, Pin, TokenId, UserName};
+use crate::identity::{Kind, Pin, Pins, TokenId, UserName};
 use crate::tls::PublicKey;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -156,6 +156,10 @@ fn candidate(key: u32, wish: Option<&str>, token: Option<u8>) -> Candidate {
     }
 }
 
+fn pins(current: u8, next: u8) -> Pins {
+    Pins { current: Pin([current; 32]), next: Pin([next; 32]) }
+}
+
 /// A token for a device, or for devices by a pattern.
 fn token(id: u8, pattern: &str) -> NewToken {
     NewToken {
@@ -167,6 +171,7 @@ fn token(id: u8, pattern: &str) -> NewToken {
         labels: Labels::default(),
         pending: false,
         replace: false,
+        pins: pins(1, 2),
         creator: "root".into(),
         created: NOW - 60,
     }

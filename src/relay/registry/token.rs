@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::RegistryError;
 use super::principal::Labels;
-use crate::identity::{Kind, Pattern, TokenId, UserName};
+use crate::identity::{Kind, Pattern, Pins, TokenId, UserName};
 
 /// The SHA-256 of a token's secret: the registry never holds the secret itself.
 #[derive(Clone, Copy)]
@@ -38,6 +38,8 @@ pub struct NewToken {
     pub pending: bool,
     /// Whether the new key takes the place of the name's key, which is revoked then.
     pub replace: bool,
+    /// By which keys those who have its join string know the relay.
+    pub pins: Pins,
     /// Who made it, for those who read the list. At most 64 bytes.
     pub creator: String,
     /// When.

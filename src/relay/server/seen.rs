@@ -3,6 +3,7 @@
 use super::secured::unix_time;
 use super::{Peer, Server};
 use crate::connection::Connection;
+use crate::identity::Pins;
 
 impl Server {
     /// A device is seen for as long as its link is there.
@@ -24,7 +25,8 @@ impl Server {
             && session.connection().counters().round_trip.is_some()
         {
             proof.is_told = true;
-            secured.port.registry.note_told(principal, secured.port.next);
+            let announced = Pins { current: secured.port.key.public().pin(), next: secured.port.next };
+            secured.port.registry.note_told(principal, announced);
         }
     }
 }

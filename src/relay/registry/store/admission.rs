@@ -6,26 +6,35 @@ use std::sync::Arc;
 use super::super::RegistryError;
 use super::super::admission::{Candidate, Decision, PresentedToken, Refusal};
 use super::super::principal::{Principal, PrincipalId, PrincipalName, State};
+use super::super::seen::Last;
 use super::super::snapshot::Snapshot;
 use super::super::token::{NewToken, TokenSubject};
 use super::tokens::Grant;
 use super::{Change, Fault, Store};
 use crate::identity::{Kind, Name, Pattern, Pin};
 
+/// A principal to whom a key was just bound, and what is on the disk of what its links have shown.
+pub(in super::super) type Joined = (PrincipalId, Last);
+
 impl Store {
-    pub(in super::super) fn admit(&mut self, candidate: &Candidate) -> Result<Decision, RegistryError> {
+    /// Decides, and says who has joined by that.
+    pub(in super::super) fn admit(
+        &mut self,
+        candidate: &Candidate,
+    ) -> Result<(Decision, Option<Joined>), RegistryError> {
         if let Some(decision) = candidate.decide_by_key(&self.snapshot) {
-            return Ok(decision);
+            return Ok((decision, None));
         }
-        let Some(token) = candidate.token else { return Ok(Decision::Refused(Refusal::Unknown)) };
+        let Some(token) = candidate.token else { return Ok((Decision::Refused(Refusal::Unknown), None)) };
         match self.change(|change| change.join(candidate, &token))? {
-            Err(refusal) => Ok(Decision::Refused(refusal)),
-            Ok(id) => {
-                let principal = self.principal(id)?;
-                Ok(match principal.state {
+            Err(refusal) => Ok((Decision::Refused(refusal), None)),
+            Ok(joined) => {
+                let principal = self.principal(joined.0)?;
+                let decision = match principal.state {
                     State::Pending => Decision::Pending(principal),
                     State::Active | State::Revoked | State::Removed => Decision::Admitted { principal, joined: true },
-                })
+                };
+                Ok((decision, Some(joined)))
             }
         }
     }
@@ -38,7 +47,7 @@ impl Store {
 
 impl Change<'_> {
     /// Binds the key and burns the token. Nothing is written if it is refused.
-    fn join(&mut self, candidate: &Candidate, token: &PresentedToken) -> Result<Result<PrincipalId, Refusal>, Fault> {
+    fn join(&mut self, candidate: &Candidate, token: &PresentedToken) -> Result<Result<Joined, Refusal>, Fault> {
         let (pin, now) = (candidate.key.pin(), candidate.now);
         let grant = match self.inspect_token(token, pin, candidate.kind, now)? {
             Ok(grant) => grant,
@@ -58,7 +67,10 @@ impl Change<'_> {
         };
         self.bind(id, &candidate.key, now)?;
         self.burn(token.id, pin, candidate.address, now)?;
-        Ok(Ok(id))
+        // The new key's device knows the relay by the join string, whatever one with an older key was told.
+        let joined = (id, Last { seen: Some(now), pins: grant.pins });
+        self.write_seen(&[joined])?;
+        Ok(Ok(joined))
     }
 
     /// Makes the principal ready for a key more, or for one in place of the old.

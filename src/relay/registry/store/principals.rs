@@ -7,6 +7,7 @@ use super::super::RegistryError;
 use super::super::import::Newcomer;
 use super::super::knocks::Knock;
 use super::super::principal::{Principal, PrincipalId, PrincipalName, State};
+use super::super::seen::Last;
 use super::{Change, Fault, Store};
 use crate::identity::{Label, Pin};
 
@@ -27,7 +28,9 @@ impl Store {
                 let claimed = || PrincipalName::new(knock.kind, knock.claimed.as_ref()?.as_str()).ok();
                 let name = name.cloned().or_else(claimed);
                 let name = name.ok_or_else(|| Fault::usage("this key claimed no valid name; give it one (--name)"))?;
-                change.add(&Newcomer { name, key: knock.key, labels: Default::default() }, now)
+                let id = change.add(&Newcomer { name, key: knock.key, labels: Default::default() }, now)?;
+                change.write_seen(&[(id, Last { seen: Some(knock.last), pins: None })])?;
+                Ok(id)
             }
         })?;
         self.principal(id)

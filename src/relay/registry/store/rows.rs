@@ -8,7 +8,7 @@ use rusqlite::{Connection, Row, params};
 use super::super::principal::{Key, Labels, Principal, PrincipalId, PrincipalName, State};
 use super::super::seen::Last;
 use super::Fault;
-use crate::identity::{Kind, Pin};
+use crate::identity::{Kind, Pin, Pins};
 
 /// The principals, or only one.
 pub(super) fn principals(connection: &Connection, only: Option<PrincipalId>) -> Result<Vec<Principal>, Fault> {
@@ -40,13 +40,27 @@ pub(super) fn principals(connection: &Connection, only: Option<PrincipalId>) -> 
 }
 
 pub(super) fn last_seen(connection: &Connection) -> rusqlite::Result<HashMap<PrincipalId, Last>> {
-    let select = "SELECT id, seen, told FROM principals WHERE seen IS NOT NULL OR told IS NOT NULL";
+    let select = "SELECT id, seen, pins FROM principals WHERE seen IS NOT NULL OR pins IS NOT NULL";
     let read = |row: &Row<'_>| {
         let seen: Option<i64> = row.get(1)?;
-        let told: Option<[u8; 32]> = row.get(2)?;
-        Ok((PrincipalId(row.get(0)?), Last { seen: seen.map(i64::unsigned_abs), told: told.map(Pin) }))
+        Ok((PrincipalId(row.get(0)?), Last { seen: seen.map(i64::unsigned_abs), pins: pins(row, 2)? }))
     };
     connection.prepare(select)?.query_map([], read)?.collect()
+}
+
+pub(super) fn pins(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<Pins>> {
+    let bytes: Option<[u8; 64]> = row.get(index)?;
+    Ok(bytes.map(|bytes| {
+        let (mut current, mut next) = ([0; 32], [0; 32]);
+        current.copy_from_slice(&bytes[..32]);
+        next.copy_from_slice(&bytes[32..]);
+        Pins { current: Pin(current), next: Pin(next) }
+    }))
+}
+
+/// What [`pins`] reads.
+pub(super) fn pin_bytes(pins: Pins) -> Vec<u8> {
+    [pins.current.0, pins.next.0].concat()
 }
 
 pub(super) fn labels(row: &Row<'_>, index: usize) -> rusqlite::Result<Labels> {

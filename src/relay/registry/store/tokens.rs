@@ -8,9 +8,9 @@ use super::super::RegistryError;
 use super::super::admission::{PresentedToken, TokenFault, Use};
 use super::super::principal::{Labels, PrincipalName, State};
 use super::super::token::{NewToken, OpenToken, SecretDigest, TokenSubject};
-use super::rows::{kind, kind_text, labels, parse, seconds, time};
+use super::rows::{kind, kind_text, labels, parse, pin_bytes, pins, seconds, time};
 use super::{Change, Fault, Store};
-use crate::identity::{Kind, Pattern, Pin, TokenId};
+use crate::identity::{Kind, Pattern, Pin, Pins, TokenId};
 
 /// What a good token gives.
 pub(super) struct Grant {
@@ -18,6 +18,8 @@ pub(super) struct Grant {
     pub(super) labels: Labels,
     pub(super) pending: bool,
     pub(super) replace: bool,
+    /// Those of its join string, unless an older relay made it.
+    pub(super) pins: Option<Pins>,
 }
 
 impl Store {
@@ -89,8 +91,8 @@ fn subject(row: &Row<'_>, kind_index: usize, index: usize) -> rusqlite::Result<T
 impl Change<'_> {
     fn insert_token(&mut self, token: &NewToken) -> Result<(), Fault> {
         let insert = "INSERT INTO tokens
-              (id, secret, kind, pattern, uses, expires, labels, pending, replace, creator, created)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+              (id, secret, kind, pattern, uses, expires, labels, pending, replace, creator, created, pins)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
             ON CONFLICT (id) DO NOTHING";
         let values = params![
             token.id.0,
@@ -104,6 +106,7 @@ impl Change<'_> {
             token.replace,
             token.creator,
             seconds(token.created),
+            pin_bytes(token.pins),
         ];
         match self.transaction.execute(insert, values)? {
             0 => Err(Fault::usage("there is a token with this id; make another")),
@@ -121,7 +124,7 @@ impl Change<'_> {
         now: u64,
     ) -> rusqlite::Result<Result<Grant, TokenFault>> {
         let id = presented.id.0;
-        let select = "SELECT kind, pattern, uses, expires, labels, pending, replace, secret, void IS NOT NULL
+        let select = "SELECT kind, pattern, uses, expires, labels, pending, replace, secret, void IS NOT NULL, pins
             FROM tokens WHERE id = ?1";
         let read = |row: &Row<'_>| {
             let grant = Grant {
@@ -129,6 +132,7 @@ impl Change<'_> {
                 labels: labels(row, 4)?,
                 pending: row.get(5)?,
                 replace: row.get(6)?,
+                pins: pins(row, 9)?,
             };
             let (uses, expires, is_void): (u32, u64, bool) = (row.get(2)?, time(row, 3)?, row.get(8)?);
             Ok((grant, uses, expires, SecretDigest(row.get(7)?), is_void))

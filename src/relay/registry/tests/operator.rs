@@ -1,3 +1,4 @@
+use super::super::store::Store;
 use super::*;
 
 #[test]
@@ -226,18 +227,51 @@ fn when_a_device_was_last_seen_is_told_at_once_and_written_late() {
 
 #[test]
 fn a_device_lacks_a_key_that_it_was_not_told_of_if_it_was_ever_there_and_may_come_again() {
-    let (mut bench, [next, after]) = (Bench::new(), [Pin([1; 32]), Pin([2; 32])]);
+    let (mut bench, [next, other, after]) = (Bench::new(), [2, 3, 4].map(|byte| Pin([byte; 32])));
     let id = bench.add("pump-1", 1).expect("added").id;
     let lacks = |bench: &Bench, key| bench.registry().list()[0].lacks(key);
-    assert!(!lacks(&bench, &next), "it was never there");
+    assert!(!lacks(&bench, next), "it was never there");
     bench.registry().note_seen(id, NOW);
-    assert!(lacks(&bench, &next), "its link may have been lost before it could read");
-    bench.registry().note_told(id, next);
-    bench.registry().note_told(PrincipalId(99), next);
+    assert!(lacks(&bench, next), "its link may have been lost before it could read");
+    bench.registry().note_told(id, pins(1, 2));
+    bench.registry().note_told(PrincipalId(99), pins(1, 2));
     bench.reopen(|_| ());
-    assert!(!lacks(&bench, &next) && lacks(&bench, &after));
+    assert!(!lacks(&bench, next) && lacks(&bench, other));
+    // As a device does, whatever else is announced by the key by which it knows the relay.
+    bench.registry().note_told(id, pins(1, 3));
+    assert!(!lacks(&bench, next) && lacks(&bench, other));
+    bench.registry().note_told(id, pins(2, 4));
+    assert!(!lacks(&bench, after) && lacks(&bench, other));
     bench.revoke("pump-1").expect("revoked");
-    assert!(!lacks(&bench, &after), "it is not let in anyway");
+    assert!(!lacks(&bench, other), "it is not let in anyway");
+}
+
+#[test]
+fn what_a_join_string_says_of_the_relay_is_on_the_disk_with_the_key_that_joins_by_it() {
+    let bench = Bench::new();
+    let on_disk = |file: &str| {
+        let file = bench.directory.path().join(file);
+        bench.backup(&file).expect("written");
+        let mut all: Vec<_> =
+            Store::open(file).and_then(|store| store.last_seen()).expect("read").into_iter().collect();
+        all.sort_by_key(|(id, _)| id.0);
+        all.into_iter().map(|(_, last)| (last.seen, last.pins)).collect::<Vec<_>>()
+    };
+    bench.token(token(1, "pump-1"));
+    assert_eq!(name_of(&bench.join(1, 1)), Some("pump-1"));
+    assert_eq!(on_disk("joined"), [(Some(NOW), Some(pins(1, 2)))]);
+    let listed = || bench.registry().list().remove(0);
+    bench.registry().note_told(listed().principal.id, pins(2, 3));
+    // The device of the new key may know less than the old one did.
+    bench.token(NewToken { replace: true, ..token(2, "pump-1") });
+    assert_eq!(name_of(&bench.join(2, 2)), Some("pump-1"));
+    assert_eq!(listed().pins, Some(pins(1, 2)));
+    assert_eq!(on_disk("replaced"), [(Some(NOW), Some(pins(1, 2)))]);
+    // What an approved key knows was not asked; but it was there.
+    bench.admit(candidate(3, Some("pump-2"), None));
+    bench.approve(3, None).expect("approved");
+    assert_eq!(on_disk("approved")[1], (Some(NOW), None));
+    assert!(bench.registry().list()[1].lacks(Pin([2; 32])));
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn a_registry_of_schema_1_is_opened_for_ever() {
         ]
     );
     assert_eq!(bench.registry().list()[1].seen, Some(NOW + 5));
-    assert_eq!(bench.registry().list()[1].told, None);
+    assert_eq!(bench.registry().list()[1].pins, None);
     assert_eq!(name_of(&bench.come(11)), Some("pump-1"));
     for (key, token) in [(1, None), (2, None), (5, Some(8))] {
         assert!(matches!(refusal(bench.admit(candidate(key, None, token))), Refusal::Revoked(_)), "key {key}");

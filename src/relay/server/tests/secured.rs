@@ -84,6 +84,7 @@ impl Secure {
             labels: Labels::default(),
             pending: false,
             replace: false,
+            pins: self.pins(),
             creator: "a test".into(),
             created: 0,
         };
