@@ -242,12 +242,14 @@ describe("the command tcpremote", function()
     assert.equal("pump-3\n" .. fingerprint .. "\n", out_of_join)
     assert.equal("tcpremote: this string was used here already, so there is nothing to do\n", err_of_join)
     -- What the service needs then is said, and nobody's password.
-    local proxied = { "join", JOIN, "--state-dir", place, "--proxy", "http://me:hunter2@proxy:1" }
-    status, out_of_join, err_of_join = run(proxied)
-    assert.same({ 0, "pump-3\n" .. fingerprint .. "\n" }, { status, out_of_join })
     local kept = 'tcpremote: the proxy is not stored; the service needs it in %s: proxy = '
       .. '"http://USER:PASSWORD@proxy:1"\n'
-    assert.truthy(err_of_join:find(kept:format(configuration.PATH), 1, true), err_of_join)
+    for _, password in ipairs { "hunter2", "hun/ter2", "hun//ter2", "hun@ter2", "hun@/ter@2//" } do
+      local proxied = { "join", JOIN, "--state-dir", place, "--proxy", ("http://me:%s@proxy:1"):format(password) }
+      status, out_of_join, err_of_join = run(proxied)
+      assert.same({ 0, "pump-3\n" .. fingerprint .. "\n" }, { status, out_of_join })
+      assert.truthy(err_of_join:find(kept:format(configuration.PATH), 1, true), err_of_join)
+    end
   end)
 
   it("keeps the key apart from the configuration, and finds one that was kept beside it before", function()

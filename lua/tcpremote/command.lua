@@ -67,7 +67,8 @@ OPTIONS.check = OPTIONS.run
 
 --- What of the proxy's is said where others may read it.
 local function without_password(proxy)
-  return (proxy:gsub("//[^/]*@", "//USER:PASSWORD@"))
+  -- Up to the last '@': a password may have any other sign in it as it is.
+  return (proxy:gsub("//.*@", "//USER:PASSWORD@"))
 end
 
 --- What a failure may come of where the network has a proxy, and none is used.

@@ -160,6 +160,7 @@ impl<'a> Driver<'a> {
                 link.abort(Instant::now(), &mut self.context.io);
             }
         }
+        self.context.shared.flushed();
         #[cfg(feature = "tls")]
         self.finish_storing(now);
     }

@@ -26,7 +26,12 @@ const THREAD_NAME: &str = "tcpremote";
 /// How long [`Handle::close`] waits for the thread before it leaves it behind: longer than the driver's own flush.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// One tunnel. Dropping it closes the tunnel, except in a forked child, where it touches nothing.
+/// How long dropping a [`Handle`] waits for what is being stored, once the last bytes are sent: a disk that works needs no
+/// more at the end of a program. The host's collector drops it, and is not to wait for a lock or for a disk that hangs.
+const STORE_GRACE: Duration = Duration::from_millis(100);
+
+/// One tunnel. Dropping it closes the tunnel, and leaves to the thread what takes long to be stored; except in a forked child,
+/// where it touches nothing.
 #[derive(Debug)]
 pub struct Handle {
     shared: Arc<Shared>,
@@ -178,10 +183,13 @@ impl AsFd for Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        if self.close().is_err() {
+        if self.check_process().is_err() {
             // In a forked child the report may be locked for ever by a thread that does not exist here.
-            std::mem::forget(Arc::clone(&self.shared));
+            return std::mem::forget(Arc::clone(&self.shared));
         }
+        self.shared.request_stop();
+        self.shared.await_flushed(CLOSE_TIMEOUT);
+        self.shared.await_over(STORE_GRACE);
     }
 }
 

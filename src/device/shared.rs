@@ -30,7 +30,8 @@ pub(super) struct Shared {
     /// Written by the loop thread alone, without a lock.
     pub(super) traffic: Traffic,
     inner: Mutex<Inner>,
-    over: Condvar,
+    /// The tunnel is flushed, or over.
+    ended: Condvar,
     requests: Mailbox,
     /// One byte lies in this pair while there are events. A socket pair, since every system has it and its
     /// writes raise no SIGPIPE.
@@ -74,6 +75,8 @@ struct Inner {
     events_dropped: u64,
     /// The owner was notified of the events that are there.
     notified: bool,
+    /// The tunnel ends, and has sent what it will; what the relay said may be yet to be stored.
+    is_flushed: bool,
     /// The owner is to see no event yet.
     #[cfg(feature = "tls")]
     is_withheld: bool,
@@ -103,10 +106,11 @@ impl Shared {
                 events: VecDeque::new(),
                 events_dropped: 0,
                 notified: false,
+                is_flushed: false,
                 #[cfg(feature = "tls")]
                 is_withheld: false,
             }),
-            over: Condvar::new(),
+            ended: Condvar::new(),
             requests: Mailbox::new(waker),
             notify_sender,
             notify_receiver,
@@ -190,8 +194,16 @@ impl Shared {
 
     /// Waits until the thread has ended; false if it did not within `timeout`.
     pub(super) fn await_over(&self, timeout: Duration) -> bool {
-        let running = |inner: &mut Inner| inner.state != State::Closed;
-        let waited = self.over.wait_timeout_while(self.lock(), timeout, running);
+        self.await_end(timeout, |inner| inner.state == State::Closed)
+    }
+
+    /// Waits at most for `timeout` until the thread has sent what it will.
+    pub(super) fn await_flushed(&self, timeout: Duration) {
+        self.await_end(timeout, |inner| inner.is_flushed || inner.state == State::Closed);
+    }
+
+    fn await_end(&self, timeout: Duration, has_come: impl Fn(&Inner) -> bool) -> bool {
+        let waited = self.ended.wait_timeout_while(self.lock(), timeout, |inner| !has_come(inner));
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
@@ -324,6 +336,12 @@ impl Shared {
         }
     }
 
+    /// The tunnel ends, and has sent what it will.
+    pub(super) fn flushed(&self) {
+        self.lock().is_flushed = true;
+        self.ended.notify_all();
+    }
+
     /// The thread's last word.
     pub(super) fn over(&self, result: Result<(), Error>) {
         let mut inner = self.lock();
@@ -344,7 +362,7 @@ impl Shared {
         inner.push(event);
         drop(inner);
         self.ring();
-        self.over.notify_all();
+        self.ended.notify_all();
     }
 
     /// A panic while the lock was held leaves nothing half done that matters here.

@@ -103,7 +103,12 @@ impl StateDir {
         };
         // What is amiss there is no reason to lose the device. One that began to wait before the device joined with the key
         // in force was not removed then, as where the power was cut.
-        let is_later = |pending: &Membership| pending.tokens.iter().rev().nth(1) == membership.tokens.last();
+        let is_later = |pending: &Membership| match pending.tokens.as_slice() {
+            // An earlier program has stored no other token. Beside an identity a key that waits has a file of its own, and
+            // where there was none it seldom has.
+            [own] => self.path.join(key_of_token(own)).exists(),
+            tokens => tokens.iter().rev().nth(1) == membership.tokens.last(),
+        };
         let pending = self
             .pending()
             .unwrap_or_default()

@@ -174,7 +174,7 @@ impl Driver<'_> {
         if self.links.iter().any(|(_, link)| drains(link)) {
             self.backoff.restart_goes_on(now);
         }
-        let wait = self.backoff.next_wait(now, None);
+        let wait = self.wait_after_failure(now, None, &error);
         self.plan(now, wait, error);
         Ok(())
     }
@@ -195,6 +195,12 @@ impl Driver<'_> {
     #[cfg(not(feature = "tls"))]
     fn try_another(&mut self, _: Instant, error: Error, _: Option<&GoAway>) -> Result<(), Error> {
         Err(error)
+    }
+
+    /// How long to wait where the relay itself has said nothing of it; of several addresses what the owner is told of counts.
+    fn wait_after_failure(&mut self, now: Instant, answered_at: Option<Instant>, error: &Error) -> Duration {
+        // It is refused, if by the device.
+        if error.code() == "pin" { self.backoff.wait_barred(0) } else { self.backoff.next_wait(now, answered_at) }
     }
 
     fn plan(&mut self, now: Instant, wait: Duration, reason: Error) {
@@ -305,7 +311,6 @@ impl Driver<'_> {
         // The relay may have given a better reason before.
         let is_secure = self.is_secure();
         let error = go_away.as_ref().map_or(error, |go_away| gone_away(&link.server, go_away, is_secure));
-        let is_pin = matches!(error, Error::Pin { .. });
         let is_successor = self.successor.take_if(|successor| *successor == number).is_some();
         if !is_successor {
             if self.current != Some(number) {
@@ -332,9 +337,7 @@ impl Driver<'_> {
         }
         let wait = match &go_away {
             Some(go_away) => wait_after(&mut self.backoff, now, answered_at, go_away),
-            // It is refused, if by the device.
-            None if is_pin => self.backoff.wait_barred(0),
-            None => self.backoff.next_wait(now, answered_at),
+            None => self.wait_after_failure(now, answered_at, &error),
         };
         self.plan(now, wait, error);
         Ok(())

@@ -214,3 +214,32 @@ fn a_link_that_is_not_answered_in_time_is_given_up_once_whatever_the_relay_has_s
         assert!(driver.links.get(0).is_some_and(|link| link.answer_within.is_none()), "it would be due for ever");
     }
 }
+
+#[cfg(feature = "tls")]
+#[test]
+fn a_relay_with_another_key_is_sought_as_seldom_wherever_among_its_addresses_that_was_seen() {
+    let address = || "relay:443".parse::<Address>().expect("an address");
+    let error = |is_pin| {
+        let pin = Error::Pin { address: address(), reason: "another key".into() };
+        if is_pin { pin } else { Error::Refused(address()) }
+    };
+    for (before, last) in [(false, false), (true, false), (false, true)] {
+        for was_link in [false, true] {
+            let (listener, mut config, event_loop, shared) = bench();
+            config.keep_trying = true;
+            let mut driver = Driver::new(&config, event_loop, &shared);
+            let now = Instant::now();
+            let error = Error::everywhere(vec![(address(), error(before))], (address(), error(last)));
+            if was_link {
+                let link = link(&mut driver, 0, listener.local_addr().expect("address"));
+                insert(&mut driver, 0, link);
+                driver.current = Some(0);
+                driver.lose_if_needed(now, 0, error).expect("it goes on");
+            } else {
+                driver.fail_attempt(now, error).expect("it goes on");
+            }
+            let wait = driver.retry_at.expect("another attempt") - now;
+            assert_eq!(wait >= Duration::from_secs(60), before || last, "{wait:?}");
+        }
+    }
+}

@@ -142,6 +142,24 @@ fn a_key_that_waits_for_approval_is_forgotten_once_a_later_string_has_succeeded(
     assert!(directory.load().expect("loaded").pending.is_some());
 }
 
+#[test]
+fn a_key_waits_on_for_which_an_earlier_program_has_stored_no_token_but_its_own() {
+    let place = place();
+    let (directory, member) = joined(&place);
+    let waiting = directory.key_for(TokenId([2; 8])).expect("a key");
+    directory.store_pending(&membership(&waiting, 2)).expect("stored");
+    let path = directory.path.join("pending.toml");
+    let text = fs::read_to_string(&path).expect("read");
+    let earlier: Vec<_> = text.lines().filter(|line| !line.starts_with("tokens_before")).collect();
+    assert_eq!(earlier.len() + 1, text.lines().count());
+    fs::write(&path, earlier.join("\n")).expect("written");
+    let pending = directory.load().expect("loaded").pending.map(|(key, _)| key.public().pin());
+    assert_eq!(pending, Some(waiting.public().pin()));
+    // It is approved, and takes the place of the other.
+    directory.store(&waiting, &membership(&waiting, 2), Some(member)).expect("stored");
+    assert_eq!(names(&directory), ["key", "relay.toml"]);
+}
+
 type Files = std::collections::BTreeMap<String, Vec<u8>>;
 
 fn files(directory: &StateDir) -> Files {
