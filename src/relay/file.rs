@@ -152,6 +152,14 @@ impl File {
     /// # Errors
     /// The file cannot be read, or something in it is wrong.
     pub fn read(path: &Path) -> Result<Self, FileError> {
+        Self::read_with_text(path).map(|(file, _)| file)
+    }
+
+    /// The same, and what was read: it may be a pipe, or another file a moment later.
+    ///
+    /// # Errors
+    /// The file cannot be read, or something in it is wrong.
+    pub fn read_with_text(path: &Path) -> Result<(Self, String), FileError> {
         let unreadable = |reason| FileError::Unreadable { path: path.to_owned(), reason };
         let mut text = String::new();
         let open = Open::open(path).map_err(unreadable)?;
@@ -160,7 +168,9 @@ impl File {
             return Err(unreadable(io::Error::other(format!("it has more than {MAX_SIZE} bytes"))));
         }
         let directory = path.parent().unwrap_or_else(|| Path::new(""));
-        Self::parse(&text, directory).map_err(|mistakes| FileError::Mistakes { path: path.to_owned(), mistakes })
+        let file = Self::parse(&text, directory);
+        let file = file.map_err(|mistakes| FileError::Mistakes { path: path.to_owned(), mistakes })?;
+        Ok((file, text))
     }
 
     /// Reads a text, of a file in this directory.

@@ -1,6 +1,6 @@
 //! What a relay tells systemd, where that has started it.
 //!
-//! A message may wait for systemd to read, so none is sent by the loop's thread.
+//! A message may wait for systemd to read, so none is sent by the loop's thread once that serves.
 
 use std::env;
 use std::io;
@@ -17,13 +17,16 @@ use crate::service_manager::{SOCKET, TIMEOUT, notify};
 const PAUSE: Duration = Duration::from_millis(10);
 const SERVING: &[NotifyState<'static>] = &[Ready, Status("serving")];
 
-/// The relay serves from now on. For this systemd has the time that it takes.
+/// The relay serves from now on. For this systemd has the time that it takes; but without a thread to wait in a second at
+/// most, since the loop has yet to begin. Without this message systemd would end the relay.
 pub fn started() {
     if env::var_os(SOCKET).is_none() {
         return;
     }
     let tell = || warn_of(send(SERVING, None));
-    warn_of(thread::Builder::new().name("started".into()).spawn(tell).map(drop));
+    if thread::Builder::new().name("started".into()).spawn(tell).is_err() {
+        ready();
+    }
 }
 
 /// The relay serves as before.

@@ -102,7 +102,8 @@ impl Listed {
     /// Whether it would know the relay no more if that had this key, the next, from now on. One that was added by its key
     /// and was never there does not count: it knows what its join string will say.
     pub fn lacks(&self, next: Pin) -> bool {
-        self.principal.state == State::Active && self.pins.map_or(self.seen.is_some(), |pins| !pins.contains(next))
+        self.principal.state == State::Active
+            && self.pins.map_or_else(|| self.seen.is_some(), |pins| !pins.contains(next))
     }
 }
 

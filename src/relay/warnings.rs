@@ -33,20 +33,29 @@ pub fn unknown_devices(file: &File, known: &Snapshot) -> Option<String> {
 /// in vain. What a port for TLS is called outside, as behind a NAT, is not known here: an address of another port than
 /// that leads to wherever it led before.
 pub fn lost_addresses(old: &File, new: &File) -> Option<String> {
-    let (Some(was), Some(is)) = (&old.tls, &new.tls) else { return None };
+    let was = old.tls.as_ref()?;
     // A relay that announces none leaves devices with those that they have.
     let announced = if new.addresses.is_empty() { &old.addresses } else { &new.addresses };
-    let is_closed = |port: u16| port == was.port() && was.port() != is.port();
-    let remains = old.addresses.iter().any(|address| announced.contains(address) && !is_closed(address.port()));
+    let is_closed = |port: u16| port == was.port() && new.tls.as_ref().is_none_or(|is| port != is.port());
+    let remains = new.tls.is_some()
+        && old.addresses.iter().any(|address| announced.contains(address) && !is_closed(address.port()));
     if old.addresses.is_empty() || remains {
         return None;
     }
     let told: Vec<String> = old.addresses.iter().map(ToString::to_string).collect();
-    Some(format!(
-        "devices look for this relay at {}, and nothing is left of that here, so that after a restart they look in vain; write \
-         the new address beside the old one first, restart, let every device connect, and only then change the rest",
-        told.join(", ")
-    ))
+    let told = told.join(", ");
+    Some(if new.tls.is_some() {
+        format!(
+            "devices look for this relay at {told}, and nothing is left of that here, so that after a restart they look in \
+             vain; write the new address beside the old one first, restart, let every device connect, and only then change \
+             the rest"
+        )
+    } else {
+        format!(
+            "devices look for this relay at {told}, and here is no listen.tls, so that after a restart they look in vain; take \
+             it out only where no device with a key is to come again"
+        )
+    })
 }
 
 #[cfg(test)]
@@ -63,7 +72,8 @@ mod tests {
     #[test]
     fn however_many_ports_lead_to_nobody_they_are_one_line() {
         let warning = |ports: u16| {
-            let port = |port: u16| format!("[[port]]\nlisten = \"127.0.0.1:{}\"\nto = \"pump-{port}:22\"\n", 2000 + port);
+            let port =
+                |port: u16| format!("[[port]]\nlisten = \"127.0.0.1:{}\"\nto = \"pump-{port}:22\"\n", 2000 + port);
             let text = format!("[listen]\ntls = \"[::]:443\"\n{}", (1..=ports).map(port).collect::<String>());
             unknown_devices(&File::parse(&text, Path::new("")).expect("a configuration"), &Snapshot::default())
         };
@@ -93,6 +103,19 @@ mod tests {
             let warning = lost_addresses(&old, &file(addresses, tls));
             assert_eq!(warning.is_some(), is_warned, "{addresses} {tls}: {warning:?}");
         }
+        let plain = "[listen]\nplain = { listen = \"[::]:2065\", device = \"old\" }\n\
+                     [[port]]\nlisten = \"127.0.0.1:2222\"\nto = \"old:22\"\n";
+        let plain = |addresses: &str| {
+            File::parse(&format!("addresses = [{addresses}]\n{plain}"), Path::new("")).expect("a configuration")
+        };
+        for addresses in ["", "\"a.example:443\", \"b.example:8443\""] {
+            let warning = lost_addresses(&old, &plain(addresses)).expect("a warning");
+            assert!(
+                warning.contains("b.example:8443, and here is no listen.tls, so that after a restart"),
+                "{warning}"
+            );
+        }
+        assert_eq!(lost_addresses(&plain("\"c.example:443\""), &old), None, "nobody was told by it");
         assert_eq!(lost_addresses(&file("", "[::]:443"), &old), None, "nothing was told");
         let warning = lost_addresses(&old, &file("\"c.example:443\"", "[::]:443")).expect("a warning");
         assert!(warning.starts_with("devices look for this relay at a.example:443, b.example:8443, and"), "{warning}");

@@ -461,3 +461,21 @@ fn an_older_relay_is_understood_and_what_it_cannot_say_is_no_leave_to_change_its
     assert!(fs::read(place.path("relay.key")).unwrap() == key);
     relay.join().unwrap();
 }
+
+#[test]
+fn check_reads_a_configuration_once_which_may_be_a_pipe() {
+    let place = Place::new();
+    let path = |name: &str| format!("{:?}", place.path(name));
+    let files =
+        format!("state = {}\nkey = {}\nnext_key = {}\n", path("state"), path("relay.key"), path("relay-next.pub"));
+    let text = format!("{files}{PLAIN}");
+    place.configure(&text);
+    fs::remove_file(place.path("relay-next.key")).unwrap();
+    let _relay = place.start();
+    let mut check = command();
+    check.args(["check", "--config", "/dev/stdin"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut check = check.spawn().unwrap();
+    check.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = check.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}

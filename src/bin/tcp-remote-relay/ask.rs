@@ -23,12 +23,12 @@ const MAX_TABLE: u64 = 16 << 20;
 const MOST_NAMES: usize = 10;
 
 pub(crate) fn reload(place: &Place) -> Done {
-    let (text, warnings) = match answer(place, &Request::Reload)? {
-        Answer::Reloaded(Reloaded { text, warnings }) => (text, warnings),
-        // An older relay, which has yet to be restarted after an upgrade.
-        Answer::Done(text) => (text, Vec::new()),
-        _ => return Err(unexpected()),
-    };
+    let answer = answer(place, &Request::Reload)?;
+    // An older relay, which has yet to be restarted after an upgrade.
+    if let Answer::Done(text) = &answer {
+        return say(text);
+    }
+    let Answer::Reloaded(Reloaded { text, warnings }) = answer else { return Err(unexpected()) };
     warnings.iter().for_each(|warning| warn(warning));
     say(&text)
 }
@@ -252,14 +252,14 @@ pub(crate) fn lacking_key(state: &Path, key: Pin) -> Result<Option<Vec<String>>,
         Err(AskError::NotRunning(_)) => return Ok(None),
         other => other.map_err(|error| Failure::System(error.to_string()))?,
     };
-    match answer {
-        Answer::Lacking(names) => Ok(Some(names)),
-        Answer::Failed(Failed { text, .. }) => Err(Failure::System(format!(
+    if let Answer::Failed(Failed { text, .. }) = answer {
+        return Err(Failure::System(format!(
             "the relay that runs does not say which devices know the next key: {text}; restart it, if it is older than this \
              program; nothing was changed"
-        ))),
-        _ => Err(unexpected()),
+        )));
     }
+    let Answer::Lacking(names) = answer else { return Err(unexpected()) };
+    Ok(Some(names))
 }
 
 /// Has the relay do something if it runs; false if it does not.

@@ -21,14 +21,12 @@ use super::commands::Place;
 use super::output::{Done, Failure, now, say, warn};
 
 pub(crate) fn check(config: &Path) -> Done {
-    let file = File::read(config).map_err(|error| Failure::Usage(error.to_string()))?;
+    let (file, text) = File::read_with_text(config).map_err(|error| Failure::Usage(error.to_string()))?;
     let mut mistakes = permissions::mistakes(config, &file);
     mistakes.extend(read_keys(&file).err());
     if !mistakes.is_empty() {
         return Err(Failure::Usage(mistakes.join("\n")));
     }
-    let text =
-        fs::read_to_string(config).map_err(|reason| Failure::Usage(format!("{}: {reason}", config.display())))?;
     for text in ask::warnings(&file.state, text)
         .into_iter()
         .chain(next_key_beside(&file))
