@@ -7,10 +7,10 @@ local tcpremote = require "tcpremote"
 
 local command = {}
 
---- Where a device keeps its key, unless it is told: the service's own directory.
+--- Where a device keeps its key, unless a directory is named: the service's own directory.
 command.STATE_DIR = "/var/lib/tcpremote"
 
---- Where it was before, beside the configuration. Whoever may write there says what the device offers.
+--- Where it was before, beside the configuration. Who may write there decides what the device offers.
 command.EARLIER_STATE_DIR = "/etc/tcpremote"
 
 --- The number of the error that a file is not there.
@@ -373,7 +373,7 @@ local function identity_in(directory)
   return is_there(directory .. "/key") and 1 or 0
 end
 
---- The directory of a device that is told of none. One that is somebody in the earlier place stays who it is.
+--- The directory of a device for which none is named. One that is somebody in the earlier place stays who it is.
 local function usual_state_dir()
   local usual, earlier = command.STATE_DIR, command.EARLIER_STATE_DIR
   return identity_in(earlier) > identity_in(usual) and earlier or usual

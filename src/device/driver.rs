@@ -121,7 +121,8 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
-    /// Gives the last bytes a little time, and what is being stored a little more. After a loss only streams that were already complete have any.
+    /// Gives the last bytes a little time, and what is being stored a little more. After a loss only streams that were already
+    /// complete have any.
     fn finish(&mut self, closed_by_owner: bool, buffer: &mut [u8]) {
         let now = Instant::now();
         let deadline = now + FLUSH_TIMEOUT;

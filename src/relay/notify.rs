@@ -66,9 +66,9 @@ pub fn watch(controller: Controller) {
                 thread::sleep(PAUSE);
                 continue;
             }
-            let told = send(&[Watchdog], Some(TIMEOUT));
-            if !std::mem::replace(&mut is_failing, told.is_err()) {
-                warn_of(told);
+            let sent = send(&[Watchdog], Some(TIMEOUT));
+            if !std::mem::replace(&mut is_failing, sent.is_err()) {
+                warn_of(sent);
             }
             thread::sleep(interval);
         }
@@ -81,8 +81,8 @@ fn send(state: &[NotifyState<'_>], within: Option<Duration>) -> io::Result<()> {
     notify(&lines.join("\n"), within)
 }
 
-fn warn_of(told: io::Result<()>) {
-    if let Err(reason) = told {
+fn warn_of(sent: io::Result<()>) {
+    if let Err(reason) = sent {
         warn!(%reason, "cannot tell systemd how the relay is");
     }
 }

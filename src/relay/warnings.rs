@@ -8,7 +8,7 @@ use super::registry::{PrincipalName, Snapshot};
 const MOST_PORTS: usize = 10;
 
 /// Ports that lead to devices that nobody has: a typing error, or devices that have yet to join. In one line, however many
-/// they are: whoever reads a log slowly is not to lose others by it.
+/// they are: a slow reader of the log is not to lose others by it.
 pub fn unknown_devices(file: &File, known: &Snapshot) -> Option<String> {
     let is_unknown = |port: &&ServicePort| {
         let is_plain = file.plain.as_ref().is_some_and(|plain| plain.device == port.device);
@@ -29,8 +29,8 @@ pub fn unknown_devices(file: &File, known: &Snapshot) -> Option<String> {
     })
 }
 
-/// Where `new` has nothing left of what devices were told by a relay that was started with `old`: they would look for it
-/// in vain. What a port for TLS is called outside, as behind a NAT, is not known here: an address of another port than
+/// Where `new` has nothing left of the addresses that devices know from a relay that was started with `old`: they would
+/// look for it in vain. What a port for TLS is called outside, as behind a NAT, is not known here: an address of another port than
 /// that leads to wherever it led before.
 pub fn lost_addresses(old: &File, new: &File) -> Option<String> {
     let was = old.tls.as_ref()?;
@@ -42,17 +42,17 @@ pub fn lost_addresses(old: &File, new: &File) -> Option<String> {
     if old.addresses.is_empty() || remains {
         return None;
     }
-    let told: Vec<String> = old.addresses.iter().map(ToString::to_string).collect();
-    let told = told.join(", ");
+    let known: Vec<String> = old.addresses.iter().map(ToString::to_string).collect();
+    let known = known.join(", ");
     Some(if new.tls.is_some() {
         format!(
-            "devices look for this relay at {told}, and nothing is left of that here, so that after a restart they look in \
+            "devices look for this relay at {known}, and nothing is left of that here, so that after a restart they look in \
              vain; write the new address beside the old one first, restart, let every device connect, and only then change \
              the rest"
         )
     } else {
         format!(
-            "devices look for this relay at {told}, and here is no listen.tls, so that after a restart they look in vain; take \
+            "devices look for this relay at {known}, and here is no listen.tls, so that after a restart they look in vain; take \
              it out only where no device with a key is to come again"
         )
     })
